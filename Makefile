@@ -1,0 +1,49 @@
+# Everything runs in the virtual environment .venv, which the first target you call sets up.
+#   make train   trains a student-friendly teacher on handwritten digits and distils a student from it
+#   make test    runs the tests
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+# One thread a worker: two processes with two threads each would spin on two cores.
+TEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+
+.PHONY: help train test lint format gpu bench clean
+
+help:
+	@echo "make train [ARGS=…] | test [ARGS=…] | lint | format | gpu | bench | clean"
+
+train: .venv/installed
+	$(BIN)/python -m fastkd.train $(ARGS)
+
+test: .venv/installed
+	$(TEST) -n auto $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --level error --pythonpath $(BIN)/python
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+gpu: .venv/installed
+	$(TEST) -m gpu $(ARGS)
+
+bench: .venv/installed
+	for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) --quick $(ARGS) || exit 1; done
+
+# Installs once, and again only when what is to be installed has changed.
+.venv/installed: pyproject.toml setup.py constraints-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "fastkd needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1); try make PYTHON=python3.12 …"; exit 1; }
+	@echo "== setting up .venv: PyTorch and the rest, about 5 GB, some minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
+	  || { echo "cannot make a virtual environment: on Debian and Ubuntu, install the package python3-venv"; rm -rf .venv; exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints-dev.txt -e ".[dev]"
+	@touch $@
+	@echo "== .venv is ready"
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,99 @@
+"""CIFAR-10 and CIFAR-100 in the published binary format, or the Python version once its checksum has been verified."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastkd.data.base import DataSet, Split
+from fastkd.errors import UserError
+
+_PIXELS = 3 * 32 * 32
+# As RepDistiller and its descendants normalise CIFAR-100; for CIFAR-10 the usual figures of its training set.
+_CIFAR100_MEAN, _CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+_CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def cifar100(path: str) -> DataSet:
+    """path: the folder of train.bin and test.bin (or of cifar-100-binary), or of cifar-100-python."""
+    root = _folder(path, "cifar100")
+    binary = _find(root, "cifar-100-binary", "train.bin")
+    if binary is not None:
+        train, test = (_read_binary([binary / f"{part}.bin"], label_bytes=2, classes=100) for part in ("train", "test"))
+        names = _class_names(binary / "fine_label_names.txt", 100)
+    elif (root / "cifar-100-python").is_dir():
+        train, test, names = _read_python(root, "CIFAR100")
+    else:
+        raise UserError(f"no CIFAR-100 in {path}: expected train.bin and test.bin, or the folder cifar-100-python")
+    return DataSet(name="cifar100", train=train, test=test, classes=names, mean=_CIFAR100_MEAN, std=_CIFAR100_STD)
+
+
+def cifar10(path: str) -> DataSet:
+    """path: the folder of data_batch_1.bin … test_batch.bin (or of cifar-10-batches-bin), or of cifar-10-batches-py."""
+    root = _folder(path, "cifar10")
+    binary = _find(root, "cifar-10-batches-bin", "data_batch_1.bin")
+    if binary is not None:
+        parts = [binary / f"data_batch_{number}.bin" for number in range(1, 6)]
+        train = _read_binary(parts, label_bytes=1, classes=10)
+        test = _read_binary([binary / "test_batch.bin"], label_bytes=1, classes=10)
+        names = _class_names(binary / "batches.meta.txt", 10)
+    elif (root / "cifar-10-batches-py").is_dir():
+        train, test, names = _read_python(root, "CIFAR10")
+    else:
+        raise UserError(f"no CIFAR-10 in {path}: expected data_batch_1.bin …, or the folder cifar-10-batches-py")
+    return DataSet(name="cifar10", train=train, test=test, classes=names, mean=_CIFAR10_MEAN, std=_CIFAR10_STD)
+
+
+def _folder(path: str, name: str) -> Path:
+    if not path:
+        raise UserError(f"{name} needs a folder: --data {name}:PATH")
+    if not Path(path).is_dir():
+        raise UserError(f"no folder {path} (from --data {name}:{path})")
+    return Path(path)
+
+
+def _find(root: Path, folder: str, file: str) -> Path | None:
+    return next((place for place in (root, root / folder) if (place / file).is_file()), None)
+
+
+def _read_binary(files: list[Path], *, label_bytes: int, classes: int) -> Split:
+    """Records of (coarse label,) label, 1024 red, 1024 green and 1024 blue bytes."""
+    record = label_bytes + _PIXELS
+    parts = []
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"no file {file}")
+        size = file.stat().st_size
+        if size == 0 or size % record:
+            raise UserError(f"{file} has {size:,} bytes, expected a multiple of {record:,} above 0: truncated?")
+        part = np.fromfile(file, dtype=np.uint8).reshape(-1, record)
+        highest = int(part[:, label_bytes - 1].max())
+        if highest >= classes:
+            first = int((part[:, label_bytes - 1] >= classes).argmax())
+            raise UserError(f"{file}: record {first} has label {highest}, expected 0 to {classes - 1}")
+        parts.append(part)
+    records = torch.from_numpy(np.concatenate(parts))
+    images = records[:, label_bytes:].view(-1, 3, 32, 32).permute(0, 2, 3, 1).contiguous()
+    return Split(images, records[:, label_bytes - 1].to(torch.int64))
+
+
+def _read_python(root: Path, name: str) -> tuple[Split, Split, tuple[str, ...]]:
+    # torchvision compares every file with its published MD5 before it unpickles anything.
+    import torchvision.datasets
+
+    try:
+        train, test = (getattr(torchvision.datasets, name)(str(root), train=train) for train in (True, False))
+    except RuntimeError as error:
+        raise UserError(
+            f"the Python version of {name} in {root} is incomplete or does not match its published checksum"
+        ) from error
+    splits = [Split(torch.from_numpy(part.data), torch.tensor(part.targets)) for part in (train, test)]
+    return splits[0], splits[1], tuple(train.classes)
+
+
+def _class_names(file: Path, classes: int) -> tuple[str, ...]:
+    if file.is_file():
+        names = tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
+        if len(names) == classes:
+            return names
+    return tuple(str(number) for number in range(classes))

@@ -1,0 +1,47 @@
+"""Which images make up the batches of an epoch: a function of the seed and the epoch, never of a worker or a rank."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastkd.errors import UserError
+
+
+class Order:
+    """Shuffled batches for training. Every rank computes the global order and takes its slice of each batch."""
+
+    def __init__(
+        self, samples: int, batch_size: int, seed: int, *, drop_last: bool = True, rank: int = 0, world_size: int = 1
+    ):
+        if batch_size < 1:
+            raise UserError(f"the batch size is at least 1, got {batch_size}")
+        if batch_size % world_size:
+            raise UserError(f"the global batch of {batch_size} images does not divide by {world_size} processes")
+        if batch_size > samples:
+            raise UserError(f"a batch of {batch_size} images is larger than the training set of {samples}")
+        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        # A partial batch that does not divide by the ranks would give them steps of different sizes.
+        partial = samples % batch_size and not drop_last and (samples % batch_size) % world_size == 0
+        self.steps = samples // batch_size + bool(partial)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+        """The indices [B] int64 of this rank's part of each global batch."""
+        order = torch.from_numpy(np.random.Generator(np.random.Philox([self.seed, epoch])).permutation(self.samples))
+        for step in range(start, self.steps):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield batch.chunk(self.world_size)[self.rank]
+
+
+class InOrder:
+    """Every image once, in order: for evaluation. The last batch may be shorter."""
+
+    def __init__(self, samples: int, batch_size: int):
+        self.samples, self.batch_size = samples, batch_size
+        self.steps = -(-samples // batch_size)
+
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Tensor]:
+        for step in range(start, self.steps):
+            yield torch.arange(step * self.batch_size, min((step + 1) * self.batch_size, self.samples))

@@ -1,0 +1,68 @@
+"""Command-line options that stand for "as the recipe has it" until they are given."""
+
+import dataclasses
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+Fields = Sequence[tuple[str, Any, Any]]
+
+
+def command_line_class(kind: type[Any], extra: Fields = (), *, all_optional: bool = False) -> type[Any]:
+    """A subclass of a dataclass for `tyro.cli`, which shows `--epochs INT` for a field `int | None`.
+
+    tyro's own reading of `int | None` offers a literal None. all_optional: no field has to be given, whatever its type;
+    one that is not is None.
+    """
+    fields = list(extra)
+    for field in dataclasses.fields(kind):
+        inner = _without_none(field.type)
+        if inner is not None or all_optional:
+            annotated = Annotated[Any, _specification(inner or field.type), tyro.conf.arg(help_behavior_hint="")]
+            fields.append((field.name, annotated, dataclasses.field(default=None)))
+    silent = {"__post_init__": lambda self: None}  # there is nothing to validate until the recipe's values are in
+    return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), namespace=silent, frozen=True, kw_only=True)
+
+
+def _without_none(kind: Any) -> Any:
+    """X for `X | None`, else None."""
+    if get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind):
+        return next(argument for argument in get_args(kind) if argument is not type(None))
+    return None
+
+
+def _specification(kind: Any) -> PrimitiveConstructorSpec[Any]:
+    if get_origin(kind) is Literal:
+        return _specified(1, "{" + ",".join(get_args(kind)) + "}", lambda words: words[0], get_args(kind))
+    if kind is bool:
+        return _specified(1, "{on,off}", lambda words: words[0] == "on", ("on", "off"))
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        return _specified("*", f"{_metavar(inner)} …", lambda words: tuple(_read(inner, word) for word in words))
+    return _specified(1, _metavar(kind), lambda words: _read(kind, words[0]))
+
+
+def _specified(nargs: Any, metavar: str, read: Any, choices: Any = None) -> PrimitiveConstructorSpec[Any]:
+    return PrimitiveConstructorSpec(
+        nargs=nargs,
+        metavar=metavar,
+        instance_from_str=read,
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [str(value)],
+        choices=choices,
+    )
+
+
+def _metavar(kind: Any) -> str:
+    return {int: "INT", float: "FLOAT", str: "NAME", Path: "PATH"}[kind]
+
+
+def _read(kind: Any, word: str) -> Any:
+    try:
+        return kind(word)
+    except ValueError:
+        raise ValueError(f"expected {_metavar(kind)}, got {word!r}") from None

@@ -1,0 +1,39 @@
+"""Knowledge distillation (Hinton, Vinyals, Dean: "Distilling the knowledge in a neural network", arXiv 1503.02531)."""
+
+from dataclasses import dataclass
+
+from fastkd.data.base import Batch
+from fastkd.errors import UserError
+from fastkd.losses import KDLoss
+from fastkd.methods.base import Context, Method, MethodLoss
+from fastkd.networks.base import Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class KDSettings:
+    """ce_weight · CE + kl_weight · τ² KL(teacher ‖ student)."""
+
+    kl_weight: float = 0.9
+    """Weight of the KL term (RepDistiller: 0.9 on CIFAR-100)."""
+    ce_weight: float = 0.1
+    """Weight of the cross-entropy with the labels."""
+    temperature: float = 4.0
+    """τ, of the KL term alone."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise UserError(f"kd: the temperature is above 0, got {self.temperature}")
+
+
+class KD(Method):
+    Settings = KDSettings
+    is_logit_method = True
+    teachers_needed = (1, 1)
+
+    def __init__(self, settings: KDSettings, context: Context):
+        super().__init__(settings, context)
+        self.loss = KDLoss(temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=settings.ce_weight)
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        terms = self.loss(student.logits, teachers[0].logits, batch.labels)
+        return MethodLoss(terms.total, {"ce": terms.ce, "kl": terms.kl}, terms.hits)

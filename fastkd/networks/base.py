@@ -1,0 +1,162 @@
+"""What every network is (a stem, blocks and a head) and what every network returns."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Weights = Literal["fresh", "shared", "copied"]
+
+
+class Output(NamedTuple):
+    """Everything a distillation method may look at in one forward pass.
+
+    Axes: B images, K classes, D channels of the embedding, C x H x W per feature map.
+    """
+
+    logits: Tensor
+    """[B,K]"""
+    stem: Tensor
+    """F^0 [B,C,H,W]: the map the first block reads."""
+    features: tuple[Tensor, ...]
+    """F^1 … F^N: what each block returns."""
+    final_map: Tensor
+    """[B,C,H,W]: the map that is pooled; differs from the last feature where the head has a neck."""
+    embedding: Tensor
+    """[B,D]: what the classifier reads."""
+    preacts: tuple[Tensor, ...] | None = None
+    """The features before their last activation, as the family's reference code defines them; None unless asked for."""
+
+
+class Head(nn.Module):
+    """Neck, pool and classifier: from the last feature map to the logits."""
+
+    def __init__(self, classifier: nn.Module, *, neck: nn.Module | None = None, pool: nn.Module | None = None):
+        super().__init__()
+        self.neck = nn.Identity() if neck is None else neck
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1)) if pool is None else pool
+        self.classifier = classifier
+
+    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The logits [B,K], the final map [B,C,H,W] and the embedding [B,D] of the last feature."""
+        final_map = self.neck(feature)
+        embedding = self.pool(final_map)
+        return self.classifier(embedding), final_map, embedding
+
+
+class Network(nn.Module):
+    """A stem, a list of blocks, a head.
+
+    A block is a module called as `block(x)` for its feature, or as `block(x, preacts=True)` for the pair (feature,
+    preact). The second form is only used where a method asks for preacts, so nobody else pays for them.
+
+    A subclass fills in `stem`, `blocks` and `head`, and names its family's initialisation in `initialise`.
+    """
+
+    stem: nn.Module
+    blocks: nn.ModuleList
+    head: Head
+
+    PUBLIC_NAMES: Mapping[str, str] = {}
+    """Prefixes of our parameter names -> the names used by the public checkpoints of this family."""
+
+    def forward(self, images_BCHW: Tensor, *, preacts: bool = False) -> Output:
+        return self._run(self.stem(images_BCHW), first_block=0, preacts=preacts)
+
+    def _run(self, x: Tensor, *, first_block: int, preacts: bool) -> Output:
+        stem, features, collected = x, [], []
+        for block in list(self.blocks)[first_block:]:
+            if preacts:
+                x, preact = block(x, preacts=True)
+                collected.append(preact)
+            else:
+                x = block(x)
+            features.append(x)
+        logits, final_map, embedding = self.head(x)
+        return Output(logits, stem, tuple(features), final_map, embedding, tuple(collected) if preacts else None)
+
+    def initialise(self, module: nn.Module) -> None:
+        """Gives one freshly made leaf module the family's published initialisation; by default PyTorch's own stays."""
+
+    def initialise_all(self) -> None:
+        self.apply(self.initialise)
+
+    @property
+    def preact_norms(self) -> tuple[nn.BatchNorm2d | None, ...]:
+        """For each block the BatchNorm in front of its preact, from which OH reads its margins; None where there is
+        no such layer (the reference code refuses these networks as teachers of OH)."""
+        return (None,) * len(self.blocks)
+
+    def trunk(self, blocks: int) -> "Trunk":
+        """The stem and the first `blocks` blocks, sharing this network's weights."""
+        return Trunk(self, blocks)
+
+    def tail(self, first_block: int, weights: Weights = "fresh") -> "Tail":
+        """The blocks from `first_block` (counted from 0) and the head: what SFTN grafts on a teacher.
+
+        weights: "fresh" newly initialised by the family's rule, "copied" an independent copy, "shared" the same
+        parameters.
+        """
+        if not 0 <= first_block <= len(self.blocks):
+            raise ValueError(f"a tail starts at block 0 to {len(self.blocks)}, got {first_block}")
+        if weights not in ("fresh", "shared", "copied"):
+            raise ValueError(f"weights is 'fresh', 'shared' or 'copied', got {weights!r}")
+        source = self if weights == "shared" else copy.deepcopy(self)
+        tail = Tail(source, first_block)
+        if weights == "fresh":
+            tail.apply(reset_parameters)
+            tail.apply(source.initialise)
+        return tail
+
+
+class Trunk(nn.Module):
+    """The front of a network: images [B,3,H,W] to (F^0, F^1, …, F^n)."""
+
+    def __init__(self, network: Network, blocks: int):
+        super().__init__()
+        if not 0 <= blocks <= len(network.blocks):
+            raise ValueError(f"a trunk has 0 to {len(network.blocks)} blocks, got {blocks}")
+        self.stem = network.stem
+        self.blocks = nn.ModuleList(list(network.blocks)[:blocks])
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+        maps = [self.stem(images_BCHW)]
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return tuple(maps)
+
+
+class Tail(nn.Module):
+    """The back of a network: a feature map F^i [B,C,H,W] to an `Output` whose `stem` is that map."""
+
+    def __init__(self, network: Network, first_block: int):
+        super().__init__()
+        self.blocks = nn.ModuleList(list(network.blocks)[first_block:])
+        self.head = network.head
+
+    def forward(self, feature_BCHW: Tensor) -> Output:
+        x, features = feature_BCHW, []
+        for block in self.blocks:
+            x = block(x)
+            features.append(x)
+        logits, final_map, embedding = self.head(x)
+        return Output(logits, feature_BCHW, tuple(features), final_map, embedding)
+
+
+def reset_parameters(module: nn.Module) -> None:
+    """PyTorch's own initialisation of one leaf module, where it has one."""
+    reset: Callable[[], None] | None = getattr(module, "reset_parameters", None)
+    if reset is not None:
+        reset()
+
+
+@torch.no_grad()
+def output_shapes(network: Network, image_size: int, *, preacts: bool = False) -> Output:
+    """The shapes of everything the network returns for two images of that size: an `Output` of meta tensors.
+
+    Nothing is computed and the network is not touched.
+    """
+    twin = copy.deepcopy(network).to("meta").eval()
+    return twin(torch.empty(2, 3, image_size, image_size, device="meta"), preacts=preacts)

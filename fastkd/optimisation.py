@@ -1,0 +1,102 @@
+"""The optimiser of a stage and its learning rate, which is a table over the steps."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastkd.errors import UserError
+from fastkd.stages import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How one stage is optimised. Learning rate and batch size are those of the whole batch, over all processes."""
+
+    epochs: int
+    batch_size: int = 64
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    """Applies to every parameter, as in the papers' code."""
+    schedule: Literal["multistep", "cosine", "constant"] = "multistep"
+    milestones: tuple[int, ...] = ()
+    """Epochs, counted from 0, from which on the learning rate is multiplied by `factor` once more."""
+    factor: float = 0.1
+    warmup_epochs: int = 0
+    warmup_by: Literal["epoch", "iteration"] = "iteration"
+    """A linear rise to `lr`: one level an epoch, or one a step."""
+    drop_last: bool = True
+    """Leave out the last, shorter batch of an epoch; the papers' code trains on it."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise UserError(f"epochs is at least 1, got {self.epochs}")
+        if not self.lr > 0:
+            raise UserError(f"the learning rate is above 0, got {self.lr}")
+        if not 0 <= self.warmup_epochs <= self.epochs:
+            raise UserError(f"warm-up takes 0 to {self.epochs} epochs, got {self.warmup_epochs}")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise UserError(f"milestones rise, got {list(self.milestones)}")
+        if self.nesterov and self.optimizer != "sgd":
+            raise UserError("Nesterov momentum belongs to SGD")
+
+
+def learning_rates(training: Training, steps_per_epoch: int) -> Tensor:
+    """[epochs * steps_per_epoch] float32: the learning rate of each step."""
+    steps = torch.arange(training.epochs * steps_per_epoch, dtype=torch.float64)
+    epochs = steps // steps_per_epoch
+    warmup = training.warmup_epochs * steps_per_epoch
+    if training.schedule == "multistep":
+        passed = sum(((epochs >= milestone).to(torch.int64) for milestone in training.milestones), torch.tensor(0))
+        level = training.factor**passed
+    elif training.schedule == "cosine":
+        done = (steps - warmup).clamp(min=0) / max(len(steps) - warmup, 1)
+        level = (1 + torch.cos(math.pi * done)) / 2
+    else:
+        level = torch.ones_like(steps)
+    if training.warmup_by == "iteration":
+        rise = (steps + 1) / max(warmup, 1)
+    else:
+        rise = (epochs + 1) / (training.warmup_epochs + 1)
+    return (training.lr * torch.where(steps < warmup, rise, level)).float().expand(len(steps)).contiguous()
+
+
+def build_optimizer(stage: Stage, training: Training, device: torch.device) -> torch.optim.Optimizer:
+    """SGD or Adam, fused, whose learning rates are tensors: they change without anything waiting for the device."""
+    groups = [
+        {"params": group["params"], "lr": torch.tensor(training.lr, device=device), "lr_factor": group["lr_factor"]}
+        for group in stage.parameter_groups()
+    ]
+    if training.optimizer == "adam":
+        return torch.optim.Adam(groups, weight_decay=training.weight_decay, fused=True)
+    optimizer = torch.optim.SGD(
+        groups,
+        momentum=training.momentum,
+        nesterov=training.nesterov,
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
+    if training.momentum:
+        # The first step's momentum is a Python branch inside the optimiser; from zero it comes to the same.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: Tensor) -> None:
+    for group in optimizer.param_groups:
+        group["lr"].copy_(rate * group["lr_factor"])
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Restores momentum and the like; keeps this optimiser's own learning-rate tensors."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

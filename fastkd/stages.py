@@ -1,0 +1,127 @@
+"""What is trained: a `Batch` in; a total, named loss terms and hit counts out. A stage is an ordinary module."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from fastkd.data.base import Batch
+from fastkd.losses import SFTNLoss, ce_loss
+from fastkd.methods.base import Method, Terms
+from fastkd.networks.base import Network
+
+
+class StageLoss(NamedTuple):
+    total: Tensor
+    """The one differentiable value."""
+    terms: Terms
+    hits: Tensor
+    """[2] int64: top-1 and top-5 hits of the network that is being trained."""
+
+
+class Stage(nn.Module):
+    """Base of all stages."""
+
+    def forward(self, batch: Batch) -> StageLoss:
+        raise NotImplementedError
+
+    def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        """The logits [B,K] of everything that is evaluated, by name, from one forward pass."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> list[dict]:
+        """What the optimiser is built from; `lr_factor` scales the stage's learning rate."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr_factor": 1.0}]
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before each epoch, counted from 0."""
+
+
+class Supervised(Stage):
+    """A network and its labels."""
+
+    def __init__(self, network: Network, name: str):
+        super().__init__()
+        self.network, self.name = network, name
+
+    def forward(self, batch: Batch) -> StageLoss:
+        loss = ce_loss(self.network(batch.images[0]).logits, batch.labels)
+        return StageLoss(loss.total, {"ce": loss.ce}, loss.hits)
+
+    def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        return {self.name: self.network(images_BCHW).logits}
+
+
+class StudentAware(Stage):
+    """A student-friendly teacher: it learns together with the branches grafted on it (SFTN, Park et al. 2021)."""
+
+    def __init__(self, teacher: Network, branches: nn.ModuleDict, loss: SFTNLoss):
+        super().__init__()
+        self.teacher, self.branches, self.loss = teacher, branches, loss
+
+    def forward(self, batch: Batch) -> StageLoss:
+        teacher_logits, branch_logits = self._logits(batch.images[0])
+        loss = self.loss(teacher_logits, branch_logits, batch.labels)
+        terms = {"teacher_ce": loss.teacher_ce, "kl": loss.kl, "branch_ce": loss.branch_ce}
+        return StageLoss(loss.total, terms, loss.hits[0])
+
+    def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        teacher_logits, branch_logits = self._logits(images_BCHW)
+        names = (f"branch {block}" for block in self.branches)
+        return {"teacher": teacher_logits, **dict(zip(names, branch_logits, strict=True))}
+
+    def _logits(self, images_BCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        output = self.teacher(images_BCHW)
+        branches = [branch(output.features[int(block) - 1]).logits for block, branch in self.branches.items()]
+        return output.logits, branches
+
+
+class Distill(Stage):
+    """A student, its frozen teachers and what it learns from them.
+
+    The teachers are held in a tuple: they are not parameters of the stage, are in no checkpoint of it, and stay in
+    eval mode whatever the stage is told.
+    """
+
+    def __init__(
+        self, student: Network, teachers: Sequence[Network], methods: dict[str, Method], name: str = "student"
+    ):
+        super().__init__()
+        self.student, self.name = student, name
+        self.methods = nn.ModuleDict({_module_name(key): method for key, method in methods.items()})
+        self.teachers = tuple(teacher.eval().requires_grad_(False) for teacher in teachers)
+        self.preacts = any(method.needs_preacts for method in methods.values())
+
+    def forward(self, batch: Batch) -> StageLoss:
+        images = batch.images[0]
+        with torch.no_grad():
+            teachers = tuple(teacher(images, preacts=self.preacts) for teacher in self.teachers)
+        student = self.student(images, preacts=self.preacts)
+        total, terms, hits = torch.zeros((), device=images.device), {}, None
+        for name, method in self.methods.items():
+            loss = method(student, teachers, batch)
+            total = total + loss.total
+            # A single method's terms keep their short names; several are told apart by the method's.
+            prefix = f"{name}." if len(self.methods) > 1 else ""
+            terms |= {prefix + term: value for term, value in loss.terms.items()}
+            hits = loss.hits if loss.hits is not None else hits
+        assert hits is not None, "one of the methods is a logit method"
+        return StageLoss(total, terms, hits)
+
+    def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        return {self.name: self.student(images_BCHW).logits}
+
+    def begin_epoch(self, epoch: int) -> None:
+        for method in self.methods.values():
+            assert isinstance(method, Method)
+            method.begin_epoch(epoch)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        for teacher in self.teachers:  # `.to(…)` reaches what the tuple hides from it
+            teacher._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+
+def _module_name(method: str) -> str:
+    return method.replace(".", "_")  # an import path `package.module:Class` is no module name
