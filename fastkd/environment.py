@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import fastkd
+from fastkd.errors import UserError
 
 _PACKAGES = ("torch", "torchvision", "triton", "numpy", "safetensors", "tyro", "rich", "nvidia-dali-cuda130")
 
@@ -40,6 +41,14 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def pick_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no GPU that torch can use")
+    return torch.device(name)
 
 
 def git_commit() -> str | None:

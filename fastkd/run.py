@@ -23,7 +23,7 @@ from fastkd.log import MetricsLog
 from fastkd.losses import SFTNLoss
 from fastkd.methods import Context, Method, find_method, split_methods
 from fastkd.networks.base import Network, output_shapes
-from fastkd.networks.checkpoints import load_weights
+from fastkd.networks.checkpoints import Report, load_weights
 from fastkd.networks.grafts import graft
 from fastkd.recipe import Branches, Recipe, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.stages import Distill, Stage, StudentAware, Supervised
@@ -44,9 +44,19 @@ def create_folder(folder: Path, recipe: Recipe) -> None:
     write_json(folder / "recipe.json", recipe_to_plain(recipe))
 
 
+def check(recipe: Recipe, data: DataSet, display: Display) -> None:
+    """Builds every stage once and throws it away: what does not fit is found now, not after the teacher's training."""
+    run = Run(recipe, Path(), data, recipe.seed, device=torch.device("cpu"), display=display, interrupt=Interrupt())
+    for stage in recipe.stages:
+        _, run.trained[stage.name] = run.build(stage)
+        if stage.training is not None:
+            run.train_source(stage)
+
+
 def carry_out(
     recipe: Recipe,
     folder: Path,
+    data: DataSet,
     *,
     device: torch.device,
     display: Display,
@@ -57,7 +67,6 @@ def carry_out(
     torch.set_num_threads(recipe.threads or environment.cores())
     with locked(folder):
         write_json(folder / "env.json", environment.collect())
-        data = open_data(recipe)
         results = []
         for seed in range(recipe.seed, recipe.seed + recipe.seeds):
             own = folder
@@ -102,6 +111,8 @@ class Run:
         self.recipe, self.folder, self.data, self.seed = recipe, folder, data, seed
         self.device, self.display, self.interrupt = device, display, interrupt
         self.trained: dict[str, Network] = {}
+        self.reports: dict[str, Report] = {}
+        """Of the networks that were loaded instead of trained."""
         self.results: dict[str, Any] = {"seed": seed, "stages": {}, "similarity": {}}
         """{"seed", "stages": {name: {"network", "parameters", "epochs", "train", "test", "best", "seconds"}},
         "similarity": {name: {"kl", "cka", "agreement"}}}, as it stands in results.json."""
@@ -123,7 +134,7 @@ class Run:
         """One step of every stage with an untrained teacher; nothing is written."""
         rows = []
         for recipe in self.recipe.stages:
-            stage, network = self._build(recipe)
+            stage, network = self.build(recipe)
             self.trained[recipe.name] = network
             if recipe.training is None:
                 continue
@@ -151,9 +162,10 @@ class Run:
         checkpoint = self.folder / "checkpoints" / f"{recipe.name}.pt"
         if not checkpoint.exists():
             log.cut(self.results.get("metrics_bytes", 0))  # what a stage wrote that was killed before its checkpoint
-        stage, network = self._build(recipe)
+        stage, network = self.build(recipe)
         result: dict[str, Any] = {"network": recipe.network, "parameters": count_parameters(network)}
         if recipe.training is None:
+            self._note_report(recipe)
             result |= {"file": recipe.file, "sha256": recipe.sha256, "test": self._evaluate(network, recipe.name)}
         else:
             trainer = self._trainer(recipe, stage, log)
@@ -176,7 +188,7 @@ class Run:
         if self.interrupt.requested and recipe is not self.recipe.stages[-1]:
             raise Stopped(f"stopped by {self.interrupt.requested} after {recipe.name}")
 
-    def _build(self, recipe: StageRecipe) -> tuple[Stage, Network]:
+    def build(self, recipe: StageRecipe) -> tuple[Stage, Network]:
         """The stage, and the network in it that is to be kept.
 
         A student and its control begin with the same weights and see the same batches: they differ by the teacher.
@@ -233,7 +245,7 @@ class Run:
             samples=len(labels),
             labels=labels,
             batch_size=recipe.training.batch_size,
-            steps_per_epoch=self._train_source(recipe).loader.steps,
+            steps_per_epoch=self.train_source(recipe).loader.steps,
             seed=self.seed,
         )
         return {name: find_method(name)(recipe.settings[name], context) for name in split_methods(recipe.method)}
@@ -245,7 +257,7 @@ class Run:
             recipe.name,
             stage,
             recipe.training,
-            self._train_source(recipe),
+            self.train_source(recipe),
             self._test_source(),
             device=self.device,
             display=self.display,
@@ -256,7 +268,7 @@ class Run:
             eval_every=self.recipe.eval_every,
         )
 
-    def _train_source(self, recipe: StageRecipe) -> Source:
+    def train_source(self, recipe: StageRecipe) -> Source:
         assert recipe.training is not None
         return training_source(
             self.data,
@@ -292,11 +304,12 @@ class Run:
             raise UserError(f"the file of the {recipe.name}, {path}, is gone")
         if recipe.sha256 and sha256(path) != recipe.sha256:
             raise UserError(f"the file of the {recipe.name}, {path}, is not the one the run began with")
-        report = load_weights(network, path)
-        left = (
-            f", {len(report.unexpected)} left over ({', '.join(report.unexpected[:3])} …)" if report.unexpected else ""
-        )
-        self.display.note(f"{recipe.name}  {recipe.network} from {path}: {len(report.mapped)} tensors loaded{left}")
+        self.reports[recipe.name] = load_weights(network, path)
+
+    def _note_report(self, recipe: StageRecipe) -> None:
+        report = self.reports[recipe.name]
+        left = f", left over: {', '.join(report.unexpected[:3])} …" if report.unexpected else ""
+        self.display.note(f"{recipe.name}  {len(report.mapped)} tensors of {recipe.network} from {recipe.file}{left}")
 
     def _finished_network(self, recipe: StageRecipe) -> Network:
         network = self._build_network(recipe.network)

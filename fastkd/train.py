@@ -11,11 +11,12 @@ from rich.table import Table
 from fastkd import environment, options
 from fastkd.command import command
 from fastkd.display import Display
+from fastkd.environment import pick_device
 from fastkd.errors import UserError
 from fastkd.interrupt import Stopped, interruptible
 from fastkd.recipe import Recipe
 from fastkd.report import write_report
-from fastkd.run import Run, carry_out, create_folder, open_data, open_run
+from fastkd.run import Run, carry_out, check, create_folder, open_data, open_run
 from fastkd.table import print_table
 
 
@@ -26,18 +27,26 @@ def main(arguments: list[str]) -> int:
         folder = chosen.resume
         recipe = open_run(folder)
         options.refuse_other_recipe(recipe, chosen, arguments)
+        data = open_data(recipe)
     else:
         recipe = options.recipe_of(chosen)
         if chosen.dry_run:
             return _dry_run(recipe, device)
         folder = chosen.run or Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
-        open_data(recipe)  # a mistake in the data leaves no folder behind
+        data = open_data(recipe)
+        check(recipe, data, Display())  # a mistake leaves no folder behind
         create_folder(folder, recipe)
     with Display() as display, interruptible() as interrupt:
         display.note(_header(recipe, folder, device))
         try:
             results = carry_out(
-                recipe, folder, device=device, display=display, interrupt=interrupt, tensorboard=chosen.tensorboard
+                recipe,
+                folder,
+                data,
+                device=device,
+                display=display,
+                interrupt=interrupt,
+                tensorboard=chosen.tensorboard,
             )
         except Stopped as stopped:
             display.note(f"{stopped}; go on with: python -m fastkd.train --resume {folder}")
@@ -49,14 +58,6 @@ def main(arguments: list[str]) -> int:
     write_report([folder], folder / "report.html")
     print_table(recipe, results, folder)
     return 0
-
-
-def pick_device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this machine has no GPU that torch can use")
-    return torch.device(name)
 
 
 def _header(recipe: Recipe, folder: Path, device: torch.device) -> str:

@@ -1,12 +1,35 @@
-"""The reference losses against the golden vectors, float64 finite differences, and the hard cases."""
+"""The losses against the golden vectors, float64 finite differences, and the hard cases.
+
+As it stands this tests the reference. `ops/distill_loss/test_distill_interpreter.py` runs it once more on the kernels.
+"""
+
+import os
+from typing import ClassVar
 
 import pytest
 import torch
 from golden_cases import Case, close
 
-from fastkd.losses import KDLoss, SFTNLoss, ce_loss, kd_loss, sftn_loss
+from fastkd.losses import (
+    DKDLoss,
+    KDLoss,
+    LabelSmoothingLoss,
+    MultiTeacherLoss,
+    SFTNLoss,
+    VirtualTeacherLoss,
+    ce_loss,
+    dkd_loss,
+    kd_loss,
+    label_smoothing_loss,
+    multi_teacher_loss,
+    sftn_loss,
+    virtual_teacher_loss,
+)
 
-DTYPES = (torch.float64, torch.float32)
+KERNEL = os.environ.get("FASTKD_OPS") == "distill_loss=triton"
+DTYPES = (torch.float32,) if KERNEL else (torch.float64, torch.float32)
+EXACT = DTYPES[0]
+in_float64 = pytest.mark.skipif(KERNEL, reason="the kernel computes in float32")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -52,20 +75,22 @@ WEIGHTS = {"teacher_weight": "lT", "kl_weight": "lKL", "ce_weight": "lCE"}
 
 def test_a_detached_teacher_gets_the_gradient_of_its_cross_entropy_alone():
     case = Case("sftn", "m3")
-    teacher, branches = case.input("zT"), case.input("zR")
+    teacher, branches = case.input("zT", EXACT), case.input("zR", EXACT)
     loss = SFTNLoss(detach_teacher=True)(teacher, branches, case["in/y"])
     loss.total.backward()
-    close(teacher.grad, case["grad/ce_T/zT"])
-    close(branches.grad, case["grad/total_TR_tau1/zR"])
+    close(teacher.grad, case["grad/ce_T/zT"], EXACT)
+    close(branches.grad, case["grad/total_TR_tau1/zR"], EXACT)
 
 
 def test_branches_may_be_a_stacked_tensor_or_a_sequence():
     case = Case("sftn", "m2")
-    stacked = SFTNLoss()(case["in/zT"], case["in/zR"], case["in/y"])
-    listed = SFTNLoss()(case["in/zT"], list(case["in/zR"]), case["in/y"])
+    teacher, branches = case["in/zT"].float(), case["in/zR"].float()
+    stacked = SFTNLoss()(teacher, branches, case["in/y"])
+    listed = SFTNLoss()(teacher, list(branches), case["in/y"])
     torch.testing.assert_close(stacked, listed, rtol=0, atol=0)
 
 
+@in_float64
 @pytest.mark.parametrize("kl", ("forward", "reverse"))
 def test_sftn_gradients_equal_finite_differences(kl):
     torch.manual_seed(0)
@@ -77,6 +102,172 @@ def test_sftn_gradients_equal_finite_differences(kl):
         return sftn_loss(teacher, branches, labels, kl=kl, ce_temperature=1.5, **settings).total
 
     assert torch.autograd.gradcheck(total, (teacher.requires_grad_(), branches.requires_grad_()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "name, settings",
+    {
+        "dkd_a1.0_b8.0_T4.0": {"alpha": 1.0, "beta": 8.0, "temperature": 4.0},
+        "dkd_a1.0_b2.0_T1.0": {"alpha": 1.0, "beta": 2.0, "temperature": 1.0},
+        "dkd_a0.5_b4.0_T2.0": {"alpha": 0.5, "beta": 4.0, "temperature": 2.0},
+        "tckd_T4.0": {"alpha": 1.0, "beta": 0.0, "temperature": 4.0},
+        "nckd_T4.0": {"alpha": 0.0, "beta": 1.0, "temperature": 4.0},
+    }.items(),
+)
+def test_dkd_equals_the_reference(name, settings, dtype):
+    case = Case("dkd", "c10")
+    student, teacher = case.input("zs", dtype), case.input("zt", dtype)
+    loss = dkd_loss(student, teacher, case["in/y"], ce_weight=0.0, **settings)
+    loss.total.backward()
+    close(loss.total, case[f"loss/{name}"], dtype)
+    close(student.grad, case[f"grad/{name}/zs"], dtype)
+    if settings["temperature"] == 4:
+        close(loss.tckd, case["loss/tckd_T4.0"], dtype)
+        close(loss.nckd, case["loss/nckd_T4.0"], dtype)
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "case_name, name, alpha, temperature, multiplier",
+    (
+        ("c10", "self_a0.95_T20_m1.0", 0.95, 20, 1),
+        ("c10", "self_a0.95_T6_m50.0", 0.95, 6, 50),
+        ("c10", "self_a0.1_T20_m1.0", 0.1, 20, 1),
+        ("c10", "kd_a0.95_T20", 0.95, 20, 1),
+        ("c100", "self_a0.95_T6_m50.0", 0.95, 6, 50),
+        ("c100", "kd_a0.95_T6", 0.95, 6, 1),
+    ),
+)
+def test_kd_with_the_weights_of_tfkd_equals_its_code(case_name, name, alpha, temperature, multiplier, dtype):
+    case = Case("tfkd_self", case_name)
+    student, teacher = case.input("zs", dtype), case["in/zt"].to(dtype)
+    weights = {"ce_weight": 1 - alpha, "kl_weight": alpha * multiplier / student.shape[1]}  # its KL is a mean over K
+    loss = kd_loss(student, teacher, case["in/y"], temperature=temperature, **weights)
+    loss.total.backward()
+    close(loss.total, case[f"loss/{name}"], dtype)
+    close(student.grad, case[f"grad/{name}/zs"], dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("alpha, multiplier", ((0.1, 100), (0.1, 1), (0.95, 1), (0.95, 100), (1, 1)))
+@pytest.mark.parametrize("case_name", ("c10", "c100"))
+def test_virtual_teacher_equals_tfkd_regularisation(case_name, alpha, multiplier, dtype):
+    case = Case("tfkd_reg", case_name)
+    name = "soft_T20" if alpha == 1 else f"reg_a{alpha}_T20_m{multiplier}.0"
+    student = case.input("zs", dtype)
+    weights = {"ce_weight": 1 - alpha, "kl_weight": alpha * multiplier / student.shape[1]}
+    loss = virtual_teacher_loss(student, case["in/y"], label_probability=0.99, temperature=20, **weights)
+    loss.total.backward()
+    close(loss.total, case[f"loss/{name}"], dtype)
+    close(loss.ce, case["loss/ce"], dtype)
+    close(student.grad, case[f"grad/{name}/zs"], dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "name, smoothing, spread", (("tfkd_0.1", 0.1, "others"), ("torch_0.1", 0.1, "all"), ("torch_0.3", 0.3, "all"))
+)
+@pytest.mark.parametrize("case_name", ("c10", "c100"))
+def test_label_smoothing_equals_its_two_definitions(case_name, name, smoothing, spread, dtype):
+    case = Case("ls_ce", case_name)
+    logits = case.input("z", dtype)
+    loss = label_smoothing_loss(logits, case["in/y"], smoothing=smoothing, spread=spread)
+    loss.total.backward()
+    close(loss.total, case[f"loss/{name}"], dtype)
+    close(loss.ce, case["loss/ce"], dtype)
+    close(logits.grad, case[f"grad/{name}/z"], dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spread, label_probability", (("others", 0.9), ("all", 0.91)))
+def test_a_virtual_teacher_has_the_gradient_of_label_smoothing(spread, label_probability, dtype):
+    case = Case("ls_ce", "c10")
+    logits = case.input("z", dtype)
+    weights = {"kl_weight": 1.0, "ce_weight": 0.0}
+    virtual_teacher_loss(logits, case["in/y"], label_probability=label_probability, **weights).total.backward()
+    close(logits.grad, case[f"grad/{'tfkd' if spread == 'others' else 'torch'}_0.1/z"], dtype)
+
+
+class TestSeveralTeachers:
+    options: ClassVar = {"temperature": 4.0, "kl_weight": 1.0, "ce_weight": 0.0}
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("loss_name, weights", (("aver", None), ("aekd", "alpha_ref"), ("ebkd", "w_ebkd")))
+    @pytest.mark.parametrize("name", ("m3", "m3_norm"))
+    def test_golden(self, name, loss_name, weights, dtype):
+        case = Case("aekd", name)
+        student, teachers = case.input("zs", dtype), case["in/zt"].to(dtype)
+        given = None if weights is None else case[f"out/{weights}"].to(dtype)
+        if weights == "w_ebkd":
+            given = given / len(teachers)
+        loss = multi_teacher_loss(student, teachers, case["in/y"], teacher_weights=given, **self.options)
+        loss.total.backward()
+        close(loss.kl, case[f"loss/{loss_name}"], dtype)
+        close(student.grad, case[f"grad/{loss_name}/zs"], dtype)
+
+    def test_the_gradient_is_that_of_the_mean_probability(self):
+        case = Case("aekd", "m3")
+        student, teachers = case.input("zs", EXACT), case["in/zt"].to(EXACT)
+        multi_teacher_loss(student, list(teachers), case["in/y"], **self.options).total.backward()
+        again = case.input("zs", EXACT)
+        mean_logits = 4 * (teachers / 4).softmax(2).mean(0).log()
+        kd_loss(again, mean_logits, case["in/y"], **self.options).total.backward()
+        torch.testing.assert_close(student.grad, again.grad, rtol=1e-4, atol=1e-5)
+
+    def test_one_teacher_is_kd(self):
+        torch.manual_seed(0)
+        student, teacher, labels = torch.randn(4, 7), torch.randn(4, 7), torch.tensor([0, 1, 2, 3])
+        torch.testing.assert_close(
+            MultiTeacherLoss()(student, [teacher], labels), KDLoss()(student, teacher, labels), rtol=0, atol=0
+        )
+
+
+@in_float64
+def test_student_losses_have_the_gradients_of_finite_differences():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(3, 5, dtype=torch.float64, requires_grad=True), torch.randn(3, 5).double()
+    labels = torch.tensor([0, 4, -100])
+    weights = {"kl_weight": 0.7, "ce_weight": 0.3}
+    for loss in (
+        lambda z: dkd_loss(z, teacher, labels, temperature=2.5, alpha=0.7, beta=1.9, ce_weight=0.4),
+        lambda z: virtual_teacher_loss(z, labels, label_probability=0.8, **weights),
+        lambda z: label_smoothing_loss(z, labels, smoothing=0.2),
+        lambda z: multi_teacher_loss(z, [teacher, -teacher], labels, temperature=3.0, **weights),
+    ):
+        assert torch.autograd.gradcheck(lambda z, loss=loss: loss(z).total, (student,))
+
+
+def test_modules_are_the_functions():
+    torch.manual_seed(0)
+    student, teacher, labels = torch.randn(4, 7), torch.randn(4, 7), torch.tensor([0, 1, 2, -1])
+    weights = {"kl_weight": 0.25, "ce_weight": 0.75}
+    for module, expected in (
+        (
+            DKDLoss(temperature=2.0, alpha=0.5, beta=4.0, ignore_index=-1)(student, teacher, labels),
+            dkd_loss(student, teacher, labels, temperature=2.0, alpha=0.5, beta=4.0, ce_weight=1.0, ignore_index=-1),
+        ),
+        (
+            VirtualTeacherLoss(label_probability=0.75, temperature=20.0, ignore_index=-1, **weights)(student, labels),
+            virtual_teacher_loss(student, labels, label_probability=0.75, temperature=20.0, ignore_index=-1, **weights),
+        ),
+        (
+            LabelSmoothingLoss(smoothing=0.25, spread="others", ignore_index=-1)(student, labels),
+            label_smoothing_loss(student, labels, smoothing=0.25, spread="others", ignore_index=-1),
+        ),
+    ):
+        torch.testing.assert_close(module, expected, rtol=0, atol=0)
+
+
+def test_weights_may_be_tensors():
+    torch.manual_seed(0)
+    student, teacher, labels = torch.randn(4, 7), torch.randn(4, 7), torch.tensor([0, 1, 2, 3])
+    numbers = {"temperature": 4.0, "kl_weight": 0.5, "ce_weight": 0.25}
+    tensors = {name: torch.tensor(value) for name, value in numbers.items()}
+    torch.testing.assert_close(
+        kd_loss(student, teacher, labels, **tensors), kd_loss(student, teacher, labels, **numbers)
+    )
 
 
 def test_modules_follow_their_buffer():
@@ -191,6 +382,24 @@ class TestMistakes:
     def test_temperature_of_zero(self):
         with pytest.raises(ValueError, match="above 0"):
             KDLoss(temperature=0.0)
+
+    def test_decoupled_with_a_single_class(self):
+        with pytest.raises(ValueError, match="K is at least 2"):
+            DKDLoss()(torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64))
+
+    def test_teacher_weights_of_a_wrong_shape(self):
+        with pytest.raises(ValueError, match=r"teacher_weights are \[1\] or \[1, 2\], got \[2\]"):
+            MultiTeacherLoss()(self.logits, [self.logits], self.labels, torch.ones(2))
+
+    def test_probability_above_one(self):
+        with pytest.raises(ValueError, match=r"from 0 to 1, got 1\\.5"):
+            VirtualTeacherLoss(label_probability=1.5)
+        with pytest.raises(ValueError, match="smoothing is a number from 0 to 1"):
+            LabelSmoothingLoss(smoothing=-0.1)
+
+    def test_unknown_spread(self):
+        with pytest.raises(ValueError, match="'all' or 'others', got 'some'"):
+            LabelSmoothingLoss(spread="some")
 
     def test_unknown_direction(self):
         with pytest.raises(ValueError, match="'forward' or 'reverse'"):

@@ -1,0 +1,88 @@
+"""Augmentation on whole batches against torchvision's operations on single images."""
+
+import pytest
+import torch
+import torchvision.transforms.v2.functional as F
+from PIL import Image
+
+from fastkd.data.augment import _ANGLES, Augmentation, Normalise, ResidentImages
+from fastkd.data.base import RawBatch, Split
+from fastkd.ops.philox import below, philox, split_seed
+
+SIZE, COUNT, SEED = 12, 40, (3 << 32) + 11
+IMAGES = torch.randint(256, (COUNT, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+PLAIN = Normalise((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # leaves the bytes as they are
+
+
+def augmented(augmentation, index, epoch=0, seed=SEED):
+    prepare = ResidentImages(Split(IMAGES, torch.arange(COUNT)), PLAIN, augmentation, seed)
+    batch = prepare(RawBatch(index), torch.tensor(0), torch.tensor(epoch))
+    return batch.images[0].round().to(torch.uint8)
+
+
+def one_by_one(augmentation, index, epoch):
+    """Crop, flip, rotate with torchvision and Pillow, one image after the other, in the recipes' order."""
+    words = philox(split_seed(SEED), (index, epoch, 0, 0))
+    shifts = 2 * augmentation.crop_padding + 1
+    found = []
+    for place, word_y, word_x, word_flip, word_turn in zip(index.tolist(), *words, strict=True):
+        image = IMAGES[place].permute(2, 0, 1)
+        padded = F.pad(image, [augmentation.crop_padding] * 4)
+        image = F.crop(padded, below(word_y, shifts).item(), below(word_x, shifts).item(), SIZE, SIZE)
+        if augmentation.flip and word_flip >> 31:
+            image = F.horizontal_flip(image)
+        if augmentation.rotation:
+            step = below(word_turn, _ANGLES).item()
+            degrees = -augmentation.rotation + 2 * augmentation.rotation * step / (_ANGLES - 1)
+            turned = Image.fromarray(image.permute(1, 2, 0).numpy()).rotate(degrees, Image.Resampling.NEAREST)
+            image = F.pil_to_tensor(turned)
+        found.append(image)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(crop_padding=0, flip=False),
+        Augmentation(crop_padding=0, flip=True),
+        Augmentation(crop_padding=4, flip=False),
+        Augmentation(crop_padding=1, flip=True),
+    ],
+    ids=str,
+)
+def test_equals_torchvision_pixel_for_pixel(augmentation):
+    index = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(augmented(augmentation, index, epoch=2), one_by_one(augmentation, index, 2))
+
+
+def test_rotation_equals_pillow_but_for_rounding():
+    augmentation = Augmentation(crop_padding=2, flip=True, rotation=15.0)
+    index = torch.arange(COUNT)
+    same = augmented(augmentation, index) == one_by_one(augmentation, index, 0)
+    assert same.float().mean() > 0.99  # a pixel on the border between two may go to the other one
+
+
+def test_numbers_depend_on_seed_epoch_and_image_alone():
+    augmentation, index = Augmentation(), torch.arange(COUNT)
+    whole = augmented(augmentation, index, epoch=5)
+    some = torch.tensor([7, 3, 31])
+    assert torch.equal(augmented(augmentation, some, epoch=5), whole[some])
+    assert not torch.equal(augmented(augmentation, index, epoch=6), whole)
+    assert not torch.equal(augmented(augmentation, index, epoch=5, seed=SEED + 1), whole)
+
+
+def test_every_shift_and_both_sides_occur():
+    words = philox(split_seed(0), (torch.arange(2000), 0, 0, 0))
+    assert below(words[0], 9).unique().tolist() == list(range(9))
+    assert abs((words[2] >> 31).double().mean() - 0.5) < 0.05
+
+
+def test_evaluation_images_are_only_normalised():
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.1)
+    prepare = ResidentImages(Split(IMAGES, torch.arange(COUNT)), Normalise(mean, std), None)
+    index = torch.tensor([4, 2])
+    batch = prepare(RawBatch(index), torch.tensor(0), torch.tensor(0))
+    expected = F.normalize(IMAGES[index].permute(0, 3, 1, 2).double() / 255, mean, std)
+    torch.testing.assert_close(batch.images[0].double(), expected, rtol=1e-5, atol=1e-5)
+    assert batch.labels.tolist() == batch.index.tolist() == [4, 2]
+    assert batch.images.shape == (1, 2, 3, SIZE, SIZE)

@@ -1,0 +1,72 @@
+"""Which image comes when: a function of (seed, epoch, step), shared out over the ranks."""
+
+import functools
+import operator
+
+import pytest
+import torch
+
+from fastkd.data.order import InOrder, Order
+from fastkd.errors import UserError
+
+
+def epoch_of(order, epoch=0, start=0):
+    return [batch.tolist() for batch in order.epoch(epoch, start)]
+
+
+def test_same_seed_and_epoch_same_batches():
+    assert epoch_of(Order(100, 8, seed=1)) == epoch_of(Order(100, 8, seed=1))
+
+
+def test_epochs_and_seeds_differ():
+    order = Order(100, 8, seed=1)
+    assert epoch_of(order, 0) != epoch_of(order, 1)
+    assert epoch_of(order, 0) != epoch_of(Order(100, 8, seed=2), 0)
+
+
+def test_an_epoch_has_every_image_at_most_once():
+    images = functools.reduce(operator.iadd, epoch_of(Order(100, 8, seed=0)), [])
+    assert len(images) == len(set(images)) == 96
+
+
+def test_the_partial_batch_may_be_kept():
+    order = Order(100, 8, seed=0, drop_last=False)
+    batches = epoch_of(order)
+    assert order.steps == len(batches) == 13
+    assert sorted(functools.reduce(operator.iadd, batches, [])) == list(range(100))
+    assert len(batches[-1]) == 4
+
+
+@pytest.mark.parametrize("start", (0, 1, 7, 11, 12))
+def test_any_step_can_be_started_from(start):
+    order = Order(100, 8, seed=3)
+    assert epoch_of(order, 2, start) == epoch_of(order, 2)[start:]
+
+
+@pytest.mark.parametrize("ranks", (2, 4))
+@pytest.mark.parametrize("drop_last", (True, False))
+def test_ranks_share_out_the_global_batch(ranks, drop_last):
+    whole = epoch_of(Order(100, 8, seed=5, drop_last=drop_last), 1)
+    parts = [
+        epoch_of(Order(100, 8, seed=5, drop_last=drop_last, rank=rank, world_size=ranks), 1) for rank in range(ranks)
+    ]
+    assert [functools.reduce(operator.iadd, step, []) for step in zip(*parts, strict=True)] == whole
+
+
+def test_evaluation_sees_every_image_once():
+    batches = list(InOrder(10, 4).epoch())
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert torch.cat(batches).tolist() == list(range(10))
+
+
+@pytest.mark.parametrize(
+    "samples, batch, ranks, words",
+    [
+        (10, 11, 1, "batch of 11 images is larger than the training set of 10"),
+        (10, 0, 1, "at least 1"),
+        (10, 5, 2, "batch of 5 images does not divide by 2 processes"),
+    ],
+)
+def test_mistakes(samples, batch, ranks, words):
+    with pytest.raises(UserError, match=words):
+        Order(samples, batch, 0, world_size=ranks)

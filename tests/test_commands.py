@@ -1,0 +1,225 @@
+"""The commands as a person types them: help, results, and one line for every mistake."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastkd import evaluate, options, report, train
+from fastkd.errors import UserError
+from fastkd.run import load_network
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--seeds", "1", "--limit-train", "128", "--epochs", "2", "--threads", "1", "--teacher-net", "resnet8"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands") / "run"
+    assert train.main([*TINY, "--run", str(folder)]) == 0
+    return folder
+
+
+def command(*arguments, **settings):
+    """`python -m fastkd.…` in a process of its own."""
+    line = [sys.executable, "-m", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, **settings)
+
+
+def mistake(*arguments):
+    """The one line that a user's mistake gets."""
+    with pytest.raises(UserError) as raised:
+        train.main([str(argument) for argument in arguments])
+    line = str(raised.value)
+    assert "\n" not in line
+    return line
+
+
+def test_a_run_ends_with_the_table(tmp_path, capsys):
+    assert train.main([*TINY, "--run", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr()
+    for words in ("teacher", "branch 1", "branch 2", "student", "control", "resnet8", "top-1"):
+        assert words in shown.out
+    assert str(tmp_path / "run") in shown.out
+    assert "lr 0.05 for the whole batch of 64" in shown.err
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_help_lists_what_there_is():
+    done = command("fastkd.train", "--help")
+    assert done.returncode == 0 and not done.stderr
+    words = ("cifar100-sftn", "imagenet-sftn", "digits", "imagefolder", "wrn_40_2", "kd", "--teacher-net", "--branch")
+    for word in (*words, "--kd.temperature", "--sftn.kl-weight", "--dry-run", "--resume", "--limit-train"):
+        assert word in done.stdout, word
+
+
+def test_options_are_a_tested_contract():
+    """A new option is a deliberate change of this list."""
+    names = {field.replace("_", "-") for field in options.Options.__dataclass_fields__}
+    assert names == {
+        *("recipe", "data", "teacher-net", "student", "branch", "branch-blocks", "teacher-training", "teacher"),
+        *("method", "control", "sftn", "epochs", "teacher-epochs", "batch-size", "optimizer", "lr", "momentum"),
+        *("nesterov", "weight-decay", "schedule", "milestones", "factor", "warmup-epochs", "warmup-by", "drop-last"),
+        *("image-size", "limit-train", "crop", "crop-padding", "flip", "rotation", "run", "resume", "seed", "seeds"),
+        *("eval-every", "keep-epochs", "threads", "device", "tensorboard", "dry-run"),
+    }
+
+
+def test_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train.main([*TINY, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("teacher", "student", "control", "images/s", "MiB"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_can_be_given_back(finished, tmp_path):
+    assert train.main([str(finished / "recipe.json"), "--run", str(tmp_path / "again")]) == 0
+    first, second = (load_network(folder, "student").state_dict() for folder in (finished, tmp_path / "again"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_evaluate_agrees_with_the_run(finished, capsys):
+    assert evaluate.main([str(finished), "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    results = json.loads((finished / "results.json").read_text())
+    for name in ("teacher", "student", "control"):
+        tested = results["stages"][name]["test"][name]
+        assert {key: measured[name][key] for key in ("top1", "top5", "samples")} == tested
+    for name in ("student", "control"):
+        for key in ("kl", "cka", "agreement"):
+            assert measured[name][key] == pytest.approx(results["similarity"][name][key], rel=1e-6)
+    assert evaluate.main([str(finished)]) == 0
+    assert "KL to" in capsys.readouterr().out
+
+
+def test_report_of_several_runs(finished, tmp_path, capsys):
+    out = tmp_path / "both.html"
+    assert report.main([str(finished), str(finished), "--out", str(out)]) == 0
+    page = out.read_text()
+    assert page.count("<svg") == 6
+    for outside in ("http://", "https://", "<script", "src="):
+        assert outside not in page
+    assert "stages[student].method" in page and "wrn_16_2" not in page
+
+
+def test_env():
+    done = command("fastkd.env")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["packages"]["torch"] == torch.__version__.partition("+")[0]
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        "arguments, words",
+        [
+            (["cifar100-sfnt"], "no recipe 'cifar100-sfnt'; did you mean 'cifar100-sftn'"),
+            (["--student", "resnet8x44"], "no network 'resnet8x44'; did you mean .*'resnet8x4'"),
+            (["--method", "kdd"], "no method 'kdd'; did you mean 'kd'"),
+            (["--method", "kd+ce"], "expected exactly one method that owns the cross-entropy"),
+            (["--method", "no.such:Thing"], "cannot import the method 'no.such:Thing'"),
+            (["--data", "digitz"], "no data set 'digitz'; did you mean 'digits'"),
+            (["cifar100-sftn", "--data", "cifar100:/no/such"], "no folder /no/such"),
+            (["--student", "vgg8"], r"cannot graft vgg8 \(4 blocks\) on the teacher wrn_16_2 \(3 blocks\)"),
+            (["--batch-size", "900"], "a batch of 900 images is larger than the training set of 898"),
+            (["--epochs", "0"], "epochs is at least 1, got 0"),
+            (["--seeds", "0"], "seeds is at least 1, got 0"),
+            (["--lr", "-1"], "learning rate is above 0, got -1"),
+            (["--kd.temperature", "0"], "kd: the temperature is above 0, got 0"),
+            (["--image-size", "9"], "digits has images of 8 pixels, --image-size says 9"),
+            (["--resume", "/no/such/run"], "no run folder /no/such/run"),
+            (["--teacher", "/no/such"], "no run folder and no file /no/such"),
+            (["no/such/recipe.json"], "cannot read no/such/recipe.json"),
+        ],
+    )
+    def test_one_line(self, arguments, words, tmp_path):
+        line = mistake(*arguments, *([] if "--resume" in arguments else ["--run", tmp_path / "run"]))
+        assert re.search(words, line), line
+
+    def test_a_mistake_in_the_data_or_the_pair_leaves_no_folder(self, tmp_path):
+        mistake("--student", "vgg8", "--run", tmp_path / "run")
+        mistake("cifar100-sftn", "--data", "cifar100:/no/such", "--run", tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_unwritable_run_folder(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        assert "cannot create the run folder" in mistake(*TINY, "--run", tmp_path / "file" / "run")
+
+    def test_a_folder_that_holds_a_run(self, finished):
+        assert f"holds a run already: go on with it by --resume {finished}" in mistake(*TINY, "--run", finished)
+
+    def test_a_folder_that_holds_none(self, tmp_path):
+        assert "is no run folder: it has no recipe.json" in mistake("--resume", tmp_path)
+
+    def test_resume_with_another_recipe(self, finished):
+        line = mistake("--resume", finished, *TINY, "--epochs", "3")
+        assert "the run was begun with stages[0].training.epochs = 2, the command says 3" in line
+        line = mistake("cifar100-sftn", "--resume", finished)
+        assert "was begun with name = 'digits', the command says 'cifar100-sftn'" in line
+
+    def test_resume_with_the_same_command_is_welcome(self, finished):
+        assert train.main([*TINY, "--resume", str(finished)]) == 0
+
+    def test_a_checkpoint_that_is_none(self, tmp_path):
+        file = tmp_path / "teacher.pt"
+        file.write_text("no checkpoint")
+        line = mistake(*TINY, "--teacher", file, "--run", tmp_path / "run")
+        assert str(file) in line and "checkpoint" in line
+        assert not (tmp_path / "run").exists()
+
+    def test_a_file_that_does_not_name_its_network(self, tmp_path):
+        file = tmp_path / "teacher.pt"
+        torch.save({"model": {}}, file)
+        assert "does not say which network it holds: give --teacher-net" in mistake("--teacher", file)
+
+    def test_a_teacher_of_another_data_set(self, finished, tmp_path):
+        line = mistake(*TINY, "--teacher", finished, "--teacher-net", "resnet20", "--run", tmp_path / "run")
+        assert "holds a resnet8, --teacher-net says resnet20" in line
+
+    def test_a_recipe_with_a_slip(self, finished, tmp_path):
+        recipe = json.loads((finished / "recipe.json").read_text())
+        recipe["stages"][0]["training"]["epochz"] = 3
+        (tmp_path / "edited.json").write_text(json.dumps(recipe))
+        line = mistake(tmp_path / "edited.json")
+        assert "unknown entry 'epochz'; did you mean 'epochs'" in line
+        recipe["format"] = 7
+        (tmp_path / "edited.json").write_text(json.dumps(recipe))
+        assert "has recipe format 7, this fastkd reads 1" in mistake(tmp_path / "edited.json")
+
+    def test_the_process_prints_one_line_and_no_traceback(self):
+        done = command("fastkd.train", "--student", "resnet9")
+        assert done.returncode == 2
+        assert done.stderr.startswith("fastkd: no network 'resnet9'") and len(done.stderr.splitlines()) == 1
+        assert not done.stdout
+
+    def test_unknown_option(self):
+        done = command("fastkd.train", "--epohs", "3")
+        assert done.returncode == 2 and "--epochs" in done.stdout + done.stderr
+
+    def test_evaluate_and_report_of_nothing(self, tmp_path):
+        for main in (evaluate.main, report.main):
+            with pytest.raises(UserError, match="is no run folder"):
+                main([str(tmp_path)])
+
+
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
+def test_ctrl_c_writes_and_says_how_to_resume(number, tmp_path):
+    line = [sys.executable, "-m", "fastkd.train", *TINY, "--epochs", "400", "--run", str(tmp_path)]
+    child = subprocess.Popen(
+        line, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    while not (tmp_path / "checkpoints" / "teacher.pt").exists():
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.05)
+    child.send_signal(number)
+    shown = child.communicate(timeout=60)[1]
+    assert child.returncode == 130
+    assert f"go on with: python -m fastkd.train --resume {tmp_path}" in shown
+    assert "Traceback" not in shown
