@@ -1,0 +1,146 @@
+"""The papers' settings, as recipes and through the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fastkd import networks
+from fastkd.errors import UserError
+from fastkd.options import parse, recipe_of
+from fastkd.plain import differences
+from fastkd.recipe import plain_to_recipe, recipe_to_plain
+from fastkd.recipes import _SFTN_CIFAR100, RECIPES, cifar100_sftn, imagenet_sftn
+
+
+def resolved(*arguments):
+    return recipe_of(parse(list(arguments)))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("teacher_training", ("standard", "sftn"))
+def test_recipes_survive_json(name, teacher_training):
+    recipe = RECIPES[name](teacher_training=teacher_training, control=True)
+    again = plain_to_recipe(json.loads(json.dumps(recipe_to_plain(recipe))), "here")
+    assert again == recipe
+    assert (RECIPES[name].__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("teacher, student", _SFTN_CIFAR100)
+def test_every_pair_of_sftns_tables(teacher, student):
+    recipe = cifar100_sftn(teacher_net=teacher, student=student, control=True)
+    by_name = {stage.name: stage for stage in recipe.stages}
+    assert {teacher, student} <= networks.NETWORKS.keys()
+    assert by_name["teacher"].training.lr == 0.05
+    small = student.startswith(("Shuffle", "MobileNet"))
+    assert by_name["student"].training.lr == by_name["control"].training.lr == (0.01 if small else 0.05)
+    for stage in recipe.stages:
+        training = stage.training
+        assert (training.epochs, training.batch_size, training.milestones) == (240, 64, (150, 180, 210))
+        assert (training.weight_decay, training.momentum, training.nesterov) == (5e-4, 0.9, False)
+    branches = by_name["teacher"].branches
+    weights = (branches.teacher_weight, branches.kl_weight, branches.ce_weight, branches.temperature)
+    assert weights == (1.0, 3.0, 1.0, 1.0)
+    assert not recipe.deviations
+
+
+@pytest.mark.parametrize(
+    "pair, teacher_training, expected",
+    [
+        (("wrn_40_2", "wrn_16_2"), "standard", (76.30, 75.46)),
+        (("wrn_40_2", "wrn_16_2"), "sftn", (78.20, 76.25)),
+        (("vgg13", "vgg8"), "sftn", (76.76, 74.52)),
+        (("ResNet50", "vgg8"), "standard", (78.70, 73.82)),
+        (("resnet32x4", "ShuffleV2"), "sftn", (79.58, 78.07)),
+    ],
+)
+def test_published_figures(pair, teacher_training, expected):
+    recipe = cifar100_sftn(teacher_net=pair[0], student=pair[1], teacher_training=teacher_training)
+    assert tuple(stage.published.top1 for stage in recipe.stages) == expected
+
+
+def test_imagenet_follows_table_3():
+    recipe = imagenet_sftn(control=True)
+    assert [stage.published.top1 for stage in recipe.stages] == [77.43, 74.14, 73.79]
+    training, branches = recipe.stages[0].training, recipe.stages[0].branches
+    assert (training.epochs, training.batch_size, training.lr, training.weight_decay) == (100, 256, 0.1, 1e-4)
+    assert branches.kl_weight == 1.0
+    assert recipe.augmentation.crop == "resized" and recipe.image_size == 224
+
+
+def test_other_branches_have_no_published_figure():
+    recipe = cifar100_sftn(branch="wrn_16_1")
+    assert all(stage.published is None for stage in recipe.stages)
+
+
+class TestCommandLine:
+    def test_the_published_figure_needs_the_published_settings(self):
+        assert resolved("cifar100-sftn", "--seeds", "3", "--eval-every", "5").deviations == ()
+        said = resolved("cifar100-sftn", "--epochs", "2", "--limit-train", "5000").deviations
+        assert "teacher epochs 2 instead of 240" in said and "limit_train 5000 instead of None" in said
+
+    def test_milestones_move_with_the_epochs(self):
+        training = resolved("cifar100-sftn", "--epochs", "24").stages[0].training
+        assert training.milestones == (15, 18, 21)
+        training = resolved("cifar100-sftn", "--epochs", "24", "--milestones", "20", "22").stages[0].training
+        assert training.milestones == (20, 22)
+
+    def test_the_teacher_may_train_longer(self):
+        stages = resolved("digits", "--epochs", "3", "--teacher-epochs", "5").stages
+        assert [stage.training.epochs for stage in stages] == [5, 3, 3]
+
+    def test_switches_and_nested_settings(self):
+        options = (
+            "--flip",
+            "on",
+            "--rotation",
+            "15",
+            "--control",
+            "off",
+            "--sftn.kl",
+            "reverse",
+            "--sftn.kl-weight",
+            "1",
+        )
+        recipe = resolved("digits", *options, "--kd.temperature", "2", "--optimizer", "adam", "--factor", "0.2")
+        assert recipe.augmentation.flip and recipe.augmentation.rotation == 15.0
+        assert [stage.name for stage in recipe.stages] == ["teacher", "student"]
+        assert (recipe.stages[0].branches.kl, recipe.stages[0].branches.kl_weight) == ("reverse", 1.0)
+        assert recipe.stages[1].settings["kd"].temperature == 2.0
+        assert recipe.stages[1].settings["kd"].kl_weight == 0.9
+        assert {stage.training.optimizer for stage in recipe.stages} == {"adam"}
+        assert {stage.training.factor for stage in recipe.stages} == {0.2}
+
+    def test_paths_become_absolute(self):
+        name, _, path = resolved("cifar100-sftn", "--data", "cifar100:somewhere").data.partition(":")
+        assert name == "cifar100" and Path(path).is_absolute()
+
+    def test_a_recipe_file_with_options(self, tmp_path):
+        recipe = resolved("digits")
+        (tmp_path / "recipe.json").write_text(json.dumps(recipe_to_plain(recipe)))
+        changed = resolved(str(tmp_path / "recipe.json"), "--seeds", "5")
+        assert [place for place, *_ in differences(recipe_to_plain(recipe), recipe_to_plain(changed))] == ["seeds"]
+
+    def test_a_standard_teacher_has_no_branches(self):
+        recipe = resolved("digits", "--teacher-training", "standard")
+        assert recipe.stages[0].kind == "supervised" and recipe.stages[0].branches is None
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda plain: plain.pop("format"), "has no entry 'format'"),
+        (lambda plain: plain.pop("data"), "lacks the entry 'data'"),
+        (lambda plain: plain.update(seeds="three"), "seeds is 'three', expected int"),
+        (lambda plain: plain.update(seeds=True), "seeds is True, expected int"),
+        (lambda plain: plain["stages"][0].update(kind="magic"), "kind is 'magic', expected one of"),
+        (lambda plain: plain["stages"][1]["settings"]["kd"].update(tau=1), "kd has an unknown entry 'tau'"),
+        (lambda plain: plain.update(mean=[0.5]), "mean has 1 entries, expected 3"),
+        (lambda plain: plain.update(stages=5), "stages is 5, expected a list"),
+    ],
+)
+def test_slips_in_a_recipe_file(change, words):
+    plain = json.loads(json.dumps(recipe_to_plain(RECIPES["digits"]())))
+    change(plain)
+    with pytest.raises(UserError, match=words):
+        plain_to_recipe(plain, "here")
