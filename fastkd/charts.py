@@ -23,9 +23,11 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line]) -> str:
     if not lines:
         return ""
     xs, ys = zip(*(point for line in lines for point in line.points), strict=True)
-    x_ticks, y_ticks = _ticks(min(xs), max(xs), whole=True), _ticks(min(ys), max(ys))
-    x_low, x_high = min(*x_ticks, *xs), max(*x_ticks, *xs)
-    y_low, y_high = min(*y_ticks, *ys), max(*y_ticks, *ys)
+    x_low, x_high = min(xs), max(xs)
+    y_low, y_high = min(ys), max(ys)
+    if 0 <= y_low < y_high / 2:
+        y_low = 0.0
+    x_ticks, y_ticks = _ticks(x_low, x_high, whole=True), _ticks(y_low, y_high)
 
     def place(x: float, y: float) -> tuple[float, float]:
         right = (x - x_low) / ((x_high - x_low) or 1)

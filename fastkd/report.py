@@ -73,23 +73,25 @@ def _results(run: Loaded) -> str:
     if not found:
         return title + "<p>No stage is finished yet.</p>"
     seeds = f"mean ± standard deviation over {len(run.results)} seeds" if len(run.results) > 1 else "one seed"
-    note = f"<p>Top-1 on the test set after the last epoch, in percent; {seeds}.</p>"
-    heads = ("", "network", "top-1", "paper", "KL to teacher", "CKA", "same top-1", "best epoch on the test set")
-    body = "".join(_row(row) for row in found)
+    note = f"<p>Top-1 on the test set after the last epoch, in percent; {seeds}. The best epoch is that of the test set: no result.</p>"
+    with_paper = any(row.published for row in found)
+    paper = ("paper",) if with_paper else ()
+    heads = ("", "network", "top-1", *paper, "KL to teacher", "CKA", "same top-1", "best epoch")
+    body = "".join(_row(row, with_paper=with_paper) for row in found)
     differs = "".join(f"<li>{html.escape(words)}</li>" for words in run.recipe.deviations)
-    if differs and any(row.published for row in found):
+    if differs and with_paper:
         note += f"<p>Not the paper's recipe, so its figures do not compare:</p><ul>{differs}</ul>"
     cells = "".join(f"<th>{head}</th>" for head in heads)
     return f"{title}{note}<table><tr>{cells}</tr>{body}</table>"
 
 
-def _row(row: Row) -> str:
+def _row(row: Row, *, with_paper: bool) -> str:
     paper = ""
     if row.published is not None:
         spread = "" if row.published.std is None else f" ± {row.published.std:.2f}"
         paper = f"{row.published.top1:.2f}{spread} <small>{html.escape(row.published.source)}</small>"
     alike = [row.similarity[key].show(digits) if row.similarity else "" for key, digits in _SIMILARITIES]
-    cells = [html.escape(row.name), html.escape(row.network), row.top1.show(), paper, *alike]
+    cells = [html.escape(row.name), html.escape(row.network), row.top1.show(), *([paper] if with_paper else []), *alike]
     cells.append(row.best.show() if row.best else "")
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
@@ -165,7 +167,7 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1000px; padding: 0 1rem; color: #1f2937 }
 h2 { margin-top: 2.2rem } small { color: #6b7280; font-weight: normal }
-table { border-collapse: collapse } td, th { padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #e5e7eb }
+table { border-collapse: collapse } td, th { padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #e5e7eb; white-space: nowrap }
 td:nth-child(n+3) { font-variant-numeric: tabular-nums }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 1rem }
 figure { margin: 0 } svg { width: 100%; font: 11px system-ui, sans-serif; fill: #4b5563 }

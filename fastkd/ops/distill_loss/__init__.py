@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastkd.errors import UserError
 from fastkd.ops import select
 from fastkd.ops.distill_loss import reference
 from fastkd.ops.distill_loss.reference import (
@@ -137,7 +138,12 @@ def label_smoothing_loss(
 
 
 def _reference_is_chosen(logits_BK: Tensor) -> bool:
-    return select.choose("distill_loss", logits_BK.device.type)[0] == "reference"
+    implementation, reason = select.choose("distill_loss", logits_BK.device.type)
+    if implementation == "triton" and logits_BK.dtype == torch.float64:
+        if reason == select.FORCED:
+            raise UserError("FASTKD_OPS=distill_loss=triton: the kernel computes in float32, the logits are float64")
+        return True
+    return implementation == "reference"
 
 
 def _fused(
