@@ -23,7 +23,7 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line]) -> str:
     if not lines:
         return ""
     xs, ys = zip(*(point for line in lines for point in line.points), strict=True)
-    x_low, x_high = min(xs), max(xs)
+    x_low, x_high = float(min(xs)), float(max(xs))
     y_low, y_high = min(ys), max(ys)
     if 0 <= y_low < y_high / 2:
         y_low = 0.0
@@ -68,4 +68,4 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
         step = max(1, round(step))
     first = math.ceil(low / step)
     ticks = [round(number * step, 10) for number in range(first, math.floor(high / step) + 1)]
-    return ticks or [low]
+    return [float(tick) for tick in ticks] or [low]

@@ -12,8 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 class Display:
     """Everything goes to standard error; standard output is left to the result table."""
 
-    def __init__(self, *, terminal: bool | None = None, every_seconds: float = 10.0):
-        self.console = Console(file=sys.stderr, force_terminal=terminal, highlight=False, soft_wrap=True)
+    def __init__(self, *, terminal: bool | None = None, every_seconds: float = 10.0, silent: bool = False):
+        terminal = False if silent else terminal
+        self.console = Console(file=sys.stderr, force_terminal=terminal, highlight=False, soft_wrap=True, quiet=silent)
         self.every_seconds, self.last = every_seconds, 0.0
         self.progress: Progress | None = None
 

@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from fastkd import environment
+from fastkd.building import EVALUATION_BATCH, open_data
 from fastkd.command import command
 from fastkd.data import evaluation_source
 from fastkd.environment import pick_device
 from fastkd.errors import UserError
 from fastkd.evaluation import accuracies, similarity
 from fastkd.options import with_absolute_path
-from fastkd.run import EVALUATION_BATCH, load_network, open_data, open_run
+from fastkd.run import load_network, open_run
 from fastkd.weights import describe, find_weights
 
 

@@ -1,43 +1,80 @@
 """Running means that stay on the device until somebody looks."""
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor
 
+from fastkd.distributed import sum_over_ranks, world_size
 from fastkd.stages import StageLoss
 
 
-class Meter:
-    """Sums of loss terms and hits over the steps since the last `clear`."""
+@dataclass(frozen=True)
+class Totals:
+    """Sums over steps and ranks, on the host."""
 
-    def __init__(self) -> None:
-        self.clear()
+    sums: dict[str, float]
+    hits: tuple[int, int]
+    steps: int
+    images: int
 
-    def clear(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.hits: Tensor | None = None
-        self.steps = 0
-        self.images = 0
+    def since(self, earlier: "Totals | None") -> "Totals":
+        if earlier is None:
+            return self
+        sums = {name: value - earlier.sums[name] for name, value in self.sums.items()}
+        hits = (self.hits[0] - earlier.hits[0], self.hits[1] - earlier.hits[1])
+        return Totals(sums, hits, self.steps - earlier.steps, self.images - earlier.images)
 
-    def add(self, loss: StageLoss, images: int) -> None:
-        for name, value in {"loss": loss.total, **loss.terms}.items():
-            self.sums[name] = self.sums[name] + value.double() if name in self.sums else value.double()
-        self.hits = loss.hits if self.hits is None else self.hits + loss.hits
-        self.steps += 1
-        self.images += images
-
-    def read(self) -> dict[str, float]:
-        """Means over the steps of every term; `top1` and `top5` as fractions of the images. Waits for the device."""
+    def means(self) -> dict[str, float]:
+        """Means over the steps of every term; `top1` and `top5` as fractions of the images."""
         if not self.steps:
             return {}
-        assert self.hits is not None
-        values = {name: value.item() / self.steps for name, value in self.sums.items()}
-        top1, top5 = (self.hits.double() / self.images).tolist()
-        return values | {"top1": top1, "top5": top5}
+        values = {name: value / self.steps for name, value in self.sums.items()}
+        return values | {"top1": self.hits[0] / self.images, "top5": self.hits[1] / self.images}
+
+
+class Meter:
+    """Sums of loss terms and hits since the last `clear`; adding changes tensors in place and waits for nothing."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.sums: dict[str, Tensor] = {}
+        self.hits = torch.zeros(2, dtype=torch.int64, device=device)
+        self.steps = 0
+        self.images = 0
+        """Of the whole batches, over all ranks."""
+
+    def add(self, loss: StageLoss) -> None:
+        for name, value in {"loss": loss.total, **loss.terms}.items():
+            if name not in self.sums:
+                self.sums[name] = torch.zeros((), dtype=torch.float64, device=self.device)
+            self.sums[name].add_(value.detach())
+        self.hits.add_(loss.hits)
+
+    def count(self, images: int) -> None:
+        """One more step, on so many images of this rank."""
+        self.steps += 1
+        self.images += images * world_size()
+
+    def clear(self) -> None:
+        for value in (*self.sums.values(), self.hits):
+            value.zero_()
+        self.steps = self.images = 0
+
+    def read(self) -> Totals:
+        """Waits for the device."""
+        names = list(self.sums)
+        values = torch.stack([self.sums[name] for name in names]) if names else torch.zeros(0, device=self.device)
+        means = (sum_over_ranks(values) / world_size()).tolist()
+        top1, top5 = sum_over_ranks(self.hits.clone()).tolist()
+        return Totals(dict(zip(names, means, strict=True)), (top1, top5), self.steps, self.images)
 
     def state(self) -> dict:
         return {"sums": self.sums, "hits": self.hits, "steps": self.steps, "images": self.images}
 
-    def load(self, state: dict, device: torch.device) -> None:
-        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
-        self.hits = None if state["hits"] is None else state["hits"].to(device)
+    def load(self, state: dict) -> Self:
+        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.hits = state["hits"].to(self.device)
         self.steps, self.images = state["steps"], state["images"]
+        return self

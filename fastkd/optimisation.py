@@ -1,13 +1,16 @@
 """The optimiser of a stage and its learning rate, which is a table over the steps."""
 
+import copy
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.optim.swa_utils
 from torch import Tensor
 
 from fastkd.errors import UserError
+from fastkd.networks.base import Network
 from fastkd.stages import Stage
 
 
@@ -32,6 +35,14 @@ class Training:
     """A linear rise to `lr`: one level an epoch, or one a step."""
     drop_last: bool = True
     """Leave out the last, shorter batch of an epoch; the papers' code trains on it."""
+    accumulate: int = 1
+    """Forward and backward in so many parts of the batch, to save memory; BatchNorm sees the parts one by one."""
+    clip_norm: float | None = None
+    """Largest norm of the whole gradient."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights, evaluated and saved beside them; 0 is none."""
+    sync_batchnorm: bool = False
+    """Statistics over all processes; on GPUs only."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -42,6 +53,12 @@ class Training:
             raise UserError(f"warm-up takes 0 to {self.epochs} epochs, got {self.warmup_epochs}")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise UserError(f"milestones rise, got {list(self.milestones)}")
+        if self.accumulate < 1 or self.batch_size % self.accumulate:
+            raise UserError(f"a batch of {self.batch_size} images does not divide into {self.accumulate} parts")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UserError(f"the gradient is clipped to a norm above 0, got {self.clip_norm}")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"the decay of the averaged weights is 0 to 1, got {self.ema}")
         if self.nesterov and self.optimizer != "sgd":
             raise UserError("Nesterov momentum belongs to SGD")
 
@@ -92,6 +109,29 @@ def build_optimizer(stage: Stage, training: Training, device: torch.device) -> t
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: Tensor) -> None:
     for group in optimizer.param_groups:
         group["lr"].copy_(rate * group["lr_factor"])
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
+    """In place, without anything waiting for the device."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, norm, foreach=True)
+
+
+class WeightAverage:
+    """An exponential moving average of a network's weights: a copy of the network, in eval mode."""
+
+    def __init__(self, network: Network, decay: float):
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        # `swa_utils.AveragedModel` reads its step count on the host; its multi-tensor update does not.
+        self.average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def update(self, network: Network) -> None:
+        averaged: Any = list(self.network.parameters())
+        live: Any = [parameter.detach() for parameter in network.parameters()]
+        self.average(averaged, live, 0)
+        for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
+            mine.copy_(theirs)
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -85,6 +85,14 @@ class Options:
     warmup_by: Literal["epoch", "iteration"] | None = None
     drop_last: bool | None = None
     """Leave out the last, shorter batch of an epoch."""
+    accumulate: int | None = None
+    """Take each batch in so many parts, to save memory."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient."""
+    ema: float | None = None
+    """Also average the weights, with this decay."""
+    sync_batchnorm: bool | None = None
+    """BatchNorm over all processes (GPUs only)."""
 
     # Images
     image_size: int | None = None
@@ -113,6 +121,16 @@ class Options:
     threads: int | None = None
     """Of the CPU (default: all cores)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: Literal["auto", "blocks", "whole", "off"] | None = None
+    """torch.compile, block by block or the whole stage (default: blocks on a GPU)."""
+    precision: Literal["auto", "float32", "bfloat16"] | None = None
+    """Of convolutions and matrix products (default: bfloat16 on a GPU)."""
+    channels_last: Literal["auto", "on", "off"] | None = None
+    """Memory layout (default: on a GPU)."""
+    fold: Literal["auto", "on", "off"] | None = None
+    """Fold a frozen teacher's BatchNorm into its convolutions (default: on a GPU)."""
+    deterministic: bool | None = None
+    """Bit-equal runs on a GPU, at some cost."""
     tensorboard: bool = False
     """Also write TensorBoard files."""
     dry_run: bool = False
@@ -159,7 +177,7 @@ def refuse_other_recipe(saved: Recipe, options: Options, arguments: list[str]) -
 
 def _deviations(base: Recipe, resolved: Recipe) -> list[str]:
     """In what a recipe differs from the paper's, in words."""
-    free = {"data", "seed", "seeds", "threads", "eval_every", "keep_epochs"}
+    free = {"data", "seed", "seeds", "threads", "eval_every", "keep_epochs", "execution"}
     words = []
     for place, before, after in differences(recipe_to_plain(base), recipe_to_plain(resolved)):
         if place.split(".")[0] not in free and not place.endswith((".file", ".sha256", ".published")):
@@ -200,8 +218,15 @@ def with_absolute_path(data: str) -> str:
 def _overridden(recipe: Recipe, options: Options) -> Recipe:
     own = _given(options, "image_size", "limit_train", "seed", "seeds", "eval_every", "keep_epochs", "threads")
     image = _given(options, "crop", "crop_padding", "flip", "rotation")
+    speed = _given(options, "compile", "precision", "channels_last", "fold", "deterministic")
     stages = tuple(_overridden_stage(stage, options) for stage in recipe.stages)
-    return replace(recipe, **own, stages=stages, augmentation=replace(recipe.augmentation, **image))
+    return replace(
+        recipe,
+        **own,
+        stages=stages,
+        augmentation=replace(recipe.augmentation, **image),
+        execution=replace(recipe.execution, **speed),
+    )
 
 
 def _overridden_stage(stage: StageRecipe, options: Options) -> StageRecipe:
@@ -222,7 +247,8 @@ def _overridden_stage(stage: StageRecipe, options: Options) -> StageRecipe:
 
 def _overridden_training(training: Training, stage: str, options: Options) -> Training:
     names = ("batch_size", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule", "factor")
-    given = _given(options, *names, "milestones", "warmup_epochs", "warmup_by", "drop_last")
+    given = _given(options, *names, "milestones", "warmup_epochs", "warmup_by", "drop_last", "accumulate")
+    given |= _given(options, "clip_norm", "ema", "sync_batchnorm")
     epochs = options.epochs
     if stage == "teacher" and options.teacher_epochs is not None:
         epochs = options.teacher_epochs

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from fastkd.data import Augmentation
 from fastkd.errors import UserError
+from fastkd.execution import Execution
 from fastkd.files import read_json
 from fastkd.methods import find_method, split_methods
 from fastkd.optimisation import Training
@@ -85,6 +86,7 @@ class Recipe:
     """Epochs after which a stage's weights are kept, for `--teacher RUN@EPOCH`."""
     threads: int | None = None
     """Of the CPU, which the last bits of a result depend on; None: as many as there are cores."""
+    execution: Execution = field(default_factory=Execution)
     deviations: tuple[str, ...] = ()
     """In what this recipe differs from the published one; only without any may a result stand beside the paper's."""
 

@@ -73,7 +73,7 @@ def _results(run: Loaded) -> str:
     if not found:
         return title + "<p>No stage is finished yet.</p>"
     seeds = f"mean ± standard deviation over {len(run.results)} seeds" if len(run.results) > 1 else "one seed"
-    note = f"<p>Top-1 on the test set after the last epoch, in percent; {seeds}. The best epoch is that of the test set: no result.</p>"
+    note = f"<p>Top-1 on the test set after the last epoch, in percent; {seeds}. The best epoch is no result.</p>"
     with_paper = any(row.published for row in found)
     paper = ("paper",) if with_paper else ()
     heads = ("", "network", "top-1", *paper, "KL to teacher", "CKA", "same top-1", "best epoch")
@@ -167,7 +167,8 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1000px; padding: 0 1rem; color: #1f2937 }
 h2 { margin-top: 2.2rem } small { color: #6b7280; font-weight: normal }
-table { border-collapse: collapse } td, th { padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #e5e7eb; white-space: nowrap }
+table { border-collapse: collapse }
+td, th { padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #e5e7eb; white-space: nowrap }
 td:nth-child(n+3) { font-variant-numeric: tabular-nums }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 1rem }
 figure { margin: 0 } svg { width: 100%; font: 11px system-ui, sans-serif; fill: #4b5563 }

@@ -1,9 +1,12 @@
 """How alike two networks are on a test set: KL divergence, CKA and top-1 agreement (SFTN, Table 8)."""
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastkd.distributed import sum_over_ranks
 from fastkd.networks.base import Output
 
 
@@ -23,6 +26,13 @@ class LinearCKA:
         self.products = {name: value + self.products.get(name, 0) for name, value in new.items()}
         self.count += len(x)
 
+    def reduced(self) -> Self:
+        """The sums over all ranks, each of which must have added something."""
+        for value in self.products.values():
+            sum_over_ranks(value)
+        self.count = int(sum_over_ranks(torch.tensor(self.count)).item())
+        return self
+
     def value(self) -> Tensor:
         """In 0 … 1; NaN where one of them is constant."""
         p = self.products
@@ -36,24 +46,30 @@ class LinearCKA:
 class Similarity:
     """Between a teacher and a student, from their outputs on the same batches."""
 
-    def __init__(self) -> None:
-        self.count, self.kl, self.agreement = 0, torch.zeros(()), torch.zeros(())
+    def __init__(self, device: torch.device | str = "cpu"):
+        self.kl = torch.zeros((), dtype=torch.float64, device=device)
+        self.agreement = torch.zeros((), dtype=torch.int64, device=device)
         self.cka = LinearCKA()
 
     def add(self, teacher: Output, student: Output) -> None:
         log_p = F.log_softmax(teacher.logits.double(), dim=1)
         log_q = F.log_softmax(student.logits.double(), dim=1)
-        self.kl = self.kl.to(log_p.device) + F.kl_div(log_q, log_p, reduction="sum", log_target=True)
-        agree = teacher.logits.argmax(1) == student.logits.argmax(1)
-        self.agreement = self.agreement.to(log_p.device) + agree.sum()
+        self.kl += F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+        self.agreement += (teacher.logits.argmax(1) == student.logits.argmax(1)).sum()
         self.cka.add(teacher.embedding, student.embedding)
-        self.count += len(log_p)
+
+    def reduced(self) -> Self:
+        """Over all ranks."""
+        sum_over_ranks(self.kl)
+        sum_over_ranks(self.agreement)
+        self.cka.reduced()
+        return self
 
     def read(self) -> dict[str, float]:
         """`kl`: mean KL(teacher ‖ student) in nats at temperature 1; `cka`: of the embeddings; `agreement`: the
         fraction of images on which both rank the same class first."""
         return {
-            "kl": self.kl.item() / self.count,
+            "kl": self.kl.item() / self.cka.count,
             "cka": self.cka.value().item(),
-            "agreement": self.agreement.item() / self.count,
+            "agreement": self.agreement.item() / self.cka.count,
         }

@@ -23,6 +23,9 @@ class StageLoss(NamedTuple):
 class Stage(nn.Module):
     """Base of all stages."""
 
+    network: Network
+    """What is kept of the stage: trained here, evaluated, saved."""
+
     def forward(self, batch: Batch) -> StageLoss:
         raise NotImplementedError
 
@@ -58,7 +61,7 @@ class StudentAware(Stage):
 
     def __init__(self, teacher: Network, branches: nn.ModuleDict, loss: SFTNLoss):
         super().__init__()
-        self.teacher, self.branches, self.loss = teacher, branches, loss
+        self.network, self.branches, self.loss = teacher, branches, loss
 
     def forward(self, batch: Batch) -> StageLoss:
         teacher_logits, branch_logits = self._logits(batch.images[0])
@@ -72,7 +75,7 @@ class StudentAware(Stage):
         return {"teacher": teacher_logits, **dict(zip(names, branch_logits, strict=True))}
 
     def _logits(self, images_BCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
-        output = self.teacher(images_BCHW)
+        output = self.network(images_BCHW)
         branches = [branch(output.features[int(block) - 1]).logits for block, branch in self.branches.items()]
         return output.logits, branches
 
@@ -88,7 +91,7 @@ class Distill(Stage):
         self, student: Network, teachers: Sequence[Network], methods: dict[str, Method], name: str = "student"
     ):
         super().__init__()
-        self.student, self.name = student, name
+        self.network, self.name = student, name
         self.methods = nn.ModuleDict({_module_name(key): method for key, method in methods.items()})
         self.teachers = tuple(teacher.eval().requires_grad_(False) for teacher in teachers)
         self.preacts = any(method.needs_preacts for method in methods.values())
@@ -97,7 +100,7 @@ class Distill(Stage):
         images = batch.images[0]
         with torch.no_grad():
             teachers = tuple(teacher(images, preacts=self.preacts) for teacher in self.teachers)
-        student = self.student(images, preacts=self.preacts)
+        student = self.network(images, preacts=self.preacts)
         total, terms, hits = torch.zeros((), device=images.device), {}, None
         for name, method in self.methods.items():
             loss = method(student, teachers, batch)
@@ -110,7 +113,7 @@ class Distill(Stage):
         return StageLoss(total, terms, hits)
 
     def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        return {self.name: self.student(images_BCHW).logits}
+        return {self.name: self.network(images_BCHW).logits}
 
     def begin_epoch(self, epoch: int) -> None:
         for method in self.methods.values():

@@ -1,18 +1,30 @@
 """One optimisation step: raw batch, augmentation, stage, backward, optimiser, counters."""
 
+import contextlib
+import time
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from fastkd.data.base import RawBatch
-from fastkd.optimisation import set_learning_rate
+from fastkd.compilation import compile_stage, undo_compile
+from fastkd.data.base import Batch, RawBatch
+from fastkd.distributed import any_rank, world_size
+from fastkd.execution import Resolved
+from fastkd.meter import Meter
+from fastkd.optimisation import Training, WeightAverage, clip_gradients, learning_rates, set_learning_rate
+from fastkd.snapshot import Snapshot
 from fastkd.stages import Stage, StageLoss
+
+PLAIN = Resolved(compile="off", bfloat16=False, channels_last=False, fold=False, deterministic=False)
 
 
 class Step:
-    """`step(raw)` trains on one raw batch and returns its loss terms and hits, still on the device.
+    """`step(raw)` trains on one raw batch; its loss terms and hits are added to `meter`, still on the device.
 
-    Nothing in it waits for the device. A loss that is not finite changes no weight; the first such step is kept in
-    `first_bad_step` (-1 while there is none) for the trainer's next look.
+    Nothing in it waits for the device, and everything it changes is changed in place. A loss that is not finite changes
+    no weight; the first such step is kept in `first_bad_step` (-1 while there is none) for the trainer's next look.
     """
 
     def __init__(
@@ -20,33 +32,121 @@ class Step:
         stage: Stage,
         prepare: nn.Module,
         optimizer: torch.optim.Optimizer,
-        learning_rates: Tensor,
+        training: Training,
+        steps_per_epoch: int,
         device: torch.device,
+        execution: Resolved = PLAIN,
     ):
-        self.stage, self.prepare, self.optimizer, self.device = stage, prepare, optimizer, device
-        self.learning_rates = learning_rates.to(device)
+        self.stage, self.prepare, self.optimizer, self.training = stage, prepare, optimizer, training
+        self.device, self.execution = device, execution
+        self.learning_rates = learning_rates(training, steps_per_epoch).to(device)
         self.step = torch.zeros((), dtype=torch.int64, device=device)
         self.epoch = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.bad_terms: dict[str, Tensor] = {}
         """The terms of that step."""
+        self.meter = Meter(device)
+        self.average = WeightAverage(stage.network, training.ema) if training.ema else None
+        self.module: nn.Module = stage
+        if world_size() > 1:
+            ids = [device] if device.type == "cuda" else None
+            # BatchNorm statistics are each rank's own; rank 0's are shared before evaluation and saving.
+            self.module = DistributedDataParallel(
+                stage, device_ids=ids, broadcast_buffers=False, static_graph=training.accumulate == 1
+            )
+        self.batch_size = training.batch_size // world_size()
 
-    def __call__(self, raw: RawBatch) -> StageLoss:
-        batch = self.prepare(raw.to(self.device), self.step, self.epoch)
-        loss = self.stage(batch)
-        loss.total.backward()
-        bad = ~loss.total.detach().isfinite()
-        self._keep_first_bad(bad, {"loss": loss.total.detach(), **loss.terms})
+    def __call__(self, raw: RawBatch) -> None:
+        # Another size than the one that was compiled for would compile once more: it runs as plain PyTorch.
+        odd = self.execution.compile != "off" and len(raw.index) != self.batch_size
+        with torch.compiler.set_stance("force_eager") if odd else contextlib.nullcontext():
+            self._train(raw.to(self.device))
+        self.meter.count(len(raw.index))
+
+    def warm_up(self, raw: RawBatch) -> tuple[float, str]:
+        """Compiles, on a snapshot, so that it is no training: seconds, and why it is off where it could not be done."""
+        if self.execution.compile == "off":
+            return 0.0, ""
+        counters = [self.step, self.epoch, self.first_bad_step, self.meter.hits]
+        averaged = [self.average.network] if self.average else []
+        snapshot = Snapshot([self.stage, self.prepare, *averaged], self.optimizer, counters)
+        started = time.perf_counter()
+        compile_stage(self.stage, self.execution.compile)
+        why = ""
+        try:
+            self._train(raw.to(self.device))
+        except Exception as error:  # whatever the compiler may raise: training goes on without it
+            undo_compile(self.stage)
+            self.execution = self.execution._replace(compile="off")
+            first_lines = " ".join(str(error).split("\n")[:2]).strip()
+            why = f"not compiled: {type(error).__name__}: {first_lines}"
+        snapshot.restore()
+        self.meter.clear()
+        return time.perf_counter() - started, why
+
+    def _train(self, raw: RawBatch) -> None:
+        batch = self.prepare(raw, self.step, self.epoch)
+        loss = self._accumulated(batch)
+        bad = any_rank(~loss.total.isfinite())
+        self._keep_first_bad(bad, {"loss": loss.total, **loss.terms})
+        if self.training.clip_norm is not None:
+            clip_gradients(self.optimizer, self.training.clip_norm)
         # The fused optimisers skip the update where this is 1.
         self.optimizer.found_inf = bad.to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
         set_learning_rate(self.optimizer, self.learning_rates[self.step])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.step = self.step + 1
+        if self.average is not None:
+            self.average.update(self.stage.network)
+        self.meter.add(loss)
+        self.step.add_(1)
+
+    def _accumulated(self, batch: Batch) -> StageLoss:
+        """The batch in `accumulate` parts, one after the other; gradients and terms are those of their mean."""
+        parts = self.training.accumulate
+        if parts == 1:
+            return self._forward_backward(batch, 1.0)
+        losses = []
+        for number in range(parts):
+            images, labels, index = (
+                value.chunk(parts, dim=axis)[number]
+                for value, axis in ((batch.images, 1), (batch.labels, 0), (batch.index, 0))
+            )
+            with self._without_reduction(number + 1 < parts):
+                part = batch._replace(images=images, labels=labels, index=index)
+                losses.append(self._forward_backward(part, 1 / parts))
+        terms = {name: torch.stack([loss.terms[name] for loss in losses]).mean() for name in losses[0].terms}
+        total, hits = torch.stack([loss.total for loss in losses]).mean(), torch.stack([loss.hits for loss in losses])
+        return StageLoss(total, terms, hits.sum(0))
+
+    def _forward_backward(self, batch: Batch, weight: float) -> StageLoss:
+        with self.forward_context():
+            if self.execution.channels_last:
+                views, count = batch.images.shape[:2]
+                images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+                batch = batch._replace(images=images.unflatten(0, (views, count)))
+            loss: StageLoss = self.module(batch)
+        (loss.total * weight if weight != 1.0 else loss.total).backward()
         return StageLoss(loss.total.detach(), loss.terms, loss.hits)
+
+    @contextlib.contextmanager
+    def forward_context(self) -> Iterator[None]:
+        """The precision of a forward pass, in training as in evaluation."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.execution.bfloat16):
+            yield
+
+    @contextlib.contextmanager
+    def _without_reduction(self, wanted: bool) -> Iterator[None]:
+        if wanted and isinstance(self.module, DistributedDataParallel):
+            with self.module.no_sync():
+                yield
+        else:
+            yield
 
     def _keep_first_bad(self, bad: Tensor, terms: dict[str, Tensor]) -> None:
         first = bad & (self.first_bad_step < 0)
-        self.first_bad_step = torch.where(first, self.step, self.first_bad_step)
+        self.first_bad_step.copy_(torch.where(first, self.step, self.first_bad_step))
         for name, value in terms.items():
-            self.bad_terms[name] = torch.where(first, value, self.bad_terms.get(name, value))
+            if name not in self.bad_terms:
+                self.bad_terms[name] = torch.zeros((), dtype=torch.float64, device=self.device)
+            self.bad_terms[name].copy_(torch.where(first, value.detach().double(), self.bad_terms[name]))

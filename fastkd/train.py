@@ -8,21 +8,27 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastkd import environment, options
+from fastkd import distributed, environment, options
+from fastkd.building import Builder, open_data
 from fastkd.command import command
 from fastkd.display import Display
 from fastkd.environment import pick_device
 from fastkd.errors import UserError
+from fastkd.execution import resolve
 from fastkd.interrupt import Stopped, interruptible
 from fastkd.recipe import Recipe
 from fastkd.report import write_report
-from fastkd.run import Run, carry_out, check, create_folder, open_data, open_run
+from fastkd.run import Run, carry_out, check, create_folder, open_run
 from fastkd.table import print_table
 
 
 def main(arguments: list[str]) -> int:
     chosen = options.parse(arguments)
-    device = pick_device(chosen.device)
+    with distributed.processes(pick_device(chosen.device)) as device:
+        return _main(chosen, arguments, device)
+
+
+def _main(chosen: options.Options, arguments: list[str], device: torch.device) -> int:
     if chosen.resume is not None:
         folder = chosen.resume
         recipe = open_run(folder)
@@ -32,11 +38,12 @@ def main(arguments: list[str]) -> int:
         recipe = options.recipe_of(chosen)
         if chosen.dry_run:
             return _dry_run(recipe, device)
-        folder = chosen.run or Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        now = distributed.from_main(f"{datetime.now():%Y%m%d-%H%M%S}")
+        folder = chosen.run or Path("runs") / f"{recipe.name}-{now}"
         data = open_data(recipe)
-        check(recipe, data, Display())  # a mistake leaves no folder behind
-        create_folder(folder, recipe)
-    with Display() as display, interruptible() as interrupt:
+        check(recipe, data)  # a mistake leaves no folder behind
+        distributed.on_main(lambda: create_folder(folder, recipe))
+    with Display(silent=not distributed.is_main()) as display, interruptible() as interrupt:
         display.note(_header(recipe, folder, device))
         try:
             results = carry_out(
@@ -54,16 +61,22 @@ def main(arguments: list[str]) -> int:
         except torch.OutOfMemoryError as error:
             batch = recipe.stages[-1].training
             size = f" (now {batch.batch_size})" if batch else ""
-            raise UserError(f"out of memory on {device}: lower --batch-size{size} or --image-size") from error
-    write_report([folder], folder / "report.html")
-    print_table(recipe, results, folder)
+            knobs = f"raise --accumulate, or lower --batch-size{size} or --image-size"
+            raise UserError(f"out of memory on {device}: {knobs}") from error
+    if distributed.is_main():
+        write_report([folder], folder / "report.html")
+        print_table(recipe, results, folder)
     return 0
 
 
 def _header(recipe: Recipe, folder: Path, device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    threads = recipe.threads or environment.cores()
-    lines = [f"{recipe.name}  on {name}, {threads} threads, {recipe.data}, {recipe.image_size} pixels  ->  {folder}"]
+    count = distributed.world_size()
+    threads = recipe.threads or max(1, environment.cores() // distributed.local_processes())
+    where = f"{count} processes, each on {name} with {threads} threads" if count > 1 else f"{name}, {threads} threads"
+    lines = [f"{recipe.name}  on {where}, {recipe.data}, {recipe.image_size} pixels  ->  {folder}"]
+    resolved, why = resolve(recipe.execution, device)
+    lines.append(f"  {resolved.words()}" + (f" ({why})" if why else ""))
     for stage in recipe.stages:
         training = stage.training
         if training is None:
@@ -74,15 +87,17 @@ def _header(recipe: Recipe, folder: Path, device: torch.device) -> str:
             what += f" with branches of {stage.branches.network}"
         if stage.teachers:
             what += f" from {' and '.join(stage.teachers)} by {stage.method}"
-        rate = f"{training.optimizer} lr {training.lr:g} for the whole batch of {training.batch_size}"
+        share = f" ({training.batch_size // count} a process)" if count > 1 else ""
+        rate = f"{training.optimizer} lr {training.lr:g} for the whole batch of {training.batch_size}{share}"
         lines.append(f"  {stage.name}: {what}, {training.epochs} epochs, {rate}")
     return "\n".join(lines)
 
 
 def _dry_run(recipe: Recipe, device: torch.device) -> int:
     with Display() as display, interruptible() as interrupt:
-        run = Run(recipe, Path(), open_data(recipe), recipe.seed, device=device, display=display, interrupt=interrupt)
-        rows = run.dry_run()
+        execution, _ = resolve(recipe.execution, device)
+        builder = Builder(recipe, open_data(recipe), recipe.seed, device, execution)
+        rows = Run(builder, Path(), display=display, interrupt=interrupt).dry_run()
     table = Table(title=f"{recipe.name}: one step of every stage on {device}", title_justify="left")
     for heading in ("stage", "network", "parameters", "trained", "loss", "images/s", "peak memory"):
         table.add_column(heading, justify="right")

@@ -1,27 +1,32 @@
 """One stage: epochs, evaluation, checkpoints, log."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastkd.data import Source
-from fastkd.display import Display
+from fastkd.display import Display, duration
+from fastkd.distributed import agreed, from_all, is_main, rank, share_buffers, wait_for_all, world_size
 from fastkd.errors import UserError
 from fastkd.evaluation import Accuracy, accuracies
+from fastkd.execution import Resolved
 from fastkd.files import read_state, write_state
 from fastkd.interrupt import Interrupt, Stopped
 from fastkd.log import MetricsLog
-from fastkd.meter import Meter
-from fastkd.optimisation import Training, build_optimizer, learning_rates, load_optimizer_state
-from fastkd.stages import Stage, StageLoss
-from fastkd.step import Step
+from fastkd.meter import Totals
+from fastkd.optimisation import Training, build_optimizer, load_optimizer_state
+from fastkd.stages import Stage
+from fastkd.step import PLAIN, Step
 
 CHECKPOINT_FORMAT = 1
 CHECKPOINT_SECONDS = 600.0  # of training between checkpoints inside an epoch
 LOG_STEPS = 100  # between the records inside an epoch
+AGREE_STEPS = 8  # between the steps at which the ranks agree on whether one of them was asked to stop
 
 
 @dataclass
@@ -41,6 +46,8 @@ class Progress:
 
 
 class Trainer:
+    """Carries out one stage. With several processes every rank has one; rank 0 writes."""
+
     def __init__(
         self,
         name: str,
@@ -56,6 +63,7 @@ class Trainer:
         interrupt: Interrupt,
         title: str | None = None,
         eval_every: int = 1,
+        execution: Resolved = PLAIN,
     ):
         self.name, self.stage, self.training, self.train_source, self.test_source = name, stage, training, train, test
         self.device, self.display, self.interrupt = device, display, interrupt
@@ -64,16 +72,21 @@ class Trainer:
         self.steps_per_epoch = train.loader.steps
         for module in (stage, train.prepare, test.prepare):
             module.to(device)
+        if execution.channels_last:
+            stage.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = build_optimizer(stage, training, device)
-        rates = learning_rates(training, self.steps_per_epoch)
-        self.step = Step(stage, train.prepare, self.optimizer, rates, device)
-        self.progress, self.meter, self.recent = Progress(), Meter(), Meter()
+        self.step = Step(stage, train.prepare, self.optimizer, training, self.steps_per_epoch, device, execution)
+        self.progress = Progress()
+        self.logged: Totals | None = None
+        """What the meter read at the last record inside the epoch."""
         self.saved_at = time.monotonic()
 
-    def fit(self, after_epoch=lambda epoch: None) -> Progress:
+    def fit(self, after_epoch: Callable[[int], None] = lambda epoch: None) -> Progress:
         """Trains to the last epoch, from the checkpoint where there is one; calls `after_epoch(epochs done)`."""
         if self.checkpoint.exists():
             self._load()
+        if self.progress.epoch < self.training.epochs:
+            self.warm_up()
         while self.progress.epoch < self.training.epochs:
             self._epoch()
             after_epoch(self.progress.epoch)
@@ -81,59 +94,89 @@ class Trainer:
             self._stop_if_asked()
         return self.progress
 
-    def one_step(self) -> StageLoss:
-        """The first step of a training, for a dry run: nothing is written."""
+    def warm_up(self) -> None:
+        """Compiles, where that is on; not a step of the training."""
+        if self.step.execution.compile == "off":
+            return
         self.stage.train()
-        return self.step(next(iter(self.train_source.loader.epoch(0))))
+        seconds, why = self.step.warm_up(next(iter(self.train_source.loader.epoch(0))))
+        self.display.note(f"{self.title}  {why or f'compiled in {duration(seconds)}'}")
+
+    def one_step(self) -> float:
+        """The first step of a training, for a dry run: its loss."""
+        self.stage.train()
+        self.step(next(iter(self.train_source.loader.epoch(0))))
+        return self.step.meter.read().means()["loss"]
 
     def _epoch(self) -> None:
-        progress = self.progress
-        epoch_started = started = time.monotonic()
+        progress, meter = self.progress, self.step.meter
+        started = logged_at = time.monotonic()
         first_step = progress.step
         self.stage.train()
         self.stage.begin_epoch(progress.epoch)
         self.step.epoch.fill_(progress.epoch)
-        self.recent.clear()
         for raw in self.train_source.loader.epoch(progress.epoch, start=progress.step):
-            loss = self.step(raw)
-            for meter in (self.meter, self.recent):
-                meter.add(loss, len(raw.index))
+            self.step(raw)
             progress.step += 1
-            finished = progress.step == self.steps_per_epoch
-            if not finished and progress.step % LOG_STEPS == 0:
-                self._log_steps(time.monotonic() - started)
-                started = time.monotonic()
-            if self.display.due():
-                self._show(time.monotonic() - epoch_started, progress.step - first_step)
-            late = time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
-            if not finished and (late or self.interrupt.requested):
-                progress.seconds += time.monotonic() - epoch_started
-                epoch_started, first_step = time.monotonic(), progress.step
+            if progress.step == self.steps_per_epoch:
+                break
+            if progress.step % LOG_STEPS == 0:
+                self._log_steps(time.monotonic() - logged_at)
+                logged_at = time.monotonic()
+            if self._due():
+                self._show(time.monotonic() - started, progress.step - first_step)
+            if self._should_save():
+                progress.seconds += time.monotonic() - started
+                started, first_step = time.monotonic(), progress.step
                 self._save()
                 self._stop_if_asked()
         self._check_finite()
-        train = self.meter.read()
-        trained = time.monotonic() - epoch_started
-        rate = (progress.step - first_step) * self.training.batch_size / max(trained, 1e-9)
+        train = meter.read().means()
+        rate = (progress.step - first_step) * self.training.batch_size / max(time.monotonic() - started, 1e-9)
         progress.epoch, progress.step = progress.epoch + 1, 0
-        if progress.epoch % self.eval_every == 0 or progress.epoch == self.training.epochs:
+        share_buffers(self.stage)
+        if self._evaluation_is_due():
             self._evaluate()
-        progress.seconds += time.monotonic() - epoch_started
-        self.meter.clear()
+        progress.seconds += time.monotonic() - started
+        meter.clear()
+        self.logged = None
         self._log_epoch(train, rate)
+
+    def _evaluation_is_due(self) -> bool:
+        return self.progress.epoch % self.eval_every == 0 or self.progress.epoch == self.training.epochs
+
+    def _due(self) -> bool:
+        """Whether to read the live numbers; with several processes all of them must, so only at agreed steps."""
+        if world_size() == 1:
+            return self.display.due()
+        return self.progress.step % LOG_STEPS == 0
+
+    def _should_save(self) -> bool:
+        """In the middle of an epoch: after long, or because somebody asked the run to stop."""
+        wanted = bool(self.interrupt.requested) or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        if world_size() == 1:
+            return wanted
+        return self.progress.step % AGREE_STEPS == 0 and agreed(wanted)
 
     def _evaluate(self) -> None:
         self.stage.eval()
         progress = self.progress
-        progress.test = accuracies(self.stage.predictions, self.test_source, self.device)
+        with self.step.forward_context():
+            progress.test = accuracies(self._predictions, self.test_source, self.device)
         main = next(iter(progress.test.values()))
         top1 = main["top1"] / main["samples"]
         if not progress.best or top1 > progress.best["top1"]:
             progress.best = {"epoch": progress.epoch, "top1": top1}
 
+    def _predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        found = self.stage.predictions(images_BCHW)
+        if self.step.average is not None:
+            found[f"{self.name} (ema)"] = self.step.average.network(images_BCHW).logits
+        return found
+
     def _log_epoch(self, train: dict[str, float], rate: float) -> None:
         progress = self.progress
-        evaluated = progress.epoch % self.eval_every == 0 or progress.epoch == self.training.epochs
+        evaluated = self._evaluation_is_due()
         step = progress.epoch * self.steps_per_epoch
         record = {
             "stage": self.name,
@@ -145,7 +188,7 @@ class Trainer:
             "images_per_second": rate,
             "seconds": progress.seconds,
         }
-        self.log.append(record)
+        self._record(record)
         main = next(iter(progress.test.values())) if evaluated else None
         test = f"  test {main['top1'] / main['samples']:.2%}" if main else ""
         self.display.note(
@@ -154,12 +197,17 @@ class Trainer:
         )
 
     def _log_steps(self, seconds: float) -> None:
-        rate = self.recent.images / max(seconds, 1e-9)
-        step = self.progress.epoch * self.steps_per_epoch + self.progress.step
         self._check_finite()
-        record = {"stage": self.name, "step": step, "train": self.recent.read(), "images_per_second": rate}
-        self.log.append(record)
-        self.recent.clear()
+        totals = self.step.meter.read()
+        recent = totals.since(self.logged)
+        self.logged = totals
+        step = self.progress.epoch * self.steps_per_epoch + self.progress.step
+        rate = recent.images / max(seconds, 1e-9)
+        self._record({"stage": self.name, "step": step, "train": recent.means(), "images_per_second": rate})
+
+    def _record(self, record: dict[str, Any]) -> None:
+        if is_main():
+            self.log.append(record)
 
     def _show(self, seconds: float, steps: int) -> None:
         self._check_finite()
@@ -167,7 +215,8 @@ class Trainer:
         total = self.training.epochs * self.steps_per_epoch
         per_step = seconds / max(steps, 1)
         rate = self.training.batch_size / max(per_step, 1e-9)
-        self.display.live(self.title, done, total, self.meter.read(), rate, (total - done) * per_step)
+        values = self.step.meter.read().means()
+        self.display.live(self.title, done, total, values, rate, (total - done) * per_step)
 
     def _check_finite(self) -> None:
         bad = self.step.first_bad_step.item()
@@ -184,25 +233,32 @@ class Trainer:
 
     def _save(self) -> None:
         self._check_finite()
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        write_state(
-            self.checkpoint,
-            {
+        share_buffers(self.stage)
+        meters, rngs = from_all(self.step.meter.state()), from_all(self._rng_state())
+        if is_main():
+            state = {
                 "format": CHECKPOINT_FORMAT,
                 "stage": self.name,
                 "progress": asdict(self.progress),
                 "global_step": self.step.step.item(),
                 "model": self.stage.state_dict(),
                 "optimizer": self.optimizer.state_dict()["state"],
-                "meter": self.meter.state(),
-                "rng": rng,
+                "meters": meters,
+                "rngs": rngs,
                 "threads": torch.get_num_threads(),
                 "metrics_bytes": self.log.size(),
-            },
-        )
+            }
+            if self.step.average is not None:
+                state["average"] = self.step.average.network.state_dict()
+            write_state(self.checkpoint, state)
+        wait_for_all()
         self.saved_at = time.monotonic()
+
+    def _rng_state(self) -> dict[str, Tensor]:
+        state = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
 
     def _load(self) -> None:
         state = read_state(self.checkpoint)
@@ -220,11 +276,11 @@ class Trainer:
         load_optimizer_state(self.optimizer, {"state": state["optimizer"], "param_groups": groups})
         self.progress = Progress(**state["progress"])
         self.step.step.fill_(state["global_step"])
-        self.meter.load(state["meter"], self.device)
-        torch.set_rng_state(state["rng"]["cpu"])
-        if self.device.type == "cuda" and "cuda" in state["rng"]:
-            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
-        self.log.cut(state["metrics_bytes"])
+        if self.step.average is not None:
+            self.step.average.network.load_state_dict(state["average"])
+        self._load_of_this_rank(state)
+        if is_main():
+            self.log.cut(state["metrics_bytes"])
         if state["threads"] != torch.get_num_threads():
             self.display.note(
                 f"{self.name}: begun with {state['threads']} threads, goes on with {torch.get_num_threads()}: "
@@ -233,7 +289,29 @@ class Trainer:
         epoch, step = self.progress.epoch, self.progress.step
         self.display.note(f"{self.title}  resumed after epoch {epoch}" + (f", step {step}" if step else ""))
 
+    def _load_of_this_rank(self, state: dict[str, Any]) -> None:
+        """The meter and the random numbers, of which every rank has its own."""
+        began, mine = len(state["rngs"]), rank()
+        if began != world_size():
+            self.display.note(
+                f"{self.name}: begun with {began} processes, goes on with {world_size()}: the batches are the same, "
+                "BatchNorm's shares of them are not"
+            )
+        if began == world_size():
+            self.step.meter.load(state["meters"][mine])
+        elif state["progress"]["step"]:
+            raise UserError(
+                f"{self.checkpoint} stands inside an epoch that {began} processes began: resume with as many, "
+                f"and change to {world_size()} at the end of an epoch"
+            )
+        if mine < began:
+            torch.set_rng_state(state["rngs"][mine]["cpu"])
+            if self.device.type == "cuda" and "cuda" in state["rngs"][mine]:
+                torch.cuda.set_rng_state(state["rngs"][mine]["cuda"], self.device)
+
     def _stop_if_asked(self) -> None:
+        if world_size() > 1:
+            self.interrupt.requested = next((name for name in from_all(self.interrupt.requested) if name), None)
         if self.interrupt.requested:
             where = f"epoch {self.progress.epoch + (self.progress.step > 0)}"
             raise Stopped(f"stopped by {self.interrupt.requested} in {self.name}, {where}")

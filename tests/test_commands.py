@@ -69,6 +69,8 @@ def test_options_are_a_tested_contract():
         *("nesterov", "weight-decay", "schedule", "milestones", "factor", "warmup-epochs", "warmup-by", "drop-last"),
         *("image-size", "limit-train", "crop", "crop-padding", "flip", "rotation", "run", "resume", "seed", "seeds"),
         *("eval-every", "keep-epochs", "threads", "device", "tensorboard", "dry-run"),
+        *("accumulate", "clip-norm", "ema", "sync-batchnorm"),
+        *("compile", "precision", "channels-last", "fold", "deterministic"),
     }
 
 

@@ -99,7 +99,7 @@ class TestDistill:
     def test_the_teacher_is_no_part_of_the_state(self):
         stage, _ = distill()
         assert not any("teacher" in name for name in stage.state_dict())
-        student = {f"student.{name}" for name in stage.student.state_dict()}
+        student = {f"network.{name}" for name in stage.network.state_dict()}
         assert set(stage.state_dict()) == student
 
     def test_every_parameter_learns(self):

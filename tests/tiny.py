@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from fastkd import recipes
+from fastkd.building import open_data
 from fastkd.display import Display
 from fastkd.interrupt import Interrupt
 from fastkd.recipe import Recipe
-from fastkd.run import carry_out, create_folder, open_data
+from fastkd.run import carry_out, create_folder
 
 CPU = torch.device("cpu")
 

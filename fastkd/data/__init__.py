@@ -111,10 +111,12 @@ def evaluation_source(
     workers: int = 0,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Source:
-    """Every image of the test split once, in order, without augmentation."""
+    """Every image of the test split once over all ranks, in order, without augmentation."""
     samples = len(data.test.labels)
-    order = InOrder(samples, batch_size)
+    order = InOrder(samples, batch_size, rank=rank, world_size=world_size)
     normalise = Normalise(mean or data.mean, std or data.std)
     if isinstance(data.test, Split):
         return Source(ResidentLoader(order), ResidentImages(data.test, normalise, None), samples)

@@ -36,12 +36,14 @@ class Order:
 
 
 class InOrder:
-    """Every image once, in order: for evaluation. The last batch may be shorter."""
+    """Every image once, in order: for evaluation. Each rank has its own share, and the last batch may be shorter."""
 
-    def __init__(self, samples: int, batch_size: int):
+    def __init__(self, samples: int, batch_size: int, *, rank: int = 0, world_size: int = 1):
         self.samples, self.batch_size = samples, batch_size
-        self.steps = -(-samples // batch_size)
+        self.first, self.end = samples * rank // world_size, samples * (rank + 1) // world_size
+        self.steps = -(-(self.end - self.first) // batch_size)
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Tensor]:
         for step in range(start, self.steps):
-            yield torch.arange(step * self.batch_size, min((step + 1) * self.batch_size, self.samples))
+            first = self.first + step * self.batch_size
+            yield torch.arange(first, min(first + self.batch_size, self.end))

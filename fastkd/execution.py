@@ -1,0 +1,68 @@
+"""How a step is carried out: what is on to make it fast, and why what is off is off.
+
+It changes no setting of a paper.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+
+from fastkd.errors import UserError
+
+Switch = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """`auto` is on where it was made for: on a GPU."""
+
+    compile: Literal["auto", "blocks", "whole", "off"] = "auto"
+    """torch.compile, block by block or the whole stage."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of convolutions and matrix products; losses are always computed in float32."""
+    channels_last: Switch = "auto"
+    fold: Switch = "auto"
+    """BatchNorm of a frozen teacher folded into the convolution before it."""
+    deterministic: bool = False
+    """Bit-equal runs on a GPU, at some cost; on the CPU they are bit-equal anyway."""
+
+
+class Resolved(NamedTuple):
+    compile: Literal["blocks", "whole", "off"]
+    bfloat16: bool
+    channels_last: bool
+    fold: bool
+    deterministic: bool
+
+    def words(self) -> str:
+        """For the header of a run."""
+        precision = "bfloat16" if self.bfloat16 else "float32"
+        layout = "channels_last" if self.channels_last else "contiguous"
+        parts = [f"compile {self.compile}", precision, layout, f"teacher folding {'on' if self.fold else 'off'}"]
+        return ", ".join([*parts, "deterministic"] if self.deterministic else parts)
+
+
+def resolve(execution: Execution, device: torch.device) -> tuple[Resolved, str]:
+    """What `auto` means on that device, and a line that says why what is off is off ("" where nothing is)."""
+    gpu = device.type == "cuda"
+    if execution.channels_last == "on" and not gpu:
+        raise UserError("--channels-last on: on the CPU it makes convolutions slower; leave it out")
+    resolved = Resolved(
+        compile=("blocks" if gpu else "off") if execution.compile == "auto" else execution.compile,
+        bfloat16=gpu if execution.precision == "auto" else execution.precision == "bfloat16",
+        channels_last=gpu if execution.channels_last == "auto" else execution.channels_last == "on",
+        fold=gpu if execution.fold == "auto" else execution.fold == "on",
+        deterministic=execution.deterministic,
+    )
+    why = ""
+    if not gpu and resolved.compile == "off" and execution.compile == "auto":
+        why = "compiling is off on the CPU, where it takes longer than a short run: --compile blocks turns it on"
+    return resolved, why
+
+
+def set_up(resolved: Resolved, device: torch.device) -> None:
+    """The process-wide switches of torch."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not resolved.deterministic
+    torch.use_deterministic_algorithms(resolved.deterministic, warn_only=True)

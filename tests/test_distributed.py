@@ -1,0 +1,127 @@
+"""Two gloo processes on the CPU, started by torchrun as a user would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import assert_same, outcome
+
+from fastkd import train
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--seeds", "1", "--limit-train", "128", "--epochs", "2", "--threads", "1", "--teacher-net", "resnet8"]
+# `--` keeps torchrun from reading `--run` as an abbreviation of an option of its own.
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+TORCHRUN += ["--rdzv-endpoint", "localhost:0", "-m", "--", "fastkd.train"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def start(*arguments):
+    line = [*TORCHRUN, *map(str, arguments)]
+    return subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    return out, err
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two") / "run"
+    out, err = finish(start(*TINY, "--run", folder))
+    assert "on 2 processes" in err and "the whole batch of 64 (32 a process)" in err
+    assert out.count("top-1 on the test set") == 1, "rank 0 alone prints the table"
+    assert err.count("teacher  epoch 1/2") == 1
+    return folder
+
+
+def parameters(folder, name="teacher"):
+    tensors = load_file(folder / f"{name}.safetensors")
+    return {key: value for key, value in tensors.items() if "running" not in key and "num_batches" not in key}
+
+
+def test_two_processes_equal_one_that_forwards_the_two_shards(two, tmp_path):
+    """Each shard has its own BatchNorm statistics, the gradients are averaged: `--accumulate 2` does just that."""
+    train.main([*TINY, "--accumulate", "2", "--run", str(tmp_path / "one")])
+    one, other = parameters(tmp_path / "one"), parameters(two)
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6)
+    logs = [json.loads((folder / "metrics.jsonl").read_text().splitlines()[0]) for folder in (two, tmp_path / "one")]
+    assert logs[0]["train"] == pytest.approx(logs[1]["train"], rel=1e-4)
+
+
+def test_two_processes_differ_from_one_with_the_whole_batch(two, tmp_path):
+    """What the test above would miss if the shards were not told apart."""
+    train.main([*TINY, "--run", str(tmp_path / "one")])
+    one, other = parameters(tmp_path / "one"), parameters(two)
+    assert any(not torch.allclose(other[name], value, rtol=1e-4, atol=1e-6) for name, value in one.items())
+
+
+def test_every_test_image_is_counted_once(two):
+    results = json.loads((two / "results.json").read_text())
+    for stage in results["stages"].values():
+        for counts in stage["test"].values():
+            assert counts["samples"] == 899 and 0 < counts["top1"] < counts["top5"] < 899
+
+
+def test_similarity_is_that_of_one_process(two):
+    from fastkd import evaluate
+
+    measured = evaluate.evaluate(two, "", torch.device("cpu"))
+    results = json.loads((two / "results.json").read_text())
+    for name in ("student", "control"):
+        for key in ("kl", "cka", "agreement"):
+            assert measured[name][key] == pytest.approx(results["similarity"][name][key], rel=1e-5)
+        assert measured[name]["top1"] == results["stages"][name]["test"][name]["top1"]
+
+
+def wait_for(process, path):
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+
+
+def test_stopped_and_resumed_is_the_same_bit_for_bit(two, tmp_path):
+    process = start(*TINY, "--run", tmp_path / "run")
+    wait_for(process, tmp_path / "run" / "checkpoints" / "teacher.pt")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    if not (tmp_path / "run" / "student.safetensors").exists():
+        finish(start("--resume", tmp_path / "run"))
+    assert_same(outcome(tmp_path / "run"), outcome(two))
+
+
+def test_a_rank_that_dies_takes_the_run_down_and_it_resumes(two, tmp_path):
+    process = start(*TINY, "--run", tmp_path / "run")
+    wait_for(process, tmp_path / "run" / "checkpoints" / "teacher.pt")
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert ("rank" in err and "SIGKILL" in err) or "-9" in err
+    finish(start("--resume", tmp_path / "run"))
+    assert_same(outcome(tmp_path / "run"), outcome(two))
+
+
+def test_a_mistake_stops_every_rank(tmp_path):
+    _, err = finish(start("--batch-size", "63", "--run", tmp_path / "run"), code=1)
+    assert "fastkd: the global batch of 63 images does not divide by 2 processes" in err
+    assert "in _main" not in err, "a traceback of ours; torchrun prints its own"
+    assert not (tmp_path / "run").exists()
+
+
+def test_resumed_by_another_number_of_processes(two, tmp_path):
+    process = start(*TINY, "--epochs", "30", "--run", tmp_path / "run")
+    wait_for(process, tmp_path / "run" / "checkpoints" / "teacher.pt")
+    process.kill()
+    process.communicate()
+    assert train.main(["--resume", str(tmp_path / "run")]) == 0
