@@ -392,7 +392,7 @@ class TestMistakes:
             MultiTeacherLoss()(self.logits, [self.logits], self.labels, torch.ones(2))
 
     def test_probability_above_one(self):
-        with pytest.raises(ValueError, match=r"from 0 to 1, got 1\\.5"):
+        with pytest.raises(ValueError, match=r"from 0 to 1, got 1\.5"):
             VirtualTeacherLoss(label_probability=1.5)
         with pytest.raises(ValueError, match="smoothing is a number from 0 to 1"):
             LabelSmoothingLoss(smoothing=-0.1)

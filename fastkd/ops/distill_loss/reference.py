@@ -139,7 +139,7 @@ def dkd_loss(
     binary = [F.logsigmoid(torch.stack((margin, -margin), 1)) for margin in margins]
     ce = _mean(_cross_entropy(student_BK, labels_B, counted, 1.0), counted)
     tckd = _mean(_kl(*binary), counted) * temperature**2
-    nckd = _mean(_divergence(*others, 1.0), counted) * temperature**2
+    nckd = _mean(_divergence(others[0], others[1], 1.0), counted) * temperature**2
     total = ce_weight * ce + alpha * tckd + beta * nckd
     return DKDTerms(total, ce.detach(), tckd.detach(), nckd.detach(), hit_counts(student_BK, labels_B, counted))
 
@@ -206,7 +206,9 @@ def counted_rows(labels_B: Tensor, classes: int, ignore_index: int) -> Tensor:
     counted = labels_B != ignore_index
     in_range = ((labels_B >= 0) & (labels_B < classes)) | ~counted
     if labels_B.device.type == "cpu":  # on a GPU an assertion would take the whole context down with it
-        torch._assert_async(in_range.all(), f"a label is outside 0..{classes - 1}")
+        torch._assert_async(  # pyright: ignore[reportPrivateImportUsage]
+            in_range.all(), f"a label is outside 0..{classes - 1}"
+        )
     return counted
 
 

@@ -1,0 +1,238 @@
+"""The fused distillation loss against plain PyTorch, torch.compile and Liger: python -m benchmarks.distill_loss
+
+SFTN's loss with its hit counts, N branches. `reference` is how distillation code is usually written, `compile` the
+same compiled, `liger` log_softmax with Liger's KL and CE kernels where liger-kernel is installed (it waits for the GPU
+and cannot be captured), `triton` ours on a GPU, `cpu` ours without one.
+"""
+
+import argparse
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.timing import (
+    Record,
+    captured,
+    commit,
+    device_name,
+    input_sets,
+    interleaved,
+    peak_bytes,
+    versions,
+    write_json,
+)
+from fastkd.losses import SFTNLoss
+
+TEMPERATURE, TEACHER_WEIGHT, KL_WEIGHT, CE_WEIGHT = 4.0, 1.0, 3.0, 1.0
+Loss = Callable[[Tensor, list[Tensor], Tensor], Tensor]
+
+
+class Case(NamedTuple):
+    samples: int
+    classes: int
+    branches: int
+    dtype: torch.dtype
+
+    @property
+    def least_bytes(self) -> int:
+        """Each logit read once, each gradient written once."""
+        return 2 * (self.branches + 1) * self.samples * self.classes * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        return f"B={self.samples} K={self.classes} N={self.branches} {str(self.dtype).removeprefix('torch.')}"
+
+
+FP32, BF16 = torch.float32, torch.bfloat16
+ON_GPU = [
+    Case(64, 100, 3, FP32),
+    Case(256, 100, 3, FP32),
+    Case(4096, 100, 3, FP32),
+    Case(256, 1000, 3, BF16),
+    Case(1024, 1000, 3, BF16),
+    Case(1024, 1000, 3, FP32),
+    Case(4096, 1000, 3, BF16),
+    Case(4096, 1000, 3, FP32),
+    Case(1024, 21841, 4, BF16),
+    Case(4096, 21841, 4, BF16),
+]
+ON_CPU = [Case(64, 100, 3, FP32), Case(256, 1000, 1, FP32), Case(256, 1000, 3, FP32), Case(1024, 1000, 3, FP32)]
+QUICK = {"cuda": [ON_GPU[0], ON_GPU[4], ON_GPU[7]], "cpu": [ON_CPU[0], ON_CPU[2]]}
+
+
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    top5 = logits.topk(5, dim=1).indices == labels[:, None]
+    return torch.stack([top5[:, :1].any(1).sum(), top5.any(1).sum()])
+
+
+def plain(teacher: Tensor, branches: list[Tensor], labels: Tensor) -> Tensor:
+    hits(teacher, labels)
+    total = TEACHER_WEIGHT * F.cross_entropy(teacher.float(), labels)
+    target = F.softmax(teacher.float() / TEMPERATURE, dim=1)
+    for branch in branches:
+        hits(branch, labels)
+        log_q = F.log_softmax(branch.float() / TEMPERATURE, dim=1)
+        kl = F.kl_div(log_q, target, reduction="batchmean") * TEMPERATURE**2
+        total = total + (KL_WEIGHT * kl + CE_WEIGHT * F.cross_entropy(branch.float(), labels)) / len(branches)
+    return total
+
+
+def liger() -> Loss:
+    from liger_kernel.transformers import (  # pyright: ignore[reportMissingImports]
+        LigerCrossEntropyLoss,
+        LigerKLDIVLoss,
+    )
+
+    cross_entropy, kl_div = LigerCrossEntropyLoss(), LigerKLDIVLoss(reduction="batchmean")
+
+    def loss(teacher: Tensor, branches: list[Tensor], labels: Tensor) -> Tensor:
+        hits(teacher, labels)
+        total = TEACHER_WEIGHT * cross_entropy(teacher.clone(), labels)  # it overwrites the logits
+        target = F.softmax(teacher.float() / TEMPERATURE, dim=1)
+        for branch in branches:
+            hits(branch, labels)
+            kl = kl_div(F.log_softmax(branch.float() / TEMPERATURE, dim=1), target) * TEMPERATURE**2
+            ce = cross_entropy(branch.clone(), labels)
+            total = total + (KL_WEIGHT * kl + CE_WEIGHT * ce) / len(branches)
+        return total
+
+    return loss
+
+
+def ours(device: str) -> Loss:
+    module = SFTNLoss(
+        temperature=TEMPERATURE, teacher_weight=TEACHER_WEIGHT, kl_weight=KL_WEIGHT, ce_weight=CE_WEIGHT
+    ).to(device)
+    return lambda teacher, branches, labels: module(teacher, branches, labels).total
+
+
+def contenders(device: str) -> dict[str, Loss]:
+    losses = {"reference": plain, "compile": torch.compile(plain, dynamic=False), "triton": ours(device)}
+    if device == "cpu":
+        losses["cpu"] = losses.pop("triton")
+    elif importlib.util.find_spec("liger_kernel"):
+        losses["liger"] = liger()
+    return losses
+
+
+def inputs(case: Case, seed: int, device: str) -> tuple[list[Tensor], Tensor]:
+    generator = torch.Generator(device).manual_seed(seed)
+    shape = (case.samples, case.classes)
+    logits = [3 * torch.randn(shape, generator=generator, device=device) for _ in range(1 + case.branches)]
+    labels = torch.randint(case.classes, shape[:1], generator=generator, device=device)
+    return [tensor.to(case.dtype).requires_grad_() for tensor in logits], labels
+
+
+def step(loss: Loss, logits: list[Tensor], labels: Tensor, backward: bool) -> Callable[[], object]:
+    if backward:
+        return lambda: torch.autograd.grad(loss(logits[0], logits[1:], labels), logits)
+    detached = [tensor.detach() for tensor in logits]
+    return lambda: loss(detached[0], detached[1:], labels)
+
+
+def check(name: str, loss: Loss, case: Case, device: str) -> bool:
+    """Values and gradients against float64. Liger's KL sends none to its target."""
+    logits, labels = inputs(case, 0, device)
+    exact = [tensor.detach().double().requires_grad_() for tensor in logits]
+    value, exact_value = loss(logits[0], logits[1:], labels), exact_loss(exact[0], exact[1:], labels)
+    found, expected = torch.autograd.grad(value, logits), torch.autograd.grad(exact_value, exact)
+    tolerance = 1e-4 if case.dtype == FP32 else 1e-2
+    close = [(value - exact_value).abs() <= tolerance * exact_value.abs()]
+    for gradient, reference in list(zip(found, expected, strict=True))[1 if name == "liger" else 0 :]:
+        close.append((gradient - reference).norm() <= tolerance * reference.norm())
+    return all(bool(one) for one in close)
+
+
+def exact_loss(teacher: Tensor, branches: list[Tensor], labels: Tensor) -> Tensor:
+    log_t, total = F.log_softmax(teacher / TEMPERATURE, 1), TEACHER_WEIGHT * F.cross_entropy(teacher, labels)
+    for branch in branches:
+        log_q = F.log_softmax(branch / TEMPERATURE, 1)
+        kl = (log_t.exp() * (log_t - log_q)).sum(1).mean() * TEMPERATURE**2
+        total = total + (KL_WEIGHT * kl + CE_WEIGHT * F.cross_entropy(branch, labels)) / len(branches)
+    return total
+
+
+def copy_bandwidth() -> float:
+    """Bytes read and written in a second by a device-to-device copy."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / interleaved({"copy": [lambda: target.copy_(source)]}, 20, "cuda")["copy"].median_s
+
+
+def measure(case: Case, mode: str, capture: bool, repetitions: int, device: str) -> list[Record]:
+    backward = mode != "forward"
+    calls, peaks, checked = {}, {}, {}
+    sets = [inputs(case, seed, device) for seed in range(input_sets(case.least_bytes // 2, device))]
+    for name, loss in contenders(device).items():
+        if capture and name == "liger":
+            continue
+        checked[name] = check(name, loss, case, device)
+        steps = [step(loss, logits, labels, backward) for logits, labels in sets]
+        peaks[name] = peak_bytes(steps[0], device)
+        calls[name] = [captured(one) for one in steps] if capture else steps
+    label = f"{case} {mode}" + (" captured" if capture else "")
+    return [
+        Record(
+            benchmark="distill_loss",
+            contender=name,
+            case=label,
+            device=device_name(device),
+            median_s=timing.median_s,
+            p20_s=timing.p20_s,
+            p80_s=timing.p80_s,
+            cpu_s=timing.cpu_s,
+            peak_bytes=peaks[name],
+            checked=checked[name],
+            versions=versions("liger-kernel"),
+            commit=commit(),
+        )
+        for name, timing in interleaved(calls, repetitions, device).items()
+    ]
+
+
+def show(records: list[Record], case: Case, bandwidth: float | None) -> None:
+    reference = records[0].median_s
+    for record in records:
+        share = ""
+        if bandwidth and "backward" in record.case:
+            share = f"{case.least_bytes / record.median_s / bandwidth:6.1%} of copy bandwidth"
+        memory = "" if record.peak_bytes is None else f"{record.peak_bytes / 2**20:9.1f} MiB"
+        times = f"{record.median_s * 1e6:10.1f} us ({record.p20_s * 1e6:.1f}-{record.p80_s * 1e6:.1f})"
+        ratio = f"{reference / record.median_s:6.2f}x"
+        wrong = "" if record.checked else "  WRONG RESULT"
+        print(f"{record.case:52} {record.contender:10} {times:36} {ratio} {memory} {share}{wrong}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer shapes and repetitions; under a minute on two cores"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there")
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    cases = QUICK[device] if options.quick else ON_GPU if device == "cuda" else ON_CPU
+    modes = ("forward+backward",) if options.quick else ("forward", "forward+backward")
+    bandwidth = copy_bandwidth() if device == "cuda" else None
+    print(device_name(device), versions("liger-kernel"))
+    if bandwidth:
+        print(f"copy bandwidth {bandwidth / 1e12:.2f} TB/s")
+    records = []
+    for case in cases:
+        for mode in modes:
+            for capture in (False, True) if device == "cuda" else (False,):
+                new = measure(case, mode, capture, 20 if options.quick else 60, device)
+                show(new, case, bandwidth)
+                records += new
+    if options.json:
+        write_json(records, options.json)
+    if not all(record.checked for record in records):
+        raise SystemExit("a contender's result is wrong")
+
+
+if __name__ == "__main__":
+    main()

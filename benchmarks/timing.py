@@ -1,0 +1,151 @@
+"""What the benchmarks share: interleaved timing, capture, and the records that they write."""
+
+import json
+import resource
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+L2_BYTES = 64 << 20
+"""Of the largest cache that inputs must not fit into: an H200 has 60 MB."""
+
+
+@dataclass(frozen=True)
+class Record:
+    benchmark: str
+    contender: str
+    case: str
+    device: str
+    median_s: float
+    p20_s: float
+    p80_s: float
+    cpu_s: float
+    """Processor time of one call, user and system."""
+    peak_bytes: int | None
+    """Allocated on the device by one call, beyond what stood before it; None on a CPU."""
+    checked: bool
+    """Its result was compared before it was timed."""
+    versions: dict[str, str]
+    commit: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    median_s: float
+    p20_s: float
+    p80_s: float
+    cpu_s: float
+
+
+def interleaved(
+    contenders: dict[str, Sequence[Callable[[], object]]], repetitions: int, device: str
+) -> dict[str, Timing]:
+    """Times one call of each contender in turn, round after round, so that all meet the same disturbances.
+
+    A contender is a sequence of callables over different inputs; they are rotated, so that no cache holds them.
+    """
+    wall: dict[str, list[float]] = {name: [] for name in contenders}
+    cpu: dict[str, list[float]] = {name: [] for name in contenders}
+    warm_up = 3
+    for repetition in range(warm_up + repetitions):
+        for name, calls in contenders.items():
+            seconds, cpu_seconds = _one(calls[repetition % len(calls)], device)
+            if repetition >= warm_up:
+                wall[name].append(seconds)
+                cpu[name].append(cpu_seconds)
+    return {
+        name: Timing(statistics.median(times), *_p20_p80(times), statistics.median(cpu[name]))
+        for name, times in wall.items()
+    }
+
+
+def _one(call: Callable[[], object], device: str) -> tuple[float, float]:
+    if device == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        before = _cpu_seconds()
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000, _cpu_seconds() - before
+    before, start_s = _cpu_seconds(), time.perf_counter()
+    call()
+    return time.perf_counter() - start_s, _cpu_seconds() - before
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _p20_p80(times: list[float]) -> tuple[float, float]:
+    fifths = statistics.quantiles(times, n=5, method="inclusive")
+    return fifths[0], fifths[3]
+
+
+def captured(call: Callable[[], object]) -> Callable[[], None]:
+    """`call` as a CUDA graph; what it returns stays in the graph's memory."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def peak_bytes(call: Callable[[], object], device: str) -> int | None:
+    if device != "cuda":
+        return None
+    call()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def input_sets(bytes_each: int, device: str) -> int:
+    """How many sets of inputs to rotate through: at least three, and more than the cache holds."""
+    return 3 if device == "cpu" else min(max(3, -(-2 * L2_BYTES // bytes_each)), 64)
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+def versions(*packages: str) -> dict[str, str]:
+    from importlib import metadata
+
+    found = {}
+    for package in ("torch", "triton", "numpy", *packages):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
+
+
+def commit() -> str:
+    """Of this checkout; "unknown" outside of one, with "+" where files differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    head = git("rev-parse", "--verify", "-q", "HEAD")
+    return head + ("+" if git("status", "--porcelain") else "") if head else "unknown"
+
+
+def write_json(records: Sequence[Record], path: Path) -> None:
+    path.write_text(json.dumps([asdict(record) for record in records], indent=1) + "\n")

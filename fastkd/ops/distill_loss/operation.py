@@ -1,0 +1,104 @@
+"""The kernels as operations of PyTorch: schema, shapes for `torch.compile`, backward. Imports Triton.
+
+`fastkd::distill_loss` gives loss and gradients in one functional call; `fastkd::scale_gradients_` multiplies the saved
+gradients by what arrives in backward, in place: a functional product would move as many bytes as the loss itself.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastkd.ops.distill_loss import launch
+from fastkd.ops.select import interpreting
+
+SPENT = (
+    "distill_loss: a second backward needs a second forward; the gradients are computed in the forward pass and the "
+    "first backward has used them up"
+)
+
+
+@torch.library.custom_op("fastkd::distill_loss", mutates_args=())
+def distill_loss(
+    anchor_BK: Tensor,
+    partners_BK: Sequence[Tensor],
+    labels_B: Tensor,
+    settings: Tensor,
+    shares_MB: Tensor | None,
+    form: str,
+    wanted: Sequence[bool],
+    detached: bool,
+    tau_squared: bool,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Total, parts [3], hits [networks, 2], and the gradients of the networks (anchor, partners) that are `wanted`."""
+    logits = [anchor_BK, *partners_BK]
+    gradients = [_gradient_like(tensor) if want else None for tensor, want in zip(logits, wanted, strict=True)]
+    total, parts, hits = launch.losses_and_gradients(
+        logits,
+        gradients,
+        labels_B.contiguous(),
+        settings,
+        shares_MB,
+        form,
+        detached=detached,
+        tau_squared=tau_squared,
+        ignore_index=ignore_index,
+    )
+    return total, parts, hits, [gradient for gradient in gradients if gradient is not None]
+
+
+@distill_loss.register_fake
+def _(anchor_BK, partners_BK, labels_B, settings, shares_MB, form, wanted, detached, tau_squared, ignore_index):
+    logits = [anchor_BK, *partners_BK]
+    networks = len(logits) if launch.FORMS[form].PARTNERS_LEARN else 1
+    return (
+        settings.new_empty(()),
+        settings.new_empty(3),
+        labels_B.new_empty(networks, 2),
+        [_gradient_like(tensor) for tensor, want in zip(logits, wanted, strict=True) if want],
+    )
+
+
+def _gradient_like(logits: Tensor) -> Tensor:
+    """float16 would flush most gradients of a mean over the batch to zero before the loss scale reaches them."""
+    inexact = (torch.float16, torch.bfloat16) if interpreting() else (torch.float16,)  # interpreted, bf16 truncates
+    dtype = torch.float32 if logits.dtype in inexact else logits.dtype
+    return torch.empty(logits.shape, dtype=dtype, device=logits.device)
+
+
+@torch.library.custom_op("fastkd::scale_gradients_", mutates_args=("gradients",))
+def scale_gradients_(gradients: Sequence[Tensor], scale: Tensor) -> None:
+    launch.scale_in_place(gradients, scale)
+
+
+@scale_gradients_.register_fake
+def _(gradients, scale):
+    return None
+
+
+def _save(ctx, inputs, output) -> None:
+    anchor_BK, partners_BK, *_ = inputs
+    *_, gradients = output
+    ctx.save_for_backward(*gradients)
+    ctx.wanted = inputs[6]
+    ctx.dtypes = [tensor.dtype for tensor in (anchor_BK, *partners_BK)]
+
+
+def _backward(ctx, total_gradient, *_unused):
+    try:
+        gradients = list(ctx.saved_tensors)
+    except RuntimeError as error:
+        raise RuntimeError(SPENT) from error
+    if all(type(gradient) is Tensor for gradient in gradients):
+        scale_gradients_(gradients, total_gradient)
+    else:  # being traced: a product that the compiler fuses with what follows; it would undo a mutation by a copy
+        gradients = [gradient * total_gradient for gradient in gradients]
+    saved = iter(gradients)
+    anchor, *partners = (
+        next(saved).to(dtype) if want else None for want, dtype in zip(ctx.wanted, ctx.dtypes, strict=True)
+    )
+    return anchor, partners, *[None] * 8
+
+
+distill_loss.register_autograd(_backward, setup_context=_save)

@@ -1,0 +1,105 @@
+"""Which implementation of an operation runs, and why: the one place that decides and that reads the environment.
+
+FASTKD_OPS=distill_loss=reference forces one; several are separated by commas. FASTKD_CHECK_LABELS=1 makes the kernels
+assert on the device that labels are in range (on a CPU they always are checked).
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable
+
+from fastkd.errors import UserError, nearest
+from fastkd.ops.compiled import obstacle as missing
+
+FORCED = "forced by FASTKD_OPS"
+
+
+Reasons = tuple[tuple[str, str], ...]
+"""(implementation, reason) pairs."""
+
+
+def choose(operation: str, device: str, impossible: Reasons = (), unsuitable: Reasons = ()) -> tuple[str, str]:
+    """(implementation, reason) for tensors on a `device` type ("cpu", "cuda", …).
+
+    impossible, unsuitable: implementations that this call's tensors rule out; the latter can still be forced.
+
+    Raises UserError where FASTKD_OPS names what does not exist or what cannot run there.
+    """
+    implementations, ruled_out, disliked = OPERATIONS[operation], dict(impossible), dict(unsuitable)
+    forced = forced_implementations().get(operation)
+    if forced is not None:
+        if obstacle := implementations[forced](device, interpreting()) or ruled_out.get(forced):
+            raise UserError(f"FASTKD_OPS={operation}={forced}: {obstacle}")
+        return forced, FORCED
+    obstacles = []
+    for name, obstacle_on in implementations.items():
+        obstacle = obstacle_on(device, False) or ruled_out.get(name) or disliked.get(name)
+        if not obstacle:
+            return name, "; ".join(obstacles) or f"the fastest on {device}"
+        obstacles.append(obstacle)
+    raise AssertionError(f"{operation} has no implementation that runs everywhere")
+
+
+# Dynamo does not trace through `choose`: it calls it once, when it compiles, and takes the answer as a constant.
+# (This is what torch.compiler.assume_constant_result sets, without the second that importing Dynamo takes.)
+choose._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def forced_implementations() -> dict[str, str]:
+    """What FASTKD_OPS says, by operation."""
+    forced = {}
+    for item in filter(None, (part.strip() for part in os.environ.get("FASTKD_OPS", "").split(","))):
+        operation, equals, implementation = (part.strip() for part in item.partition("="))
+        if not equals:
+            raise UserError(f"FASTKD_OPS is OPERATION=IMPLEMENTATION[,…], got {item!r}")
+        if operation not in OPERATIONS:
+            raise UserError(f"FASTKD_OPS: no operation {operation!r}{nearest(operation, OPERATIONS)}")
+        if implementation not in OPERATIONS[operation]:
+            hint = nearest(implementation, OPERATIONS[operation])
+            raise UserError(f"FASTKD_OPS: {operation} has no implementation {implementation!r}{hint}")
+        forced[operation] = implementation
+    return forced
+
+
+def interpreting() -> bool:
+    """Triton runs its kernels on the CPU, slowly: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def checks_labels() -> bool:
+    return os.environ.get("FASTKD_CHECK_LABELS") == "1"
+
+
+def _triton_obstacle(device: str, interpreted: bool) -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if device == "cuda" or (device == "cpu" and interpreted):
+        return ""
+    return f"triton does not run on {device}" + (" without TRITON_INTERPRET=1" if device == "cpu" else "")
+
+
+def _compiled_obstacle(library: str) -> Callable[[str, bool], str]:
+    def obstacle(device: str, interpreted: bool) -> str:
+        return f"the compiled {library} code does not run on {device}" if device != library else missing(library)
+
+    return obstacle
+
+
+def _runs_everywhere(device: str, interpreted: bool) -> str:
+    return ""
+
+
+OPERATIONS: dict[str, dict[str, Callable[[str, bool], str]]] = {
+    "distill_loss": {"triton": _triton_obstacle, "reference": _runs_everywhere},
+    "crd": {
+        "dense": _triton_obstacle,
+        "gather": _compiled_obstacle("cuda"),
+        "cpu": _compiled_obstacle("cpu"),
+        "reference": _runs_everywhere,
+    },
+    "augment": {"triton": _triton_obstacle, "reference": _runs_everywhere},
+}
+"""Implementations in the order of preference, each with what keeps it from running on a device ("": nothing).
+
+The interpreter counts for what is forced alone: nobody who debugs kernels of their own wants ours interpreted.
+"""

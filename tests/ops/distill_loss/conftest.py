@@ -1,0 +1,24 @@
+"""Kernels run in Triton's interpreter only in a process that sets TRITON_INTERPRET before it imports Triton.
+
+`test_distill_interpreter.py` starts one for the files below; `TRITON_INTERPRET=1 pytest tests/ops/distill_loss` is the
+same by hand.
+"""
+
+import os
+
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+collect_ignore_glob = (
+    ["test_distill_[!i]*.py", "test_distill_interpreter.py"] if INTERPRETING else ["test_interpreted_*"]
+)
+
+if INTERPRETING:
+    from triton.runtime import interpreter
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch_tensor_for_numpy(tensor, scope):
+        """Triton 3.6 converts arrays of one element to int, which numpy 2.4 refuses: `range` over a runtime value."""
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch_tensor_for_numpy

@@ -1,0 +1,101 @@
+"""All forms of the loss as functions of (anchor, partners, labels), and the ruler that kernels are judged by."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from fastkd.losses import (
+    ce_loss,
+    dkd_loss,
+    kd_loss,
+    label_smoothing_loss,
+    multi_teacher_loss,
+    sftn_loss,
+    virtual_teacher_loss,
+)
+
+SFTN = {"temperature": 2.5, "teacher_weight": 0.7, "kl_weight": 1.9, "ce_weight": 0.4}
+KD = {"temperature": 4.0, "kl_weight": 0.9, "ce_weight": 0.1}
+VIRTUAL = {"kl_weight": 0.6, "ce_weight": 0.4}
+
+
+def several_teachers(anchor: Tensor, partners: list[Tensor], labels: Tensor):
+    weights = torch.linspace(0.2, 0.9, len(partners) * len(labels), device=anchor.device).view(len(partners), -1)
+    return multi_teacher_loss(anchor, partners, labels, teacher_weights=weights, **KD)
+
+
+FORMS: dict[str, Callable] = {
+    "sftn": lambda a, b, y: sftn_loss(a, b, y, **SFTN),
+    "sftn reverse": lambda a, b, y: sftn_loss(a, b, y, kl="reverse", **SFTN),
+    "sftn detached": lambda a, b, y: sftn_loss(a, b, y, detach_teacher=True, **SFTN),
+    "sftn as printed": lambda a, b, y: sftn_loss(a, b, y, ce_temperature=2.5, tau_squared=False, **SFTN),
+    "kd": lambda a, b, y: kd_loss(a, b[0], y, **KD),
+    "teachers": lambda a, b, y: multi_teacher_loss(a, b, y, **KD),
+    "weighted teachers": several_teachers,
+    "dkd": lambda a, b, y: dkd_loss(a, b[0], y, temperature=4.0, alpha=0.5, beta=2.0, ce_weight=1.0),
+    "virtual": lambda a, b, y: virtual_teacher_loss(a, y, label_probability=0.9, **VIRTUAL),
+    "tfkd": lambda a, b, y: virtual_teacher_loss(a, y, label_probability=0.99, temperature=20.0, **VIRTUAL),
+    "smoothing": lambda a, b, y: label_smoothing_loss(a, y, smoothing=0.1),
+    "smoothing others": lambda a, b, y: label_smoothing_loss(a, y, smoothing=0.1, spread="others"),
+    "ce": lambda a, b, y: ce_loss(a, y),
+}
+LEARNING_PARTNERS = ("sftn", "sftn reverse", "sftn detached", "sftn as printed")
+
+
+@contextmanager
+def forced(implementation: str) -> Iterator[None]:
+    before = os.environ.get("FASTKD_OPS")
+    os.environ["FASTKD_OPS"] = f"distill_loss={implementation}"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["FASTKD_OPS"]
+        else:
+            os.environ["FASTKD_OPS"] = before
+
+
+def evaluate(
+    form: str, implementation: str, logits: list[Tensor], labels: Tensor, dtype: torch.dtype | None = None
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """(values, gradients, hits); the first of `logits` is the anchor."""
+    leaves = [tensor.detach().to(dtype or tensor.dtype, copy=True).requires_grad_() for tensor in logits]
+    with forced(implementation):
+        *values, hits = FORMS[form](leaves[0], leaves[1:], labels)
+        values[0].backward()
+    learners = leaves if form in LEARNING_PARTNERS else leaves[:1]
+    return [value.detach() for value in values], [leaf.grad for leaf in learners], hits
+
+
+def assert_no_worse(form: str, logits: list[Tensor], labels: Tensor, slack: float = 0.0) -> None:
+    """The kernel errs at most twice as much as plain PyTorch in the same type, measured against float64.
+
+    Below a few units of float32 rounding nothing is compared: there PyTorch may be right by luck. `slack` is relative,
+    for what a type's own rounding adds.
+    """
+    exact_values, exact_gradients, exact_hits = evaluate(form, "reference", logits, labels, torch.float64)
+    plain_values, plain_gradients, _ = evaluate(form, "reference", logits, labels)
+    values, gradients, hits = evaluate(form, "triton", logits, labels)
+    assert torch.equal(hits, exact_hits), f"{form}: hits"
+    rounding = 4 * torch.finfo(torch.float32).eps
+    # A single number may be right by luck, and τ² KL is a difference of log-probabilities that are larger than itself.
+    greatest = 2 * max(1.0, *(value.abs().item() for value in exact_values))
+    for i, (value, plain, exact) in enumerate(zip(values, plain_values, exact_values, strict=True)):
+        error, allowed = (value - exact).abs(), 2 * (plain - exact).abs() + rounding * greatest
+        assert error <= allowed, f"{form}: value {i} errs by {error:.3g}, allowed {allowed:.3g}"
+    for i, (gradient, plain, exact) in enumerate(zip(gradients, plain_gradients, exact_gradients, strict=True)):
+        assert gradient.dtype == plain.dtype
+        size = exact.norm() + 1e-2 / max(len(labels), 1)  # equal rows have no gradient but rounding
+        error = (gradient.double() - exact).norm()
+        allowed = 2 * (plain.double() - exact).norm() + (rounding + slack) * size
+        assert error <= allowed, f"{form}: gradient {i} errs by {error:.3g}, allowed {allowed:.3g}"
+
+
+def random_logits(networks: int, samples: int, classes: int, dtype: torch.dtype, seed: int, device: str = "cpu"):
+    generator = torch.Generator().manual_seed(seed)
+    logits = [3 * torch.randn(samples, classes, generator=generator) for _ in range(networks)]
+    labels = torch.randint(classes, (samples,), generator=generator)
+    return [tensor.to(device, dtype) for tensor in logits], labels.to(device)

@@ -1,0 +1,96 @@
+"""Which implementation runs, and why; what an import costs."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fastkd.errors import UserError
+from fastkd.losses import KDLoss, SFTNLoss, kd_loss
+from fastkd.ops import select
+
+
+@pytest.fixture(autouse=True)
+def nothing_forced(monkeypatch):
+    monkeypatch.delenv("FASTKD_OPS", raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+def test_a_cpu_runs_the_reference_and_says_why():
+    implementation, reason = select.choose("distill_loss", "cpu")
+    assert implementation == "reference"
+    assert reason == "triton does not run on cpu without TRITON_INTERPRET=1"
+
+
+def test_a_gpu_runs_the_kernels(monkeypatch):
+    monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: object())
+    assert select.choose("distill_loss", "cuda") == ("triton", "the fastest on cuda")
+
+
+def test_a_gpu_without_triton_runs_the_reference(monkeypatch):
+    monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: None)
+    assert select.choose("distill_loss", "cuda") == ("reference", "triton is not installed")
+
+
+def test_the_interpreter_is_not_chosen_unless_forced(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert select.choose("distill_loss", "cpu")[0] == "reference"
+    monkeypatch.setenv("FASTKD_OPS", "distill_loss=triton")
+    assert select.choose("distill_loss", "cpu") == ("triton", "forced by FASTKD_OPS")
+
+
+def test_forcing_works_with_spaces_and_commas(monkeypatch):
+    monkeypatch.setenv("FASTKD_OPS", " distill_loss = reference , ")
+    assert select.choose("distill_loss", "cuda") == ("reference", "forced by FASTKD_OPS")
+
+
+@pytest.mark.parametrize(
+    "forced, message",
+    (
+        ("distill_loss=triton", "FASTKD_OPS=distill_loss=triton: triton does not run on cpu"),
+        ("distill_loss=cuda", "distill_loss has no implementation 'cuda'; known: reference, triton"),
+        ("distil_loss=triton", "no operation 'distil_loss'; did you mean 'distill_loss'"),
+        ("triton", "FASTKD_OPS is OPERATION=IMPLEMENTATION.*got 'triton'"),
+    ),
+)
+def test_forcing_what_is_not_there(monkeypatch, forced, message):
+    monkeypatch.setenv("FASTKD_OPS", forced)
+    logits, labels = torch.zeros(2, 3), torch.tensor([0, 1])
+    with pytest.raises(UserError, match=message):
+        KDLoss()(logits, logits, labels)
+
+
+def test_the_reference_compiles_without_a_graph_break():
+    torch.manual_seed(0)
+    teacher, branches, labels = torch.randn(4, 7), torch.randn(2, 4, 7), torch.tensor([0, 1, -100, 3])
+    loss = SFTNLoss()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(teacher, branches, labels), loss(teacher, branches, labels))
+
+
+def test_the_choice_is_not_traced(monkeypatch):
+    """Dynamo takes it as a constant; in particular it does not guard on the environment."""
+    logits, labels = torch.randn(2, 3), torch.tensor([0, 1])
+
+    def step(student, teacher):
+        return kd_loss(student, teacher, labels, temperature=4.0, kl_weight=1.0, ce_weight=1.0).total
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    before = compiled(logits, logits)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        monkeypatch.setenv("FASTKD_OPS", "nonsense")
+        torch.testing.assert_close(compiled(logits, logits), before)
+
+
+def test_an_import_needs_torch_and_numpy_alone():
+    """Neither Triton nor any other package that torch itself does not load, and no GPU is touched."""
+    program = """
+import sys, torch
+before = set(sys.modules)
+import fastkd.losses
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(sorted(new - set(sys.stdlib_module_names)), "triton" in sys.modules, torch.cuda.is_initialized())
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "['fastkd'] False False"
