@@ -14,10 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.ops import distill_loss
+from fastkd.ops.crd import CRDTerms
+from fastkd.ops.crd.memory import CRDLoss
 from fastkd.ops.distill_loss import CETerms, DKDTerms, KDTerms, KLDirection, Scalar, SFTNTerms, SmoothingSpread
 
 __all__ = [
     "CETerms",
+    "CRDLoss",
+    "CRDTerms",
     "DKDLoss",
     "DKDTerms",
     "KDLoss",

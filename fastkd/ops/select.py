@@ -35,9 +35,14 @@ def choose(operation: str, device: str, impossible: Reasons = (), unsuitable: Re
     for name, obstacle_on in implementations.items():
         obstacle = obstacle_on(device, False) or ruled_out.get(name) or disliked.get(name)
         if not obstacle:
-            return name, "; ".join(obstacles) or f"the fastest on {device}"
+            return name, "; ".join(obstacles) or f"preferred on {device}"
         obstacles.append(obstacle)
     raise AssertionError(f"{operation} has no implementation that runs everywhere")
+
+
+def choices(device: str) -> dict[str, str]:
+    """`implementation (reason)` of every operation on a device type, for the header of a run and its records."""
+    return {operation: "{} ({})".format(*choose(operation, device)) for operation in OPERATIONS}
 
 
 # Dynamo does not trace through `choose`: it calls it once, when it compiles, and takes the answer as a constant.

@@ -1,0 +1,130 @@
+"""Contrastive representation distillation: a memory bank, draws, the NCE loss and its gradients, the bank's update.
+
+reference.py   plain PyTorch: what runs where nothing is compiled, the oracle, the definition of the loss
+draws.py       the definition of the draws
+operation.py   registration with torch.library; csrc/ has the compiled paths
+dense.py       Triton: every row of a small bank once, on the matrix units
+memory.py      the module that owns bank, Z and step counter
+
+This file is the choice between them.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastkd.ops import select
+from fastkd.ops.crd import reference
+from fastkd.ops.crd.draws import Plan
+from fastkd.ops.crd.operation import crd_draw, crd_loss, crd_normaliser, crd_update_
+
+__all__ = ["Batch", "CRDTerms", "Plan", "draw", "implementation", "loss", "normaliser", "update_"]
+
+DENSE_ROWS_PER_NEGATIVE = 40  # the matrix products cost more than the gather beyond it: notes/performance.md §0.1
+DENSE_MOST_NEGATIVES = 65_535  # its counts have 16 bits
+DENSE_WIDEST = 128  # dimensions: more would spill registers
+GATHER_WIDEST = 256
+REFERENCE_ROWS_PER_NEGATIVE = 4  # up to here the reference takes matrix products over the whole bank
+
+
+class CRDTerms(NamedTuple):
+    total: Tensor
+    """The one differentiable value."""
+    student: Tensor
+    """The part of the student's embeddings, scored against the teacher's bank."""
+    teacher: Tensor
+    """The part of the teacher's embeddings, scored against the student's bank."""
+
+
+class Batch(NamedTuple):
+    """Embeddings of samples, where they live in the bank, and what they are contrasted with."""
+
+    student_BD: Tensor
+    """float32, contiguous, as `teacher_BD`."""
+    teacher_BD: Tensor
+    rows_B: Tensor
+    """[B] int64: the samples' own rows of the bank."""
+    plan: Plan
+    chosen_BK: Tensor | None = None
+    """[B,K+1] int64 rows, the positive first; None: drawn by the plan."""
+
+
+def implementation(bank_n2D: Tensor, samples: int, negatives: int) -> tuple[str, str]:
+    """Which path computes, and why: "dense", "gather", "cpu" or "reference"."""
+    rows, _, dim = bank_n2D.shape
+    impossible, unsuitable = {}, {}
+    if rows >= samples * negatives or rows >= DENSE_ROWS_PER_NEGATIVE * negatives:
+        unsuitable["dense"] = "the bank is large against the draws, a gather reads less"
+    if negatives > DENSE_MOST_NEGATIVES or dim > DENSE_WIDEST:
+        most = f"{DENSE_MOST_NEGATIVES} negatives and {DENSE_WIDEST} dimensions"
+        impossible["dense"] = f"the dense path takes {most} at most"
+    if dim > GATHER_WIDEST:
+        impossible["gather"] = f"the compiled gather takes {GATHER_WIDEST} dimensions at most"
+    if bank_n2D.dtype not in (torch.float32, torch.bfloat16):
+        impossible |= dict.fromkeys(("dense", "gather", "cpu"), "kernels take banks of float32 and bfloat16")
+    return select.choose("crd", bank_n2D.device.type, tuple(impossible.items()), tuple(unsuitable.items()))
+
+
+def loss(batch: Batch, bank_n2D: Tensor, z: Tensor, settings: Tensor, path: str) -> CRDTerms:
+    """Settings: temperature, momentum. z: [2], of the student's and the teacher's side."""
+    if path == "reference":
+        chosen_BK = _chosen(batch, bank_n2D)
+        few_rows = len(bank_n2D) <= REFERENCE_ROWS_PER_NEGATIVE * batch.plan.negatives
+        formula = reference.loss_by_counts if few_rows else reference.loss
+        total, sides = formula(batch.student_BD, batch.teacher_BD, bank_n2D, chosen_BK, z, settings[0])
+    else:
+        total, sides, _, _ = crd_loss(*_inputs(batch, bank_n2D, z, settings), path)
+        sides = sides.detach()
+    return CRDTerms(total, sides[0], sides[1])
+
+
+@torch.no_grad()
+def normaliser(batch: Batch, bank_n2D: Tensor, z: Tensor, settings: Tensor, path: str) -> Tensor:
+    """[2]: z where it is known (above 0), else what this batch makes it."""
+    if path != "reference":
+        return crd_normaliser(*_inputs(batch, bank_n2D, z, settings), path)
+    if z.device.type == "cpu" and not torch.compiler.is_compiling() and bool(z[0] > 0):
+        return z.clone()
+    # Elsewhere the device decides: nobody waits for it.
+    fresh = reference.normaliser(batch.student_BD, batch.teacher_BD, bank_n2D, _chosen(batch, bank_n2D), settings[0])
+    return torch.where(z > 0, z, fresh.to(z.dtype))
+
+
+@torch.no_grad()
+def update_(
+    bank_n2D: Tensor,
+    z: Tensor,
+    step: Tensor,
+    rows_B: Tensor,
+    student_BD: Tensor,
+    teacher_BD: Tensor,
+    new_z: Tensor,
+    settings: Tensor,
+    path: str,
+) -> None:
+    """Moves the batch's rows towards its embeddings, keeps Z, counts the step. The last of equal rows counts; what is
+    not finite is not kept."""
+    if path != "reference":
+        crd_update_(bank_n2D, z, step, rows_B, student_BD, teacher_BD, new_z, settings, path)
+        return
+    fresh = reference.updated_rows(bank_n2D, rows_B, student_BD, teacher_BD, settings[1])
+    bank_n2D.index_copy_(0, rows_B, fresh)
+    z.copy_(torch.where(new_z.isfinite(), new_z, z))
+    step.add_(1)
+
+
+def draw(rows_B: Tensor, n: int, plan: Plan, path: str) -> Tensor:
+    """[B,K+1] int64: the positive and the K negatives that the losses draw for themselves."""
+    return crd_draw(rows_B, plan.starts, plan.step, n, *plan[2:], path)
+
+
+def _chosen(batch: Batch, bank_n2D: Tensor) -> Tensor:
+    if batch.chosen_BK is not None:
+        return batch.chosen_BK
+    return draw(batch.rows_B, len(bank_n2D), batch.plan, "reference")
+
+
+def _inputs(batch: Batch, bank_n2D: Tensor, z: Tensor, settings: Tensor) -> tuple:
+    student_BD, teacher_BD, rows_B, plan, chosen_BK = batch
+    return student_BD, teacher_BD, bank_n2D, rows_B, chosen_BK, plan.starts, plan.step, z, settings, *plan[2:]

@@ -1,0 +1,114 @@
+"""Which bank rows a sample is contrasted with, in plain PyTorch; csrc/draws.h and the Triton kernel draw the same.
+
+The bank is sorted by class: class c has rows starts[c] … starts[c+1]-1, so its n - size negatives are the two ranges
+around them and no table is read. A draw is a function of (seed, step, place in the global batch, column) alone.
+
+With replacement, column k takes a word of Philox (16 counters give 64 columns: their first words, then their second
+ones, and so on, so that a vector unit stores side by side what it computes). Without, the K negatives of a sample are
+the first K places of a keyed permutation of all of them: a Feistel network of additions on pairs (left < a, right < b)
+with a · b >= n, whose walk goes on while it stands outside 0 … n-1 ("cycle walking"). Because a · b - n < a, about √n,
+hardly any place walks at all. Where a class has fewer negatives than K, its samples draw with replacement, as in the
+reference code.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastkd.ops.philox import below, philox, split_seed
+
+STREAM = 0x43524400  # "CRD": the other users of the same seed have numbers of their own here
+POSITIVE_COUNTER, KEY_COUNTER = 0xFFFFFFFF, 0xFFFFFFFE
+
+LANES = 16
+
+_LOW = 0xFFFFFFFF
+_Words = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Plan(NamedTuple):
+    """What the draws of one step depend on."""
+
+    starts: Tensor
+    """[classes+1] int64"""
+    step: Tensor
+    """int64 scalar on the device"""
+    negatives: int
+    seed: int
+    first_place: int
+    """Of this process's part in the global batch."""
+    replacement: bool
+    relaxed: bool
+    """The positive is any row of the sample's class, not its own."""
+
+
+def draw(rows_B: Tensor, plan: Plan) -> Tensor:
+    """[B,K+1] int64: the positive row, then the K negative rows, of the samples that own `rows_B`."""
+    starts, ends = _own_classes(rows_B, plan.starts)
+    sizes = ends - starts
+    others = plan.starts[-1] - sizes
+    places = torch.arange(len(rows_B), device=rows_B.device) + plan.first_place
+    negatives = _with_replacement(places, others, plan)
+    if not plan.replacement:
+        enough = others >= plan.negatives
+        distinct = _without_replacement(places, torch.where(enough, others, plan.negatives), plan)
+        negatives = torch.where(enough[:, None], distinct, negatives)
+    negatives = torch.where(negatives < starts[:, None], negatives, negatives + sizes[:, None])
+    positives = rows_B
+    if plan.relaxed:
+        positives = starts + below(_words(plan, places, POSITIVE_COUNTER)[0], sizes)
+    return torch.cat((positives[:, None], negatives), 1)
+
+
+def permute(place: Tensor, n: Tensor, keys: _Words) -> Tensor:
+    """The permutation of 0 … n-1 that belongs to the keys, at `place`; all of one shape or broadcast to it."""
+    place, n, key0, key1, key2, key3 = torch.broadcast_tensors(place, n, *keys)
+    a = n.to(torch.float64).sqrt().ceil().to(torch.int64)
+    b = (n + a - 1) // a
+    fixed = (a, b, key0, key1, key2, key3)
+    place = _once(place, *fixed)
+    while len(walking := (place >= n).nonzero(as_tuple=True)[0]):
+        walked = _once(place[walking], *(tensor[walking] for tensor in fixed))
+        place = place.index_put((walking,), walked)
+    return place
+
+
+def _once(place: Tensor, a: Tensor, b: Tensor, key0: Tensor, key1: Tensor, key2: Tensor, key3: Tensor) -> Tensor:
+    left, right = place // b, place % b
+    left = _shift(left, right, key0, a)
+    right = _shift(right, left, key1, b)
+    left = _shift(left, right, key2, a)
+    right = _shift(right, left, key3, b)
+    return left * b + right
+
+
+def _shift(value: Tensor, other: Tensor, key: Tensor, modulus: Tensor) -> Tensor:
+    mixed = ((other + key) * 0x9E3779B1) & _LOW  # int64 may wrap around; its lower bits are still the right ones
+    mixed = ((mixed ^ (mixed >> 15)) * 0x85EBCA77) & _LOW
+    return (value + below(mixed, modulus)) % modulus
+
+
+def _own_classes(rows_B: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    own = torch.searchsorted(starts, rows_B, right=True) - 1
+    return starts[own], starts[own + 1]
+
+
+def _words(plan: Plan, places: Tensor, counter: int | Tensor) -> _Words:
+    return philox(split_seed(plan.seed), (counter, places, plan.step & _LOW, STREAM))
+
+
+def _with_replacement(places: Tensor, others: Tensor, plan: Plan) -> Tensor:
+    blocks = -(-plan.negatives // (4 * LANES))
+    counters = torch.arange(blocks * LANES, device=places.device).view(blocks, LANES)
+    words = torch.stack(_words(plan, places[:, None, None], counters), 2).flatten(1)[:, : plan.negatives]
+    return below(words, others[:, None])
+
+
+def _without_replacement(places: Tensor, others: Tensor, plan: Plan) -> Tensor:
+    keys = _words(plan, places, KEY_COUNTER)
+    column = torch.arange(plan.negatives, device=places.device)
+    shape = (len(places), plan.negatives)
+    expanded = (column, others[:, None], *(key[:, None] for key in keys))
+    column, others, *keys = (tensor.expand(shape).flatten() for tensor in expanded)
+    return permute(column, others, (keys[0], keys[1], keys[2], keys[3])).view(shape)
