@@ -1,17 +1,15 @@
-"""Training-time augmentation of images that live on the device as bytes."""
+"""From a raw batch to the `Batch` that a stage trains on: the first operation of the step."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from fastkd.data.base import Batch, RawBatch, Split
-from fastkd.ops.philox import below, philox, split_seed
-
-_ANGLES = 1024  # a rotation takes one of so many angles: integer arithmetic from there on, the same on every device
-_FIXED = 16  # bits after the point of a sine or cosine
+from fastkd.data.base import ONE_VIEW, Batch, RawBatch, Split, Views
+from fastkd.errors import UserError
+from fastkd.ops.augment import augment, turns_table
+from fastkd.ops.philox import split_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +28,26 @@ class Augmentation:
     area: tuple[float, float] = (0.08, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
 
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0:
+            raise UserError(f"--crop-padding is at least 0, got {self.crop_padding}")
+        if not 0 <= self.rotation <= 180:
+            raise UserError(f"--rotation is 0 to 180 degrees, got {self.rotation}")
+        if self.rotation and self.crop == "resized":
+            raise UserError("--rotation goes with --crop pad only")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How the images of a batch lie in memory."""
+
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+    """Each view of its own."""
+
 
 class Normalise(nn.Module):
-    """Bytes [...,H,W,3] to normalised float32 [...,3,H,W]."""
+    """Bytes to (byte / 255 - mean) / std, as one product and one sum."""
 
     scale: Tensor
     shift: Tensor
@@ -40,77 +55,83 @@ class Normalise(nn.Module):
     def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]):
         super().__init__()
         mean_C, std_C = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
-        self.register_buffer("scale", (1 / (255 * std_C)).float()[:, None, None], persistent=False)
-        self.register_buffer("shift", (-mean_C / std_C).float()[:, None, None], persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.addcmul(self.shift, images.movedim(-1, -3).contiguous().float(), self.scale)
+        self.register_buffer("scale", (1 / (255 * std_C)).float(), persistent=False)
+        self.register_buffer("shift", (-mean_C / std_C).float(), persistent=False)
 
 
-class ResidentImages(nn.Module):
-    """A split on the device: a raw batch of indices becomes a `Batch`, in training augmented.
+class Prepare(nn.Module):
+    """The random numbers of an image are a function of (seed, epoch, index, view) alone."""
 
-    The random numbers of an image are a function of (seed, epoch, index, view) alone.
-    """
+    labels: Tensor
+    turns: Tensor | None
+
+    def __init__(
+        self,
+        labels: Tensor,
+        normalise: Normalise,
+        augmentation: Augmentation | None,
+        seed: int = 0,
+        views: Views = ONE_VIEW,
+        format: Format | None = None,
+    ):
+        super().__init__()
+        self.register_buffer("labels", labels, persistent=False)
+        rotation = augmentation.rotation if augmentation else 0.0
+        self.register_buffer("turns", turns_table(rotation) if rotation else None, persistent=False)
+        self.normalise, self.augmentation, self.views = normalise, augmentation, views
+        self.key, self.format = split_seed(seed), format or Format()
+
+    def batch(self, images_nHWC: Tensor, rows_VB: Tensor, index_B: Tensor, step: Tensor, epoch: Tensor) -> Batch:
+        how = self.augmentation
+        images = augment(
+            images_nHWC,
+            rows_VB,
+            index_B,
+            epoch,
+            self.turns,
+            self.normalise.scale,
+            self.normalise.shift,
+            key=self.key,
+            padding=how.crop_padding if how is not None and how.crop == "pad" else 0,
+            flip=how is not None and how.flip,
+            quarter_turns=self.views.quarter_turns,
+            dtype=self.format.dtype,
+            channels_last=self.format.channels_last,
+        )
+        return Batch(images, self.labels[index_B], index_B, step, epoch)
+
+
+class ResidentImages(Prepare):
+    """A split on the device: a raw batch of indices is looked up in it."""
 
     images: Tensor
-    labels: Tensor
-    turns: Tensor
 
-    def __init__(self, split: Split, normalise: Normalise, augmentation: Augmentation | None, seed: int = 0):
-        super().__init__()
+    def __init__(
+        self,
+        split: Split,
+        normalise: Normalise,
+        augmentation: Augmentation | None,
+        seed: int = 0,
+        views: Views = ONE_VIEW,
+        format: Format | None = None,
+    ):
+        super().__init__(split.labels, normalise, augmentation, seed, views, format)
+        height, width = split.images.shape[1:3]
+        if views.quarter_turns and height != width:
+            raise UserError(f"quarter turns need square images, these are {width} x {height}")
         self.register_buffer("images", split.images, persistent=False)
-        self.register_buffer("labels", split.labels, persistent=False)
-        self.normalise, self.augmentation, self.key = normalise, augmentation, split_seed(seed)
-        self.register_buffer("turns", _turns(augmentation.rotation if augmentation else 0.0), persistent=False)
 
     def forward(self, raw: RawBatch, step: Tensor, epoch: Tensor) -> Batch:
-        index = raw.index
-        pixels = self.images[index] if self.augmentation is None else self._augmented(index, epoch, self.augmentation)
-        return Batch(self.normalise(pixels)[None], self.labels[index], index, step, epoch)
-
-    def _augmented(self, index_B: Tensor, epoch: Tensor, augmentation: Augmentation, view: int = 0) -> Tensor:
-        """[B,H,W,3] uint8: rotated, flipped and cropped by looking up, for each pixel, where it comes from."""
-        n, height, width, channels = self.images.shape
-        word_y, word_x, word_flip, word_turn = philox(self.key, (index_B, epoch, view, 0))
-        rows = torch.arange(height, device=index_B.device)[None, :, None]
-        columns = torch.arange(width, device=index_B.device)[None, None, :]
-        inside = None
-        if augmentation.rotation:
-            rows, columns = self._rotate(rows, columns, below(word_turn, _ANGLES))
-            inside = _within(rows, height) & _within(columns, width)
-        if augmentation.flip:
-            flipped = (word_flip >> 31).bool()[:, None, None]
-            columns = torch.where(flipped, width - 1 - columns, columns)
-        if augmentation.crop_padding:
-            shifts = 2 * augmentation.crop_padding + 1
-            rows = rows + (below(word_y, shifts) - augmentation.crop_padding)[:, None, None]
-            columns = columns + (below(word_x, shifts) - augmentation.crop_padding)[:, None, None]
-            cropped = _within(rows, height) & _within(columns, width)
-            inside = cropped if inside is None else inside & cropped
-        source = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
-        pixels = self.images.view(n * height * width, channels)[index_B[:, None, None] * (height * width) + source]
-        return pixels if inside is None else pixels * inside[..., None]
-
-    def _rotate(self, rows: Tensor, columns: Tensor, angle_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Where each pixel of the turned image lies in the straight one; the turn is about the image's centre."""
-        height, width = self.images.shape[1:3]
-        cosine, sine = self.turns[:, angle_B][:, :, None, None].unbind()
-        down, right = 2 * rows + 1 - height, 2 * columns + 1 - width  # half pixels from the centre
-        turned_right = cosine * right - sine * down
-        turned_down = sine * right + cosine * down
-        return _to_pixel(turned_down, height), _to_pixel(turned_right, width)
+        rows = raw.index.expand(self.views.count, -1)
+        return self.batch(self.images, rows, raw.index, step, epoch)
 
 
-def _to_pixel(half_pixels_fixed: Tensor, size: int) -> Tensor:
-    return (half_pixels_fixed + (size << _FIXED)) >> (_FIXED + 1)
+class StreamedImages(Prepare):
+    """A raw batch that brings its pixels: of each view, or whole images that all views are cropped out of."""
 
-
-def _turns(degrees: float) -> Tensor:
-    """[2, angles] int64: fixed-point cosine and sine of the angles from -degrees to +degrees."""
-    angles = torch.linspace(-math.radians(degrees), math.radians(degrees), _ANGLES, dtype=torch.float64)
-    return (torch.stack([angles.cos(), angles.sin()]) * (1 << _FIXED)).round().to(torch.int64)
-
-
-def _within(position: Tensor, size: int) -> Tensor:
-    return (position >= 0) & (position < size)
+    def forward(self, raw: RawBatch, step: Tensor, epoch: Tensor) -> Batch:
+        images, index = raw.images, raw.index
+        assert images is not None, "a streaming loader yields pixels"
+        brought, count = images.shape[:2]
+        rows = torch.arange(brought * count, device=images.device).view(brought, count)
+        return self.batch(images.flatten(0, 1), rows.expand(self.views.count, -1), index, step, epoch)

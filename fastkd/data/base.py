@@ -1,11 +1,16 @@
 """What a data set, a loader and a batch are."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Self
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from fastkd.data.failures import Failures
+from fastkd.data.index import Found
+from fastkd.data.paths import Paths
 
 
 class RawBatch(NamedTuple):
@@ -37,24 +42,76 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Views:
+    """What a training gets of each image. View 0 is the same whatever the others are."""
+
+    count: int = 1
+    """Each with random numbers of its own (KDCL: one a network)."""
+    quarter_turns: bool = False
+    """View v is turned by v·90°, count is 4: one flip for all, a crop for each (SSKD)."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or (self.quarter_turns and self.count != 4):
+            raise ValueError(f"there is at least one view, and there are four quarter turns; got {self}")
+
+
+ONE_VIEW = Views()
+FOUR_ROTATIONS = Views(4, quarter_turns=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How image files are read; nothing of it matters to CIFAR and its like."""
+
+    loader: Literal["auto", "dali", "torchvision"] = "auto"
+    """auto: DALI where it is installed. The two differ in the last bits of a resized pixel."""
+    resident: bool | None = None
+    """Decode everything once and keep it on the device as bytes; None: yes for padded crops, no for resized ones."""
+    max_bad_images: int = 0
+    """So many images that cannot be used are left out; one more is an error."""
+    class_list: str | None = None
+    """A file with lines FOLDER [NAME]: which class folders there are, in the order of the labels, and their names."""
+    workers: int | None = None
+    """Processes (torchvision) or threads (DALI); None: as many as there are cores. Never changes a result."""
+    index_cache: str | None = None
+    """Folder that keeps what the scan of a folder found; None: the run's own."""
+
+
+@dataclass(frozen=True)
 class Split:
     """Images of one size, held as bytes."""
 
     images: Tensor
-    """[n,H,W,3] uint8"""
+    """[n,H,W,3] uint8; in memory planes may follow each other, which is faster on a CPU."""
     labels: Tensor
     """[n] int64"""
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, kept: np.ndarray) -> "Split":
+        places = torch.from_numpy(kept)
+        planes = self.images.movedim(-1, 1)[places]
+        return Split(planes.movedim(1, -1), self.labels[places])
 
-class FileSplit(NamedTuple):
+
+@dataclass(frozen=True)
+class FileSplit:
     """Images that stay in their files until they are needed."""
 
-    paths: tuple[str, ...]
+    paths: Paths
     labels: Tensor
     """[n] int64"""
+    sizes: np.ndarray
+    """[n,2] int32: width and height, as the heads of the files give them."""
+    plain: np.ndarray
+    """[n] bool: JPEG, or PNG of 8 bits: every decoder reads the same bytes out of them."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, kept: np.ndarray) -> "FileSplit":
+        return FileSplit(self.paths.take(kept), self.labels[torch.from_numpy(kept)], self.sizes[kept], self.plain[kept])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +119,18 @@ class DataSet:
     """A training and a test split with the same classes."""
 
     name: str
-    train: "Split | FileSplit"
-    test: "Split | FileSplit"
+    train: Split | FileSplit
+    test: Split | FileSplit
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     """Of the training images' channels, where white is 1."""
     std: tuple[float, float, float]
+    failures: Failures = field(default_factory=Failures)
+    """Images that were left out, and how many may be."""
+    scans: tuple[Found, ...] = ()
+    """Of the folders that its files are in."""
+    notes: tuple[str, ...] = ()
+    """What was noticed in its folder, to be told once."""
 
 
 class Loader(Protocol):
@@ -78,10 +141,15 @@ class Loader(Protocol):
     """
 
     steps: int
-    """Batches of one epoch."""
+    """Batches of one epoch, of this rank."""
+    samples: int
+    """Images of the split, over all ranks."""
+    labels: Tensor
+    """[samples] int64, on the CPU."""
+    classes: tuple[str, ...]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[RawBatch]:
-        """The batches of one epoch, from step `start` of it on."""
+        """The batches of one epoch, from step `start` of it on. None of them is empty."""
         ...
 
 

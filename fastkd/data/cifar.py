@@ -1,4 +1,5 @@
-"""CIFAR-10 and CIFAR-100 in the published binary format, or the Python version once its checksum has been verified."""
+"""CIFAR-10 and CIFAR-100 in the published binary format, or the Python version once its checksum has been verified;
+CIFAR-100-C (Hendrycks & Dietterich, 2019) as its arrays."""
 
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import numpy as np
 import torch
 
 from fastkd.data.base import DataSet, Split
+from fastkd.data.folder import existing_folder
 from fastkd.errors import UserError
 
 _PIXELS = 3 * 32 * 32
@@ -16,7 +18,7 @@ _CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 def cifar100(path: str) -> DataSet:
     """path: the folder of train.bin and test.bin (or of cifar-100-binary), or of cifar-100-python."""
-    root = _folder(path, "cifar100")
+    root = existing_folder(path, "cifar100")
     binary = _find(root, "cifar-100-binary", "train.bin")
     if binary is not None:
         train, test = (_read_binary([binary / f"{part}.bin"], label_bytes=2, classes=100) for part in ("train", "test"))
@@ -30,7 +32,7 @@ def cifar100(path: str) -> DataSet:
 
 def cifar10(path: str) -> DataSet:
     """path: the folder of data_batch_1.bin … test_batch.bin (or of cifar-10-batches-bin), or of cifar-10-batches-py."""
-    root = _folder(path, "cifar10")
+    root = existing_folder(path, "cifar10")
     binary = _find(root, "cifar-10-batches-bin", "data_batch_1.bin")
     if binary is not None:
         parts = [binary / f"data_batch_{number}.bin" for number in range(1, 6)]
@@ -44,12 +46,52 @@ def cifar10(path: str) -> DataSet:
     return DataSet(name="cifar10", train=train, test=test, classes=names, mean=_CIFAR10_MEAN, std=_CIFAR10_STD)
 
 
-def _folder(path: str, name: str) -> Path:
+def cifar100c(path: str) -> DataSet:
+    """path: the folder of labels.npy and fog.npy, frost.npy …, to test on all of it; or one of its files."""
     if not path:
-        raise UserError(f"{name} needs a folder: --data {name}:PATH")
-    if not Path(path).is_dir():
-        raise UserError(f"no folder {path} (from --data {name}:{path})")
-    return Path(path)
+        raise UserError("cifar100c needs a folder, or one of its files: --data cifar100c:PATH")
+    place = Path(path)
+    if not place.exists():
+        raise UserError(f"no folder and no file {path} (from --data cifar100c:{path})")
+    root = place if place.is_dir() else place.parent
+    files = sorted(set(root.glob("*.npy")) - {root / "labels.npy"}) if place.is_dir() else [place]
+    if not files:
+        raise UserError(f"no CIFAR-100-C in {path}: expected labels.npy, fog.npy …")
+    labels = _array(root / "labels.npy", 1)
+    if labels.size and not 0 <= labels.min() <= labels.max() < 100:
+        raise UserError(f"{root / 'labels.npy'} has labels from {labels.min()} to {labels.max()}, expected 0 to 99")
+    images = [_array(file, 4) for file in files]
+    for file, found in zip(files, images, strict=True):
+        if found.shape != (len(labels), 32, 32, 3) or found.dtype != np.uint8:
+            wanted = f"({len(labels)}, 32, 32, 3) of uint8"
+            raise UserError(f"{file} has the shape {found.shape} of {found.dtype}, expected {wanted}")
+    test = Split(
+        torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.tile(labels.astype(np.int64), len(files)))
+    )
+    none = Split(torch.empty(0, 32, 32, 3, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+    names = tuple(str(number) for number in range(100))
+    corruptions = ", ".join(file.stem for file in files)
+    return DataSet(
+        name="cifar100c",
+        train=none,
+        test=test,
+        classes=names,
+        mean=_CIFAR100_MEAN,
+        std=_CIFAR100_STD,
+        notes=(f"CIFAR-100-C: {corruptions}",),
+    )
+
+
+def _array(file: Path, axes: int) -> np.ndarray:
+    try:
+        found = np.load(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"no file {file}") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{file} is no array of numpy: truncated?") from error
+    if not isinstance(found, np.ndarray) or found.ndim != axes:
+        raise UserError(f"{file} is no array with {axes} axes")
+    return found
 
 
 def _find(root: Path, folder: str, file: str) -> Path | None:
@@ -73,7 +115,7 @@ def _read_binary(files: list[Path], *, label_bytes: int, classes: int) -> Split:
             raise UserError(f"{file}: record {first} has label {highest}, expected 0 to {classes - 1}")
         parts.append(part)
     records = torch.from_numpy(np.concatenate(parts))
-    images = records[:, label_bytes:].view(-1, 3, 32, 32).permute(0, 2, 3, 1).contiguous()
+    images = records[:, label_bytes:].contiguous().view(-1, 3, 32, 32).permute(0, 2, 3, 1)
     return Split(images, records[:, label_bytes - 1].to(torch.int64))
 
 

@@ -1,98 +1,223 @@
-"""Image folders: TRAIN/CLASS/*.jpg and VAL/CLASS/*.jpg."""
+"""Image folders: TRAIN/CLASS/*.jpg and VAL/CLASS/*.jpg, and Tiny-ImageNet's own arrangement."""
 
-import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
-from fastkd.data.base import DataSet, FileSplit, Split
+from fastkd.data.base import DataSet, FileSplit, Reading, Split
+from fastkd.data.boxes import centres
+from fastkd.data.decoding import BadImage, decode
+from fastkd.data.failures import Failures
+from fastkd.data.index import Found, class_folders, scan
+from fastkd.environment import cores
 from fastkd.errors import UserError
 
-_EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
 _TEST_FOLDERS = ("val", "test")
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_TINY_MEAN, _TINY_STD = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
+_SHOWN = 3
 
 
-def imagefolder(path: str) -> DataSet:
-    """The files of path/train/CLASS and of path/val/CLASS (or path/test/CLASS); nothing is decoded yet."""
-    if not path:
-        raise UserError("imagefolder needs a folder: --data imagefolder:PATH")
-    root = Path(path)
-    if not root.is_dir():
-        raise UserError(f"no folder {path} (from --data imagefolder:{path})")
+def imagefolder(path: str, reading: Reading, cache: Path | None = None) -> DataSet:
+    """The files of path/train/CLASS and of path/val/CLASS (or path/test/CLASS); nothing is decoded yet.
+
+    Classes are the folders of path/train in the order of their names, or as reading.class_list (else path/classes.txt)
+    has them: a line FOLDER, or FOLDER and a name to show.
+    """
+    root = existing_folder(path, "imagefolder")
     test_root = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or test_root is None:
         raise UserError(f"{path} has no folders 'train' and 'val' (or 'test') with one folder a class in each")
-    classes = tuple(sorted(entry.name for entry in os.scandir(root / "train") if entry.is_dir()))
-    if not classes:
-        raise UserError(f"{root / 'train'} has no class folders")
-    test_classes = {entry.name for entry in os.scandir(test_root) if entry.is_dir()}
-    strangers = sorted(test_classes - set(classes))
+    folders, names, notes = _classes(root, reading.class_list)
+    strangers = sorted(set(class_folders(test_root)) - set(class_folders(root / "train")))
     if strangers:
         raise UserError(f"{test_root} has a class {strangers[0]!r} that {root / 'train'} lacks")
+    threads = reading.workers or cores()
+    train = scan(root / "train", folders, threads=threads, cache=cache, name="train")
+    test = scan(test_root, folders, threads=threads, cache=cache, name=test_root.name)
+    parts = ((train, root / "train"), (test, test_root))
+    for found, part in parts:
+        _check_classes(found.labels, part, folders)
+    data = _data_set("imagefolder", train, test, names, (_IMAGENET_MEAN, _IMAGENET_STD), reading, notes)
+    for found, part in parts:
+        _check_classes(found.labels[found.usable], part, folders)
+    return data
+
+
+def tiny_imagenet(path: str, reading: Reading, cache: Path | None = None) -> DataSet:
+    """The folder tiny-imagenet-200: train/WNID/images, and val/images with val/val_annotations.txt."""
+    root = existing_folder(path, "tiny-imagenet")
+    annotations = root / "val" / "val_annotations.txt"
+    folders = tuple(line.split()[0] for line in _lines(root / "wnids.txt"))
+    if not folders or len(set(folders)) != len(folders):
+        raise UserError(f"{root / 'wnids.txt'} names no classes, or one twice")
+    folders = tuple(sorted(folders))  # wnids.txt is in no order; torchvision's ImageFolder sorts
+    words = dict(line.split("\t", 1) for line in _lines(root / "words.txt")) if (root / "words.txt").exists() else {}
+    label_of = {}
+    for number, line in enumerate(_lines(annotations), 1):
+        name, _, rest = line.partition("\t")
+        folder = rest.split("\t")[0]
+        if folder not in folders:
+            raise UserError(f"{annotations}, line {number}: expected FILE and one of the classes of wnids.txt")
+        label_of[f"images/{name}".encode()] = folders.index(folder)
+    threads = reading.workers or cores()
+    train = scan(root / "train", folders, threads=threads, cache=cache, name="train")
+    test = scan(root / "val", ("images",), threads=threads, cache=cache, name="val")
+    names = [test.paths.name(place) for place in range(len(test.paths))]
+    unknown = next((name for name in names if name not in label_of), None)
+    if unknown is not None:
+        raise UserError(f"{annotations} does not name {unknown.decode(errors='replace')}")
+    if missing := sorted(set(label_of) - set(names)):
+        raise UserError(f"no file {root / 'val' / missing[0].decode()}, which {annotations} names")
+    test = replace(test, labels=np.array([label_of[name] for name in names]))
+    shown = tuple(words.get(folder, folder) for folder in folders)
+    return _data_set("tiny-imagenet", train, test, shown, (_TINY_MEAN, _TINY_STD), reading, [])
+
+
+def existing_folder(path: str, name: str) -> Path:
+    if not path:
+        raise UserError(f"{name} needs a folder: --data {name}:PATH")
+    if not Path(path).is_dir():
+        raise UserError(f"no folder {path} (from --data {name}:{path})")
+    return Path(path)
+
+
+def load_resident(split: FileSplit, image_size: int, threads: int, failures: Failures) -> Split:
+    """Decodes every image; one that is not image_size x image_size is resized (shorter side) and cropped (centre)."""
+    need, free = len(split) * image_size**2 * 3, _free_memory()
+    if free is not None and need > free:
+        raise UserError(
+            f"{len(split):,} images of {image_size} pixels take {need / 2**30:,.1f} GiB, {free / 2**30:,.1f} are free: "
+            "leave them in their files with --resident off"
+        )
+    planes = torch.empty(len(split), 3, image_size, image_size, dtype=torch.uint8)
+    resized, corners = centres(split.sizes, image_size, image_size)
+    failed: dict[int, str] = {}
+
+    def place(number: int) -> None:
+        try:
+            pixels = decode(split.paths[number])
+            size = (pixels.shape[1], pixels.shape[0])
+            if size != tuple(split.sizes[number]):
+                raise BadImage(f"has {size[0]} x {size[1]} pixels, its head says otherwise")
+            planes[number] = centre_crop(pixels, resized[number], corners[number], image_size).permute(2, 0, 1)
+        except BadImage as error:
+            failed[number] = str(error)
+
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        for _ in pool.map(place, range(len(split))):
+            pass
+    whole = Split(planes.movedim(1, -1), split.labels)
+    if not failed:
+        return whole
+    failures.add({split.paths[number]: failed[number] for number in sorted(failed)})
+    return whole.take(np.setdiff1d(np.arange(len(split)), list(failed)))
+
+
+def centre_crop(pixels_HWC: Tensor, resized: np.ndarray, corner: np.ndarray, crop_to: int) -> Tensor:
+    """The image resized to (width, height), then crop_to x crop_to from (left, top) on; black outside of the image."""
+    (width, height), (left, top) = resized.tolist(), corner.tolist()
+    pixels = resized_to(pixels_HWC, width, height)
+    if left >= 0 and top >= 0:
+        return pixels[top : top + crop_to, left : left + crop_to]
+    out = pixels.new_zeros(crop_to, crop_to, 3)
+    part = pixels[max(top, 0) : top + crop_to, max(left, 0) : left + crop_to]
+    out[max(-top, 0) : max(-top, 0) + part.shape[0], max(-left, 0) : max(-left, 0) + part.shape[1]] = part
+    return out
+
+
+def resized_to(pixels_HWC: Tensor, width: int, height: int) -> Tensor:
+    """[height,width,3] uint8, as torchvision resizes bytes: bilinear, antialiased."""
+    if pixels_HWC.shape[:2] == (height, width):
+        return pixels_HWC
+    return resize(pixels_HWC.permute(2, 0, 1), [height, width], antialias=True).permute(1, 2, 0)
+
+
+def _data_set(
+    name: str,
+    train: Found,
+    test: Found,
+    classes: tuple[str, ...],
+    statistics: tuple[tuple[float, float, float], tuple[float, float, float]],
+    reading: Reading,
+    notes: Iterable[str],
+) -> DataSet:
+    failures = Failures(reading.max_bad_images)
+    failures.add(train.bad | test.bad)
+    told = list(notes)
+    for path, reason in failures.reasons.items():
+        told.append(f"{path} {reason}: left out")
+    if ignored := train.ignored + test.ignored:
+        shown = ", ".join(ignored[:_SHOWN]) + (", …" if len(ignored) > _SHOWN else "")
+        told.append(f"{len(ignored)} files that do not end as images do are passed over: {shown}")
     return DataSet(
-        name="imagefolder",
-        train=_scan(root / "train", classes),
-        test=_scan(test_root, classes),
+        name=name,
+        train=_usable(train),
+        test=_usable(test),
         classes=classes,
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
+        mean=statistics[0],
+        std=statistics[1],
+        failures=failures,
+        scans=(train, test),
+        notes=tuple(told),
     )
 
 
-def _scan(root: Path, classes: tuple[str, ...]) -> FileSplit:
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(
-            os.path.join(folder, file)
-            for folder, _, names in os.walk(root / name)
-            for file in names
-            if os.path.splitext(file)[1].lower() in _EXTENSIONS
-        )
-        if not found:
-            raise UserError(f"the class folder {root / name} has no images")
-        paths += found
-        labels += [label] * len(found)
-    return FileSplit(tuple(paths), torch.tensor(labels))
+def _usable(found: Found) -> FileSplit:
+    kept = found.usable
+    return FileSplit(found.paths.take(kept), torch.from_numpy(found.labels[kept]), found.sizes[kept], found.plain[kept])
 
 
-def decode(path: str) -> Image.Image:
-    """The image as RGB, as it is stored (EXIF orientation is left alone)."""
+def _check_classes(labels: np.ndarray, root: Path, folders: tuple[str, ...]) -> None:
+    counts = np.bincount(labels, minlength=len(folders))
+    if counts.all():
+        return
+    empty = root / folders[int(counts.argmin())]
+    raise UserError(f"the class folder {empty} has no images" if empty.is_dir() else f"no class folder {empty}")
+
+
+def _classes(root: Path, class_list: str | None) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
+    """Folders, the names to show, and what is worth telling."""
+    there = class_folders(root / "train")
+    if not there:
+        raise UserError(f"{root / 'train'} has no class folders")
+    file = Path(class_list) if class_list is not None else root / "classes.txt"
+    if class_list is None and not file.is_file():
+        return there, there, []
+    listed = [[line] if line in there else line.split("\t" if "\t" in line else None, 1) for line in _lines(file)]
+    folders = tuple(line[0] for line in listed)
+    if class_list is None and sorted(folders) != sorted(there):
+        return there, there, [f"{file} does not name the folders of {root / 'train'}: it is passed over"]
+    if not folders:
+        raise UserError(f"{file} names no classes")
+    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+        raise UserError(f"{file} names the class {twice!r} twice")
+    if missing := next((folder for folder in folders if folder not in there), None):
+        raise UserError(f"{file} names a class {missing!r} that has no folder in {root / 'train'}")
+    left = len(there) - len(folders)
+    notes = [f"{file} names {len(folders)} of the {len(there)} classes in {root / 'train'}"] if left else []
+    return folders, tuple(line[1].strip() if len(line) > 1 else line[0] for line in listed), notes
+
+
+def _lines(file: Path) -> list[str]:
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the image {path}: {error}") from error
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no text in UTF-8") from error
 
 
-def load_resident(split: FileSplit, image_size: int, threads: int) -> Split:
-    """Decodes every image; one that is not image_size x image_size is resized (shorter side) and cropped (centre)."""
-    images = torch.empty(len(split.paths), image_size, image_size, 3, dtype=torch.uint8)
-
-    def place(number: int) -> None:
-        images[number] = to_tensor(centre(decode(split.paths[number]), image_size, image_size))
-
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        for _ in pool.map(place, range(len(split.paths))):
-            pass
-    return Split(images, split.labels)
-
-
-def centre(image: Image.Image, resize_to: int, crop_to: int) -> Image.Image:
-    """The shorter side resized to `resize_to` pixels, then the centre `crop_to` x `crop_to`; as torchvision does it."""
-    width, height = image.size
-    shorter = min(width, height)
-    if shorter != resize_to:
-        width, height = int(width * resize_to / shorter), int(height * resize_to / shorter)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = round((width - crop_to) / 2), round((height - crop_to) / 2)
-    return image.crop((left, top, left + crop_to, top + crop_to))
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """[H,W,3] uint8"""
-    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
+def _free_memory() -> int | None:
+    """Bytes that this machine can still give; None where it does not say."""
+    try:
+        about = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in about.splitlines() if line.startswith("MemAvailable")), None)

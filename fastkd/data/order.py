@@ -23,6 +23,7 @@ class Order:
             raise UserError(f"a batch of {batch_size} images is larger than the training set of {samples}")
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
         self.rank, self.world_size = rank, world_size
+        self.largest = batch_size // world_size
         # A partial batch that does not divide by the ranks would give them steps of different sizes.
         partial = samples % batch_size and not drop_last and (samples % batch_size) % world_size == 0
         self.steps = samples // batch_size + bool(partial)
@@ -36,14 +37,21 @@ class Order:
 
 
 class InOrder:
-    """Every image once, in order: for evaluation. Each rank has its own share, and the last batch may be shorter."""
+    """Every image once, in order: for evaluation.
+
+    Each rank takes a part of the set of its own, in batches of batch_size: the last may be shorter, none is empty, and
+    ranks may differ by a batch, so that counts are to be summed once, at the end.
+    """
 
     def __init__(self, samples: int, batch_size: int, *, rank: int = 0, world_size: int = 1):
-        self.samples, self.batch_size = samples, batch_size
+        if batch_size < 1:
+            raise UserError(f"the batch size is at least 1, got {batch_size}")
+        if samples < world_size:
+            raise UserError(f"a test set of {samples} images cannot be shared by {world_size} processes")
+        self.samples, self.batch_size, self.largest = samples, batch_size, batch_size
         self.first, self.end = samples * rank // world_size, samples * (rank + 1) // world_size
         self.steps = -(-(self.end - self.first) // batch_size)
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Tensor]:
-        for step in range(start, self.steps):
-            first = self.first + step * self.batch_size
+        for first in range(self.first + start * self.batch_size, self.end, self.batch_size):
             yield torch.arange(first, min(first + self.batch_size, self.end))

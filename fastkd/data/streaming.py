@@ -1,128 +1,188 @@
-"""Images that are decoded as they are needed: random-resized crops by torch's DataLoader, one call a batch.
+"""Images that are decoded as they are needed, by torchvision's operations in torch's DataLoader: one call a batch,
+bytes all the way, normalised in the step."""
 
-The crop of an image is a function of (seed, epoch, index), so any number of workers gives the same batches.
-"""
-
-import math
+import contextlib
+import itertools
+import signal
+import warnings
 from collections.abc import Iterator
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fastkd.data.augment import Augmentation, Normalise
-from fastkd.data.base import Batch, FileSplit, RawBatch
-from fastkd.data.folder import centre, decode, to_tensor
+from fastkd.data.augment import Augmentation
+from fastkd.data.base import ONE_VIEW, FileSplit, RawBatch, Views
+from fastkd.data.boxes import centres, evaluation_size, view_boxes
+from fastkd.data.decoding import BadImage, decode
+from fastkd.data.failures import Failures
+from fastkd.data.folder import centre_crop, resized_to
 from fastkd.data.order import InOrder, Order
-from fastkd.ops.philox import philox, split_seed
+from fastkd.ops.philox import below, philox, split_seed
 
-_CROP_STREAM = 1  # the fourth counter word: crops drawn here never share numbers with what `Flip` draws
+_REPLACEMENT_STREAM = 2  # the fourth counter word: which sample stands in for one that cannot be read
+
+
+class Plan(NamedTuple):
+    """What a batch is made of, apart from which images: the same for every way of reading files."""
+
+    split: FileSplit
+    image_size: int
+    augmentation: Augmentation | None
+    """None: evaluation."""
+    views: Views = ONE_VIEW
+    seed: int = 0
+    crop: str = "resized"
+    """Which training the evaluation belongs to."""
+
+    @property
+    def random_boxes(self) -> bool:
+        return self.augmentation is not None and self.augmentation.crop == "resized"
+
+    @property
+    def images(self) -> int:
+        """Pictures that a loader cuts out of each file: with padded crops the step makes the views itself."""
+        return self.views.count if self.random_boxes else 1
+
+    def boxes(self, index_B: Tensor, epoch: int) -> np.ndarray:
+        """[V,B,4] (left, top, width, height)"""
+        assert self.augmentation is not None
+        sizes = self.split.sizes[index_B.numpy()]
+        return view_boxes(sizes, index_B, epoch, self.seed, self.augmentation, self.views)
+
+    def centres(self, index_B: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """[B,2] sizes and [B,2] corners"""
+        crop = self.crop if self.augmentation is None else self.augmentation.crop
+        return centres(self.split.sizes[index_B.numpy()], evaluation_size(crop, self.image_size), self.image_size)
+
+    def replacements(self, index: int) -> Iterator[int]:
+        """Samples to try in place of one that cannot be read: a function of (seed, index) alone."""
+        attempts = torch.arange(64)
+        words = philox(split_seed(self.seed), (index, attempts, 0, _REPLACEMENT_STREAM))[0]
+        yield from below(words, len(self.split)).tolist()
 
 
 class StreamingLoader:
-    """Yields raw batches with pixels [1,B,H,W,3]."""
+    """Yields raw batches with pixels [V,B,H,W,3]."""
 
     def __init__(
         self,
-        split: FileSplit,
+        plan: Plan,
+        classes: tuple[str, ...],
         order: Order | InOrder,
-        image_size: int,
-        augmentation: Augmentation | None,
+        failures: Failures,
         *,
-        seed: int = 0,
         workers: int = 0,
+        pin_memory: bool = False,
     ):
-        self.split, self.order, self.steps = split, order, order.steps
-        self.image_size, self.augmentation, self.seed, self.workers = image_size, augmentation, seed, workers
+        self.labels, self.classes, self.order = plan.split.labels, classes, order
+        self.samples, self.steps, self.failures = order.samples, order.steps, failures
+        self._plan, self._tasks = plan, _Tasks(order)
+        with _silenced():
+            self._loader = DataLoader(
+                _Pictures(plan),
+                sampler=self._tasks,
+                batch_size=None,
+                num_workers=workers,
+                prefetch_factor=2 if workers else None,
+                persistent_workers=workers > 0,
+                worker_init_fn=_begin_worker,
+                pin_memory=pin_memory,
+                generator=torch.Generator(),  # the global one must not depend on how often an epoch was begun
+            )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[RawBatch]:
-        batches = list(self.order.epoch(epoch, start))
-        pixels = _BatchOfPixels(self.split, batches, self.image_size, self.augmentation, self.seed, epoch)
-        loader = DataLoader(
-            pixels,
-            batch_size=None,
-            num_workers=self.workers,
-            prefetch_factor=2 if self.workers else None,
-            worker_init_fn=_one_thread,
-        )
-        for index, images in loader:
-            yield RawBatch(index, images[None])
+        self._tasks.epoch, self._tasks.start = epoch, start
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="This DataLoader will create"
+            )  # the user may want more than cores
+            batches = iter(self._loader)
+        for index, images, failed in batches:
+            if failed:
+                self.failures.add(failed, while_reading=True, consequence=consequence(self._plan))
+            if len(index):
+                yield RawBatch(index, images)
 
 
-class _BatchOfPixels(Dataset[tuple[Tensor, Tensor]]):
-    """Item i is the whole batch i."""
+class _Tasks(Sampler[tuple[int, Tensor]]):
+    """The batches of the epoch that comes next; workers live on from epoch to epoch."""
 
-    def __init__(
-        self,
-        split: FileSplit,
-        batches: list[Tensor],
-        image_size: int,
-        augmentation: Augmentation | None,
-        seed: int,
-        epoch: int,
-    ):
-        self.split, self.batches, self.image_size = split, batches, image_size
-        self.augmentation, self.seed, self.epoch = augmentation, seed, epoch
+    def __init__(self, order: Order | InOrder):
+        self.order, self.epoch, self.start = order, 0, 0
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return self.order.steps - self.start
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        index = self.batches[number]
-        images = [decode(self.split.paths[place]) for place in index.tolist()]
-        size = self.image_size
-        if self.augmentation is None:
-            pixels = [to_tensor(centre(image, round(size * 8 / 7), size)) for image in images]
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        epoch = self.epoch
+        return ((epoch, index) for index in self.order.epoch(epoch, self.start))
+
+
+class _Pictures(Dataset[tuple[Tensor, Tensor, dict[str, str]]]):
+    """A whole batch is one item."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+
+    def __getitem__(self, task: tuple[int, Tensor]) -> tuple[Tensor, Tensor, dict[str, str]]:
+        """(indices, pixels [V,B,H,W,3], what could not be read)"""
+        plan, (epoch, index_B) = self.plan, task
+        failed: dict[str, str] = {}
+        decoded: list[Tensor] = []
+        used: list[int] = []
+        for wanted in index_B.tolist():
+            stand_ins = () if plan.augmentation is None else plan.replacements(wanted)
+            for place in itertools.chain((wanted,), stand_ins):
+                if (pixels := _read(plan, place, failed)) is not None:
+                    decoded.append(pixels)
+                    used.append(place)
+                    break
+        index_B = torch.tensor(used, dtype=torch.int64)
+        size = plan.image_size
+        out = torch.empty(plan.images, len(used), size, size, 3, dtype=torch.uint8)
+        if plan.random_boxes:
+            boxes = plan.boxes(index_B, epoch).tolist()
+            for view, place in np.ndindex(out.shape[:2]):
+                left, top, width, height = boxes[view][place]
+                out[view, place] = resized_to(decoded[place][top : top + height, left : left + width], size, size)
         else:
-            sizes = torch.tensor([image.size for image in images])
-            boxes = crop_boxes(sizes, index, self.epoch, self.seed, self.augmentation).tolist()
-            pixels = [
-                to_tensor(image.resize((size, size), Image.Resampling.BILINEAR, box=tuple(box)))
-                for image, box in zip(images, boxes, strict=True)
-            ]
-        return index, torch.stack(pixels)
+            resized, corners = plan.centres(index_B)
+            for place, pixels in enumerate(decoded):
+                out[0, place] = centre_crop(pixels, resized[place], corners[place], size)
+        return index_B, out, failed
 
 
-def crop_boxes(sizes_B2: Tensor, index_B: Tensor, epoch: int, seed: int, augmentation: Augmentation) -> Tensor:
-    """[B,4] int64 (left, top, right, bottom): a random area and aspect ratio, as in "Going deeper with convolutions"
-    (Szegedy et al. 2015), inside images of size [B,2] (width, height).
-
-    A box that does not fit is clipped to the image: torchvision draws again up to ten times instead, which one
-    vectorised call cannot.
-    """
-    words = philox(split_seed(seed), (index_B, epoch, 0, _CROP_STREAM))
-    u_area, u_aspect, u_left, u_top = (word.to(torch.float64) / 2**32 for word in words)
-    width, height = sizes_B2.to(torch.float64).unbind(1)
-    low, high = augmentation.area
-    area = (low + (high - low) * u_area) * width * height
-    low, high = (math.log(bound) for bound in augmentation.aspect)
-    aspect = torch.exp(low + (high - low) * u_aspect)
-    box_width = (area * aspect).sqrt().round().clamp(min=1).minimum(width)
-    box_height = (area / aspect).sqrt().round().clamp(min=1).minimum(height)
-    left = (u_left * (width - box_width + 1)).floor()
-    top = (u_top * (height - box_height + 1)).floor()
-    return torch.stack([left, top, left + box_width, top + box_height], dim=1).to(torch.int64)
+def consequence(plan: Plan) -> str:
+    """Of an image that cannot be read, in words."""
+    return "left out" if plan.augmentation is None else "another takes its place"
 
 
-class StreamedImages(nn.Module):
-    """A raw batch with pixels becomes a `Batch`; in training every second image is flipped."""
-
-    labels: Tensor
-
-    def __init__(self, labels: Tensor, normalise: Normalise, augmentation: Augmentation | None, seed: int = 0):
-        super().__init__()
-        self.register_buffer("labels", labels, persistent=False)
-        self.normalise, self.augmentation, self.key = normalise, augmentation, split_seed(seed)
-
-    def forward(self, raw: RawBatch, step: Tensor, epoch: Tensor) -> Batch:
-        images, index = raw.images, raw.index
-        assert images is not None, "a streaming loader yields pixels"
-        if self.augmentation is not None and self.augmentation.flip:
-            flipped = (philox(self.key, (index, epoch, 0, 0))[2] >> 31).bool()
-            images = torch.where(flipped[None, :, None, None, None], images.flip(3), images)
-        return Batch(self.normalise(images), self.labels[index], index, step, epoch)
+def _read(plan: Plan, place: int, failed: dict[str, str]) -> Tensor | None:
+    path = plan.split.paths[place]
+    try:
+        pixels = decode(path)
+        width, height = plan.split.sizes[place]
+        if pixels.shape[:2] != (height, width):
+            raise BadImage(f"has {pixels.shape[1]} x {pixels.shape[0]} pixels now, {width} x {height} when scanned")
+    except BadImage as error:
+        failed[path] = str(error)
+        return None
+    return pixels
 
 
-def _one_thread(_worker: int) -> None:
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """torch advises against more workers than cores, which the user may want."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        yield
+
+
+def _begin_worker(_worker: int) -> None:
     torch.set_num_threads(1)
+    # Ctrl-C is the main process's to handle; what it does about SIGTERM was inherited and is not meant for workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

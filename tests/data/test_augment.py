@@ -5,8 +5,10 @@ import torch
 import torchvision.transforms.v2.functional as F
 from PIL import Image
 
-from fastkd.data.augment import _ANGLES, Augmentation, Normalise, ResidentImages
-from fastkd.data.base import RawBatch, Split
+from fastkd.data import FOUR_ROTATIONS, Augmentation, Format, RawBatch, Split, Views
+from fastkd.data.augment import Normalise, ResidentImages
+from fastkd.errors import UserError
+from fastkd.ops.augment import ANGLES
 from fastkd.ops.philox import below, philox, split_seed
 
 SIZE, COUNT, SEED = 12, 40, (3 << 32) + 11
@@ -32,8 +34,8 @@ def one_by_one(augmentation, index, epoch):
         if augmentation.flip and word_flip >> 31:
             image = F.horizontal_flip(image)
         if augmentation.rotation:
-            step = below(word_turn, _ANGLES).item()
-            degrees = -augmentation.rotation + 2 * augmentation.rotation * step / (_ANGLES - 1)
+            step = below(word_turn, ANGLES).item()
+            degrees = -augmentation.rotation + 2 * augmentation.rotation * step / (ANGLES - 1)
             turned = Image.fromarray(image.permute(1, 2, 0).numpy()).rotate(degrees, Image.Resampling.NEAREST)
             image = F.pil_to_tensor(turned)
         found.append(image)
@@ -86,3 +88,84 @@ def test_evaluation_images_are_only_normalised():
     torch.testing.assert_close(batch.images[0].double(), expected, rtol=1e-5, atol=1e-5)
     assert batch.labels.tolist() == batch.index.tolist() == [4, 2]
     assert batch.images.shape == (1, 2, 3, SIZE, SIZE)
+
+
+class TestViews:
+    INDEX = torch.randperm(COUNT, generator=torch.Generator().manual_seed(2))[:9]
+
+    def views(self, views, epoch=3, **options):
+        prepare = ResidentImages(Split(IMAGES, torch.arange(COUNT)), PLAIN, Augmentation(**options), SEED, views)
+        batch = prepare(RawBatch(self.INDEX), torch.tensor(0), torch.tensor(epoch))
+        return batch.images.round().to(torch.uint8)
+
+    def test_independent_views_have_numbers_of_their_own(self):
+        found = self.views(Views(3))
+        assert found.shape == (3, 9, 3, SIZE, SIZE)
+        assert torch.equal(found[0], augmented(Augmentation(), self.INDEX, epoch=3))
+        for left, right in ((0, 1), (0, 2), (1, 2)):
+            assert sum(torch.equal(found[left, i], found[right, i]) for i in range(9)) <= 1
+
+    def test_rotations_share_the_flip_and_turn(self):
+        """Without crops, as numpy turns: once flipped, then rot90."""
+        plain, *turned = self.views(FOUR_ROTATIONS, crop_padding=0)
+        for quarter, images in enumerate(turned, start=1):
+            assert torch.equal(images, torch.rot90(plain, quarter, dims=(2, 3)))
+
+    def test_rotations_are_sskds(self):
+        """Flip once, rot90, then a crop for each rotation: the window is ours, turned and flipped with the image."""
+        padding = 2
+        found = self.views(FOUR_ROTATIONS, crop_padding=padding)
+        flips = philox(split_seed(SEED), (self.INDEX, 3, 0, 0))[2] >> 31
+        corners = set()
+        for view in range(4):
+            words = philox(split_seed(SEED), (self.INDEX, 3, view, 0))
+            for sample, place in enumerate(self.INDEX.tolist()):
+                image = IMAGES[place].permute(2, 0, 1)
+                image = torch.rot90(image.flip(2) if flips[sample] else image, view, dims=(1, 2))
+                padded = F.pad(image, [padding] * 4)
+                matches = [
+                    (top, left)
+                    for top in range(2 * padding + 1)
+                    for left in range(2 * padding + 1)
+                    if torch.equal(F.crop(padded, top, left, SIZE, SIZE), found[view, sample])
+                ]
+                assert len(matches) == 1
+                corners.add((sample, *matches[0]))
+                if view == 0 and not flips[sample]:
+                    assert matches[0] == tuple(below(word[sample], 2 * padding + 1).item() for word in words[:2])
+        assert len(corners) > 25  # of 36: crops do not follow each other
+
+    def test_rotations_need_square_images(self):
+        split = Split(IMAGES[:, :8], torch.arange(COUNT))
+        with pytest.raises(UserError, match="quarter turns need square images, these are 12 x 8"):
+            ResidentImages(split, PLAIN, Augmentation(), SEED, FOUR_ROTATIONS)
+
+    @pytest.mark.parametrize("arguments", ((0,), (2, True)))
+    def test_impossible_views(self, arguments):
+        with pytest.raises(ValueError, match="at least one view"):
+            Views(*arguments)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+def test_type_and_layout(dtype):
+    split = Split(IMAGES, torch.arange(COUNT))
+    plain = ResidentImages(split, PLAIN, Augmentation(), SEED, Views(2))
+    other = ResidentImages(split, PLAIN, Augmentation(), SEED, Views(2), Format(dtype=dtype, channels_last=True))
+    arguments = RawBatch(torch.tensor([5, 1, 7])), torch.tensor(0), torch.tensor(1)
+    expected, images = plain(*arguments).images, other(*arguments).images
+    assert images.dtype == dtype and torch.equal(images, expected.to(dtype))
+    for view in images:
+        assert view.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_layout_of_the_bytes_does_not_matter():
+    planes = IMAGES.movedim(-1, 1).contiguous().movedim(1, -1)
+    index = torch.arange(COUNT)
+    for augmentation in (None, Augmentation(rotation=9.0)):
+        one, other = (
+            ResidentImages(Split(images, index), PLAIN, augmentation, SEED)(
+                RawBatch(index), torch.tensor(0), torch.tensor(1)
+            )
+            for images in (IMAGES, planes)
+        )
+        assert torch.equal(one.images, other.images)

@@ -59,6 +59,24 @@ def test_evaluation_sees_every_image_once():
     assert torch.cat(batches).tolist() == list(range(10))
 
 
+@pytest.mark.parametrize("samples", (1, 5, 10, 17, 64))
+@pytest.mark.parametrize("ranks", (1, 2, 3, 4, 5))
+@pytest.mark.parametrize("batch", (1, 4, 7, 100))
+def test_ranks_evaluate_every_image_once_and_nothing_twice(samples, ranks, batch):
+    if samples < ranks:
+        with pytest.raises(UserError, match=f"a test set of {samples} images cannot be shared by {ranks} processes"):
+            InOrder(samples, batch, rank=0, world_size=ranks)
+        return
+    seen = []
+    for rank in range(ranks):
+        order = InOrder(samples, batch, rank=rank, world_size=ranks)
+        batches = epoch_of(order)
+        assert len(batches) == order.steps and all(1 <= len(found) <= batch for found in batches)
+        assert epoch_of(order, 0, 1) == batches[1:]
+        seen += functools.reduce(operator.iadd, batches, [])
+    assert seen == list(range(samples))
+
+
 @pytest.mark.parametrize(
     "samples, batch, ranks, words",
     [

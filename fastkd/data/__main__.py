@@ -1,0 +1,139 @@
+"""python -m fastkd.data inspect DATA: what fastkd sees of a data set, and a sheet of augmented training images."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from fastkd import environment
+from fastkd.command import command
+from fastkd.data import DATASETS, FOUR_ROTATIONS, Augmentation, FileSplit, Reading, Split, Views, open_dataset
+from fastkd.data.inspect import contact_sheet, describe, verify
+from fastkd.errors import UserError
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Prints classes, counts, sizes and bad files of a data set; writes a sheet of augmented training images."""
+
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+    """NAME, NAME:PATH, or the PATH of an image folder."""
+    out: Path = Path("contact-sheet.png")
+    """Where the sheet is written."""
+    verify: bool = False
+    """Decode every file: slow, but finds what the scan cannot."""
+    image_size: int | None = None
+    """Pixels (default: the images' own, or 224 for image files)."""
+    crop: Literal["pad", "resized"] | None = None
+    """Default: resized for image files, else pad."""
+    crop_padding: int = 4
+    flip: bool = True
+    rotation: float = 0.0
+    views: int = 1
+    """Independent augmentations of each image."""
+    rotations: bool = False
+    """The four quarter turns of each image instead."""
+    images: int = 48
+    """Pictures on the sheet."""
+    seed: int = 0
+    class_list: Path | None = None
+    """Lines FOLDER [NAME]."""
+    index_cache: Path | None = None
+    """Folder for what the scan finds."""
+    json: bool = False
+    """Print JSON."""
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] != ["inspect"]:
+        wanted = arguments in (["-h"], ["--help"])
+        print("usage: python -m fastkd.data inspect DATA [options]   (inspect --help shows them)")
+        return 0 if wanted else 2
+    options = tyro.cli(Options, args=arguments[1:], prog="python -m fastkd.data inspect")
+    spec = options.data if options.data.partition(":")[0] in DATASETS else f"imagefolder:{options.data}"
+    reading = Reading(
+        max_bad_images=sys.maxsize,  # here they are to be seen
+        class_list=str(options.class_list) if options.class_list else None,
+        index_cache=str(options.index_cache) if options.index_cache else None,
+    )
+    data = open_dataset(
+        spec, image_size=options.image_size, resident=False, limit_train=None, threads=environment.cores(),
+        reading=reading,
+    )  # fmt: skip
+    about = describe(data)
+    if options.verify:
+        found = verify(data, environment.cores())
+        about["bad"] |= found
+        data.failures.add(found)
+    streamed = isinstance(data.train, FileSplit)
+    if len(data.train):
+        size = options.image_size or (data.train.images.shape[1] if isinstance(data.train, Split) else 224)
+        augmentation = Augmentation(
+            crop=options.crop or ("resized" if streamed else "pad"),
+            crop_padding=options.crop_padding,
+            flip=options.flip,
+            rotation=options.rotation,
+        )
+        views = FOUR_ROTATIONS if options.rotations else Views(options.views)
+        torch.set_num_threads(environment.cores())
+        try:
+            contact_sheet(
+                data, options.out, image_size=size, augmentation=augmentation, views=views, images=options.images,
+                seed=options.seed,
+            )  # fmt: skip
+        except OSError as error:
+            raise UserError(f"cannot write {options.out}: {error.strerror or error}") from error
+        about["sheet"] = str(options.out)
+    if options.json:
+        print(json.dumps(about, indent=2, ensure_ascii=False))
+    else:
+        _print(about, verified=options.verify)
+    return 1 if about["bad"] else 0
+
+
+def _print(about: dict[str, Any], *, verified: bool) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{about['name']}: {len(about['classes'])} classes")
+    table = Table("", "images", "a class has", "width", "height", "most frequent sizes")
+    for name, part in about["splits"].items():
+        counts, widths, heights = part["per_class"], part.get("width"), part.get("height")
+        table.add_row(
+            name,
+            f"{part['images']:,}",
+            f"{min(counts):,} to {max(counts):,}" if counts else "",
+            f"{widths['least']}–{widths['median']}–{widths['most']}" if widths else "",
+            f"{heights['least']}–{heights['median']}–{heights['most']}" if heights else "",
+            ", ".join(f"{size} ({count:,})" for size, count in list(part["sizes"].items())[:3]),
+        )
+    console.print(table)
+    for name, part in about["splits"].items():
+        if part.get("neither_jpeg_nor_8_bit_png"):
+            console.print(f"{name}: {part['neither_jpeg_nor_8_bit_png']:,} files are neither JPEG nor PNG of 8 bits")
+    classes = [
+        f"{name} ({train:,} + {test:,})"
+        for name, train, test in zip(
+            about["classes"], *(about["splits"][part]["per_class"] for part in ("train", "test")), strict=True
+        )
+    ]
+    more = f" … and {len(classes) - _SHOWN:,} more" if len(classes) > _SHOWN else ""
+    console.print(f"classes (train + test): {'; '.join(classes[:_SHOWN])}{more}", markup=False)
+    for note in about["notes"]:
+        console.print(note, markup=False)
+    how = "decoding all of them" if verified else "a look at head, tail and size (--verify decodes all of them)"
+    console.print(f"{len(about['bad'])} bad files, by {how}")
+    for path, reason in list(about["bad"].items()):
+        console.print(f"  {path} {reason}", markup=False)
+    if "sheet" in about:
+        console.print(f"augmented training images: {about['sheet']}", markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))

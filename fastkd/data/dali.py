@@ -1,0 +1,286 @@
+"""Images that DALI decodes as they are needed: all of it on a CPU, or decoding, cutting and resizing on a GPU.
+
+fastkd says which images and which crops come when: DALI's own shuffling and random crops depend on more than the seed.
+One call a batch hands over paths and boxes; out come bytes [V,B,H,W,3] on the device, and the indices.
+"""
+
+import importlib
+import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastkd.data.base import RawBatch
+from fastkd.data.decoding import BadImage, decode
+from fastkd.data.failures import Failures
+from fastkd.data.order import InOrder, Order
+from fastkd.data.streaming import Plan, consequence
+from fastkd.errors import UserError
+
+# This module is imported where DALI is installed and wanted; type checkers run also where it is not.
+fn: Any = importlib.import_module("nvidia.dali.fn")
+types: Any = importlib.import_module("nvidia.dali.types")
+pipeline_def: Any = importlib.import_module("nvidia.dali").pipeline_def
+feed_ndarray: Any = importlib.import_module("nvidia.dali.plugin.pytorch").feed_ndarray
+
+PREFETCH = 2
+HW_DECODER_LOAD = 0.65  # share of the JPEGs that go to the GPU's decoding unit; the best value differs by machine
+_HINT_QUANTILE = 0.999  # of the sizes: the largest image of a million must not size every buffer
+
+
+class DALILoader:
+    """Yields raw batches with pixels [V,B,H,W,3]; any number of threads gives the same."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        classes: tuple[str, ...],
+        order: Order | InOrder,
+        failures: Failures,
+        *,
+        threads: int,
+        device: torch.device | None = None,
+        hw_decoder_load: float = HW_DECODER_LOAD,
+    ):
+        self.labels, self.classes, self.order, self.plan = plan.split.labels, classes, order, plan
+        self.samples, self.steps, self.failures = order.samples, order.steps, failures
+        self._threads, self._hw_decoder_load = threads, hw_decoder_load
+        self._gpu = None if device is None or device.type == "cpu" else device
+        self._source = _Source(plan)
+        self._pipeline: Any = None
+        self._drained = False  # the pipeline stands at the end of an epoch and can begin another
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[RawBatch]:
+        source = self._source
+        source.begin(epoch)
+        remaining = list(self.order.epoch(epoch, start))
+        while True:
+            planned = [(index, used) for index in remaining if len(used := source.usable(index))]
+            source.batches = [used for _, used in planned]
+            done = 0
+            try:
+                for raw in self._run():
+                    done += 1
+                    yield raw
+                return
+            except _DecoderFails as error:
+                self._pipeline = None  # a pipeline that failed once is of no use any more
+                self._explain(error, source.batches[done:][: PREFETCH + 1])
+                remaining = [index for index, _ in planned[done:]]
+
+    def _run(self) -> Iterator[RawBatch]:
+        if self._pipeline is None or not self._drained:
+            self._pipeline = self._build()
+        else:
+            self._pipeline.reset()
+        self._drained = False
+        for _ in self._source.batches:
+            try:
+                raw = self._next()
+            except StopIteration:
+                raise AssertionError("the source ended before its batches did") from None
+            except RuntimeError as error:
+                raise _DecoderFails(str(error)) from error
+            self._tell()
+            yield raw
+        try:
+            self._pipeline.run()
+        except StopIteration:
+            self._drained = True
+        except RuntimeError:
+            self._pipeline = None
+
+    def _next(self) -> RawBatch:
+        size, views = self.plan.image_size, self.plan.images
+        if self._gpu is None:
+            images, index = self._pipeline.run()
+            pixels = torch.empty(len(images), size, size, 3, dtype=torch.uint8)
+            feed_ndarray(images.as_tensor(), pixels)  # a copy: DALI fills the same memory again
+        else:
+            pixels, index = self._next_on_gpu(size)
+        places = torch.from_numpy(np.array(index.as_tensor()))
+        return RawBatch(places[: len(places) // views], pixels.view(views, -1, size, size, 3))
+
+    def _next_on_gpu(self, size: int) -> tuple[Tensor, Any]:
+        """Copied on a stream of its own, which does not wait for the step that is running."""
+        stream = self._stream
+        stream.synchronize()  # the copy out of DALI's previous outputs, which they may now be freed for
+        images, index = self._pipeline.run(cuda_stream=stream)
+        with torch.cuda.stream(stream):
+            pixels = torch.empty(len(images), size, size, 3, dtype=torch.uint8, device=self._gpu)
+            feed_ndarray(images.as_tensor(), pixels, cuda_stream=stream)
+        self._kept = images
+        current = torch.cuda.current_stream(self._gpu)
+        current.wait_stream(stream)
+        pixels.record_stream(current)
+        return pixels, index
+
+    def _build(self) -> Any:
+        gpu, plan = self._gpu, self.plan
+        device_id = None
+        if gpu is not None:
+            device_id = torch.cuda.current_device() if gpu.index is None else gpu.index
+            self._stream = torch.cuda.Stream(gpu)
+        pipeline = _graph(
+            batch_size=self.order.largest * plan.images,
+            num_threads=self._threads,
+            device_id=device_id,
+            prefetch_queue_depth=PREFETCH,
+            source=self._source,
+            plan=plan,
+            gpu=gpu is not None,
+            hw_decoder_load=self._hw_decoder_load,
+        )
+        pipeline.build()
+        return pipeline
+
+    def _explain(self, error: RuntimeError, batches: list[Tensor]) -> None:
+        """Finds out which image a pipeline broke on: DALI does not say. Raises where there is no remedy."""
+        source = self._source
+        places = [place for batch in batches for place in batch.tolist()]
+        with ThreadPoolExecutor(max_workers=self._threads) as pool:
+            reasons = list(pool.map(source.examine, places))
+        bad = {place: reason for place, reason in zip(places, reasons, strict=True) if reason}
+        if bad:
+            source.bad |= bad
+            self._tell()
+            return
+        # Pillow reads them all: it shall do so for DALI.
+        named = re.search(r"Failed to decode sample #(\d+)", str(error))
+        first = batches[0].tolist()
+        suspects = {first[int(named[1]) % len(first)]} if named else set(first)
+        if not suspects - source.odd:
+            words = next((line for line in str(error).splitlines() if line and "pipeline" not in line), str(error))
+            raise UserError(f"DALI cannot go on: {words.strip()}; --loader torchvision does without it") from error
+        source.odd |= suspects
+
+    def _tell(self) -> None:
+        if self._source.bad:
+            paths = self.plan.split.paths
+            found = {paths[place]: reason for place, reason in self._source.bad.items()}
+            self.failures.add(found, while_reading=True, consequence=consequence(self.plan))
+
+
+class _DecoderFails(RuntimeError):
+    """Whatever DALI's operators raise."""
+
+
+class _Source:
+    """What DALI is fed with: a function of the number of the batch."""
+
+    def __init__(self, plan: Plan):
+        self.plan, self.epoch = plan, 0
+        self.batches: list[Tensor] = []
+        self.bad: dict[int, str] = {}
+        """Places that failed in this epoch. Not in earlier ones: a training that was resumed knows nothing of those."""
+        self.odd = set(np.flatnonzero(~plan.split.plain).tolist())
+        """Places that Pillow reads, and writes again for DALI."""
+        self.folder: Path | None = None
+
+    def begin(self, epoch: int) -> None:
+        self.epoch, self.bad = epoch, {}
+
+    def usable(self, index_B: Tensor) -> Tensor:
+        """The batch with what failed replaced, in evaluation left out."""
+        if not self.bad:
+            return index_B
+        if self.plan.augmentation is None:
+            return torch.tensor([place for place in index_B.tolist() if place not in self.bad], dtype=torch.int64)
+        return torch.tensor([self._stand_in(place) for place in index_B.tolist()])
+
+    def _stand_in(self, place: int) -> int:
+        if place not in self.bad:
+            return place
+        found = next((other for other in self.plan.replacements(place) if other not in self.bad), None)
+        if found is None:
+            raise UserError(f"nothing can take the place of {self.plan.split.paths[place]}: too many images fail")
+        return found
+
+    def examine(self, place: int) -> str:
+        """What is wrong with the image, as the other loader sees it; "" if nothing."""
+        try:
+            pixels = decode(self.plan.split.paths[place])
+        except BadImage as error:
+            return str(error)
+        width, height = self.plan.split.sizes[place]
+        if pixels.shape[:2] != (height, width):
+            return f"has {pixels.shape[1]} x {pixels.shape[0]} pixels now, {width} x {height} when scanned"
+        return ""
+
+    def __call__(self, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Paths [N,L] bytes, starts and shapes (or sizes and corners) [N,2] as (rows, columns), indices [N]."""
+        if iteration >= len(self.batches):
+            raise StopIteration
+        index_B, plan = self.batches[iteration], self.plan
+        if plan.random_boxes:
+            boxes = plan.boxes(index_B, self.epoch).reshape(-1, 4)
+            first, second = boxes[:, 1::-1], boxes[:, :1:-1]
+        else:
+            first, second = (found[:, ::-1] for found in plan.centres(index_B))
+        places = np.tile(index_B.numpy(), plan.images)
+        return self._paths(places), np.ascontiguousarray(first), np.ascontiguousarray(second), places
+
+    def _paths(self, places: np.ndarray) -> np.ndarray:
+        paths = self.plan.split.paths.padded(places)
+        for row, place in enumerate(places.tolist() if self.odd else ()):
+            if place in self.odd:
+                path = np.frombuffer(self._converted(place), np.uint8)
+                missing = len(path) + 1 - paths.shape[1]
+                if missing > 0:
+                    paths = np.pad(paths, ((0, 0), (0, missing)))
+                paths[row] = 0
+                paths[row, : len(path)] = path
+        return paths
+
+    def _converted(self, place: int) -> bytes:
+        """The path of the image as plain bytes; where it cannot be read, its own, so that DALI fails on it."""
+        if self.folder is None:
+            self.folder = Path(tempfile.mkdtemp(prefix="fastkd-"))
+            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        file = self.folder / f"{place}.ppm"
+        if not file.exists():
+            path = self.plan.split.paths[place]
+            try:
+                pixels = decode(path)
+            except BadImage:
+                return path.encode(errors="surrogateescape")
+            file.write_bytes(b"P6 %d %d 255\n" % (pixels.shape[1], pixels.shape[0]) + pixels.numpy().tobytes())
+        return str(file).encode()
+
+
+@pipeline_def
+def _graph(source: _Source, plan: Plan, gpu: bool, hw_decoder_load: float):
+    """Images [N,H,W,3] and indices [N]."""
+    paths, first, second, index = fn.external_source(
+        source=source,
+        num_outputs=4,
+        batch=True,
+        dtype=[types.UINT8, types.INT32, types.INT32, types.INT64],
+        ndim=[1, 1, 1, 0],
+    )
+    encoded = fn.io.file.read(paths)
+    size = plan.image_size
+    reading: dict[str, Any] = {"output_type": types.RGB, "adjust_orientation": False}
+    if gpu:
+        width, height = np.quantile(plan.split.sizes, _HINT_QUANTILE, axis=0).astype(int).tolist()
+        reading |= {
+            "device": "mixed",
+            "hw_decoder_load": hw_decoder_load,
+            "preallocate_width_hint": width,
+            "preallocate_height_hint": height,
+            "jpeg_fancy_upsampling": True,  # as libjpeg does, and Pillow with it
+        }
+    resizing = {"interp_type": types.INTERP_LINEAR, "antialias": True, "subpixel_scale": False}
+    if plan.random_boxes:
+        images = fn.decoders.image_slice(encoded, start=first, shape=second, axis_names="HW", **reading)
+        return fn.resize(images, size=[size, size], **resizing), index
+    images = fn.resize(fn.decoders.image(encoded, **reading), size=fn.cast(first, dtype=types.FLOAT), **resizing)
+    return fn.slice(images, start=second, shape=[size, size], axis_names="HW"), index

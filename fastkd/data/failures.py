@@ -1,0 +1,36 @@
+"""Images that cannot be used: each is named once, and there may be only so many."""
+
+from collections.abc import Callable
+
+from fastkd.errors import UserError
+
+_SHOWN = 10
+
+
+class Failures:
+    """Of one process. What is left out by the scan counts in the same allowance as what fails later."""
+
+    def __init__(self, allowed: int = 0):
+        if allowed < 0:
+            raise UserError(f"max-bad-images is at least 0, got {allowed}")
+        self.allowed = allowed
+        self.reasons: dict[str, str] = {}
+        """{path: what is wrong with it}"""
+        self.report: Callable[[str], None] = lambda line: None
+        """Told of every image that fails after the scan."""
+
+    def add(self, found: dict[str, str], *, while_reading: bool = False, consequence: str = "left out") -> None:
+        """Raises UserError with the list, once there are more than allowed."""
+        fresh = {path: reason for path, reason in found.items() if path not in self.reasons}
+        self.reasons |= fresh
+        if len(self.reasons) > self.allowed:
+            raise UserError(self.summary())
+        if while_reading:
+            for path, reason in fresh.items():
+                self.report(f"{path} {reason}: {consequence}")
+
+    def summary(self) -> str:
+        count, listed = len(self.reasons), [f"{path} {reason}" for path, reason in self.reasons.items()]
+        more = f"; and {count - _SHOWN} more" if count > _SHOWN else ""
+        images = "1 image cannot be used" if count == 1 else f"{count} images cannot be used"
+        return f"{images} (--max-bad-images allows {self.allowed}): {'; '.join(listed[:_SHOWN])}{more}"

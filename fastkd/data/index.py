@@ -1,0 +1,195 @@
+"""One scan of image folders: which files there are, what size they have, which of them cannot be used.
+
+Names, sizes and times are listed anew every time; heads and tails are looked at once and kept, until one of those
+changes (`cache`).
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fastkd.data.decoding import EXTENSIONS, BadImage, probe
+from fastkd.data.paths import Paths
+from fastkd.errors import UserError
+from fastkd.files import write_bytes
+
+_FORMAT = 1
+_PORTION = 4096  # files a thread looks at before it takes the next portion
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of one split, class after class, each in the order of its path."""
+
+    paths: Paths
+    labels: np.ndarray
+    """[n] int64"""
+    sizes: np.ndarray
+    """[n,2] int32: width and height; 0 of a file that cannot be used."""
+    plain: np.ndarray
+    """[n] bool, see `decoding.Head`."""
+    bad: dict[str, str]
+    """{path: what is wrong with it}"""
+    ignored: tuple[str, ...]
+    """Files whose names do not end as an image's does."""
+    name: str
+    key: str
+    """Changes with the tree."""
+    bad_places: dict[int, str]
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Places."""
+        return np.flatnonzero(self.sizes[:, 0] > 0)
+
+    def keep(self, folder: Path) -> None:
+        """Writes what `scan` reads again."""
+        heads = _Heads(self.sizes, self.plain, self.bad_places)
+        _write(_file(folder, self.name, self.paths.root), self.key, heads)
+
+
+class _Listed(NamedTuple):
+    """What a folder says about its files; nothing has been opened."""
+
+    paths: Paths
+    state: np.ndarray
+    """[n,2] int64: bytes and time of the last change."""
+    bad: dict[str, str]
+    ignored: list[str]
+
+
+def scan(root: Path, folders: Sequence[str], *, threads: int, cache: Path | None = None, name: str = "") -> Found:
+    """The images of root/FOLDER and all below it; the place of a folder in the list is its label.
+
+    cache: a folder that keeps what was found under the name, for the next time.
+    """
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        listed = list(pool.map(lambda folder: _list_files(str(root), folder), folders))
+        paths = Paths.joined([part.paths for part in listed])
+        labels = np.repeat(np.arange(len(folders), dtype=np.int64), [len(part.paths) for part in listed])
+        file = None if cache is None else _file(cache, name, str(root))
+        key = _digest(paths.blob, paths.lengths, labels, *(part.state for part in listed))
+        heads = _read(file, key, len(paths)) if file is not None else None
+        if heads is None:
+            portions = [range(first, min(first + _PORTION, len(paths))) for first in range(0, len(paths), _PORTION)]
+            probed = list(pool.map(lambda portion: _probe(paths, portion), portions))
+            heads = _Heads(
+                np.concatenate([part.sizes for part in probed] or [np.empty((0, 2), np.int32)]),
+                np.concatenate([part.plain for part in probed] or [np.empty(0, bool)]),
+                {place: reason for part in probed for place, reason in part.bad.items()},
+            )
+            if file is not None:
+                _write(file, key, heads)
+    bad = {path: reason for part in listed for path, reason in part.bad.items()}
+    bad |= {paths[place]: reason for place, reason in heads.bad.items()}
+    ignored = tuple(itertools.chain.from_iterable(part.ignored for part in listed))
+    return Found(paths, labels, heads.sizes, heads.plain, bad, ignored, name, key, heads.bad)
+
+
+def class_folders(root: Path) -> tuple[str, ...]:
+    """Sorted; also those that are links."""
+    try:
+        with os.scandir(root) as entries:
+            return tuple(sorted(entry.name for entry in entries if entry.is_dir()))
+    except OSError as error:
+        raise UserError(f"cannot read the folder {root}: {error.strerror or error}") from error
+
+
+def _list_files(root: str, folder: str) -> _Listed:
+    bad: dict[str, str] = {}
+    ignored: list[str] = []
+    found = sorted(_walk(root, folder, (), bad, ignored))
+    state = np.array([entry[1:] for entry in found], dtype=np.int64).reshape(-1, 2)
+    return _Listed(Paths.of(root, [entry[0] for entry in found]), state, bad, ignored)
+
+
+def _walk(
+    root: str, folder: str, above: tuple[tuple[int, int], ...], bad: dict[str, str], ignored: list[str]
+) -> Iterator[tuple[bytes, int, int]]:
+    """(name below root, bytes, nanoseconds of the last change); links are followed, but not in circles."""
+    path = os.path.join(root, folder)
+    try:
+        about = os.stat(path)
+        own = (about.st_dev, about.st_ino)
+        if own in above:
+            bad[path] = "is a link to a folder that it lies in"
+            return
+        with os.scandir(path) as entries:
+            inside = list(entries)
+    except OSError as error:
+        bad[path] = f"cannot be read: {error.strerror or error}"
+        return
+    for entry in inside:
+        name = os.path.join(folder, entry.name)
+        is_image = os.path.splitext(entry.name)[1].lower() in EXTENSIONS
+        try:
+            if entry.is_dir():
+                yield from _walk(root, name, (*above, own), bad, ignored)
+            elif is_image:
+                about = entry.stat()
+                yield os.fsencode(name), about.st_size, about.st_mtime_ns
+            else:
+                ignored.append(entry.path)
+        except OSError as error:  # links that lead nowhere, or to themselves
+            bad[entry.path] = f"cannot be read: {error.strerror or error}"
+
+
+class _Heads(NamedTuple):
+    sizes: np.ndarray
+    plain: np.ndarray
+    bad: dict[int, str]
+    """By place."""
+
+
+def _probe(paths: Paths, portion: range) -> _Heads:
+    sizes, plain = np.zeros((len(portion), 2), np.int32), np.zeros(len(portion), bool)
+    bad: dict[int, str] = {}
+    root = os.fsencode(os.path.join(paths.root, ""))
+    for row, place in enumerate(portion):
+        try:
+            width, height, plain[row] = probe(root + paths.name(place))
+            sizes[row] = width, height
+        except BadImage as error:
+            bad[place] = str(error)
+    return _Heads(sizes, plain, bad)
+
+
+def _digest(*parts: np.ndarray | bytes) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        found.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
+    return found.hexdigest()
+
+
+def _file(folder: Path, name: str, root: str) -> Path:
+    return folder / f"index-{name}-{_digest(os.fsencode(os.path.abspath(root)))[:12]}.npz"
+
+
+def _read(file: Path, key: str, count: int) -> _Heads | None:
+    """None where there is none, of another state of the tree, or damaged."""
+    try:
+        with open(file, "rb") as content, np.load(content, allow_pickle=False) as arrays:
+            about = json.loads(arrays["about"].tobytes())
+            if about["format"] != _FORMAT or about["key"] != key or len(arrays["sizes"]) != count:
+                return None
+            bad = {int(place): reason for place, reason in about["bad"].items()}
+            return _Heads(arrays["sizes"], arrays["plain"], bad)
+    except Exception:  # a damaged archive fails in many ways; the scan is the cure for all of them
+        return None
+
+
+def _write(file: Path, key: str, heads: _Heads) -> None:
+    buffer = io.BytesIO()
+    about = json.dumps({"format": _FORMAT, "key": key, "bad": heads.bad}).encode()
+    np.savez(buffer, about=np.frombuffer(about, np.uint8), sizes=heads.sizes, plain=heads.plain)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, buffer.getvalue())

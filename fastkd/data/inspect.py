@@ -1,0 +1,106 @@
+"""What fastkd sees of a data set: numbers, what is wrong with it, and a sheet of augmented training images."""
+
+import math
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from fastkd.data import Augmentation, DataSet, FileSplit, Split, Views, training_source
+from fastkd.data.decoding import BadImage, decode
+
+_COLUMNS, _GAP, _LINE = 8, 4, 14
+_LEAST = 96  # pixels of a picture on the sheet: smaller ones are enlarged
+
+
+def describe(data: DataSet) -> dict[str, Any]:
+    """Plain types only."""
+    about: dict[str, Any] = {"name": data.name, "classes": list(data.classes), "splits": {}}
+    for name, split in (("train", data.train), ("test", data.test)):
+        counts = np.bincount(split.labels.numpy(), minlength=len(data.classes))
+        part: dict[str, Any] = {"images": len(split), "per_class": counts.tolist()}
+        if isinstance(split, Split):
+            part["sizes"] = {f"{split.images.shape[2]} x {split.images.shape[1]}": len(split)}
+        else:
+            sizes = Counter(f"{width} x {height}" for width, height in split.sizes.tolist())
+            part |= {
+                "sizes": dict(sizes.most_common(5)),
+                "other_sizes": sum(sizes.values()) - sum(count for _, count in sizes.most_common(5)),
+                "width": _quantiles(split.sizes[:, 0]),
+                "height": _quantiles(split.sizes[:, 1]),
+                "neither_jpeg_nor_8_bit_png": int((~split.plain).sum()),
+            }
+        about["splits"][name] = part
+    about["bad"] = dict(data.failures.reasons)
+    about["notes"] = [note for note in data.notes if not note.endswith(": left out")]
+    return about
+
+
+def verify(data: DataSet, threads: int) -> dict[str, str]:
+    """{path: what is wrong}, after decoding every file. What a decoder fills in silently stays unknown."""
+    bad: dict[str, str] = {}
+    for split in (data.train, data.test):
+        if isinstance(split, FileSplit):
+            with ThreadPoolExecutor(max_workers=threads) as pool:
+                reasons = pool.map(lambda place, split=split: _broken(split, place), range(len(split)))
+                bad |= {split.paths[place]: reason for place, reason in enumerate(reasons) if reason}
+    return bad
+
+
+def contact_sheet(
+    data: DataSet, file: Path, *, image_size: int, augmentation: Augmentation, views: Views, images: int, seed: int
+) -> None:
+    """Training images of as many classes as there is room for, each with its views and its class, as a PNG."""
+    per_sample = views.count
+    count = min(len(data.train), max(1, images // per_sample))
+    source = training_source(
+        data, image_size=image_size, batch_size=count, augmentation=augmentation, seed=seed, views=views,
+        loader="torchvision", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
+    )  # fmt: skip
+    raw = next(iter(source.loader.epoch(0)))
+    zero = torch.zeros((), dtype=torch.int64)
+    batch = source.prepare(raw, zero, zero)
+    pixels = (batch.images * 255).round().clamp(0, 255).to(torch.uint8)  # [V,B,3,H,W]
+    scale = max(1, math.ceil(_LEAST / image_size))
+    side = image_size * scale
+    per_row = max(1, _COLUMNS // per_sample) * per_sample
+    rows = math.ceil(count * per_sample / per_row)
+    sheet = Image.new("RGB", (per_row * (side + _GAP) + _GAP, rows * (side + _LINE + _GAP) + _GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    for sample in range(count):
+        for view in range(per_sample):
+            row, column = divmod(sample * per_sample + view, per_row)
+            left, top = _GAP + column * (side + _GAP), _GAP + row * (side + _LINE + _GAP)
+            picture = Image.fromarray(pixels[view, sample].permute(1, 2, 0).contiguous().numpy())
+            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (left, top))
+            name = data.classes[int(batch.labels[sample])] if view == 0 else f"view {view}"
+            draw.text((left, top + side), _fitting(name, draw, font, side), fill="black", font=font)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(file)
+
+
+def _broken(split: FileSplit, place: int) -> str:
+    try:
+        pixels = decode(split.paths[place])
+    except BadImage as error:
+        return str(error)
+    width, height = split.sizes[place].tolist()
+    if tuple(pixels.shape[:2]) != (height, width):
+        return f"has {pixels.shape[1]} x {pixels.shape[0]} pixels, its head says {width} x {height}"
+    return ""
+
+
+def _quantiles(values: np.ndarray) -> dict[str, int]:
+    if not len(values):
+        return {}
+    return {"least": int(values.min()), "median": int(np.median(values)), "most": int(values.max())}
+
+
+def _fitting(name: str, draw: ImageDraw.ImageDraw, font: Any, width: int) -> str:
+    while name and draw.textlength(name, font=font) > width:
+        name = name[:-1]
+    return name

@@ -1,0 +1,48 @@
+"""STL-10 in its published binary format: 5,000 training and 8,000 test images of 96 pixels, 10 classes."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastkd.data.base import DataSet, Split
+from fastkd.data.folder import existing_folder
+from fastkd.errors import UserError
+
+_SIZE = 96
+_RECORD = 3 * _SIZE * _SIZE
+_MEAN, _STD = (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)
+
+
+def stl10(path: str) -> DataSet:
+    """path: the folder of train_X.bin, train_y.bin, test_X.bin, test_y.bin (or of stl10_binary)."""
+    root = existing_folder(path, "stl10")
+    if not (root / "train_X.bin").is_file() and (root / "stl10_binary").is_dir():
+        root = root / "stl10_binary"
+    names = tuple(str(number) for number in range(10))
+    if (root / "class_names.txt").is_file():
+        names = tuple((root / "class_names.txt").read_text().split())
+        if len(names) != 10:
+            raise UserError(f"{root / 'class_names.txt'} has {len(names)} names, expected 10")
+    train, test = (_read(root, part) for part in ("train", "test"))
+    return DataSet(name="stl10", train=train, test=test, classes=names, mean=_MEAN, std=_STD)
+
+
+def _read(root: Path, part: str) -> Split:
+    """Images are planes of red, green and blue, each column after column; labels begin with 1."""
+    pixels, labels = _bytes(root / f"{part}_X.bin", _RECORD), _bytes(root / f"{part}_y.bin", 1)
+    if len(pixels) != len(labels):
+        raise UserError(f"{root}: {len(pixels)} {part} images and {len(labels)} labels")
+    if labels.min() < 1 or labels.max() > 10:
+        raise UserError(f"{root / f'{part}_y.bin'} has labels from {labels.min()} to {labels.max()}, expected 1 to 10")
+    planes = np.ascontiguousarray(pixels.reshape(-1, 3, _SIZE, _SIZE).swapaxes(2, 3))
+    return Split(torch.from_numpy(planes).movedim(1, -1), torch.from_numpy(labels[:, 0].astype(np.int64) - 1))
+
+
+def _bytes(file: Path, record: int) -> np.ndarray:
+    if not file.is_file():
+        raise UserError(f"no file {file}")
+    size = file.stat().st_size
+    if size == 0 or size % record:
+        raise UserError(f"{file} has {size:,} bytes, expected a multiple of {record:,} above 0: truncated?")
+    return np.fromfile(file, dtype=np.uint8).reshape(-1, record)

@@ -1,0 +1,150 @@
+"""The scan of a folder, and what is kept of it."""
+
+import os
+
+import numpy as np
+import pytest
+from image_folders import write_folder
+
+from fastkd.data import Reading, index, keep_index, open_dataset
+from fastkd.data.index import class_folders, scan
+from fastkd.data.paths import Paths
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_folder(tmp_path / "data", size=None, ending="jpg", per_class=6)
+
+
+@pytest.fixture
+def probed(monkeypatch):
+    """The files that were opened."""
+    opened = []
+    probe = index.probe
+
+    def counting(path):
+        opened.append(os.fsdecode(path))
+        return probe(path)
+
+    monkeypatch.setattr(index, "probe", counting)
+    return opened
+
+
+def found(root, cache=None, threads=2):
+    return scan(root / "train", class_folders(root / "train"), threads=threads, cache=cache, name="train")
+
+
+def equal(left, right):
+    return (
+        list(left.paths) == list(right.paths)
+        and np.array_equal(left.labels, right.labels)
+        and np.array_equal(left.sizes, right.sizes)
+        and np.array_equal(left.plain, right.plain)
+        and left.bad == right.bad
+    )
+
+
+def test_files_stand_in_the_order_of_their_names(root):
+    first = found(root)
+    names = [os.path.relpath(path, root / "train") for path in first.paths]
+    assert names == sorted(names) and len(names) == 12
+    assert first.labels.tolist() == [0] * 6 + [1] * 6
+    assert first.sizes.min() >= 20 and first.plain.all()
+
+
+@pytest.mark.parametrize("threads", (1, 2, 5))
+def test_threads_change_nothing(root, threads, monkeypatch):
+    monkeypatch.setattr(index, "_PORTION", 5)
+    assert equal(found(root), found(root, threads=threads))
+
+
+class TestCache:
+    def test_files_are_opened_once(self, root, tmp_path, probed):
+        (root / "train" / "ant" / "2.jpg").write_bytes(b"")
+        first = found(root, tmp_path / "cache")
+        assert len(probed) == 12
+        assert equal(first, found(root, tmp_path / "cache")) and len(probed) == 12
+        assert list(first.bad.values()) == ["is empty (0 bytes)"]
+
+    @pytest.mark.parametrize("change", ("content", "time", "new", "gone", "renamed", "moved"))
+    def test_a_change_of_the_tree_is_noticed(self, root, tmp_path, probed, change):
+        found(root, tmp_path / "cache")
+        file = root / "train" / "ant" / "2.jpg"
+        if change == "content":
+            file.write_bytes(b"x")
+        elif change == "time":
+            os.utime(file, ns=(1, 1))
+        elif change == "new":
+            (file.parent / "new.jpg").write_bytes(file.read_bytes())
+        elif change == "gone":
+            file.unlink()
+        elif change == "renamed":
+            file.rename(file.parent / "9.jpg")
+        else:
+            file.rename(root / "train" / "bee" / "7.jpg")
+        probed.clear()
+        assert equal(found(root, tmp_path / "cache"), found(root))
+        assert probed
+
+    @pytest.mark.parametrize("content", (b"", b"PK\3\4 no archive", None))
+    def test_a_damaged_cache_is_made_anew(self, root, tmp_path, probed, content):
+        first = found(root, tmp_path)
+        (file,) = tmp_path.glob("index-train-*.npz")
+        file.write_bytes(file.read_bytes()[:-40] if content is None else content)
+        probed.clear()
+        assert equal(first, found(root, tmp_path)) and len(probed) == 12
+        probed.clear()
+        assert equal(first, found(root, tmp_path)) and not probed
+
+    def test_nothing_is_unpickled(self, root, tmp_path):
+        found(root, tmp_path)
+        (file,) = tmp_path.glob("index-train-*.npz")
+        np.savez(file, about=np.array([{"a": 1}], dtype=object), sizes=np.zeros(1), plain=np.zeros(1))
+        assert len(found(root, tmp_path).paths) == 12
+
+    def test_two_data_sets_do_not_share_one(self, root, tmp_path):
+        other = write_folder(tmp_path / "other", size=None, ending="jpg", per_class=3)
+        for folder in (root, other):
+            found(folder, tmp_path / "cache")
+        assert len(list((tmp_path / "cache").iterdir())) == 2
+
+    def test_kept_in_the_runs_folder(self, root, tmp_path, probed):
+        options = {"image_size": 8, "resident": False, "limit_train": None, "threads": 1}
+        data = open_dataset(f"imagefolder:{root}", **options)
+        (tmp_path / "run").mkdir()
+        keep_index(data, tmp_path / "run")
+        probed.clear()
+        again = open_dataset(f"imagefolder:{root}", **options, cache=tmp_path / "run")
+        assert not probed and list(again.train.paths) == list(data.train.paths)
+
+    def test_kept_where_the_user_says(self, root, tmp_path, probed):
+        options = {"image_size": 8, "resident": False, "limit_train": None, "threads": 1}
+        options["reading"] = Reading(index_cache=str(tmp_path / "mine" / "deep"))
+        for _ in range(2):
+            open_dataset(f"imagefolder:{root}", **options)
+        assert len(probed) == 16
+        assert len(list((tmp_path / "mine" / "deep").iterdir())) == 2
+
+
+class TestPaths:
+    NAMES = (b"a/1.jpg", b"b/\xff\xfe.jpg", "b/日本.jpg".encode())
+
+    def test_a_sequence_of_names(self):
+        paths = Paths.of("/root", self.NAMES)
+        assert list(paths) == ["/root/" + os.fsdecode(name) for name in self.NAMES]
+        assert len(paths) == 3 and paths[-1] == paths[2]
+        assert list(paths.take(np.array([2, 0]))) == [paths[2], paths[0]]
+        joined = Paths.joined([paths, Paths.of("/root", [b"c"])])
+        assert list(joined) == [*paths, "/root/c"]
+
+    def test_padded(self):
+        paths = Paths.of("/root", self.NAMES)
+        rows = paths.padded(np.array([2, 0, 1]))
+        assert [bytes(row).rstrip(b"\0") for row in rows] == [os.fsencode(paths[place]) for place in (2, 0, 1)]
+        assert (rows[:, -1] == 0).all()
+        assert Paths.of("/root", []).padded(np.array([], dtype=np.int64)).shape[0] == 0
+
+    def test_a_million_names_are_small(self):
+        names = [b"n01440764/n01440764_%08d.JPEG" % number for number in range(100_000)]
+        paths = Paths.of("/data/imagenet/train", names)
+        assert paths.blob.nbytes + paths.starts.nbytes + paths.lengths.nbytes < 50 * len(names)

@@ -1,0 +1,102 @@
+"""python -m fastkd.data inspect"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_folders import write_folder
+from PIL import Image
+
+from fastkd.data.__main__ import main
+from fastkd.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_folder(tmp_path / "data", size=None, ending="jpg", per_class=6)
+
+
+def inspected(capsys, *arguments):
+    code = main(["inspect", *map(str, arguments), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_numbers(root, tmp_path, capsys):
+    code, about = inspected(capsys, root, "--out", tmp_path / "sheet.png")
+    assert code == 0 and about["bad"] == {}
+    assert about["classes"] == ["ant", "bee"]
+    train = about["splits"]["train"]
+    assert (train["images"], train["per_class"]) == (12, [6, 6])
+    assert 20 <= train["width"]["least"] <= train["width"]["median"] <= train["width"]["most"] < 90
+    assert about["splits"]["test"]["images"] == 4
+
+
+@pytest.mark.parametrize(
+    "options, size",
+    [
+        (["--images", "6", "--image-size", "100"], (6, 1)),
+        (["--images", "8", "--image-size", "100", "--rotations"], (8, 1)),
+        (["--images", "12", "--image-size", "100", "--views", "3", "--crop", "pad"], (6, 2)),
+        (["--image-size", "100"], (8, 2)),
+    ],
+)
+def test_the_sheet_has_a_cell_for_every_view(root, tmp_path, capsys, options, size):
+    file = tmp_path / "deep" / "sheet.png"
+    inspected(capsys, root, "--out", file, *options)
+    per_row = {"--views": 6}.get(options[-4] if len(options) > 4 else "", 8)
+    with Image.open(file) as sheet:
+        assert sheet.size == (per_row * 104 + 4, size[1] * 118 + 4)
+        pixels = np.asarray(sheet)
+    for row in range(size[1]):
+        for column in range(size[0] if row == 0 else 4):
+            cell = pixels[4 + row * 118 : 104 + row * 118, 4 + column * 104 : 104 + column * 104]
+            assert cell.std() > 0
+
+
+def test_small_pictures_are_enlarged(tmp_path, capsys):
+    inspected(capsys, "digits", "--out", tmp_path / "sheet.png", "--images", "3")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (8 * 100 + 4, 96 + 14 + 8)
+
+
+def test_bad_files_are_all_named(root, tmp_path, capsys):
+    empty, broken = root / "train" / "ant" / "1.jpg", root / "train" / "bee" / "2.jpg"
+    empty.write_bytes(b"")
+    content = broken.read_bytes()
+    broken.write_bytes(content[:-200] + content[-2:])  # its end is there, some of its middle is not
+    (root / "val" / "ant" / "notes.txt").write_text("")
+    code, about = inspected(capsys, root, "--out", tmp_path / "sheet.png")
+    assert code == 1 and about["bad"] == {str(empty): "is empty (0 bytes)"}
+    assert "notes.txt" in about["notes"][0]
+
+
+def test_verify_decodes_all_of_it(root, tmp_path, capsys):
+    odd = root / "train" / "bee" / "2.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)).save(odd, "PNG")
+    content = odd.read_bytes()
+    odd.write_bytes(content[:60] + bytes(200) + content[260:])
+    assert inspected(capsys, root, "--out", tmp_path / "sheet.png", "--images", "2")[1]["bad"] == {}
+    code, about = inspected(capsys, root, "--out", tmp_path / "sheet.png", "--images", "2", "--verify")
+    assert code == 1 and list(about["bad"]) == [str(odd)]
+
+
+def test_as_a_person_sees_it(root, tmp_path):
+    (root / "train" / "ant" / "1.jpg").write_bytes(b"")
+    line = [sys.executable, "-m", "fastkd.data", "inspect", str(root), "--out", str(tmp_path / "sheet.png")]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 1 and not done.stderr
+    for words in ("imagefolder: 2 classes", "ant (5 + 2); bee (6 + 2)", "1 bad files", "1.jpg is empty", "sheet.png"):
+        assert words in done.stdout, done.stdout
+
+
+def test_mistakes(root, tmp_path, capsys):
+    with pytest.raises(UserError, match="no folder /no/such"):
+        main(["inspect", "/no/such"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises((UserError, SystemExit)):
+        main(["inspect", str(root), "--out", str(tmp_path / "file" / "sheet.png")])
+    assert main([]) == 2 and main(["--help"]) == 0
+    assert "inspect DATA" in capsys.readouterr().out
