@@ -1,5 +1,6 @@
 """What is trained: a `Batch` in; a total, named loss terms and hit counts out. A stage is an ordinary module."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Self
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from fastkd.data.base import Batch
 from fastkd.losses import SFTNLoss, ce_loss
 from fastkd.methods.base import Method, Terms
-from fastkd.networks.base import Network
+from fastkd.networks.base import Network, Output
 
 
 class StageLoss(NamedTuple):
@@ -93,17 +94,36 @@ class Distill(Stage):
         super().__init__()
         self.network, self.name = student, name
         self.methods = nn.ModuleDict({_module_name(key): method for key, method in methods.items()})
+        if any(method.teacher_norm == "batch" for method in methods.values()):
+            teachers = [with_batch_statistics(teacher) for teacher in teachers]
         self.teachers = tuple(teacher.eval().requires_grad_(False) for teacher in teachers)
         self.preacts = any(method.needs_preacts for method in methods.values())
+        self.views = max((method.views for method in methods.values()), key=lambda views: views.count)
+        """What the batches have to hold; methods that want one view get the outputs of the first."""
+        self.notes = [note for method in methods.values() for note in method.notes]
+        deployed = student
+        for method in methods.values():
+            deployed = method.deploy(deployed)
+        self._deployed = (deployed,)  # in a tuple, as its weights are the student's and the methods'
+        _freeze_all_but(student, [part for method in methods.values() for part in method.reaches(student)])
+
+    @property
+    def deployed(self) -> Network:
+        """What is evaluated and exported: the student, unless a method puts another head on it."""
+        return self._deployed[0]
 
     def forward(self, batch: Batch) -> StageLoss:
-        images = batch.images[0]
+        assert len(batch.images) >= self.views.count, "the loader gives the views that the stage names"
+        count, images = len(batch.labels), batch.images[: self.views.count].flatten(0, 1)
         with torch.no_grad():
             teachers = tuple(teacher(images, preacts=self.preacts) for teacher in self.teachers)
         student = self.network(images, preacts=self.preacts)
+        every_view = student, teachers
+        first_view = (_first(student, count), tuple(_first(teacher, count) for teacher in teachers))
         total, terms, hits = torch.zeros((), device=images.device), {}, None
         for name, method in self.methods.items():
-            loss = method(student, teachers, batch)
+            assert isinstance(method, Method)
+            loss = method(*(first_view if method.views.count == 1 else every_view), batch)
             total = total + loss.total
             # A single method's terms keep their short names; several are told apart by the method's.
             prefix = f"{name}." if len(self.methods) > 1 else ""
@@ -113,7 +133,7 @@ class Distill(Stage):
         return StageLoss(total, terms, hits)
 
     def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        return {self.name: self.network(images_BCHW).logits}
+        return {self.name: self.deployed(images_BCHW).logits}
 
     def begin_epoch(self, epoch: int) -> None:
         for method in self.methods.values():
@@ -124,6 +144,32 @@ class Distill(Stage):
         for teacher in self.teachers:  # `.to(…)` reaches what the tuple hides from it
             teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+
+def with_batch_statistics(network: Network) -> Network:
+    """A copy whose BatchNorms use each batch's statistics, in eval mode too: it has no others to use or to change."""
+    twin = copy.deepcopy(network)
+    for norm in twin.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    assert not any(isinstance(norm, nn.Identity) for norm in twin.preact_norms), "such a teacher is not folded"
+    return twin
+
+
+def _freeze_all_but(network: Network, parts: Sequence[nn.Module]) -> None:
+    kept = {id(parameter) for part in parts for parameter in part.parameters()}
+    for parameter in network.parameters():
+        parameter.requires_grad_(id(parameter) in kept)
+
+
+def _first(output: Output, count: int) -> Output:
+    """The part of the first `count` images."""
+    if len(output.logits) == count:
+        return output
+    stem, final_map, embedding = output.stem[:count], output.final_map[:count], output.embedding[:count]
+    features = tuple(x[:count] for x in output.features)
+    preacts = None if output.preacts is None else tuple(x[:count] for x in output.preacts)
+    return Output(output.logits[:count], stem, features, final_map, embedding, preacts)
 
 
 def _module_name(method: str) -> str:

@@ -3,24 +3,78 @@
 import importlib
 
 from fastkd.errors import UserError, nearest
+from fastkd.methods.ab import AB
+from fastkd.methods.aekd import AEKD, AEKDF
+from fastkd.methods.at import AT
+from fastkd.methods.aveg import AVEG
 from fastkd.methods.base import Context, Method, MethodLoss
+from fastkd.methods.cc import CC
 from fastkd.methods.ce import CE
+from fastkd.methods.crd import CRD
+from fastkd.methods.dkd import DKD
+from fastkd.methods.fitnet import FitNet
+from fastkd.methods.fsp import FSP
+from fastkd.methods.ft import FT
 from fastkd.methods.kd import KD
+from fastkd.methods.ls import LS
+from fastkd.methods.none import NoLogitLoss
+from fastkd.methods.nst import NST
+from fastkd.methods.oh import OH
+from fastkd.methods.pkt import PKT
+from fastkd.methods.reviewkd import ReviewKD
+from fastkd.methods.rkd import RKD
+from fastkd.methods.semckd import SemCKD
+from fastkd.methods.simkd import SimKD
+from fastkd.methods.sp import SP
+from fastkd.methods.srrl import SRRL
+from fastkd.methods.sskd import SSKD
+from fastkd.methods.tfkd import TfKDReg, TfKDSelf
+from fastkd.methods.vid import VID
 
 __all__ = ["METHODS", "Context", "Method", "MethodLoss", "find_method", "split_methods"]
 
 METHODS: dict[str, type[Method]] = {
+    "ab": AB,
+    "aekd": AEKD,
+    "aekd_f": AEKDF,
+    "at": AT,
+    "aveg": AVEG,
+    "cc": CC,
     "ce": CE,
+    "crd": CRD,
+    "dkd": DKD,
+    "fitnet": FitNet,
+    "fsp": FSP,
+    "ft": FT,
     "kd": KD,
+    "ls": LS,
+    "none": NoLogitLoss,
+    "nst": NST,
+    "oh": OH,
+    "pkt": PKT,
+    "reviewkd": ReviewKD,
+    "rkd": RKD,
+    "semckd": SemCKD,
+    "simkd": SimKD,
+    "sp": SP,
+    "srrl": SRRL,
+    "sskd": SSKD,
+    "tfkd_reg": TfKDReg,
+    "tfkd_self": TfKDSelf,
+    "vid": VID,
 }
 
 
 def split_methods(names: str) -> tuple[str, ...]:
-    """`kd+at` as ("kd", "at"), each known, exactly one of them a logit method."""
+    """`kd+at` as ("kd", "at"), each known, exactly one of them a logit method: `ce` where none is named."""
     parts = tuple(names.split("+"))
     if len(set(parts)) != len(parts):
         raise UserError(f"a method stands twice in {names!r}")
     logit_methods = [name for name in parts if find_method(name).is_logit_method]
+    if not logit_methods:
+        return ("ce", *parts)
+    if parts == ("none",):
+        raise UserError("--method none trains nothing: join a method to it, as in none+fitnet")
     if len(logit_methods) != 1:
         known = ", ".join(name for name, method in METHODS.items() if method.is_logit_method)
         raise UserError(f"--method {names}: expected exactly one method that owns the cross-entropy ({known})")

@@ -1,0 +1,98 @@
+"""Activation boundaries (Heo, Lee, Yun, Choi: "Knowledge transfer via distillation of activation boundaries formed by
+hidden neurons", AAAI 2019, arXiv 1811.03233)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastkd.data.base import Batch
+from fastkd.errors import UserError
+from fastkd.methods.base import Context, Method, MethodLoss, Prestage, at_least, up_to_embedding, weighted
+from fastkd.methods.precision import full_precision
+from fastkd.methods.regressors import Regressor
+from fastkd.networks.base import Network, Output
+
+SCALE = 3 / 1000
+"""Of the reference's loss, beside 1/B."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ABSettings:
+    """Pushes the student's preacts, behind a connector, to the teacher's side of zero, by a margin.
+
+    As published, it trains the student's blocks in a stage of its own and has no part in what follows.
+    """
+
+    epochs: int = 30
+    """Of the stage before, at the student's learning rate (RepDistiller); 0 for none."""
+    margin: float = 1.0
+    weight: float = 0.0
+    """In the student's own training (RepDistiller is given 1 and does not use it)."""
+
+    def __post_init__(self) -> None:
+        at_least("ab", 0, epochs=self.epochs, margin=self.margin)
+
+
+class AB(Method):
+    Settings = ABSettings
+    teachers_needed = (1, 1)
+
+    def __init__(self, settings: ABSettings, context: Context):
+        super().__init__(settings, context)
+        self.needs_preacts = settings.weight != 0
+        student, teacher = context.student_shapes.features, context.teacher_shapes[0].features
+        if len(student) != len(teacher):
+            raise UserError(
+                f"ab: student and teacher need the same number of blocks, they have {len(student)} and {len(teacher)}"
+            )
+        self.connectors = nn.ModuleList(
+            connector(s.shape[1:], t.shape[1:]) for s, t in zip(student, teacher, strict=True)
+        )
+        self.connectors.requires_grad_(settings.weight != 0)
+
+    def reaches(self, student: Network) -> tuple[nn.Module, ...]:
+        return up_to_embedding(student) if self.settings.weight else ()
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        if self.settings.weight == 0:
+            return MethodLoss(student.logits.new_zeros((), dtype=torch.float32), {})
+        return weighted("ab", self.settings.weight, self.distance(student, teachers[0]))
+
+    def distance(self, student: Output, teacher: Output) -> Tensor:
+        """Sum over the blocks; the last has weight 1, each one before it half of the next's."""
+        assert student.preacts is not None and teacher.preacts is not None
+        last = len(self.connectors) - 1
+        losses = [
+            boundary_loss(module(s), _at_size_of(module, t), self.settings.margin) * (SCALE * 2.0 ** (i - last))
+            for i, (module, s, t) in enumerate(zip(self.connectors, student.preacts, teacher.preacts, strict=True))
+        ]
+        return torch.stack(losses).sum() / len(student.preacts[0])
+
+    def prestages(self, student: Network) -> tuple[Prestage, ...]:
+        if not self.settings.epochs:
+            return ()
+        trained = (self.connectors, student.stem, *student.blocks)
+        loss, epochs = self._initial, self.settings.epochs
+        return (Prestage(name="ab", epochs=epochs, trained=trained, loss=loss, needs_preacts=True),)
+
+    def _initial(self, student: Output | None, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        assert student is not None
+        return weighted("ab", 1.0, self.distance(student, teachers[0]))
+
+
+def connector(student: torch.Size, teacher: torch.Size) -> nn.Module:
+    """Nothing where channels and height agree, else convolution and BatchNorm."""
+    return nn.Identity() if student[:2] == teacher[:2] else Regressor(student, teacher, activation=False)
+
+
+def _at_size_of(module: nn.Module, teacher: Tensor) -> Tensor:
+    return module.target(teacher) if isinstance(module, Regressor) else teacher
+
+
+@full_precision
+def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
+    """The sum over all neurons; a neuron that is beyond the margin on the teacher's side adds nothing."""
+    off = (student + margin).clamp(min=0).square()
+    on = (margin - student).clamp(min=0).square()
+    return torch.where(teacher > 0, on, off).sum()

@@ -1,0 +1,121 @@
+"""Adaptive ensemble knowledge distillation (Du et al.: "Agree to disagree: adaptive ensemble knowledge distillation in
+gradient space", NeurIPS 2020): AEKD on logits, and AEKD-F on features beside it (`--method aekd+aekd_f`)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastkd.data.base import Batch
+from fastkd.losses import MultiTeacherLoss
+from fastkd.methods.base import Context, Method, MethodLoss, above_zero, up_to_block, weighted
+from fastkd.methods.fitnet import hint_place, mean_squared_error
+from fastkd.methods.regressors import Regressor
+from fastkd.methods.smallest_combination import MOST, smallest_combination
+from fastkd.networks.base import Network, Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class AEKDSettings:
+    """ce_weight · CE + kl_weight · Σ w_m τ² KL(teacher m ‖ student), w the shortest combination of their gradients.
+
+    Gradients are those with respect to the student's logits, averaged over the batch.
+    """
+
+    ce_weight: float = 1.0
+    """CA-MKD's code, as the next two (the authors' has α = 0.9 for KL)."""
+    kl_weight: float = 1.0
+    temperature: float = 4.0
+    cap: float = 0.6
+    """C: the most that one teacher may have."""
+    unit_length: bool = False
+    """Normalise the gradients first."""
+
+    def __post_init__(self) -> None:
+        above_zero("aekd", temperature=self.temperature, cap=self.cap)
+
+
+class AEKD(Method):
+    """The gradients have a closed form: no extra backward pass."""
+
+    Settings = AEKDSettings
+    is_logit_method = True
+    teachers_needed = (1, MOST)
+
+    def __init__(self, settings: AEKDSettings, context: Context):
+        super().__init__(settings, context)
+        self.loss = MultiTeacherLoss(
+            temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=settings.ce_weight
+        )
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        logits = [teacher.logits for teacher in teachers]
+        weights = self.teacher_weights(student.logits, logits)
+        terms = self.loss(student.logits, logits, batch.labels, weights.to(student.logits.dtype))
+        return MethodLoss(terms.total, {"ce": terms.ce, "kl": terms.kl}, terms.hits)
+
+    def teacher_weights(self, student_BK: Tensor, teachers_BK: list[Tensor]) -> Tensor:
+        """[M] float64"""
+        gradients = mean_gradients(student_BK, teachers_BK, self.settings.temperature)
+        return smallest_combination(gradients, self.settings.cap, unit_length=self.settings.unit_length)
+
+
+@torch.no_grad()
+def mean_gradients(student_BK: Tensor, teachers_BK: list[Tensor], temperature: float) -> Tensor:
+    """[M,K]: of τ² KL(teacher ‖ student) with respect to the student's logits: τ / B (p_student - p_teacher), mean over
+    the batch."""
+    logits_NBK = torch.stack([student_BK, *teachers_BK])
+    logits_NBK = logits_NBK.to(torch.promote_types(logits_NBK.dtype, torch.float32))
+    means = (logits_NBK / temperature).softmax(2).mean(1)
+    return temperature / len(student_BK) * (means[0] - means[1:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AEKDFSettings:
+    """weight · Σ w_m · hint loss to teacher m (as in FitNets), w from its gradients at the student's map."""
+
+    weight: float = 100.0
+    """CA-MKD's script."""
+    block: int = 2
+    """Block, from 1, that the hints are taken behind."""
+    cap: float = 0.6
+    """C: the most that one teacher may have."""
+    unit_length: bool = True
+    """Normalise the gradients first."""
+    idle_epochs: int = 1
+    """First epochs without this loss (CA-MKD's code)."""
+
+    def __post_init__(self) -> None:
+        above_zero("aekd_f", cap=self.cap)
+
+
+class AEKDF(Method):
+    Settings = AEKDFSettings
+    teachers_needed = (1, MOST)
+    active: Tensor
+
+    def __init__(self, settings: AEKDFSettings, context: Context):
+        super().__init__(settings, context)
+        student, teachers = context.student_shapes.features, [shapes.features for shapes in context.teacher_shapes]
+        self.place = hint_place("aekd_f", settings.block, len(student), *(len(teacher) for teacher in teachers))
+        source = student[self.place].shape[1:]
+        self.regressors = nn.ModuleList(Regressor(source, teacher[self.place].shape[1:]) for teacher in teachers)
+        self.register_buffer("active", torch.ones(()), persistent=False)
+
+    def reaches(self, student: Network) -> tuple[nn.Module, ...]:
+        return up_to_block(student, self.settings.block)
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        source, losses, gradients = student.features[self.place], [], []
+        for regressor, teacher in zip(self.regressors, teachers, strict=True):
+            assert isinstance(regressor, Regressor)
+            target = regressor.target(teacher.features[self.place])
+            losses.append(mean_squared_error(regressor(source), target))
+            gradients.append(regressor.mse_gradient(source, target).mean(0).flatten())
+        weights = smallest_combination(torch.stack(gradients), self.settings.cap, unit_length=self.settings.unit_length)
+        hints = torch.stack(losses)
+        loss = (weights.to(hints.dtype) * hints).sum()
+        return weighted("hint", self.settings.weight * self.active, loss)
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.active.fill_(0.0 if epoch < self.settings.idle_epochs else 1.0)

@@ -1,0 +1,87 @@
+"""Correlation congruence (Peng et al.: "Correlation congruence for knowledge distillation", ICCV 2019,
+arXiv 1904.01802), in both published forms.
+
+They have little in common. "neighbours" is what RepDistiller computes and publishes as CC: the products of how far
+student and teacher are apart at neighbouring samples of the batch, in a learned space; it depends on their order, and a
+space of one point would be a minimum of it. "kernel" is the paper: the batch's correlation matrices under a Gaussian
+kernel, by its Taylor series.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastkd.data.base import Batch
+from fastkd.methods.base import Context, Method, MethodLoss, above_zero, at_least, up_to_embedding, weighted
+from fastkd.methods.precision import full_precision
+from fastkd.networks.base import Network, Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class CCSettings:
+    """weight · CC on the embeddings."""
+
+    weight: float = 0.02
+    """Of the form "neighbours" (RepDistiller)."""
+    form: Literal["neighbours", "kernel"] = "neighbours"
+    """RepDistiller's code, or the paper."""
+    embed_dim: int = 128
+    """Of neighbours: dimensions of the space that both are mapped to."""
+    gamma: float = 0.4
+    """Of the kernel exp(-gamma ‖x - y‖²)."""
+    order: int = 2
+    """Of the kernel's Taylor series."""
+
+    def __post_init__(self) -> None:
+        above_zero("cc", gamma=self.gamma)
+        at_least("cc", 1, embed_dim=self.embed_dim, order=self.order)
+
+
+class CC(Method):
+    """The batch is that of one process. In the form "neighbours" both embeddings are trained, the teacher's too."""
+
+    Settings = CCSettings
+    teachers_needed = (1, 1)
+
+    def __init__(self, settings: CCSettings, context: Context):
+        super().__init__(settings, context)
+        if settings.form == "neighbours":
+            student, teacher = context.student_shapes.embedding, context.teacher_shapes[0].embedding
+            self.embed_student = nn.Linear(student.shape[1], settings.embed_dim)
+            self.embed_teacher = nn.Linear(teacher.shape[1], settings.embed_dim)
+
+    def reaches(self, student: Network) -> tuple[nn.Module, ...]:
+        return up_to_embedding(student)
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        x, y = student.embedding, teachers[0].embedding
+        if self.settings.form == "neighbours":
+            loss = neighbour_products(self.embed_student(x), self.embed_teacher(y))
+        else:
+            loss = kernel_distance(x, y, self.settings.gamma, self.settings.order)
+        return weighted("cc", self.settings.weight, loss)
+
+
+@full_precision
+def neighbour_products(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+    """Mean over the pairs of consecutive samples."""
+    apart = (student_BD - teacher_BD).abs()
+    return (apart[:-1] * apart[1:]).sum(1).mean()
+
+
+@full_precision
+def kernel_distance(student_BD: Tensor, teacher_BD: Tensor, gamma: float, order: int) -> Tensor:
+    """Squared, mean over all B² pairs."""
+    return F.mse_loss(correlations(student_BD, gamma, order), correlations(teacher_BD, gamma, order))
+
+
+def correlations(embedding_BD: Tensor, gamma: float, order: int) -> Tensor:
+    """[B,B] of exp(-gamma ‖x - y‖²) = e^{-2 gamma} exp(2 gamma x·y) for vectors of length 1."""
+    direction = F.normalize(embedding_BD)
+    cosine = direction @ direction.T
+    powers = [(2 * gamma) ** p / math.factorial(p) * cosine**p for p in range(order + 1)]
+    return math.exp(-2 * gamma) * torch.stack(powers).sum(0)

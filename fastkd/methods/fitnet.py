@@ -1,0 +1,62 @@
+"""FitNets (Romero, Ballas, Kahou, Chassang, Gatta, Bengio: "FitNets: hints for thin deep nets", ICLR 2015,
+arXiv 1412.6550)."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastkd.data.base import Batch
+from fastkd.errors import UserError
+from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weighted
+from fastkd.methods.precision import full_precision
+from fastkd.methods.regressors import Regressor
+from fastkd.networks.base import Network, Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitNetSettings:
+    """weight · mean squared error between the regressed student map and the teacher's, behind one block.
+
+    In one stage with everything else, as all code bases have it; the paper trains up to the hint first.
+    """
+
+    weight: float = 100.0
+    """RepDistiller and SimKD on CIFAR-100."""
+    block: int = 2
+    """Block of both networks, from 1, that the hint is taken behind (RepDistiller and mdistiller 2, SimKD 1)."""
+
+
+class FitNet(Method):
+    """The regressor ends in a ReLU: a WRN's features, raw sums, are reached where they are positive only. So does the
+    reference."""
+
+    Settings = FitNetSettings
+    teachers_needed = (1, 1)
+
+    def __init__(self, settings: FitNetSettings, context: Context):
+        super().__init__(settings, context)
+        student, teacher = context.student_shapes.features, context.teacher_shapes[0].features
+        self.place = hint_place("fitnet", settings.block, len(student), len(teacher))
+        self.regressor = Regressor(student[self.place].shape[1:], teacher[self.place].shape[1:])
+
+    def reaches(self, student: Network) -> tuple[nn.Module, ...]:
+        return up_to_block(student, self.settings.block)
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        target = self.regressor.target(teachers[0].features[self.place])
+        hint = mean_squared_error(self.regressor(student.features[self.place]), target)
+        return weighted("hint", self.settings.weight, hint)
+
+
+def hint_place(name: str, block: int, *counts: int) -> int:
+    """The place of a block among the features; raises UserError where one of the networks does not have it."""
+    if not 1 <= block <= min(counts):
+        raise UserError(f"{name}: block is from 1 to {min(counts)} for these networks, got {block}")
+    return block - 1
+
+
+@full_precision
+def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Over all elements."""
+    return F.mse_loss(student, teacher)

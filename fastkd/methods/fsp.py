@@ -1,0 +1,93 @@
+"""Flow of solution procedure (Yim, Joo, Bae, Kim: "A gift from knowledge distillation: fast optimization, network
+minimization and transfer learning", CVPR 2017)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastkd.data.base import Batch
+from fastkd.errors import UserError
+from fastkd.methods.base import Context, Method, MethodLoss, Prestage, at_least, up_to_block, weighted
+from fastkd.methods.maps import blocks_left_out, to_smaller
+from fastkd.methods.precision import full_precision
+from fastkd.networks.base import Network, Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class FSPSettings:
+    """Distance of the matrices that tell how channels of a map go with those of the next.
+
+    As published, it trains the student's blocks in a stage of its own and has no part in what follows.
+    """
+
+    epochs: int = 30
+    """Of the stage before, at the student's learning rate (RepDistiller); 0 for none."""
+    weight: float = 0.0
+    """In the student's own training (RepDistiller is given 50 and does not use it; KD-Zoo trains jointly)."""
+
+    def __post_init__(self) -> None:
+        at_least("fsp", 0, epochs=self.epochs)
+
+
+class FSP(Method):
+    """Over the stem and the blocks, whose channels have to agree."""
+
+    Settings = FSPSettings
+    teachers_needed = (1, 1)
+
+    def __init__(self, settings: FSPSettings, context: Context):
+        super().__init__(settings, context)
+        student, teacher = maps(context.student_shapes), maps(context.teacher_shapes[0])
+        for place, (s, t) in enumerate(zip(student, teacher, strict=False)):
+            if s.shape[1] != t.shape[1]:
+                where = f"block {place}" if place else "the stem"
+                raise UserError(
+                    f"fsp: student and teacher need the same channels, behind {where} they have {s.shape[1]} and "
+                    f"{t.shape[1]}"
+                )
+        self.notes += blocks_left_out("fsp", len(student) - 1, len(teacher) - 1)
+
+    def reaches(self, student: Network) -> tuple[nn.Module, ...]:
+        return up_to_block(student) if self.settings.weight else ()
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        if self.settings.weight == 0:
+            return MethodLoss(student.logits.new_zeros((), dtype=torch.float32), {})
+        return weighted("fsp", self.settings.weight, self.distance(student, teachers[0]))
+
+    def distance(self, student: Output, teacher: Output) -> Tensor:
+        losses = [flow_distance(*four) for four in consecutive(maps(student), maps(teacher))]
+        return torch.stack(losses).sum()
+
+    def prestages(self, student: Network) -> tuple[Prestage, ...]:
+        if not self.settings.epochs:
+            return ()
+        trained = (student.stem, *student.blocks)
+        return (Prestage(name="fsp", epochs=self.settings.epochs, trained=trained, loss=self._initial),)
+
+    def _initial(self, student: Output | None, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        assert student is not None
+        return weighted("fsp", 1.0, self.distance(student, teachers[0]))
+
+
+def maps(output: Output) -> tuple[Tensor, ...]:
+    return (output.stem, *output.features)
+
+
+def consecutive(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """(student map, its next, teacher map, its next), as far as both go."""
+    return list(zip(student[:-1], student[1:], teacher[:-1], teacher[1:], strict=False))
+
+
+@full_precision
+def flow_distance(student: Tensor, student_next: Tensor, teacher: Tensor, teacher_next: Tensor) -> Tensor:
+    return F.mse_loss(flow(student, student_next), flow(teacher, teacher_next))
+
+
+def flow(bottom_BCHW: Tensor, top_BDHW: Tensor) -> Tensor:
+    """[B,D,C]: the mean over positions of top · bottom, for each pair of channels; one batched matrix product."""
+    bottom, top = to_smaller(bottom_BCHW, top_BDHW)
+    return top.flatten(2) @ bottom.flatten(2).mT / (top.shape[2] * top.shape[3])

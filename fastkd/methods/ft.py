@@ -1,0 +1,111 @@
+"""Factor transfer (Kim, Park, Kwak: "Paraphrasing complex network: network compression via factor transfer", NeurIPS
+2018, arXiv 1802.04977)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastkd.data.base import Batch
+from fastkd.methods.at import attention
+from fastkd.methods.base import Context, Method, MethodLoss, Prestage, above_zero, at_least, up_to_block, weighted
+from fastkd.methods.fitnet import mean_squared_error
+from fastkd.methods.maps import to_smaller
+from fastkd.methods.precision import full_precision
+from fastkd.networks.base import Network, Output
+
+SLOPE = 0.1
+"""Of the leaky ReLUs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FTSettings:
+    """weight · mean |factor of the student - factor of the teacher|, both normalised, p = 1."""
+
+    weight: float = 200.0
+    """Of the form "attention" (RepDistiller)."""
+    rate: float = 0.5
+    """Channels of a factor, as a share of the teacher's."""
+    form: Literal["attention", "factor"] = "attention"
+    """attention: the channels' mean square of each factor is compared (RepDistiller); factor: the whole factor, as in
+    the paper."""
+    epochs: int = 30
+    """Of the paraphraser's training before."""
+    paraphraser_lr: float | None = 0.01
+    """RepDistiller: 0.01 where the student is a resnet or WRN, else the student's own; None: the student's own."""
+
+    def __post_init__(self) -> None:
+        above_zero("ft", rate=self.rate)
+        at_least("ft", 0, epochs=self.epochs)
+
+
+class FT(Method):
+    """On the last feature. The paraphraser is trained before, and frozen here."""
+
+    Settings = FTSettings
+    teachers_needed = (1, 1)
+
+    def __init__(self, settings: FTSettings, context: Context):
+        super().__init__(settings, context)
+        student, teacher = (s.features[-1].shape[1] for s in (context.student_shapes, context.teacher_shapes[0]))
+        channels = max(int(teacher * settings.rate), 1)
+        self.paraphraser = Paraphraser(teacher, channels).requires_grad_(False)
+        self.translator = nn.Sequential(
+            *_encoder_layer(student, student), *_encoder_layer(student, channels), *_encoder_layer(channels, channels)
+        )
+
+    def reaches(self, student: Network) -> tuple[nn.Module, ...]:
+        return up_to_block(student)
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        target = self.paraphraser.encoder(teachers[0].features[-1])
+        translated = self.translator(student.features[-1])
+        return weighted("ft", self.settings.weight, self.distance(translated, target, self.settings.form))
+
+    @staticmethod
+    @full_precision
+    def distance(student: Tensor, teacher: Tensor, form: str) -> Tensor:
+        student, teacher = to_smaller(student, teacher)
+        if form == "attention":
+            return F.l1_loss(attention(student, 2), attention(teacher, 2))
+        return F.l1_loss(F.normalize(student.flatten(1)), F.normalize(teacher.flatten(1)))
+
+    def prestages(self, student: Network) -> tuple[Prestage, ...]:
+        if not self.settings.epochs:
+            return ()
+        return (
+            Prestage(
+                name="paraphraser",
+                epochs=self.settings.epochs,
+                trained=(self.paraphraser,),
+                loss=self._reconstruction,
+                student=False,
+                lr=self.settings.paraphraser_lr,
+            ),
+        )
+
+    def _reconstruction(self, student: Output | None, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        feature = teachers[0].features[-1]
+        return weighted("reconstruction", 1.0, mean_squared_error(self.paraphraser(feature), feature))
+
+
+class Paraphraser(nn.Module):
+    """An autoencoder of the teacher's map: its code is the factor. Without BatchNorm."""
+
+    def __init__(self, channels: int, factor_channels: int):
+        super().__init__()
+        widths = (channels, channels, factor_channels, factor_channels)
+        back = widths[::-1]
+        self.encoder, self.decoder = nn.Sequential(), nn.Sequential()
+        for i in range(3):
+            self.encoder.extend((nn.Conv2d(widths[i], widths[i + 1], 3, padding=1), nn.LeakyReLU(SLOPE)))
+            self.decoder.extend((nn.ConvTranspose2d(back[i], back[i + 1], 3, padding=1), nn.LeakyReLU(SLOPE)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x))
+
+
+def _encoder_layer(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+    return convolution, nn.BatchNorm2d(channels_out), nn.LeakyReLU(SLOPE)

@@ -1,0 +1,34 @@
+"""Label smoothing (Szegedy et al.: "Rethinking the Inception architecture for computer vision", CVPR 2016), as Tf-KD
+compares with it (Yuan et al. 2020, Table 8)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fastkd.data.base import Batch
+from fastkd.losses import LabelSmoothingLoss
+from fastkd.methods.base import Context, Method, MethodLoss
+from fastkd.networks.base import Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSSettings:
+    """Cross-entropy with smoothed labels; no teacher is needed."""
+
+    smoothing: float = 0.1
+    """Probability that the label gives up (Tf-KD's code: 0.1)."""
+    spread: Literal["others", "all"] = "others"
+    """Evenly to the other classes (Tf-KD's code), or to all, the label's too (torch's `label_smoothing`)."""
+
+
+class LS(Method):
+    Settings = LSSettings
+    is_logit_method = True
+    teachers_needed = (0, None)
+
+    def __init__(self, settings: LSSettings, context: Context):
+        super().__init__(settings, context)
+        self.loss = LabelSmoothingLoss(smoothing=settings.smoothing, spread=settings.spread)
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        terms = self.loss(student.logits, batch.labels)
+        return MethodLoss(terms.total, {"ls": terms.total.detach(), "ce": terms.ce}, terms.hits)

@@ -1,0 +1,108 @@
+"""Overhaul distillation (Heo, Kim, Yun, Park, Kwak, Choi: "A comprehensive overhaul of feature distillation", ICCV
+2019, arXiv 1904.01866), OH in the SFTN paper."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fastkd.data.base import Batch
+from fastkd.errors import UserError
+from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
+from fastkd.methods.maps import blocks_left_out, pooled_to
+from fastkd.methods.precision import full_precision
+from fastkd.networks.base import Network, Output
+
+LEAST_SHARE = 1e-3
+"""Of a channel's values below 0, for their mean to be its margin; with fewer it is -3 standard deviations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OHSettings:
+    """weight · partial L2 distance of the preacts, summed over neurons, mean over the batch.
+
+    The last block has weight 1, each one before it half of the next's.
+    """
+
+    weight: float = 1e-3
+    """The authors' code on CIFAR-100, and mdistiller (1e-4 on ImageNet)."""
+    teacher_norm: Literal["running", "batch"] = "running"
+    """batch: the teacher normalises by the statistics of each batch, as in the authors' code, where it is in training
+    mode; its buffers stay as they are either way."""
+
+
+class OH(Method):
+    """The teacher's preacts are cut off at a margin below zero, the mean of what its BatchNorm puts there.
+
+    This BatchNorm sees the residual path only, so in a ResNet the margin is an approximation (of the authors). Blocks
+    are paired from the last, and a larger teacher map is pooled (mdistiller).
+    """
+
+    Settings = OHSettings
+    needs_preacts = True
+    teachers_needed = (1, 1)
+
+    def __init__(self, settings: OHSettings, context: Context):
+        super().__init__(settings, context)
+        self.teacher_norm = settings.teacher_norm
+        # Preacts have the shapes of the features.
+        student, teacher = context.student_shapes.features, context.teacher_shapes[0].features
+        self.count = min(len(student), len(teacher))
+        self.notes += blocks_left_out("oh", len(student), len(teacher), kept="last")
+        norms = context.teachers[0].preact_norms[-self.count :]
+        margins = [margin(norm) for norm in norms if norm is not None]
+        if len(margins) < self.count:
+            raise UserError("oh: this teacher has no BatchNorm in front of its preacts, from which margins are read")
+        self.connectors = nn.ModuleList(
+            _connector(s.shape[1], t.shape[1])
+            for s, t in zip(student[-self.count :], teacher[-self.count :], strict=True)
+        )
+        for place, values in enumerate(margins):
+            self.register_buffer(f"margin_{place}", values, persistent=False)  # the teacher has them
+
+    def reaches(self, student: Network) -> tuple[nn.Module, ...]:
+        return up_to_embedding(student)
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        parts = self.distances(student, teachers[0])
+        total = torch.stack([part / 2.0 ** (self.count - 1 - place) for place, part in enumerate(parts)]).sum()
+        return weighted("oh", self.settings.weight, total / len(student.logits))
+
+    def distances(self, student: Output, teacher: Output) -> list[Tensor]:
+        """Of each pair of blocks, summed over everything."""
+        assert student.preacts is not None and teacher.preacts is not None
+        pairs = zip(self.connectors, student.preacts[-self.count :], teacher.preacts[-self.count :], strict=True)
+        return [
+            partial_distance(connector(s), pooled_to(t, s.shape[2:]), getattr(self, f"margin_{place}"))
+            for place, (connector, s, t) in enumerate(pairs)
+        ]
+
+
+@full_precision
+def partial_distance(student: Tensor, teacher: Tensor, margin_C: Tensor) -> Tensor:
+    """No distance where the teacher is off and the student lower still."""
+    target = torch.maximum(teacher.detach(), margin_C[:, None, None])
+    counts = (student > target) | (target > 0)
+    return torch.where(counts, student - target, 0.0).square().sum()
+
+
+@torch.no_grad()
+def margin(norm: nn.BatchNorm2d) -> Tensor:
+    """[C]: E[x | x < 0] of a normal x with the BatchNorm's bias as mean and its weight as standard deviation.
+
+    The authors' fallback is -3 s, not mean - 3 s. A weight of zero, where they divide by it, gives the limit.
+    """
+    deviation = norm.weight.abs().double().clamp(min=1e-30)
+    place = norm.bias.double() / deviation
+    share = torch.special.ndtr(-place)
+    density = (-place.square() / 2).exp() / math.sqrt(2 * math.pi)
+    below = norm.bias.double() - deviation * density / share
+    return torch.where(share > LEAST_SHARE, below, -3 * deviation).to(torch.float32)
+
+
+def _connector(channels_in: int, channels_out: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, channels_out, 1, bias=False)
+    nn.init.normal_(convolution.weight, std=math.sqrt(2 / channels_out))
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))

@@ -1,0 +1,124 @@
+"""ReviewKD (Chen, Liu, Zhao, Jia: "Distilling knowledge via knowledge review", CVPR 2021, arXiv 2104.09044), as
+mdistiller has it."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastkd.data.base import Batch
+from fastkd.errors import UserError
+from fastkd.methods.base import Context, Method, MethodLoss, at_least, up_to_embedding, weighted
+from fastkd.methods.precision import full_precision
+from fastkd.networks.base import Network, Output
+
+LEVELS = (4, 2, 1)
+"""Sides of the pooled maps that HCL compares beside the full one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewKDSettings:
+    """min(epoch / warmup, 1) · weight · sum over the blocks and the embedding of HCL(fused student, teacher)."""
+
+    weight: float = 5.0
+    """mdistiller, resnet32x4 to resnet8x4 (ImageNet: 1 for ResNet34 to ResNet18, 8 for ResNet50 to MobileNet)."""
+    warmup_epochs: int = 20
+    """In epoch e of them, counted from 1, e / warmup of the weight (1 on ImageNet)."""
+    student_preacts: bool = False
+    """The student's maps before their last activation; the teacher's always are."""
+    widest: int = 512
+    """Most channels of the fused maps."""
+
+    def __post_init__(self) -> None:
+        at_least("reviewkd", 0, warmup_epochs=self.warmup_epochs)
+        at_least("reviewkd", 1, widest=self.widest)
+
+
+class ReviewKD(Method):
+    """A teacher block teaches the student's blocks up to its own: from the deepest to the first, each student map is
+    fused with what came from the deeper ones."""
+
+    Settings = ReviewKDSettings
+    needs_preacts = True
+    teachers_needed = (1, 1)
+    warmup: Tensor
+
+    def __init__(self, settings: ReviewKDSettings, context: Context):
+        super().__init__(settings, context)
+        student = _maps(context.student_shapes, context.student_shapes.features)
+        teacher = _maps(context.teacher_shapes[0], context.teacher_shapes[0].features)
+        if len(student) != len(teacher):
+            raise UserError(
+                f"reviewkd: student and teacher need the same number of blocks, they have {len(student) - 1} and "
+                f"{len(teacher) - 1}"
+            )
+        inner = min(settings.widest, student[-1].shape[1])
+        self.fusions = nn.ModuleList(
+            Fusion(s.shape[1], inner, t.shape[1], last=s is student[-1]) for s, t in zip(student, teacher, strict=True)
+        )
+        self.register_buffer("warmup", torch.ones(()), persistent=False)
+
+    def reaches(self, student: Network) -> tuple[nn.Module, ...]:
+        return up_to_embedding(student)
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        assert student.preacts is not None and teachers[0].preacts is not None
+        sources = _maps(student, student.preacts if self.settings.student_preacts else student.features)
+        targets = _maps(teachers[0], teachers[0].preacts)
+        review, losses = None, []
+        for fusion, source, target in zip(reversed(self.fusions), sources[::-1], targets[::-1], strict=True):
+            found, review = fusion(source, review, target.shape[2:])
+            losses.append(hierarchical_distance(found, target))
+        return weighted("reviewkd", self.settings.weight * self.warmup, torch.stack(losses).sum())
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.warmup.fill_(min((epoch + 1) / max(self.settings.warmup_epochs, 1), 1.0))
+
+
+class Fusion(nn.Module):
+    """Attention-based fusion (Fig. 3b): two maps, each weighted by a mask that sees both."""
+
+    def __init__(self, channels_in: int, inner: int, channels_out: int, *, last: bool):
+        super().__init__()
+        self.enter = nn.Sequential(nn.Conv2d(channels_in, inner, 1, bias=False), nn.BatchNorm2d(inner))
+        self.leave = nn.Sequential(
+            nn.Conv2d(inner, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out)
+        )
+        self.masks = None if last else nn.Sequential(nn.Conv2d(2 * inner, 2, 1), nn.Sigmoid())
+        for convolution in (self.enter[0], self.leave[0]):
+            assert isinstance(convolution, nn.Conv2d)
+            nn.init.kaiming_uniform_(convolution.weight, a=1)
+
+    def forward(self, source: Tensor, review: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
+        """What is compared with the teacher's map of that size, and the review for the block before."""
+        x = self.enter(source)
+        if self.masks is not None:
+            assert review is not None
+            review = _nearest(review, x.shape[2:])
+            own, reviewed = self.masks(torch.cat([x, review], 1)).split(1, 1)
+            x = x * own + review * reviewed
+        x = _nearest(x, size)
+        return self.leave(x), x
+
+
+@full_precision
+def hierarchical_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """HCL (Fig. 3c): mean squared errors of the maps and of their pooled versions, weights 1, 1/2, 1/4 …, averaged."""
+    loss, total, weight = F.mse_loss(student, teacher), 1.0, 1.0
+    for side in LEVELS:
+        if side < student.shape[2]:
+            weight /= 2
+            total += weight
+            pooled, goal = (F.adaptive_avg_pool2d(x, (side, side)) for x in (student, teacher))
+            loss = loss + weight * F.mse_loss(pooled, goal)
+    return loss / total
+
+
+def _maps(output: Output, blocks: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The blocks' maps, then the embedding as one of a single pixel."""
+    return (*blocks, output.embedding[:, :, None, None])
+
+
+def _nearest(x: Tensor, size: torch.Size) -> Tensor:
+    return x if x.shape[2:] == size else F.interpolate(x, (size[0], size[1]), mode="nearest")

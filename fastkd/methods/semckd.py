@@ -1,0 +1,118 @@
+"""Semantic calibration (Chen et al.: "Cross-layer distillation with semantic calibration", AAAI 2021,
+arXiv 2012.03236)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastkd.data.base import Batch
+from fastkd.errors import UserError
+from fastkd.methods.base import Context, Method, MethodLoss, above_zero, at_least, up_to_block, weighted
+from fastkd.methods.maps import to_smaller
+from fastkd.methods.precision import full_precision
+from fastkd.networks.base import Network, Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemCKDSettings:
+    """weight · sum over all pairs of blocks of attention · MSE(projected student map, teacher map)."""
+
+    weight: float = 400.0
+    """SimKD's code, on CIFAR-100 (the authors': 50 on ImageNet)."""
+    softness: float = 1.0
+    """Divides the products of queries and keys."""
+    factor: int = 4
+    """Queries and keys have batch size / factor dimensions."""
+
+    def __post_init__(self) -> None:
+        above_zero("semckd", softness=self.softness)
+        at_least("semckd", 1, factor=self.factor)
+
+
+class SemCKD(Method):
+    """Which teacher block a student block learns from is learned for each sample, from its similarities to all others
+    of the batch: the embeddings' width is the batch size, which therefore is fixed.
+
+    The reference's embeddings carry parameters that nothing uses; they are left out.
+    """
+
+    Settings = SemCKDSettings
+    teachers_needed = (1, 1)
+    fixed_batch_size = True
+
+    def __init__(self, settings: SemCKDSettings, context: Context):
+        super().__init__(settings, context)
+        self.batch_size = context.batch_size
+        width = context.batch_size // settings.factor
+        if width < 1:
+            raise UserError(f"semckd: a batch has at least {settings.factor} samples, got {context.batch_size}")
+        student = [shape.shape[1] for shape in context.student_shapes.features]
+        teacher = [shape.shape[1] for shape in context.teacher_shapes[0].features]
+        self.queries = nn.ModuleList(_embedding(context.batch_size, width) for _ in student)
+        self.keys = nn.ModuleList(_embedding(context.batch_size, width) for _ in teacher)
+        self.projectors = nn.ModuleList(nn.ModuleList(_projector(s, t) for t in teacher) for s in student)
+
+    def reaches(self, student: Network) -> tuple[nn.Module, ...]:
+        return up_to_block(student)
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        if len(batch.labels) != self.batch_size:
+            raise UserError(
+                f"semckd: every batch has {self.batch_size} samples, got {len(batch.labels)}: it needs --drop-last on"
+            )
+        distances = self.distances(student.features, teachers[0].features)
+        loss = (self.attention(student.features, teachers[0].features) * distances).sum((1, 2)).mean()
+        return weighted("semckd", self.settings.weight, loss / len(student.features))
+
+    def attention(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
+        """[B,S,T]: how much student block s learns from teacher block t; sums to 1 over t."""
+        queries = torch.stack([embed(similarities(x)) for embed, x in zip(self.queries, student, strict=True)], 1)
+        keys = torch.stack([embed(similarities(x)) for embed, x in zip(self.keys, teacher, strict=True)], 1)
+        return attention(queries, keys, self.settings.softness)
+
+    def distances(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
+        """[B,S,T]"""
+        rows = []
+        for projectors, s in zip(self.projectors, student, strict=True):
+            assert isinstance(projectors, nn.ModuleList)
+            pairs = [(projector, *to_smaller(s, t)) for projector, t in zip(projectors, teacher, strict=True)]
+            rows.append(torch.stack([squared_distances(projector(x), y) for projector, x, y in pairs], 1))
+        return torch.stack(rows, 1)
+
+
+def _embedding(batch_size: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(batch_size, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+
+
+def _projector(channels_in: int, channels_out: int) -> nn.Sequential:
+    width = 2 * channels_out
+    return nn.Sequential(
+        nn.Conv2d(channels_in, width, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, channels_out, 1, bias=False),
+    )
+
+
+@full_precision
+def similarities(x_BCHW: Tensor) -> Tensor:
+    """[B,B] inner products of the samples; neither normalised nor detached, as in the reference."""
+    rows = x_BCHW.flatten(1)
+    return rows @ rows.T
+
+
+@full_precision
+def attention(queries_BSQ: Tensor, keys_BTQ: Tensor, softness: float) -> Tensor:
+    products = F.normalize(queries_BSQ, dim=2) @ F.normalize(keys_BTQ, dim=2).mT
+    return (products / softness).softmax(2)
+
+
+@full_precision
+def squared_distances(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
+    """[B]: mean over channels and positions."""
+    return (student_BCHW - teacher_BCHW).square().mean((1, 2, 3))

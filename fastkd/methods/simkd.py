@@ -1,0 +1,226 @@
+"""SimKD (Chen, Mei, Zhang, Wang, Feng, Chen: "Knowledge distillation with the reused teacher classifier", CVPR 2022,
+arXiv 2203.14001).
+
+The student's blocks learn to give, behind a projector, the map that the teacher's classifier reads; this classifier is
+then the student's own. What is evaluated and exported is `deploy`: student blocks, projector, teacher's classifier.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fastkd.data.base import Batch
+from fastkd.errors import UserError
+from fastkd.losses import KDLoss, ce_loss
+from fastkd.methods.base import Context, Method, MethodLoss, above_zero, at_least, up_to_block, up_to_embedding
+from fastkd.methods.fitnet import mean_squared_error
+from fastkd.methods.maps import pooled_to
+from fastkd.methods.regressors import Frozen
+from fastkd.networks.base import Head, Network, Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimKDSettings:
+    """weight · MSE(projected student map, teacher map), Eq. 3, and nothing else.
+
+    The student's own classifier takes part with a ce_weight or kl_weight only: joint training (Eq. 4, Tables S.4
+    and S.5) is weight α, both others 1 - α.
+    """
+
+    weight: float = 1.0
+    factor: int = 2
+    """r: the projector's inner width is the teacher's divided by it."""
+    projector: Literal["full", "depthwise", "vector"] = "full"
+    """1x1, 3x3, 1x1 convolutions; with a depthwise 3x3 (ImageNet); or a matrix between the embeddings (SimKD_v)."""
+    source: Literal["feature", "final_map"] = "feature"
+    """The student's last feature (released code), or the map that it pools (what the paper's parameter counts of
+    ShuffleNetV2 and MobileNetV2 say)."""
+    reused_blocks: int = 0
+    """Last blocks of the teacher that are reused with its classifier: 1 is SimKD+, 2 is SimKD++."""
+    ce_weight: float = 0.0
+    """Of the student's own classifier."""
+    kl_weight: float = 0.0
+    """Of the student's own classifier."""
+    temperature: float = 4.0
+    """Of this KL."""
+
+    def __post_init__(self) -> None:
+        at_least("simkd", 1, factor=self.factor)
+        at_least("simkd", 0, reused_blocks=self.reused_blocks)
+        above_zero("simkd", temperature=self.temperature)
+        if self.reused_blocks and (self.projector == "vector" or self.source == "final_map"):
+            raise UserError(
+                "simkd: reused blocks start from a feature: they need source feature and no vector projector"
+            )
+
+
+class SimKD(Method):
+    """With several teachers (Table 6) there is a projector for each: the losses are averaged, and so are the logits."""
+
+    Settings = SimKDSettings
+    is_logit_method = True
+
+    def __init__(self, settings: SimKDSettings, context: Context):
+        super().__init__(settings, context)
+        reused, count = settings.reused_blocks, len(context.teachers)
+        self.joint = bool(settings.ce_weight or settings.kl_weight)
+        if self.joint and count > 1:
+            raise UserError(f"simkd: a KL of the student's own classifier has one teacher, got {count}")
+        if reused and count > 1:
+            raise UserError(f"simkd: the blocks of one teacher are reused, got {count} teachers")
+        if reused >= min(len(context.student.blocks), *(len(teacher.blocks) for teacher in context.teachers)):
+            raise UserError(f"simkd: reused-blocks {reused} leaves no block to the student or the teacher")
+        source = self.source(context.student_shapes)
+        self.projections = Projections(
+            [_projection(source, self.target(shapes), settings) for shapes in context.teacher_shapes]
+        )
+        self.tail = Frozen(*_tail(context.teachers[0], reused))
+        self.pool = Frozen(context.teachers[0].head.pool)
+        widths = [shapes.embedding.shape[1] for shapes in context.teacher_shapes]
+        classifiers = [teacher.head.classifier for teacher in context.teachers]
+        self.classifier = Frozen(classifiers[0] if count == 1 else MeanOfClassifiers(widths, classifiers))
+        self.logit_loss = KDLoss(
+            temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=settings.ce_weight
+        )
+
+    def reaches(self, student: Network) -> tuple[nn.Module, ...]:
+        """The student's own classifier is replaced, and not trained unless it takes part."""
+        if self.joint:
+            return (student,)
+        if self.settings.projector == "vector" or self.settings.source == "final_map":
+            return up_to_embedding(student)
+        return up_to_block(student, len(student.blocks) - self.settings.reused_blocks)
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        projected = self.projections.each(self.source(student))
+        losses = [
+            mean_squared_error(x, _as_large_as(x, self.target(teacher)))
+            for x, teacher in zip(projected, teachers, strict=True)
+        ]
+        loss = torch.stack(losses).mean()
+        with torch.no_grad():
+            counted = ce_loss(self.logits(projected), batch.labels)
+        total, terms = self.settings.weight * loss, {"simkd": loss.detach(), "ce": counted.ce}
+        if self.joint:
+            own = self.logit_loss(student.logits, teachers[0].logits, batch.labels)
+            total, terms = total + own.total, terms | {"student_ce": own.ce, "student_kl": own.kl}
+        return MethodLoss(total, terms, counted.hits)
+
+    def source(self, student: Output) -> Tensor:
+        if self.settings.projector == "vector":
+            return student.embedding
+        if self.settings.source == "final_map":
+            return student.final_map
+        return student.features[-1 - self.settings.reused_blocks]
+
+    def target(self, teacher: Output) -> Tensor:
+        if self.settings.projector == "vector":
+            return teacher.embedding
+        reused = self.settings.reused_blocks
+        return teacher.features[-1 - reused] if reused else teacher.final_map
+
+    def logits(self, projected: list[Tensor]) -> Tensor:
+        """Of the reused classifier."""
+        joined = joined_maps(projected)
+        return self.classifier(joined if joined.ndim == 2 else self.pool(self.tail(joined)))
+
+    def deploy(self, student: Network) -> Network:
+        blocks = list(student.blocks)[: len(student.blocks) - self.settings.reused_blocks]
+        own = student.head
+        if self.settings.projector == "vector":
+            head = Head(self.classifier, neck=own.neck, pool=nn.Sequential(own.pool, self.projections))
+        else:
+            neck = [own.neck] if self.settings.source == "final_map" else []
+            head = Head(self.classifier, neck=nn.Sequential(*neck, self.projections, self.tail), pool=self.pool)
+        return Deployed(student.stem, blocks, head)
+
+
+class Deployed(Network):
+    """The student's stem and blocks under another head; it shares their weights."""
+
+    def __init__(self, stem: nn.Module, blocks: list[nn.Module], head: Head):
+        super().__init__()
+        self.stem, self.blocks, self.head = stem, nn.ModuleList(blocks), head
+
+
+class Projections(nn.Module):
+    """One projector for each teacher, each at that teacher's size or the student's, whichever is smaller."""
+
+    def __init__(self, projectors: list[nn.Module]):
+        super().__init__()
+        self.projectors = nn.ModuleList(projectors)
+
+    def each(self, x: Tensor) -> list[Tensor]:
+        return [projector(x) for projector in self.projectors]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return joined_maps(self.each(x))
+
+
+def joined_maps(projected: list[Tensor]) -> Tensor:
+    """Side by side as channels, at the smallest of their sizes."""
+    if len(projected) == 1:
+        return projected[0]
+    if projected[0].ndim == 4:
+        smallest = min((x.shape[2:] for x in projected), key=lambda size: size[0])
+        projected = [pooled_to(x, smallest) for x in projected]
+    return torch.cat(projected, 1)
+
+
+class MeanOfClassifiers(nn.Module):
+    """Reads the teachers' embeddings side by side; the mean of what their classifiers say."""
+
+    def __init__(self, widths: list[int], classifiers: list[nn.Module]):
+        super().__init__()
+        self.widths, self.classifiers = widths, nn.ModuleList(classifiers)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        parts = embeddings.split(self.widths, 1)
+        return torch.stack([classify(x) for classify, x in zip(self.classifiers, parts, strict=True)]).mean(0)
+
+
+class Shrink(nn.Module):
+    """Average pooling of the student's map to a smaller size."""
+
+    def __init__(self, size: tuple[int, int]):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pooled_to(x, self.size)
+
+
+def _projection(student: Tensor, teacher: Tensor, settings: SimKDSettings) -> nn.Module:
+    channels, goal = student.shape[1], teacher.shape[1]
+    if settings.projector == "vector":
+        return nn.Linear(channels, goal, bias=False)
+    projector = _projector(channels, goal, settings)
+    if student.shape[2] <= teacher.shape[2]:
+        return projector
+    return nn.Sequential(Shrink((teacher.shape[2], teacher.shape[3])), projector)
+
+
+def _projector(channels: int, goal: int, settings: SimKDSettings) -> nn.Sequential:
+    inner = goal // settings.factor
+    if inner < 1:
+        raise UserError(f"simkd: factor is at most {goal}, the teacher's channels, got {settings.factor}")
+    groups = inner if settings.projector == "depthwise" else 1
+    layers: list[nn.Module] = []
+    for convolution, width in (
+        (nn.Conv2d(channels, inner, 1, bias=False), inner),
+        (nn.Conv2d(inner, inner, 3, padding=1, groups=groups, bias=False), inner),
+        (nn.Conv2d(inner, goal, 1, bias=False), goal),
+    ):
+        layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _tail(teacher: Network, reused: int) -> list[nn.Module]:
+    """What of the teacher stands between the projected map and the pool: nothing where that is its final map."""
+    return [*list(teacher.blocks)[len(teacher.blocks) - reused :], teacher.head.neck] if reused else []
+
+
+def _as_large_as(projected: Tensor, teacher: Tensor) -> Tensor:
+    return pooled_to(teacher, projected.shape[2:]) if teacher.ndim == 4 else teacher

@@ -1,0 +1,120 @@
+"""Teacher-free knowledge distillation (Yuan, Tay, Li, Wang, Feng: "Revisiting knowledge distillation via label
+smoothing regularization", CVPR 2020, arXiv 1909.11723).
+
+The paper's formulas (Eqs. 7 and 9) are not what its released code computes, with the published numbers:
+- self: the code multiplies KL by τ², the formula does not.
+- reg: the formula softens the virtual teacher's distribution p^d, as KD does it: log p^d divided by τ; and the student
+  too. The code divides the probabilities themselves by τ and takes a softmax of that, which makes them almost uniform
+  (K = 100, τ = 20: 0.0105 for the label, 0.0100 for each other class; the formula's: 0.0157 and 0.0099), and leaves the
+  student at τ = 1, without τ².
+- both: the code's KL is a mean over the batch and the K classes, the 1/K of the usual one, which its `multiplier` of 1,
+  50 or 100 makes up for, or not. With α = .95, multiplier 1 and K = 100 what remains is 0.05 CE: in effect another
+  learning rate beside the weight decay. To reproduce the published tables take arithmetic "code".
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from fastkd.data.base import Batch
+from fastkd.errors import UserError
+from fastkd.losses import KDLoss, VirtualTeacherLoss
+from fastkd.methods.base import Context, Method, MethodLoss, above_zero
+from fastkd.networks.base import Output
+
+Arithmetic = Literal["paper", "code"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TfKDSelfSettings:
+    """(1 - alpha) · CE + alpha · KL(teacher ‖ student) at τ, the teacher being the same network trained before (Eq. 7).
+
+    The defaults are the code's for MobileNetV2 and ShuffleNetV2 on CIFAR-100 (its params.json, as in Table 13).
+    """
+
+    alpha: float = 0.95
+    temperature: float = 20.0
+    arithmetic: Arithmetic = "paper"
+    """As the formula is printed, or as the released code computes: alpha · multiplier · τ² KL / K."""
+    multiplier: float = 1.0
+    """Of the code's KL (1, 50 or 100 by the network); the paper's formula has none."""
+
+    def __post_init__(self) -> None:
+        _check("tfkd_self", self.alpha, self.temperature, self.arithmetic, self.multiplier)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TfKDRegSettings:
+    """(1 - alpha) · CE + alpha · KL(virtual teacher ‖ student), Eq. 9; no teacher is needed.
+
+    The defaults are those of ResNet18 on CIFAR-100 (Table 14); the code's multiplier there is 100.
+    """
+
+    alpha: float = 0.1
+    temperature: float = 20.0
+    label_probability: float = 0.99
+    """What the virtual teacher gives to the label; the rest goes evenly to the other classes (Eq. 8)."""
+    arithmetic: Arithmetic = "paper"
+    """As the formula is printed, or as the released code computes: alpha · multiplier · KL / K, softened twice."""
+    multiplier: float = 1.0
+    """Of the code's KL; the paper's formula has none."""
+
+    def __post_init__(self) -> None:
+        _check("tfkd_reg", self.alpha, self.temperature, self.arithmetic, self.multiplier)
+        if not 0 < self.label_probability < 1:
+            raise UserError(f"tfkd_reg: label-probability is between 0 and 1, got {self.label_probability}")
+
+
+def _check(name: str, alpha: float, temperature: float, arithmetic: Arithmetic, multiplier: float) -> None:
+    above_zero(name, temperature=temperature)
+    if not 0 <= alpha <= 1:
+        raise UserError(f"{name}: alpha is from 0 to 1, got {alpha}")
+    if arithmetic == "paper" and multiplier != 1:
+        raise UserError(f"{name}: the paper's formula has no multiplier: it needs arithmetic code")
+
+
+class TfKDSelf(Method):
+    Settings = TfKDSelfSettings
+    is_logit_method = True
+    teachers_needed = (1, 1)
+
+    def __init__(self, settings: TfKDSelfSettings, context: Context):
+        super().__init__(settings, context)
+        kl_weight = settings.alpha / settings.temperature**2  # KDLoss multiplies by τ²
+        if settings.arithmetic == "code":
+            kl_weight = settings.alpha * settings.multiplier / context.classes
+        self.loss = KDLoss(temperature=settings.temperature, kl_weight=kl_weight, ce_weight=1 - settings.alpha)
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        terms = self.loss(student.logits, teachers[0].logits, batch.labels)
+        return MethodLoss(terms.total, {"ce": terms.ce, "kl": terms.kl}, terms.hits)
+
+
+class TfKDReg(Method):
+    Settings = TfKDRegSettings
+    is_logit_method = True
+    teachers_needed = (0, None)
+
+    def __init__(self, settings: TfKDRegSettings, context: Context):
+        super().__init__(settings, context)
+        ce_weight, temperature = 1 - settings.alpha, settings.temperature
+        if settings.arithmetic == "code":
+            self.loss = VirtualTeacherLoss(
+                label_probability=settings.label_probability,
+                kl_weight=settings.alpha * settings.multiplier / context.classes,
+                ce_weight=ce_weight,
+                temperature=temperature,
+            )
+        else:
+            self.loss = KDLoss(temperature=temperature, kl_weight=settings.alpha / temperature**2, ce_weight=ce_weight)
+        other = (1 - settings.label_probability) / (context.classes - 1)
+        self.log_label, self.log_other = math.log(settings.label_probability), math.log(other)
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        if isinstance(self.loss, VirtualTeacherLoss):
+            terms = self.loss(student.logits, batch.labels)
+        else:
+            virtual = student.logits.detach().new_full(student.logits.shape, self.log_other)
+            virtual = virtual.scatter(1, batch.labels[:, None], self.log_label)
+            terms = self.loss(student.logits, virtual, batch.labels)
+        return MethodLoss(terms.total, {"ce": terms.ce, "kl": terms.kl}, terms.hits)

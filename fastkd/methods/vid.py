@@ -1,0 +1,81 @@
+"""Variational information distillation (Ahn, Hu, Damianou, Lawrence, Dai: "Variational information distillation for
+knowledge transfer", CVPR 2019, arXiv 1904.05835)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastkd.data.base import Batch
+from fastkd.methods.base import Context, Method, MethodLoss, above_zero, up_to_block, weighted
+from fastkd.methods.maps import blocks_left_out, to_smaller
+from fastkd.methods.precision import full_precision
+from fastkd.networks.base import Network, Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class VIDSettings:
+    """weight · sum over the blocks of the teacher map's negative log-likelihood, given the student's.
+
+    Gaussian, with one variance a teacher channel, which is learned (mdistiller forgets to train it).
+    """
+
+    weight: float = 1.0
+    """RepDistiller, SimKD and mdistiller."""
+    initial_variance: float = 5.0
+    least_variance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        above_zero("vid", least_variance=self.least_variance)
+        above_zero("vid", initial_variance=self.initial_variance - self.least_variance)
+
+
+class Likelihood(nn.Module):
+    """Of one teacher map; its variance is softplus(log_scale) + least_variance."""
+
+    def __init__(self, student_channels: int, teacher_channels: int, settings: VIDSettings):
+        super().__init__()
+        self.regressor = nn.Sequential(
+            nn.Conv2d(student_channels, teacher_channels, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(teacher_channels, teacher_channels, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(teacher_channels, teacher_channels, 1, bias=False),
+        )
+        initial = math.log(math.expm1(settings.initial_variance - settings.least_variance))
+        self.log_scale = nn.Parameter(torch.full((teacher_channels,), initial))
+        self.least_variance = settings.least_variance
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        student, teacher = to_smaller(student, teacher)
+        return negative_log_likelihood(self.regressor(student), teacher, self.log_scale, self.least_variance)
+
+
+@full_precision
+def negative_log_likelihood(mean: Tensor, target: Tensor, log_scale: Tensor, least_variance: float) -> Tensor:
+    """Over all elements, without its constant."""
+    # Softplus by its definition: torch's own is linear from 20 on.
+    variance = (torch.logaddexp(log_scale, torch.zeros_like(log_scale)) + least_variance)[:, None, None]
+    return 0.5 * ((mean - target).square() / variance + variance.log()).mean()
+
+
+class VID(Method):
+    Settings = VIDSettings
+    teachers_needed = (1, 1)
+
+    def __init__(self, settings: VIDSettings, context: Context):
+        super().__init__(settings, context)
+        student, teacher = context.student_shapes.features, context.teacher_shapes[0].features
+        self.notes += blocks_left_out("vid", len(student), len(teacher))
+        self.blocks = nn.ModuleList(
+            Likelihood(s.shape[1], t.shape[1], settings) for s, t in zip(student, teacher, strict=False)
+        )
+
+    def reaches(self, student: Network) -> tuple[nn.Module, ...]:
+        return up_to_block(student, len(self.blocks))
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        pairs = zip(self.blocks, student.features, teachers[0].features, strict=False)
+        losses = [likelihood(s, t) for likelihood, s, t in pairs]
+        return weighted("vid", self.settings.weight, torch.stack(losses).sum())

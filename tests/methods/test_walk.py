@@ -1,0 +1,215 @@
+"""Every method of `METHODS` on several pairs of networks: who is trained, who is not, and what is kept."""
+
+import copy
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastkd import networks
+from fastkd.data import Batch
+from fastkd.errors import UserError
+from fastkd.methods import METHODS, Context, split_methods
+from fastkd.networks.base import output_shapes
+from fastkd.networks.mobilenet_v2 import MobileNetV2
+from fastkd.networks.resnet import BasicUnit, KuangliuResNet
+from fastkd.networks.vgg import VGG
+from fastkd.stages import Distill
+
+CLASSES, SIZE, COUNT = 10, 32, 4
+SMALL = {
+    "four": lambda num_classes: KuangliuResNet(
+        BasicUnit, depths=(1, 1, 1, 1), widths=(8, 12, 16, 24), num_classes=num_classes
+    ),
+    "vgg": lambda num_classes: VGG((1, 1, 1, 1, 1), widths=(8, 8, 12, 16, 24), num_classes=num_classes),
+    "mobile": lambda num_classes: MobileNetV2(width=0.25, num_classes=num_classes),
+}
+PAIRS = {
+    "same depth": ("resnet8x2", "resnet8"),
+    "wrn to shuffle": ("wrn_16_1", "ShuffleV2_0_2"),
+    "resnet to vgg": ("four", "vgg"),
+    "mobile": ("four", "mobile"),
+    "fewer blocks": ("four", "resnet8"),
+    "more blocks": ("wrn_16_1", "vgg"),
+}
+UNEQUAL = ("fewer blocks", "more blocks")
+REFUSED = {
+    "fsp": (tuple(PAIRS), "need the same channels"),
+    "ab": (UNEQUAL, "need the same number of blocks"),
+    "reviewkd": (UNEQUAL, "need the same number of blocks"),
+}
+TRUNCATED = ("at", "vid", "nst", "oh")
+SETTINGS = {"crd": {"negatives": 8}}
+
+
+def build(name):
+    make = SMALL.get(name)
+    return networks.build(name, num_classes=CLASSES) if make is None else make(CLASSES)
+
+
+def batch(seed=0, size=SIZE):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(4, COUNT, 3, size, size, generator=generator)
+    labels = torch.randint(CLASSES, (COUNT,), generator=generator)
+    return Batch(images, labels, torch.arange(COUNT), torch.tensor(0), torch.tensor(0))
+
+
+def context(student, *teachers):
+    return Context(
+        student=student,
+        teachers=teachers,
+        student_shapes=output_shapes(student, SIZE),
+        teacher_shapes=tuple(output_shapes(teacher, SIZE) for teacher in teachers),
+        classes=CLASSES,
+        samples=40,
+        labels=torch.arange(40) % CLASSES,
+        batch_size=COUNT,
+        steps_per_epoch=10,
+        seed=0,
+    )
+
+
+def distill(name, student_name, *teacher_names, seed=0, **settings):
+    torch.manual_seed(seed)
+    student, *teachers = (build(network) for network in (student_name, *teacher_names))
+    given = context(student, *teachers)
+    methods = {}
+    for part in split_methods("none+at" if name == "none" else name):
+        kind = METHODS[part]
+        methods[part] = kind(kind.Settings(**(SETTINGS.get(part, {}) | (settings if part == name else {}))), given)
+    return Distill(student, teachers, methods)
+
+
+def step(stage, optimizer, data):
+    """Trains once, and says which parameters that should have got a gradient did not."""
+    stage(data).total.backward()
+    missing = [
+        name
+        for name, p in stage.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.isfinite().all())
+    ]
+    optimizer.step()
+    optimizer.zero_grad()
+    return missing
+
+
+def trained(stage):
+    return [parameter for parameter in stage.parameters() if parameter.requires_grad]
+
+
+def refused(name, pair):
+    return pair in REFUSED.get(name, ((), ""))[0]
+
+
+def walks():
+    return [
+        pytest.param(name, pair, id=f"{name}, {pair}") for name in METHODS for pair in PAIRS if not refused(name, pair)
+    ] + [pytest.param("fsp", ("resnet14", "resnet8"), id="fsp, same channels")]
+
+
+@pytest.mark.parametrize("name, pair", walks())
+def test_two_steps(name, pair):
+    teacher_name, student_name = PAIRS.get(pair, pair)
+    stage = distill(name, student_name, teacher_name)
+    teachers = [copy.deepcopy(teacher.state_dict()) for teacher in stage.teachers]
+    optimizer = torch.optim.SGD(trained(stage), lr=1e-3, momentum=0.9)
+    for seed in (0, 1):
+        assert step(stage, optimizer, batch(seed)) == []
+    for teacher, before in zip(stage.teachers, teachers, strict=True):
+        assert all(parameter.grad is None for parameter in teacher.parameters())
+        assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+    if name != "simkd":
+        assert stage.deployed is stage.network
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_state_survives(name):
+    pair = ("resnet14", "resnet8") if name == "fsp" else PAIRS["same depth"]
+    stage, again = (distill(name, pair[1], pair[0], seed=seed) for seed in (0, 1))
+    step(stage, torch.optim.SGD(trained(stage), lr=1e-3), batch())
+    again.teachers = stage.teachers
+    again.load_state_dict(stage.state_dict())
+    torch.testing.assert_close(again(batch(2)).total, stage(batch(2)).total, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "name, pair", [walk for walk in walks() if METHODS[walk.values[0]].prestages.__qualname__ != "Method.prestages"]
+)
+def test_the_trainings_before(name, pair):
+    teacher_name, student_name = PAIRS.get(pair, pair)
+    stage = distill(name, student_name, teacher_name)
+    method, data = stage.methods[name], batch()
+    for prestage in method.prestages(stage.network):
+        stage.requires_grad_(False)
+        for module in prestage.trained:
+            module.requires_grad_(True)
+        images = data.images[: prestage.views.count].flatten(0, 1)
+        with torch.no_grad():
+            teachers = tuple(teacher(images, preacts=prestage.needs_preacts) for teacher in stage.teachers)
+        student = stage.network(images, preacts=prestage.needs_preacts) if prestage.student else None
+        loss = prestage.loss(student, teachers, data)
+        loss.total.backward()
+        assert loss.terms and all(parameter.grad is not None for parameter in trained(stage))
+
+
+def with_a_weight(name):
+    """A stage in which every method has a loss, also those that as published have none."""
+    pair = ("resnet14", "resnet8") if name == "fsp" else PAIRS["same depth"]
+    return distill(name, pair[1], pair[0], **({"weight": 1.0} if name in ("ab", "fsp") else {}))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inductor's own
+@pytest.mark.parametrize("backend", ("eager", pytest.param("inductor", marks=pytest.mark.slow)))
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_traces_whole(name, backend):
+    stage, data = with_a_weight(name), batch()
+    method = stage.methods[name]
+    images = data.images[: method.views.count].flatten(0, 1)
+    outputs = [network(images, preacts=stage.preacts) for network in (stage.network, *stage.teachers)]
+    torch._dynamo.reset()
+    twin = copy.deepcopy(method)
+    expected = method(outputs[0], tuple(outputs[1:]), data)
+    actual = torch.compile(twin, backend=backend, fullgraph=True)(outputs[0], tuple(outputs[1:]), data)
+    # Sums in another order: PKT's is a small difference of large terms.
+    torch.testing.assert_close(actual.total, expected.total, rtol=1e-6 if backend == "eager" else 3e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_is_float32_under_autocast(name):
+    stage = with_a_weight(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = stage(batch())
+    assert loss.total.dtype == torch.float32 and loss.total.isfinite()
+    assert all(value.dtype == torch.float32 for value in loss.terms.values())
+
+
+class NothingIsReadOnTheHost(TorchDispatchMode):
+    """A captured step neither waits for values nor depends on how many there are, nor brings numbers from the host."""
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        name = operation.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "lift_fresh"), name
+        return operation(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "crd"])  # its CPU twin is not what is captured
+def test_nothing_is_read_on_the_host(name):
+    stage, data = with_a_weight(name), batch()
+    with NothingIsReadOnTheHost():
+        stage(data).total.backward()
+
+
+@pytest.mark.parametrize("name, pair", [(name, pair) for name, (pairs, _) in REFUSED.items() for pair in pairs])
+def test_what_cannot_be_served_is_refused_with_the_reason(name, pair):
+    with pytest.raises(UserError, match=f"^{name}: .*{REFUSED[name][1]}") as error:
+        distill(name, *reversed(PAIRS[pair]))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("name", TRUNCATED)
+def test_blocks_that_are_left_out_are_told(name, pair):
+    notes = distill(name, *reversed(PAIRS[pair])).notes
+    assert len(notes) == (pair in UNEQUAL)
+    if notes:
+        assert "left out" in notes[0] and ("last 3" if name == "oh" else "first 3") in notes[0]
