@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from fastkd import distributed, environment, networks
-from fastkd.data import DataSet, Source, evaluation_source, open_dataset, training_source
+from fastkd.data import DataSet, Source, evaluation_source, is_resident, open_dataset, training_source
 from fastkd.errors import UserError
 from fastkd.execution import Resolved
 from fastkd.files import sha256
@@ -23,14 +23,22 @@ from fastkd.stages import Distill, Stage, StudentAware, Supervised
 EVALUATION_BATCH = 256
 
 
-def open_data(recipe: Recipe) -> DataSet:
+def open_data(recipe: Recipe, folder: Path | None = None) -> DataSet:
+    """folder: of the run, if there is one: it keeps what the scan of an image folder found."""
     return open_dataset(
         recipe.data,
         image_size=recipe.image_size,
-        resident=recipe.augmentation.crop == "pad",
+        resident=is_resident(recipe.reading, recipe.augmentation.crop),
         limit_train=recipe.limit_train,
         threads=environment.cores(),
+        reading=recipe.reading,
+        cache=folder,
     )
+
+
+def workers(recipe: Recipe) -> int:
+    """Of this process, to decode images."""
+    return recipe.reading.workers or max(1, environment.cores() // distributed.local_processes())
 
 
 class Builder:
@@ -77,7 +85,9 @@ class Builder:
             augmentation=self.recipe.augmentation,
             seed=self.seed,
             drop_last=recipe.training.drop_last,
-            workers=environment.cores(),
+            workers=workers(self.recipe),
+            loader=self.recipe.reading.loader,
+            device=self.device,
             mean=self.recipe.mean,
             std=self.recipe.std,
             rank=distributed.rank(),
@@ -89,7 +99,10 @@ class Builder:
             self.data,
             image_size=self.recipe.image_size,
             batch_size=EVALUATION_BATCH,
-            workers=environment.cores(),
+            crop=self.recipe.augmentation.crop,
+            workers=workers(self.recipe),
+            loader=self.recipe.reading.loader,
+            device=self.device,
             mean=self.recipe.mean,
             std=self.recipe.std,
             rank=distributed.rank(),

@@ -36,6 +36,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads(wanted: int | None, processes: int = 1) -> int:
+    """Of the CPU for this process: as asked for, else OMP_NUM_THREADS, else its share of the cores."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return wanted or (int(named) if named.isdigit() and int(named) else max(1, cores() // processes))
+
+
+def set_threads(wanted: int | None, processes: int = 1) -> None:
+    torch.set_num_threads(threads(wanted, processes))
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes: of tensors on a GPU since its statistics were reset, or of this whole process so far on the CPU."""
     if device.type == "cuda":

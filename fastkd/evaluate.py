@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastkd import environment
-from fastkd.building import EVALUATION_BATCH, open_data
+from fastkd.building import EVALUATION_BATCH, open_data, workers
 from fastkd.command import command
 from fastkd.data import evaluation_source
 from fastkd.environment import pick_device
@@ -51,13 +51,16 @@ def evaluate(folder: Path, data: str, device: torch.device) -> dict[str, dict[st
     recipe = open_run(folder)
     if data:
         recipe = replace(recipe, data=with_absolute_path(data))
-    torch.set_num_threads(recipe.threads or environment.cores())
-    images = open_data(replace(recipe, limit_train=None))
+    environment.set_threads(recipe.threads)
+    images = open_data(replace(recipe, limit_train=None), folder)
     source = evaluation_source(
         images,
         image_size=recipe.image_size,
         batch_size=EVALUATION_BATCH,
-        workers=environment.cores(),
+        crop=recipe.augmentation.crop,
+        workers=workers(recipe),
+        loader=recipe.reading.loader,
+        device=device,
         mean=recipe.mean,
         std=recipe.std,
     )

@@ -36,7 +36,16 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             aside.unlink()
-        raise UserError(f"cannot write {path}: {reason(error)}; what stood there before is intact") from error
+        kept = "; what stood there before is intact" if path.exists() else ""
+        raise UserError(f"cannot write {path}: {reason(error)}{kept}") from error
+
+
+def make_folder(path: Path) -> None:
+    """With its parents; one that stands there already will do."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create the folder {path}: {reason(error)}") from error
 
 
 def reason(error: OSError) -> str:
@@ -98,7 +107,11 @@ def sha256(path: Path) -> str:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the folder for this process; a second run in it is refused. The lock ends with the process, however."""
-    with open(folder / ".lock", "w") as file:
+    try:
+        file = open(folder / ".lock", "w")  # noqa: SIM115 - the block below closes it
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {reason(error)}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -12,7 +12,7 @@ from fastkd.files import reason
 class MetricsLog:
     def __init__(self, path: Path, *, tensorboard: bool = False):
         self.path = path
-        self.tensorboard = _tensorboard_writer(path.parent) if tensorboard else None
+        self.tensorboard = import_tensorboard()(str(path.parent / "tensorboard")) if tensorboard else None
 
     def append(self, record: dict[str, Any]) -> None:
         try:
@@ -58,9 +58,10 @@ def _numbers(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]
     return found
 
 
-def _tensorboard_writer(folder: Path) -> Any:
+def import_tensorboard() -> Any:
+    """The writer's class; raises UserError where the package is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("--tensorboard needs the package tensorboard: pip install 'fastkd[tensorboard]'") from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter

@@ -49,6 +49,14 @@ class Training:
             raise UserError(f"epochs is at least 1, got {self.epochs}")
         if not self.lr > 0:
             raise UserError(f"the learning rate is above 0, got {self.lr}")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"the momentum is 0 to 1, got {self.momentum}")
+        if not self.weight_decay >= 0:
+            raise UserError(f"the weight decay is at least 0, got {self.weight_decay}")
+        if not self.factor > 0:
+            raise UserError(f"the factor of the learning rate is above 0, got {self.factor}")
+        if self.batch_size < 1:
+            raise UserError(f"the batch size is at least 1, got {self.batch_size}")
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise UserError(f"warm-up takes 0 to {self.epochs} epochs, got {self.warmup_epochs}")
         if list(self.milestones) != sorted(set(self.milestones)):
@@ -59,8 +67,8 @@ class Training:
             raise UserError(f"the gradient is clipped to a norm above 0, got {self.clip_norm}")
         if not 0 <= self.ema < 1:
             raise UserError(f"the decay of the averaged weights is 0 to 1, got {self.ema}")
-        if self.nesterov and self.optimizer != "sgd":
-            raise UserError("Nesterov momentum belongs to SGD")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise UserError("Nesterov momentum belongs to SGD with a momentum above 0")
 
 
 def learning_rates(training: Training, steps_per_epoch: int) -> Tensor:
@@ -115,6 +123,13 @@ def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
     """In place, without anything waiting for the device."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     torch.nn.utils.clip_grad_norm_(parameters, norm, foreach=True)
+
+
+def gradients_are_finite(optimizer: torch.optim.Optimizer) -> Tensor:
+    """A boolean scalar on the device: a finite loss can have gradients that are not."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norms: list[Tensor] = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage, reportAssignmentType]
+    return torch.stack([norm.to(torch.float32) for norm in norms]).isfinite().all()
 
 
 class WeightAverage:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from fastkd import networks
-from fastkd.data import DATASETS
+from fastkd.data import DATASETS, settled
 from fastkd.errors import UserError, nearest
 from fastkd.files import sha256
 from fastkd.given import command_line_class
@@ -25,6 +25,7 @@ class SFTNOptions:
     """The loss of a student-friendly teacher; what is not given is the recipe's."""
 
     temperature: float | None = None
+    """τ, of KL."""
     teacher_weight: float | None = None
     """λ_T, of the teacher's cross-entropy."""
     kl_weight: float | None = None
@@ -34,22 +35,27 @@ class SFTNOptions:
     kl: Literal["forward", "reverse"] | None = None
     """forward: KL(teacher ‖ branch); reverse: KL(branch ‖ teacher), as the paper prints it."""
     detach_teacher: bool | None = None
+    """KL sends no gradient to the teacher."""
     ce_temperature: float | None = None
+    """Of the cross-entropies, which the paper prints at τ."""
     tau_squared: bool | None = None
+    """Multiply KL by τ²."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What is not given is the recipe's."""
 
-    recipe: tyro.conf.Positional[str] = "digits"
+    recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")] = "digits"
     """The name of a recipe, or the recipe.json of a run."""
 
     # What is trained
     data: str | None = None
     """NAME or NAME:PATH, e.g. cifar100:/data/cifar-100-binary, imagefolder:/data/imagenet."""
     teacher_net: str | None = None
+    """Network of the teacher."""
     student: str | None = None
+    """Network of the student."""
     branch: str | None = None
     """Network of the branches grafted on the teacher (default: the student's)."""
     branch_blocks: tuple[int, ...] | None = None
@@ -75,14 +81,21 @@ class Options:
     lr: float | None = None
     """Learning rate of every stage, for the whole batch."""
     momentum: float | None = None
+    """Of SGD."""
     nesterov: bool | None = None
+    """Nesterov's momentum."""
     weight_decay: float | None = None
+    """Of every parameter."""
     schedule: Literal["multistep", "cosine", "constant"] | None = None
+    """Of the learning rate."""
     milestones: tuple[int, ...] | None = None
+    """Epochs from which on it is multiplied by --factor once more."""
     factor: float | None = None
     """Of the learning rate at each milestone."""
     warmup_epochs: int | None = None
+    """Epochs of a linear rise of the learning rate."""
     warmup_by: Literal["epoch", "iteration"] | None = None
+    """One level an epoch, or one a step."""
     drop_last: bool | None = None
     """Leave out the last, shorter batch of an epoch."""
     accumulate: int | None = None
@@ -102,9 +115,25 @@ class Options:
     crop: Literal["pad", "resized"] | None = None
     """Random window of the padded image, or random area and aspect ratio."""
     crop_padding: int | None = None
+    """Pixels on each side, of --crop pad."""
     flip: bool | None = None
+    """Horizontally, every second image."""
     rotation: float | None = None
     """Random rotation by at most so many degrees."""
+
+    # Image files
+    loader: Literal["auto", "dali", "torchvision"] | None = None
+    """Who decodes them (default: DALI where it is installed)."""
+    resident: bool | None = None
+    """Decode all of them once and keep them on the device (default: with --crop pad)."""
+    max_bad_images: int | None = None
+    """Leave out so many files that cannot be used; one more is an error (default: 0)."""
+    class_list: Path | None = None
+    """Lines FOLDER [NAME]: the classes in the order of their labels (default: PATH/classes.txt, else the folders)."""
+    workers: int | None = None
+    """Processes or threads that decode (default: all cores)."""
+    index_cache: Path | None = None
+    """Folder for what the scan of a data set finds (default: the run's)."""
 
     # The run
     run: Path | None = None
@@ -112,6 +141,7 @@ class Options:
     resume: Path | None = None
     """Go on with the run in this folder."""
     seed: int | None = None
+    """Of weights, order, augmentation and negatives."""
     seeds: int | None = None
     """Train so many times, with the seeds SEED, SEED+1, …"""
     eval_every: int | None = None
@@ -151,38 +181,91 @@ def parse(arguments: list[str]) -> Options:
     return tyro.cli(kind, args=arguments, prog="python -m fastkd.train", description=_description())
 
 
+PAIR = ("data", "teacher_net", "student", "branch", "branch_blocks", "teacher_training", "method", "control")
+"""The options that a recipe's function takes: what is trained, not how."""
+
+
 def recipe_of(options: Options) -> Recipe:
     """The recipe that the options mean: the named one, with what was given in place of its own settings."""
-    base = _base(options)
-    resolved = _overridden(base, options)
+    resolved = _overridden(_base(options), options)
     if options.teacher is not None:
         resolved = _with_loaded_teacher(resolved, options.teacher, options.teacher_net)
-    return replace(resolved, deviations=tuple(_deviations(base, resolved)))
+    _refuse_idle(options, resolved)
+    return replace(resolved, deviations=tuple(_deviations(resolved)))
 
 
-def refuse_other_recipe(saved: Recipe, options: Options, arguments: list[str]) -> None:
-    """A resumed run goes on with its own recipe; options that say otherwise are an error."""
-    given = [a for a in arguments if a.startswith("-") and a.split("=")[0] not in ("--resume", "--device")]
-    if not given and options.recipe == Options.recipe:
-        return
-    said = recipe_of(replace(options, resume=None))
-    found = differences(recipe_to_plain(saved), recipe_to_plain(said))
+def refuse_other_recipe(saved: Recipe, options: Options) -> None:
+    """A resumed run goes on with its own recipe: an option that says otherwise is an error."""
+    for name in ("run", "dry_run", "teacher"):
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')} does not go together with --resume")
+    if options.recipe not in (Options.recipe, saved.name):
+        raise UserError(f"--resume {options.resume}: that run is of the recipe {saved.name}, not {options.recipe}")
+    given, pair = _given(options, *PAIR), pair_of(saved)
+    if "data" in given:
+        given["data"] = with_absolute_path(given["data"])
+    found = [(name, pair[name], value) for name, value in given.items() if pair[name] != value]
+    found += differences(recipe_to_plain(saved), recipe_to_plain(_overridden(saved, options)))
     if found:
         place, before, after = found[0]
         raise UserError(
-            f"--resume {options.resume}: the run was begun with {place} = {before!r}, the command says {after!r}; "
-            "leave the option out, or start another run"
+            f"--resume {options.resume}: the run was begun with {_spoken(place, saved)} = {before!r}, the command says "
+            f"{after!r}; leave the option out, or start another run"
         )
 
 
-def _deviations(base: Recipe, resolved: Recipe) -> list[str]:
-    """In what a recipe differs from the paper's, in words."""
-    free = {"data", "seed", "seeds", "threads", "eval_every", "keep_epochs", "execution"}
-    words = []
-    for place, before, after in differences(recipe_to_plain(base), recipe_to_plain(resolved)):
-        if place.split(".")[0] not in free and not place.endswith((".file", ".sha256", ".published")):
-            words.append(f"{_spoken(place, base)} {after} instead of {before}")
+def pair_of(recipe: Recipe) -> dict[str, Any]:
+    """The values of the options `PAIR` that a recipe was made from."""
+    stages = {stage.name: stage for stage in recipe.stages}
+    teacher, student = stages["teacher"], stages["student"]
+    branches = teacher.branches
+    return {
+        "data": recipe.data,
+        "teacher_net": teacher.network,
+        "student": student.network,
+        "branch": branches.network if branches else student.network,
+        "branch_blocks": branches.blocks if branches else None,
+        "teacher_training": "sftn" if branches else "standard",
+        "method": student.method,
+        "control": "control" in stages,
+    }
+
+
+def _deviations(resolved: Recipe) -> list[str]:
+    """In what a recipe differs from the published one of its name, in words."""
+    if resolved.name not in RECIPES or {"teacher", "student"} - {stage.name for stage in resolved.stages}:
+        return ["it is no recipe of fastkd's"]
+    published = RECIPES[resolved.name](**pair_of(resolved))
+    words = list(published.deviations)
+    for recipe, own in ((published, RECIPES[resolved.name]().data.partition(":")[0]),):
+        if recipe.data.partition(":")[0] != own:
+            words.append(f"data {recipe.data.partition(':')[0]} instead of {own}")
+    free = {"data", "seed", "seeds", "threads", "eval_every", "keep_epochs", "execution", "reading", "deviations"}
+    loaded = {number for number, stage in enumerate(resolved.stages) if stage.kind == "loaded"}
+    words += [f"{resolved.stages[number].name} loaded instead of trained" for number in sorted(loaded)]
+    for place, before, after in differences(recipe_to_plain(published), recipe_to_plain(resolved)):
+        of_loaded = any(place.startswith(f"stages[{number}]") for number in loaded)
+        if place.split(".")[0] not in free and not of_loaded and ".published" not in place:
+            words.append(f"{_spoken(place, resolved)} {after} instead of {before}")
     return words
+
+
+def _refuse_idle(options: Options, recipe: Recipe) -> None:
+    """An option that would change nothing is an error, so that nobody believes it did."""
+    teacher = recipe.stages[0]
+    if teacher.branches is None:
+        idle = [f"--sftn.{name.replace('_', '-')}" for name, value in vars(options.sftn).items() if value is not None]
+        idle += [f"--{name.replace('_', '-')}" for name in _given(options, "branch", "branch_blocks")]
+        if idle:
+            raise UserError(f"{idle[0]} changes nothing: the teacher is not trained with branches")
+    if teacher.training is None:
+        idle = [f"--{name.replace('_', '-')}" for name in _given(options, "teacher_training", "teacher_epochs")]
+        if idle:
+            raise UserError(f"{idle[0]} changes nothing: the teacher is loaded, not trained")
+    if options.milestones is not None and any(s.training and s.training.schedule != "multistep" for s in recipe.stages):
+        raise UserError("--milestones changes nothing: they belong to --schedule multistep")
+    if recipe.name == "digits" and recipe.data != "digits" and options.image_size is None:
+        raise UserError("the recipe digits trains on 8 pixels: give --image-size, or take another recipe")
 
 
 def _spoken(place: str, recipe: Recipe) -> str:
@@ -195,14 +278,15 @@ def _spoken(place: str, recipe: Recipe) -> str:
 
 def _base(options: Options) -> Recipe:
     if options.recipe.endswith(".json"):
+        if given := _given(options, *PAIR):
+            raise UserError(f"--{next(iter(given)).replace('_', '-')} cannot change {options.recipe}: edit the file")
         return read_recipe(Path(options.recipe))
     if options.recipe not in RECIPES:
         raise UserError(f"no recipe {options.recipe!r}{nearest(options.recipe, RECIPES)}")
     for network in (options.teacher_net, options.student, options.branch):
         if network is not None and network not in networks.NETWORKS:
             raise UserError(f"no network {network!r}{nearest(network, networks.NETWORKS)}")
-    names = ("data", "teacher_net", "student", "branch", "branch_blocks", "teacher_training", "method", "control")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    given = _given(options, *PAIR)
     if "data" in given:
         given["data"] = with_absolute_path(given["data"])
     return RECIPES[options.recipe](**given)
@@ -220,11 +304,17 @@ def _overridden(recipe: Recipe, options: Options) -> Recipe:
     image = _given(options, "crop", "crop_padding", "flip", "rotation")
     speed = _given(options, "compile", "precision", "channels_last", "fold", "deterministic")
     stages = tuple(_overridden_stage(stage, options) for stage in recipe.stages)
+    files = _given(options, "loader", "resident", "max_bad_images", "class_list", "workers", "index_cache")
+    for name in ("class_list", "index_cache"):
+        if name in files:
+            files[name] = str(files[name].absolute())
+    augmentation, reading = replace(recipe.augmentation, **image), replace(recipe.reading, **files)
     return replace(
         recipe,
         **own,
         stages=stages,
-        augmentation=replace(recipe.augmentation, **image),
+        augmentation=augmentation,
+        reading=settled(reading, recipe.data, augmentation.crop),
         execution=replace(recipe.execution, **speed),
     )
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fastkd.data import Augmentation
+from fastkd.data import Augmentation, Reading
 from fastkd.errors import UserError
 from fastkd.execution import Execution
 from fastkd.files import read_json
@@ -30,6 +30,11 @@ class Branches:
     detach_teacher: bool = False
     ce_temperature: float = 1.0
     tau_squared: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "ce_temperature"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"sftn: {name} is above 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +78,7 @@ class Recipe:
     image_size: int
     stages: tuple[StageRecipe, ...]
     augmentation: Augmentation = field(default_factory=Augmentation)
+    reading: Reading = field(default_factory=Reading)
     mean: tuple[float, float, float] | None = None
     """Of the channels, where white is 1; None: the data set's own."""
     std: tuple[float, float, float] | None = None
@@ -87,6 +93,8 @@ class Recipe:
     threads: int | None = None
     """Of the CPU, which the last bits of a result depend on; None: as many as there are cores."""
     execution: Execution = field(default_factory=Execution)
+    published_classes: int | None = None
+    """How many classes the data of the published figures have."""
     deviations: tuple[str, ...] = ()
     """In what this recipe differs from the published one; only without any may a result stand beside the paper's."""
 
@@ -94,6 +102,10 @@ class Recipe:
         for name, least in (("image_size", 1), ("seeds", 1), ("eval_every", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name.replace('_', '-')} is at least {least}, got {getattr(self, name)}")
+        longest = max((stage.training.epochs for stage in self.stages if stage.training), default=0)
+        for epoch in self.keep_epochs:
+            if not 1 <= epoch <= longest:
+                raise UserError(f"--keep-epochs are epochs from 1 to {longest}, got {epoch}")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"threads is at least 1, got {self.threads}")
 

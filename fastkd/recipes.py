@@ -114,7 +114,7 @@ def cifar100_sftn(
     pair = _SFTN_CIFAR100.get((teacher_net, student))
     if pair is not None and branch in (None, student) and branch_blocks is None:
         stages = _with_published(stages, pair, teacher_training, method)
-    return Recipe(name="cifar100-sftn", data=data, image_size=32, stages=stages)
+    return Recipe(name="cifar100-sftn", data=data, image_size=32, stages=stages, published_classes=100)
 
 
 def imagenet_sftn(
@@ -145,7 +145,8 @@ def imagenet_sftn(
         control=control,
     )
     table_3 = _Pair((76.45, 77.43), 73.79, (73.55, 74.14), (None, None), "Table 3")
-    if (teacher_net, student) == ("torchvision_resnet50", "torchvision_resnet34") and branch in (None, student):
+    pair = (teacher_net, student) == ("torchvision_resnet50", "torchvision_resnet34")
+    if pair and branch in (None, student) and branch_blocks is None:
         stages = _with_published(stages, table_3, teacher_training, method)
     return Recipe(
         name="imagenet-sftn",
@@ -153,6 +154,8 @@ def imagenet_sftn(
         image_size=224,
         stages=stages,
         augmentation=Augmentation(crop="resized"),
+        published_classes=1000,
+        deviations=("the paper does not print its KD weights",) if method == "kd" else (),
     )
 
 
@@ -209,11 +212,14 @@ def _with_published(
     stages: tuple[StageRecipe, ...], pair: _Pair, teacher_training: TeacherTraining, method: str
 ) -> tuple[StageRecipe, ...]:
     column = 1 if teacher_training == "sftn" else 0
-    source = f"SFTN {pair.table}"
+    source = f"SFTN, {pair.table}"
+    spread = f"{source}, deviation of Table {'18' if pair.table == 'Table 2' else '17'}"
     published = {
         "teacher": Published(top1=pair.teacher[column], source=source),
         "control": Published(top1=pair.student, source=source),
     }
     if method == "kd":
-        published["student"] = Published(top1=pair.kd[column], std=pair.kd_std[column], source=source)
+        published["student"] = Published(
+            top1=pair.kd[column], std=pair.kd_std[column], source=spread if pair.kd_std[column] else source
+        )
     return tuple(replace(stage, published=published.get(stage.name)) for stage in stages)

@@ -15,7 +15,7 @@ from fastkd.files import read_json, write_bytes
 from fastkd.log import read_metrics
 from fastkd.plain import to_plain
 from fastkd.recipe import Recipe
-from fastkd.run import open_run
+from fastkd.run import open_run, read_results
 from fastkd.table import Row, rows
 
 
@@ -60,8 +60,8 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
 
 def _load(folder: Path) -> Loaded:
     recipe = open_run(folder)
-    seeds = sorted(folder.glob("seed-*"), key=lambda path: int(path.name.partition("-")[2])) or [folder]
-    results = [read_json(seed / "results.json") for seed in seeds if (seed / "results.json").exists()]
+    seeds = sorted(folder.glob("seed-[0-9]*"), key=lambda path: int(path.name.partition("-")[2])) or [folder]
+    results = [read_results(seed / "results.json") for seed in seeds if (seed / "results.json").exists()]
     metrics = {seed.name: read_metrics(seed / "metrics.jsonl") for seed in seeds}
     environment = read_json(folder / "env.json") if (folder / "env.json").exists() else {}
     return Loaded(folder, recipe, results, metrics, environment)

@@ -20,15 +20,17 @@ from fastkd.distributed import is_main, local_processes, wait_for_all
 from fastkd.errors import UserError
 from fastkd.evaluation import accuracies, similarity
 from fastkd.execution import resolve, set_up
-from fastkd.files import locked, read_json, reason, write_json
+from fastkd.files import locked, make_folder, read_json, write_json
 from fastkd.interrupt import Interrupt, Stopped
-from fastkd.log import MetricsLog
+from fastkd.log import MetricsLog, import_tensorboard
 from fastkd.networks.base import Network
 from fastkd.networks.checkpoints import load_weights
+from fastkd.ops import select
+from fastkd.plain import to_plain
 from fastkd.recipe import Recipe, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.stages import Stage
 from fastkd.step import PLAIN
-from fastkd.trainer import Trainer
+from fastkd.trainer import Trainer, refuse_changes
 from fastkd.weights import Description, find_weights, open_network, save_network
 
 
@@ -36,10 +38,7 @@ def create_folder(folder: Path, recipe: Recipe) -> None:
     """A new run folder with its recipe; one that holds a run already is refused."""
     if (folder / "recipe.json").exists():
         raise UserError(f"{folder} holds a run already: go on with it by --resume {folder}, or give another --run")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create the run folder {folder}: {reason(error)}") from error
+    make_folder(folder)
     write_json(folder / "recipe.json", recipe_to_plain(recipe))
 
 
@@ -57,7 +56,7 @@ def load_network(run: str | Path, name: str) -> Network:
     return open_network(find_weights(str(run), name))
 
 
-def check(recipe: Recipe, data: DataSet) -> None:
+def check(recipe: Recipe, data: DataSet, *, tensorboard: bool = False) -> None:
     """Builds every stage once and throws it away: what does not fit is found now, not after the teacher's training."""
     resolve(recipe.execution, torch.device("cpu"))
     builder = Builder(recipe, data, recipe.seed, torch.device("cpu"), PLAIN)
@@ -65,6 +64,8 @@ def check(recipe: Recipe, data: DataSet) -> None:
         builder.trained[stage.name] = builder.stage(stage).network
         if stage.training is not None:
             builder.train_source(stage)
+    if tensorboard:
+        import_tensorboard()
 
 
 def carry_out(
@@ -78,17 +79,18 @@ def carry_out(
     tensorboard: bool = False,
 ) -> list[dict[str, Any]]:
     """Runs what is left to do in the folder and returns the results of every seed, see `Run.results`."""
-    torch.set_num_threads(recipe.threads or max(1, environment.cores() // local_processes()))
+    environment.set_threads(recipe.threads, local_processes())
     execution, _ = resolve(recipe.execution, device)
     set_up(execution, device)
     with locked(folder) if is_main() else contextlib.nullcontext():
         if is_main():
-            write_json(folder / "env.json", environment.collect() | {"execution": execution._asdict()})
+            how = {"execution": execution._asdict(), "operations": select.choices(device.type)}
+            write_json(folder / "env.json", environment.collect() | how)
         results = []
         for seed in range(recipe.seed, recipe.seed + recipe.seeds):
             own = folder if recipe.seeds == 1 else folder / f"seed-{seed}"
             if is_main() and recipe.seeds > 1:
-                own.mkdir(exist_ok=True)
+                make_folder(own)
                 write_json(own / "recipe.json", recipe_to_plain(dataclasses.replace(recipe, seed=seed, seeds=1)))
             builder = Builder(recipe, data, seed, device, execution)
             run = Run(builder, own, display=display, interrupt=interrupt)
@@ -109,10 +111,10 @@ class Run:
     def carry_out(self, *, tensorboard: bool = False) -> dict[str, Any]:
         """Trains every stage that is not finished yet."""
         if is_main():
-            (self.folder / "checkpoints").mkdir(exist_ok=True)
+            make_folder(self.folder / "checkpoints")
         wait_for_all()
         if (self.folder / "results.json").exists():
-            self.results = read_json(self.folder / "results.json")
+            self.results = read_results(self.folder / "results.json")
         log = MetricsLog(self.folder / "metrics.jsonl", tensorboard=tensorboard and is_main())
         for stage in self.recipe.stages:
             if stage.name in self.results["stages"]:
@@ -177,6 +179,7 @@ class Run:
         if teacher is not None and teacher is not network:
             measured = similarity(teacher, network, self.builder.test_source(), self.device)
             self.results["similarity"][recipe.name] = measured
+        result["identity"] = self._identity(recipe)
         self.results["stages"][recipe.name] = result
         if is_main():
             self.results["metrics_bytes"] = log.size()
@@ -202,7 +205,14 @@ class Run:
             title=recipe.name if self.recipe.seeds == 1 else f"seed {self.seed}  {recipe.name}",
             eval_every=self.recipe.eval_every,
             execution=self.builder.execution,
+            identity=self._identity(recipe),
         )
+
+    def _identity(self, recipe: StageRecipe) -> dict[str, Any]:
+        """All that a stage's numbers depend on."""
+        whole = self.recipe
+        data = (whole.data, whole.image_size, whole.augmentation, whole.mean, whole.std, whole.limit_train)
+        return {"stage": to_plain(recipe), "data": to_plain(data), "seed": self.seed}
 
     def _evaluate(self, stage: Stage) -> dict[str, Any]:
         return accuracies(stage.eval().predictions, self.builder.test_source(), self.device)
@@ -213,6 +223,9 @@ class Run:
         self.display.note(f"{recipe.name}  {len(report.mapped)} tensors of {recipe.network} from {recipe.file}{left}")
 
     def _finished_network(self, recipe: StageRecipe) -> Network:
+        refuse_changes(
+            self._identity(recipe), self.results["stages"][recipe.name]["identity"], self.folder / "results.json"
+        )
         network = self.builder.network(recipe.network)
         load_weights(network, self.folder / f"{recipe.name}.safetensors")
         self.display.note(f"{recipe.name}  finished before")
@@ -226,6 +239,14 @@ class Run:
         if is_main():
             classes = len(self.builder.data.classes)
             save_network(self.folder / name, network, Description(recipe.network, classes, self.recipe.image_size))
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What `Run.results` wrote."""
+    results = read_json(path)
+    if not isinstance(results, dict) or not {"seed", "stages", "similarity"} <= results.keys():
+        raise UserError(f"{path} is no results file of fastkd: it lacks 'seed', 'stages' or 'similarity'")
+    return results
 
 
 def count_parameters(network: Network) -> int:

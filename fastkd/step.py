@@ -13,7 +13,14 @@ from fastkd.data.base import Batch, RawBatch
 from fastkd.distributed import any_rank, world_size
 from fastkd.execution import Resolved
 from fastkd.meter import Meter
-from fastkd.optimisation import Training, WeightAverage, clip_gradients, learning_rates, set_learning_rate
+from fastkd.optimisation import (
+    Training,
+    WeightAverage,
+    clip_gradients,
+    gradients_are_finite,
+    learning_rates,
+    set_learning_rate,
+)
 from fastkd.snapshot import Snapshot
 from fastkd.stages import Stage, StageLoss
 
@@ -23,8 +30,9 @@ PLAIN = Resolved(compile="off", bfloat16=False, channels_last=False, fold=False,
 class Step:
     """`step(raw)` trains on one raw batch; its loss terms and hits are added to `meter`, still on the device.
 
-    Nothing in it waits for the device, and everything it changes is changed in place. A loss that is not finite changes
-    no weight; the first such step is kept in `first_bad_step` (-1 while there is none) for the trainer's next look.
+    Nothing in it waits for the device, and everything it changes is changed in place. A loss or a gradient
+    that is not finite changes no weight; the first such step is kept in `first_bad_step` (-1 while there is none) for
+    the trainer's next look.
     """
 
     def __init__(
@@ -87,7 +95,7 @@ class Step:
     def _train(self, raw: RawBatch) -> None:
         batch = self.prepare(raw, self.step, self.epoch)
         loss = self._accumulated(batch)
-        bad = any_rank(~loss.total.isfinite())
+        bad = any_rank(~(loss.total.isfinite() & gradients_are_finite(self.optimizer)))
         self._keep_first_bad(bad, {"loss": loss.total, **loss.terms})
         if self.training.clip_norm is not None:
             clip_gradients(self.optimizer, self.training.clip_norm)

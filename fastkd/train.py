@@ -1,6 +1,7 @@
 """python -m fastkd.train [RECIPE] [options]: trains a teacher, distils a student from it, shows what came out."""
 
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from rich.table import Table
 from fastkd import distributed, environment, options
 from fastkd.building import Builder, open_data
 from fastkd.command import command
+from fastkd.data import keep_index
 from fastkd.display import Display
 from fastkd.environment import pick_device
 from fastkd.errors import UserError
-from fastkd.execution import resolve
-from fastkd.interrupt import Stopped, interruptible
+from fastkd.execution import resolve, set_up
+from fastkd.interrupt import Interrupt, Stopped, interruptible
+from fastkd.ops import select
 from fastkd.recipe import Recipe
 from fastkd.report import write_report
 from fastkd.run import Run, carry_out, check, create_folder, open_run
@@ -25,15 +28,15 @@ from fastkd.table import print_table
 def main(arguments: list[str]) -> int:
     chosen = options.parse(arguments)
     with distributed.processes(pick_device(chosen.device)) as device:
-        return _main(chosen, arguments, device)
+        return _main(chosen, device)
 
 
-def _main(chosen: options.Options, arguments: list[str], device: torch.device) -> int:
+def _main(chosen: options.Options, device: torch.device) -> int:
     if chosen.resume is not None:
         folder = chosen.resume
         recipe = open_run(folder)
-        options.refuse_other_recipe(recipe, chosen, arguments)
-        data = open_data(recipe)
+        options.refuse_other_recipe(recipe, chosen)
+        data = open_data(recipe, folder)
     else:
         recipe = options.recipe_of(chosen)
         if chosen.dry_run:
@@ -41,10 +44,16 @@ def _main(chosen: options.Options, arguments: list[str], device: torch.device) -
         now = distributed.from_main(f"{datetime.now():%Y%m%d-%H%M%S}")
         folder = chosen.run or Path("runs") / f"{recipe.name}-{now}"
         data = open_data(recipe)
-        check(recipe, data)  # a mistake leaves no folder behind
+        recipe = _of_other_classes(recipe, len(data.classes))
+        check(recipe, data, tensorboard=chosen.tensorboard)  # a mistake leaves no folder behind
         distributed.on_main(lambda: create_folder(folder, recipe))
+        if recipe.reading.index_cache is None:
+            distributed.on_main(lambda: keep_index(data, folder))
     with Display(silent=not distributed.is_main()) as display, interruptible() as interrupt:
         display.note(_header(recipe, folder, device))
+        for note in data.notes:
+            display.note(f"data  {note}")
+        data.failures.report = lambda line: display.note(f"data  {line}")
         try:
             results = carry_out(
                 recipe,
@@ -69,14 +78,24 @@ def _main(chosen: options.Options, arguments: list[str], device: torch.device) -
     return 0
 
 
+def _of_other_classes(recipe: Recipe, classes: int) -> Recipe:
+    """Notes where the data cannot be those of the published figures."""
+    if recipe.published_classes in (None, classes):
+        return recipe
+    words = f"{classes} classes instead of {recipe.published_classes}"
+    return replace(recipe, deviations=(*recipe.deviations, words))
+
+
 def _header(recipe: Recipe, folder: Path, device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     count = distributed.world_size()
-    threads = recipe.threads or max(1, environment.cores() // distributed.local_processes())
+    threads = environment.threads(recipe.threads, distributed.local_processes())
     where = f"{count} processes, each on {name} with {threads} threads" if count > 1 else f"{name}, {threads} threads"
     lines = [f"{recipe.name}  on {where}, {recipe.data}, {recipe.image_size} pixels  ->  {folder}"]
     resolved, why = resolve(recipe.execution, device)
     lines.append(f"  {resolved.words()}" + (f" ({why})" if why else ""))
+    chosen = select.choices(device.type)
+    lines.append("  " + ", ".join(f"{operation}: {choice}" for operation, choice in chosen.items()))
     for stage in recipe.stages:
         training = stage.training
         if training is None:
@@ -94,12 +113,14 @@ def _header(recipe: Recipe, folder: Path, device: torch.device) -> str:
 
 
 def _dry_run(recipe: Recipe, device: torch.device) -> int:
-    with Display() as display, interruptible() as interrupt:
+    environment.set_threads(recipe.threads, distributed.local_processes())
+    with Display() as display:
         execution, _ = resolve(recipe.execution, device)
+        set_up(execution, device)
         builder = Builder(recipe, open_data(recipe), recipe.seed, device, execution)
-        rows = Run(builder, Path(), display=display, interrupt=interrupt).dry_run()
+        rows = Run(builder, Path(), display=display, interrupt=Interrupt()).dry_run()
     table = Table(title=f"{recipe.name}: one step of every stage on {device}", title_justify="left")
-    for heading in ("stage", "network", "parameters", "trained", "loss", "images/s", "peak memory"):
+    for heading in ("stage", "network", "parameters", "trained", "loss", "images/s", "process peak"):
         table.add_column(heading, justify="right")
     for row in rows:
         peak = f"{row['peak_bytes'] / 2**20:,.0f} MiB"

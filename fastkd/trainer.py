@@ -20,6 +20,7 @@ from fastkd.interrupt import Interrupt, Stopped
 from fastkd.log import MetricsLog
 from fastkd.meter import Totals
 from fastkd.optimisation import Training, build_optimizer, load_optimizer_state
+from fastkd.plain import differences
 from fastkd.stages import Stage
 from fastkd.step import PLAIN, Step
 
@@ -64,11 +65,14 @@ class Trainer:
         title: str | None = None,
         eval_every: int = 1,
         execution: Resolved = PLAIN,
+        identity: dict[str, Any] | None = None,
     ):
         self.name, self.stage, self.training, self.train_source, self.test_source = name, stage, training, train, test
         self.device, self.display, self.interrupt = device, display, interrupt
         self.checkpoint, self.log, self.eval_every = checkpoint, log, eval_every
         self.title = title or name
+        self.identity = identity or {}
+        """Of the stage and its data, in plain types: a checkpoint goes on with the same only."""
         self.steps_per_epoch = train.loader.steps
         for module in (stage, train.prepare, test.prepare):
             module.to(device)
@@ -227,8 +231,9 @@ class Trainer:
             f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "there is no checkpoint"
         )
         raise UserError(
-            f"{self.name}: the loss was not finite in step {bad} (epoch {bad // self.steps_per_epoch + 1}): {terms}; "
-            f"that step changed no weight; {kept}; try a lower learning rate"
+            f"{self.name}: the loss or its gradient was not finite in step {bad} "
+            f"(epoch {bad // self.steps_per_epoch + 1}): {terms}; that step changed no weight; {kept}; "
+            "try a lower learning rate"
         )
 
     def _save(self) -> None:
@@ -239,6 +244,7 @@ class Trainer:
             state = {
                 "format": CHECKPOINT_FORMAT,
                 "stage": self.name,
+                "identity": self.identity,
                 "progress": asdict(self.progress),
                 "global_step": self.step.step.item(),
                 "model": self.stage.state_dict(),
@@ -267,6 +273,7 @@ class Trainer:
             raise UserError(f"{self.checkpoint} has format {found}, this fastkd reads {CHECKPOINT_FORMAT}")
         if state["stage"] != self.name:
             raise UserError(f"{self.checkpoint} is of the stage {state['stage']!r}, expected {self.name!r}")
+        refuse_changes(self.identity, state["identity"], self.checkpoint)
         try:
             self.stage.load_state_dict(state["model"])
         except RuntimeError as error:
@@ -315,3 +322,11 @@ class Trainer:
         if self.interrupt.requested:
             where = f"epoch {self.progress.epoch + (self.progress.step > 0)}"
             raise Stopped(f"stopped by {self.interrupt.requested} in {self.name}, {where}")
+
+
+def refuse_changes(now: dict[str, Any], then: dict[str, Any], where: Path) -> None:
+    """An edited recipe is not the one that a checkpoint or a result was made with."""
+    found = differences(then, now)
+    if found:
+        place, before, after = found[0]
+        raise UserError(f"{where} was made with {place} = {before!r}, the recipe now says {after!r}: start another run")

@@ -57,6 +57,9 @@ def find_weights(spec: str, name: str = "teacher") -> Path:
         file = Path(run) / "checkpoints" / f"{name}@{epoch}.safetensors"
         if file.is_file():
             return file
+        seeds = sorted(folder.name for folder in Path(run).glob("seed-[0-9]*"))
+        if seeds:
+            raise UserError(f"{run} holds several seeds; name one: {Path(run) / seeds[0]}@{epoch}")
         kept = sorted(other.stem.partition("@")[2] for other in file.parent.glob(f"{name}@*.safetensors"))
         known = f"kept are {', '.join(kept)}" if kept else "none was kept: train with --keep-epochs"
         raise UserError(f"{run} has no {name} of epoch {epoch}; {known}")
@@ -64,7 +67,7 @@ def find_weights(spec: str, name: str = "teacher") -> Path:
         file = path / f"{name}.safetensors"
         if file.is_file():
             return file
-        seeds = sorted(folder.name for folder in path.glob("seed-*") if (folder / file.name).is_file())
+        seeds = sorted(folder.name for folder in path.glob("seed-[0-9]*") if (folder / file.name).is_file())
         if seeds:
             raise UserError(f"{spec} holds several seeds; name one: {path / seeds[0]}")
         raise UserError(f"{spec} has no {file.name}: is it a run folder, and is that stage finished?")

@@ -70,6 +70,7 @@ def test_options_are_a_tested_contract():
         *("image-size", "limit-train", "crop", "crop-padding", "flip", "rotation", "run", "resume", "seed", "seeds"),
         *("eval-every", "keep-epochs", "threads", "device", "tensorboard", "dry-run"),
         *("accumulate", "clip-norm", "ema", "sync-batchnorm"),
+        *("loader", "resident", "max-bad-images", "class-list", "workers", "index-cache"),
         *("compile", "precision", "channels-last", "fold", "deterministic"),
     }
 
@@ -129,11 +130,25 @@ class TestMistakes:
             (["--method", "no.such:Thing"], "cannot import the method 'no.such:Thing'"),
             (["--data", "digitz"], "no data set 'digitz'; did you mean 'digits'"),
             (["cifar100-sftn", "--data", "cifar100:/no/such"], "no folder /no/such"),
-            (["--student", "vgg8"], r"cannot graft vgg8 \(4 blocks\) on the teacher wrn_16_2 \(3 blocks\)"),
+            (
+                ["--student", "vgg8"],
+                r"cannot graft vgg8 \(4 blocks: .*\) on the teacher wrn_16_2 \(3 blocks: 32x8x8, 64x4x4, 128x2x2\)",
+            ),
             (["--batch-size", "900"], "a batch of 900 images is larger than the training set of 898"),
             (["--epochs", "0"], "epochs is at least 1, got 0"),
             (["--seeds", "0"], "seeds is at least 1, got 0"),
             (["--lr", "-1"], "learning rate is above 0, got -1"),
+            (["--momentum", "-1"], "the momentum is 0 to 1, got -1"),
+            (["--momentum", "0", "--nesterov", "on"], "Nesterov momentum belongs to SGD with a momentum above 0"),
+            (["--weight-decay", "-1"], "the weight decay is at least 0, got -1"),
+            (["--sftn.temperature", "0"], "sftn: temperature is above 0, got 0"),
+            (["--keep-epochs", "99"], "--keep-epochs are epochs from 1 to 30, got 99"),
+            (["--crop-padding", "-1"], "--crop-padding is at least 0, got -1"),
+            (["--rotation", "15", "--crop", "resized"], "--rotation goes with --crop pad only"),
+            (["--milestones", "3"], "--milestones changes nothing"),
+            (["--teacher-training", "standard", "--sftn.kl", "reverse"], "--sftn.kl changes nothing"),
+            (["--teacher-training", "standard", "--branch", "vgg8"], "--branch changes nothing"),
+            (["--data", "imagefolder:/no/such"], "trains on 8 pixels: give --image-size"),
             (["--kd.temperature", "0"], "kd: the temperature is above 0, got 0"),
             (["--image-size", "9"], "digits has images of 8 pixels, --image-size says 9"),
             (["--resume", "/no/such/run"], "no run folder /no/such/run"),
@@ -152,7 +167,7 @@ class TestMistakes:
 
     def test_unwritable_run_folder(self, tmp_path):
         (tmp_path / "file").write_text("")
-        assert "cannot create the run folder" in mistake(*TINY, "--run", tmp_path / "file" / "run")
+        assert "cannot create the folder" in mistake(*TINY, "--run", tmp_path / "file" / "run")
 
     def test_a_folder_that_holds_a_run(self, finished):
         assert f"holds a run already: go on with it by --resume {finished}" in mistake(*TINY, "--run", finished)
@@ -162,9 +177,19 @@ class TestMistakes:
 
     def test_resume_with_another_recipe(self, finished):
         line = mistake("--resume", finished, *TINY, "--epochs", "3")
-        assert "the run was begun with stages[0].training.epochs = 2, the command says 3" in line
+        assert "the run was begun with teacher epochs = 2, the command says 3" in line
+        line = mistake("--resume", finished, "--student", "resnet14")
+        assert "the run was begun with student = 'resnet8', the command says 'resnet14'" in line
         line = mistake("cifar100-sftn", "--resume", finished)
-        assert "was begun with name = 'digits', the command says 'cifar100-sftn'" in line
+        assert "that run is of the recipe digits, not cifar100-sftn" in line
+
+    @pytest.mark.parametrize("option", (["--run", "elsewhere"], ["--dry-run"], ["--teacher", "x"]))
+    def test_options_that_do_not_go_with_resume(self, option, finished):
+        assert f"{option[0]} does not go together with --resume" in mistake("--resume", finished, *option)
+
+    def test_a_recipe_file_keeps_its_networks(self, finished):
+        line = mistake(finished / "recipe.json", "--student", "resnet14")
+        assert "--student cannot change" in line and "edit the file" in line
 
     def test_resume_with_the_same_command_is_welcome(self, finished):
         assert train.main([*TINY, "--resume", str(finished)]) == 0

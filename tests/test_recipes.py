@@ -79,6 +79,24 @@ class TestCommandLine:
         said = resolved("cifar100-sftn", "--epochs", "2", "--limit-train", "5000").deviations
         assert "teacher epochs 2 instead of 240" in said and "limit_train 5000 instead of None" in said
 
+    def test_given_back_as_a_file_it_deviates_all_the_same(self, tmp_path):
+        short = resolved("cifar100-sftn", "--epochs", "2")
+        (tmp_path / "recipe.json").write_text(json.dumps(recipe_to_plain(short)))
+        assert resolved(str(tmp_path / "recipe.json")).deviations == short.deviations != ()
+
+    @pytest.mark.parametrize(
+        "arguments, words",
+        [
+            (["cifar100-sftn", "--data", "imagefolder:x"], "data imagefolder instead of cifar100"),
+            (["imagenet-sftn"], "the paper does not print its KD weights"),
+        ],
+    )
+    def test_other_data_and_our_own_choices_are_deviations(self, arguments, words):
+        assert words in resolved(*arguments).deviations
+
+    def test_imagenet_with_chosen_blocks_has_no_published_figure(self):
+        assert all(stage.published is None for stage in imagenet_sftn(branch_blocks=(1,)).stages)
+
     def test_milestones_move_with_the_epochs(self):
         training = resolved("cifar100-sftn", "--epochs", "24").stages[0].training
         assert training.milestones == (15, 18, 21)

@@ -170,7 +170,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_weights(tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Step, "__call__", poisoned)
         with pytest.raises(
-            UserError, match=r"teacher: the loss was not finite in step 5 \(epoch 2\): loss nan, teacher_ce nan"
+            UserError,
+            match=r"teacher: the loss or its gradient was not finite in step 5 \(epoch 2\): loss nan, teacher_ce nan",
         ):
             train(recipe, folder)
     train(recipe, folder)  # without the poison it goes on from the checkpoint before
@@ -206,8 +207,33 @@ class TestCheckpoints:
         self.stop(tmp_path)
         recipe = tiny_recipe()
         other = tuple(replace(stage, network="resnet14") for stage in recipe.stages)
-        with pytest.raises(UserError, match=r"teacher\.pt does not fit this stage"):
+        with pytest.raises(
+            UserError, match=r"teacher\.pt was made with stage\.network = 'resnet8', the recipe now says"
+        ):
             train(replace(recipe, stages=other), tmp_path)
+
+    @pytest.mark.parametrize("change", ({"lr": 0.01}, {"batch_size": 16}, {"epochs": 3}))
+    def test_of_an_edited_recipe(self, change, tmp_path):
+        self.stop(tmp_path)
+        recipe = tiny_recipe()
+        edited = tuple(replace(stage, training=replace(stage.training, **change)) for stage in recipe.stages)
+        with pytest.raises(UserError, match=r"teacher\.pt was made with stage\.training\.\w+ = .*start another run"):
+            train(replace(recipe, stages=edited), tmp_path)
+
+    def test_a_finished_stage_of_an_edited_recipe(self, finished):
+        with pytest.raises(UserError, match=r"results\.json was made with seed = 0, the recipe now says 1"):
+            train(tiny_recipe(keep_epochs=(1,), seed=1), finished)
+
+    def test_results_that_are_none(self, tmp_path):
+        self.stop(tmp_path)
+        (tmp_path / "results.json").write_text("{}")
+        with pytest.raises(UserError, match="is no results file of fastkd"):
+            train(tiny_recipe(), tmp_path)
+
+    def test_a_file_where_a_folder_should_be(self, tmp_path):
+        (tmp_path / "checkpoints").write_text("")
+        with pytest.raises(UserError, match="cannot create the folder .*checkpoints"):
+            train(tiny_recipe(), tmp_path)
 
     def test_loads_without_unpickling_code(self, tmp_path):
         state = torch.load(self.stop(tmp_path), weights_only=True)
@@ -272,3 +298,21 @@ def test_settings_of_the_method_reach_the_loss(tmp_path):
 
 def test_the_device_is_the_one_asked_for(finished):
     assert next(load_network(finished, "teacher").parameters()).device == CPU
+
+
+def test_gradients_that_are_not_finite_change_no_weight_either(tmp_path):
+    """A finite loss whose gradient overflows."""
+    recipe, folder = tiny_recipe(), tmp_path / "run"
+    original, seen = Step._accumulated, [0]
+
+    def poisoned(step, batch):
+        loss = original(step, batch)
+        seen[0] += 1
+        if seen[0] == 3:
+            next(step.stage.parameters()).grad.fill_(torch.inf)
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Step, "_accumulated", poisoned)
+        with pytest.raises(UserError, match=r"not finite in step 2 \(epoch 1\)"):
+            train(recipe, folder)

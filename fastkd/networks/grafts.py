@@ -51,13 +51,16 @@ def graft(
     Raises UserError, naming the networks and the shapes, for a pair that cannot be grafted.
     """
     count, branch_count = len(teacher.blocks), len(branch_network.blocks)
+    teacher_maps = output_shapes(teacher, image_size).features
+    branch_maps = output_shapes(branch_network, image_size).features
     if count != branch_count:
-        raise UserError(f"cannot graft {names[1]} ({branch_count} blocks) on {names[0]} ({count} blocks)")
+        raise UserError(
+            f"cannot graft {names[1]} ({branch_count} blocks: {_sizes(branch_maps)}) "
+            f"on {names[0]} ({count} blocks: {_sizes(teacher_maps)})"
+        )
     chosen = tuple(range(1, count)) if blocks is None else tuple(blocks)
     if not chosen or len(set(chosen)) != len(chosen) or not all(1 <= block < count for block in chosen):
         raise UserError(f"branch blocks are among 1 to {count - 1} and distinct, got {list(chosen)}")
-    teacher_maps = output_shapes(teacher, image_size).features
-    branch_maps = output_shapes(branch_network, image_size).features
     branches = nn.ModuleDict()
     for block in chosen:
         source, target = list(teacher_maps[block - 1].shape[1:]), list(branch_maps[block - 1].shape[1:])
@@ -69,6 +72,10 @@ def graft(
             )
         branches[str(block)] = Branch(transform, branch_network.tail(block, "fresh"))
     return branches
+
+
+def _sizes(maps: Sequence[Tensor]) -> str:
+    return ", ".join(_size(feature.shape[1:]) for feature in maps)
 
 
 def _size(shape: Sequence[int]) -> str:

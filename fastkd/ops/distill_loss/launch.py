@@ -48,18 +48,24 @@ class Layout(NamedTuple):
     """Registers a thread. Told nothing, ptxas spills a few bytes to fit one more block on a multiprocessor."""
 
 
-def layout(classes: int) -> Layout:
+def layout(classes: int, form: str) -> Layout:
     """A warp for each row of up to 128 classes (never four for 100 numbers); 8 or 16 numbers a thread for more."""
-    if classes > WIDEST_ROW:
+    if classes > widest_row(form):
         return Layout(1, 1024, 8, 255)
     columns = max(triton.next_power_of_2(classes), 16)
     rows = min(max(512 // columns, 1), 8)
     warps = min(max(rows * columns // 256, 4), 8)
-    return Layout(rows, columns, warps, 128 if columns <= 512 else 168 if columns == 1024 else 255)
+    at_1024 = 184 if form == "sftn_reverse" else 168
+    return Layout(rows, columns, warps, 128 if columns <= 512 else at_1024 if columns == 1024 else 255)
 
 
-def kernel_for(classes: int):
-    return rows_kernel if classes <= WIDEST_ROW else wide_kernel
+def widest_row(form: str) -> int:
+    """Classes that fit into registers. KL(branch ‖ teacher) keeps a tile more than the other forms and would spill."""
+    return WIDEST_ROW // 2 if form == "sftn_reverse" else WIDEST_ROW
+
+
+def kernel_for(classes: int, form: str):
+    return rows_kernel if classes <= widest_row(form) else wide_kernel
 
 
 def constants(
@@ -74,7 +80,7 @@ def constants(
     check_labels: bool = False,
 ) -> dict[str, object]:
     """What the large kernel is compiled for, beside the types of its arguments. `strides`: of anchor and partners."""
-    rows, columns, _, _ = layout(classes)
+    rows, columns, _, _ = layout(classes, form)
     return {
         "K": classes,
         "ROW_STRIDES": tuple(row for row, _ in strides),
@@ -106,7 +112,7 @@ def losses_and_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(total, parts [3], hits [networks, 2]); fills `gradients` (contiguous). `logits` is the anchor, then partners."""
     (samples, classes), device = logits[0].shape, logits[0].device
-    rows, _, warps, registers = layout(classes)
+    rows, _, warps, registers = layout(classes, form)
     blocks = triton.cdiv(samples, rows)
     networks = len(logits) if FORMS[form].PARTNERS_LEARN else 1
     quantities = 4 + 2 * networks
@@ -117,7 +123,7 @@ def losses_and_gradients(
     checked = checks_labels()
     with device_of(logits[0]):
         if blocks:
-            kernel_for(classes)[(min(blocks, MOST_PROGRAMS),)](
+            kernel_for(classes, form)[(min(blocks, MOST_PROGRAMS),)](
                 tuple(logits),
                 tuple(gradients),
                 labels_B,

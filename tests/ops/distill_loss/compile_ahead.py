@@ -22,7 +22,7 @@ ALIGNED = [["tt.divisibility", 16]]
 
 def large_kernel(form: str, classes: int, dtype: str, partners: int, architecture: int) -> dict:
     """One kernel of the shape table, all gradients wanted that the form has."""
-    kernel = launch.kernel_for(classes)
+    kernel = launch.kernel_for(classes, form)
     constants = launch.constants(form, classes, ((classes, 1),) * (1 + partners))
     partners_learn = launch.FORMS[form].PARTNERS_LEARN
     gradient = "*fp32" if dtype == "fp16" else f"*{dtype}"
@@ -37,7 +37,7 @@ def large_kernel(form: str, classes: int, dtype: str, partners: int, architectur
         "B": "i32",
     }
     absent = {(1, i): None for i, kind in enumerate(gradients) if kind == "constexpr"}
-    options = {name: getattr(launch.layout(classes), name) for name in ("num_warps", "maxnreg")}
+    options = {name: getattr(launch.layout(classes, form), name) for name in ("num_warps", "maxnreg")}
     record = compiled(kernel, signature, constants | {"shares_ptr": None}, absent, options, architecture)
     return {"form": form, "classes": classes, "dtype": dtype, "partners": partners} | record
 

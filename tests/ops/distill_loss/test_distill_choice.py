@@ -25,7 +25,7 @@ def test_a_cpu_runs_the_reference_and_says_why():
 
 def test_a_gpu_runs_the_kernels(monkeypatch):
     monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: object())
-    assert select.choose("distill_loss", "cuda") == ("triton", "the fastest on cuda")
+    assert select.choose("distill_loss", "cuda") == ("triton", "preferred on cuda")
 
 
 def test_a_gpu_without_triton_runs_the_reference(monkeypatch):
