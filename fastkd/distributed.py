@@ -50,6 +50,7 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     dist.init_process_group(backend)
     try:
         yield device
+        dist.barrier()  # a process that leaves while another one still talks to it can take that one down
     finally:
         dist.destroy_process_group()
 

@@ -52,6 +52,7 @@ def process(rank: int, folder: str, replacement: bool) -> None:
     warnings.simplefilter("ignore")
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     train(folder, replacement, rank)
+    dist.barrier()  # a process that leaves while the other one still talks to it can take that one down
     dist.destroy_process_group()
 
 
