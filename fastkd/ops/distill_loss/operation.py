@@ -80,6 +80,7 @@ def _(gradients, scale):
 def _save(ctx, inputs, output) -> None:
     anchor_BK, partners_BK, *_ = inputs
     *_, gradients = output
+    ctx.set_materialize_grads(False)  # else autograd fills zeros of the gradients' size for outputs nobody uses
     ctx.save_for_backward(*gradients)
     ctx.wanted = inputs[6]
     ctx.dtypes = [tensor.dtype for tensor in (anchor_BK, *partners_BK)]
