@@ -184,7 +184,7 @@ def extra_bytes(call: Callable[[], object], device: str) -> int | None:
     if device == "cuda":
         return peak_bytes(call, device)
     call()
-    give_back_free_memory()
+    release_free_memory()
     before, most, done = resident(), 0, threading.Event()
 
     def watch() -> None:
@@ -202,7 +202,7 @@ def extra_bytes(call: Callable[[], object], device: str) -> int | None:
     return max(most, 0)
 
 
-def give_back_free_memory() -> None:
+def release_free_memory() -> None:
     """What the process keeps of earlier calls would hide what this one needs."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

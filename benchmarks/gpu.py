@@ -24,7 +24,18 @@ class Job(NamedTuple):
 
 def jobs(out: Path) -> list[Job]:
     python = sys.executable
-    tests = (python, "-m", "pytest", "-m", "gpu", "-q", "-x", "--maxfail=20", f"--junitxml={out / 'gpu-tests.xml'}")
+    tests = (
+        python,
+        "-m",
+        "pytest",
+        "-p",
+        "no:benchmark",
+        "-m",
+        "gpu",
+        "-q",
+        "--maxfail=20",
+        f"--junitxml={out / 'gpu-tests.xml'}",
+    )
 
     def benchmark(part: str, name: str, seconds: int) -> Job:
         command = (python, "-m", f"benchmarks.{name}", "--quick", "--json", str(out / f"{name}.json"))

@@ -16,7 +16,7 @@ from fastkd.log import read_metrics
 from fastkd.plain import to_plain
 from fastkd.recipe import Recipe
 from fastkd.run import open_run, read_results
-from fastkd.table import Row, rows
+from fastkd.table import SIMILARITIES, Row, rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +90,10 @@ def _row(row: Row, *, with_paper: bool) -> str:
     if row.published is not None:
         spread = "" if row.published.std is None else f" ± {row.published.std:.2f}"
         paper = f"{row.published.top1:.2f}{spread} <small>{html.escape(row.published.source)}</small>"
-    alike = [row.similarity[key].show(digits) if row.similarity else "" for key, digits in _SIMILARITIES]
+    alike = [row.similarity[key].show(digits) if row.similarity else "" for key, digits in SIMILARITIES]
     cells = [html.escape(row.name), html.escape(row.network), row.top1.show(), *([paper] if with_paper else []), *alike]
     cells.append(row.best.show() if row.best else "")
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
-_SIMILARITIES = (("kl", 4), ("cka", 3), ("agreement", 2))
 
 
 def _curves(runs: Sequence[Loaded]) -> str:

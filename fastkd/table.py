@@ -77,7 +77,7 @@ def print_table(
         table.add_column(heading, justify="right")
     for row in columns:
         paper = [_paper(row.published, recipe)] if with_paper else []
-        alike = [row.similarity[key].show(digits) if row.similarity else "" for key, digits in _SIMILARITIES]
+        alike = [row.similarity[key].show(digits) if row.similarity else "" for key, digits in SIMILARITIES]
         best = row.best.show() if row.best else ""
         table.add_row(row.name, row.network, row.top1.show(), *paper, *alike, best)
     console.print(table)
@@ -91,7 +91,7 @@ def print_table(
     console.print(f"weights  {inside}: {names}\nreport   {folder / 'report.html'}", markup=False, soft_wrap=True)
 
 
-_SIMILARITIES = (("kl", 4), ("cka", 3), ("agreement", 2))
+SIMILARITIES = (("kl", 4), ("cka", 3), ("agreement", 2))
 
 
 def _paper(published: Published | None, recipe: Recipe) -> str:
