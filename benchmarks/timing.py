@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -32,14 +33,18 @@ class Record:
     """Its result was compared before it was timed."""
     versions: dict[str, str]
     commit: str
+    starting_s: float | None = None
+    """Compiling and capturing, before the first call."""
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     median_s: float
     p20_s: float
     p80_s: float
     cpu_s: float
+
+    def per(self, parts: int) -> "Timing":
+        return Timing(self.median_s / parts, self.p20_s / parts, self.p80_s / parts, self.cpu_s / parts)
 
 
 def interleaved(

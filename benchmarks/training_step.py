@@ -1,210 +1,183 @@
 """Whole training steps, data included: python -m benchmarks.training_step
 
-`reference` is the usual research script (the loops of RepDistiller and its descendants, written anew from their
-description): eager float32, a DataLoader of PIL images with two workers, KL and CE as separate modules, accuracies by
-topk, and `.item()` on every meter in every step. `amp` is the same under bfloat16 autocast and channels_last, `compile`
-the same compiled (both on a GPU), `fastkd` the engine as `python -m fastkd.train` runs it. Compiling is not timed; how
-long it took stands in the printed table.
+`reference` is the usual research script, see research_script.py; `amp` the same under bfloat16 autocast and
+channels_last, `compile` that and compiled (both on a GPU); `fastkd` the engine as `python -m fastkd.train` runs it,
+`fastkd fp32` the same in float32. Compiling and capturing are not timed with the steps: how long they took stands in a
+column of its own. The ImageNet-shaped case has its images on the device for everybody: it compares steps, not loaders.
 """
 
 import argparse
 import contextlib
+import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-import torchvision.transforms as transforms
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.research_script import research_script
 from benchmarks.timing import Record, commit, device_name, interleaved, peak_bytes, versions, write_json
-from fastkd import networks, recipes
+from fastkd import recipes
 from fastkd.building import Builder
-from fastkd.data import DataSet, Split, open_dataset
+from fastkd.capture import CudaRecorder
+from fastkd.data import DataSet, Loader, Split, open_dataset
 from fastkd.execution import Execution, resolve, set_up
-from fastkd.networks.grafts import graft
 from fastkd.optimisation import build_optimizer
 from fastkd.recipe import Recipe
 from fastkd.step import Step
 
-BATCH = 64
+TURN = 10  # steps of a contender's turn
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """A split the way a research script reads it: one PIL image at a time."""
+class Case(NamedTuple):
+    name: str
+    recipe: Callable[..., Recipe]
+    data: Callable[[], DataSet]
+    stage: str
+    """sftn, kd or crd"""
+    batch: int = 64
+    loader: bool = True
+    """The research script reads its images through a DataLoader."""
 
-    def __init__(self, split: Split, size: int, padding: int, flip: bool):
-        self.images, self.labels = split.images.numpy(), split.labels.tolist()
-        flips = [transforms.RandomHorizontalFlip()] if flip else []
-        self.transform = transforms.Compose(
-            [
-                transforms.ToPILImage(),
-                transforms.RandomCrop(size, padding=padding),
-                *flips,
-                transforms.ToTensor(),
-                transforms.Normalize((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return self.transform(self.images[place]), self.labels[place]
+    def __str__(self) -> str:
+        return f"{self.name} {self.stage} B={self.batch}"
 
 
-def endless(loader: DataLoader[Any]) -> Iterator[Any]:
-    while True:
-        yield from loader
+def random_images(count: int, size: int, classes: int) -> DataSet:
+    """So that nothing has to be downloaded."""
+    pixels = torch.randint(256, (count, size, size, 3), dtype=torch.uint8)
+    split = Split(pixels, torch.arange(count) % classes)
+    names, grey = tuple(str(number) for number in range(classes)), (0.5, 0.5, 0.5)
+    test = split.take(torch.arange(min(count, classes)).numpy())
+    return DataSet(name="random", train=split, test=test, classes=names, mean=grey, std=grey)
 
 
-def distill_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    soft = F.log_softmax(student / temperature, dim=1), F.softmax(teacher / temperature, dim=1)
-    return F.kl_div(*soft, reduction="sum") * temperature**2 / student.shape[0]
+def digits() -> DataSet:
+    return open_dataset("digits", image_size=8, resident=True, limit_train=None, threads=1)
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> list[float]:
-    found = logits.topk(5, 1).indices.t().eq(labels.view(1, -1).expand(5, -1))
-    return [found[:k].reshape(-1).float().sum(0).item() * 100 / len(labels) for k in (1, 5)]
-
-
-def research_script(
-    recipe: Recipe, data: DataSet, stage: str, device: torch.device, style: str
-) -> Callable[[], object]:
-    """One step of the loop; style: "reference", "amp" or "compile"."""
-    assert isinstance(data.train, Split)
-    torch.manual_seed(0)
-    size, classes = recipe.image_size, len(data.classes)
-    pictures = Pictures(data.train, size, recipe.augmentation.crop_padding, recipe.augmentation.flip)
-    batches = endless(DataLoader(pictures, BATCH, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True))
-    layout = torch.channels_last if style != "reference" else torch.contiguous_format
-    teacher = networks.build(recipe.stages[0].network, num_classes=classes)
-    student = networks.build(recipe.stages[1].network, num_classes=classes)
-    if stage == "sftn":
-        branches = graft(teacher, student, size)
-        learning = nn.ModuleDict({"teacher": teacher, "branches": branches})
-    else:
-        learning, branches = nn.ModuleDict({"student": student}), nn.ModuleDict()
-        teacher.eval().to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
-    learning.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
-    optimizer = torch.optim.SGD(learning.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-    if style == "compile":
-        for network in (teacher, student):
-            network.compile(dynamic=False)
-    meters: dict[str, float] = {}
-
-    def step() -> None:
-        images, labels = next(batches)
-        images, labels = images.to(device, memory_format=layout), labels.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=style != "reference"):
-            if stage == "sftn":
-                output = teacher(images)
-                logits = output.logits
-                others = [branch(output.features[int(block) - 1]).logits for block, branch in branches.items()]
-                kl = sum((distill_kl(other, logits, 1.0) for other in others), torch.zeros((), device=device))
-                ce = sum((F.cross_entropy(other, labels) for other in others), torch.zeros((), device=device))
-                loss = F.cross_entropy(logits, labels) + (3 * kl + ce) / len(others)
-            else:
-                with torch.no_grad():
-                    target = teacher(images).logits
-                logits = student(images).logits
-                loss = 0.1 * F.cross_entropy(logits, labels) + 0.9 * distill_kl(logits, target, 4.0)
-        top1, top5 = accuracy(logits, labels)
-        meters.update(loss=loss.item(), top1=top1, top5=top5)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def engine(recipe: Recipe, data: DataSet, stage: str, device: torch.device) -> tuple[Callable[[], object], float]:
-    """One step as fastkd takes it, and the seconds that compiling took."""
-    execution, _ = resolve(Execution(), device)
-    set_up(execution, device)
-    builder = Builder(recipe, data, 0, device, execution)
-    chosen = recipe.stages[0 if stage == "sftn" else 1]
-    if stage == "kd":
-        builder.trained["teacher"] = builder.network(recipe.stages[0].network).to(device)
-    module, source = builder.stage(chosen).train(), builder.train_source(chosen)
-    source.prepare.to(device)
-    if execution.channels_last:
-        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    assert chosen.training is not None
-    optimizer = build_optimizer(module, chosen.training, device)
-    step = Step(module, source.prepare, optimizer, chosen.training, source.loader.steps, device, execution)
-    raws = (raw for epoch in range(10**6) for raw in source.loader.epoch(epoch))
-    started = time.perf_counter()
-    step.warm_up(next(raws))
-    compiling = time.perf_counter() - started
-
-    def call() -> None:
-        step.step.clamp_(max=len(step.learning_rates) - 1)
-        step(next(raws))
-
-    return call, compiling
-
-
-def cases(quick: bool, device: torch.device) -> dict[str, tuple[Recipe, DataSet]]:
-    """Recipes with batches of 64; the CIFAR case trains on random pixels of its shape, so that it needs no download."""
-    found = {"digits wrn_16_2/resnet8": (recipes.digits(), _digits())}
+def cases(quick: bool, device: torch.device) -> list[Case]:
+    found = [Case("digits wrn_16_2/resnet8", recipes.digits, digits, stage) for stage in ("sftn", "kd")]
+    cifar = partial(random_images, 2560, 32, 100)
     if not quick or device.type == "cuda":
-        pixels = torch.randint(256, (2048, 32, 32, 3), dtype=torch.uint8)
-        split = Split(pixels, torch.arange(2048) % 100)
-        names, grey = tuple(str(number) for number in range(100)), (0.5, 0.5, 0.5)
-        cifar = DataSet(name="random", train=split, test=split, classes=names, mean=grey, std=grey)
-        found["cifar-shaped wrn_40_2/wrn_16_2"] = (recipes.cifar100_sftn(), cifar)
+        for stage in ("sftn", "kd"):
+            found.append(Case("cifar-shaped wrn_40_2/wrn_16_2", recipes.cifar100_sftn, cifar, stage))
+    if device.type == "cuda":
+        whole = partial(random_images, 50_000, 32, 100)
+        found.append(Case("cifar-shaped wrn_40_2/wrn_16_2", recipes.cifar100_sftn, whole, "crd"))
+        imagenet = partial(recipes.imagenet_sftn, teacher_net="torchvision_resnet34", student="torchvision_resnet18")
+        for batch in (256, 64):
+            images = partial(random_images, 20 * batch, 224, 1000)
+            found.append(Case("imagenet-shaped resnet34/resnet18", imagenet, images, "kd", batch, loader=False))
     return found
 
 
-def _digits() -> DataSet:
-    return open_dataset("digits", image_size=8, resident=True, limit_train=None, threads=1)
+class Engine(NamedTuple):
+    turn: Callable[[], None]
+    starting_s: float
+    """Compiling and capturing."""
+
+
+def engine(case: Case, data: DataSet, device: torch.device, execution: Execution) -> Engine:
+    """`TURN` steps as fastkd takes them."""
+    resolved, _ = resolve(execution, device)
+    set_up(resolved, device)
+    recipe = case.recipe(**({"method": case.stage} if case.stage != "sftn" else {}))
+    recipe = replace(recipe, augmentation=replace(recipe.augmentation, crop="pad"))
+    builder = Builder(recipe, data, 0, device, resolved)
+    chosen = recipe.stages[0 if case.stage == "sftn" else 1]
+    assert chosen.training is not None
+    training = replace(chosen.training, batch_size=case.batch)
+    chosen = replace(chosen, training=training)
+    if case.stage != "sftn":
+        builder.trained["teacher"] = builder.network(recipe.stages[0].network).to(device)
+    module, source = builder.stage(chosen).train(), builder.train_source(chosen)
+    source.prepare.to(device)
+    if resolved.channels_last:
+        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    optimizer = build_optimizer(module, training, device)
+    step = Step(module, source.prepare, optimizer, training, source.loader.steps, device, resolved)
+    started = time.perf_counter()
+    told = step.warm_up(source.loader, CudaRecorder(device) if resolved.capture else None)
+    starting_s = time.perf_counter() - started
+    for line in told:
+        print(f"  {line}", flush=True)
+    taken = endless_steps(step, source.loader)
+
+    def turn() -> None:
+        steps = 0
+        while steps < TURN:
+            steps += next(taken)
+        assert steps == TURN
+
+    return Engine(turn, starting_s)
+
+
+def endless_steps(step: Step, loader: Loader) -> Iterator[int]:
+    """Yields how many steps were taken; the learning rate stays that of the first epoch."""
+    while True:
+        whole = loader.steps - loader.steps % TURN
+        taken = 0
+        for steps in step.epoch_of(loader, 0):
+            yield steps
+            taken += steps
+            if taken == whole:
+                break
+        step.step.zero_()
+
+
+def measure(case: Case, device: torch.device, quick: bool) -> list[Record]:
+    data = case.data()
+    styles = ("reference", "amp", "compile") if device.type == "cuda" else ("reference",)
+    recipe = case.recipe()
+    turns: dict[str, Callable[[], object]] = {}
+    for style in styles:
+        step = research_script(recipe, data, case.stage, case.batch, device, style=style, loader=case.loader)
+        turns[style] = lambda step=step: [step() for _ in range(TURN)]
+    engines = {"fastkd": engine(case, data, device, Execution())}
+    if device.type == "cuda":
+        engines["fastkd fp32"] = engine(case, data, device, Execution(precision="float32"))
+    turns |= {name: found.turn for name, found in engines.items()}
+    timings = interleaved({name: [turn] for name, turn in turns.items()}, 5 if quick else 20, device.type)
+    print(f"{case} on {device_name(device.type)}")
+    records = []
+    for name, turn in timings.items():
+        timing = turn.per(TURN)
+        starting = engines[name].starting_s if name in engines else None
+        ratio = timings["reference"].median_s / turn.median_s
+        print(
+            f"  {name:12} {timing.median_s * 1e3:9.3f} ms ({timing.p20_s * 1e3:.3f} to {timing.p80_s * 1e3:.3f})"
+            f"  cpu {timing.cpu_s * 1e3:8.3f} ms  {case.batch / timing.median_s:9,.0f} images/s  {ratio:5.2f}x"
+            + (f"  start {starting:.1f} s" if starting else ""),
+            flush=True,
+        )
+        peak = None
+        with contextlib.suppress(torch.OutOfMemoryError):
+            peak = peak_bytes(turns[name], device.type)
+        place, found = device_name(device.type), versions("torchvision")
+        # Nothing is compared here: what a step computes is tested in tests/.
+        at = ("training_step", name, str(case), place, timing.median_s, timing.p20_s, timing.p80_s, timing.cpu_s)
+        records.append(Record(*at, peak, False, found, commit(), starting))
+    return records
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, the small case alone on a CPU")
+    parser.add_argument("--only", default="", help="only cases whose name contains this")
     parser.add_argument("--json", type=Path, help="write the records to this file")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     records: list[Record] = []
-    for name, (recipe, data) in cases(options.quick, device).items():
-        for stage in ("sftn", "kd"):
-            records += measure(f"{name} {stage} B={BATCH}", recipe, data, stage, device, options.quick)
-    if options.json:
-        write_json(records, options.json)
-
-
-def measure(case: str, recipe: Recipe, data: DataSet, stage: str, device: torch.device, quick: bool) -> list[Record]:
-    recipe = replace(recipe, threads=None)
-    styles = ("reference", "amp", "compile") if device.type == "cuda" else ("reference",)
-    calls = {style: research_script(recipe, data, stage, device, style) for style in styles}
-    calls["fastkd"], compiling = engine(recipe, data, stage, device)
-    repetitions = 20 if quick else 100
-    timings = interleaved({style: [call] for style, call in calls.items()}, repetitions, device.type)
-    print(f"{case} on {device_name(device.type)}; fastkd compiled in {compiling:.1f} s")
-    records = []
-    for style, timing in timings.items():
-        ratio = timings["reference"].median_s / timing.median_s
-        rate = BATCH / timing.median_s
-        print(
-            f"  {style:10} {timing.median_s * 1e3:9.2f} ms ({timing.p20_s * 1e3:.2f} to {timing.p80_s * 1e3:.2f})"
-            f"  cpu {timing.cpu_s * 1e3:8.2f} ms  {rate:9,.0f} images/s  {ratio:5.2f}x"
-        )
-        peak = None
-        with contextlib.suppress(torch.OutOfMemoryError):
-            peak = peak_bytes(calls[style], device.type)
-        described = (timing.median_s, timing.p20_s, timing.p80_s, timing.cpu_s, peak)
-        place = device_name(device.type)
-        # Nothing is compared here: what a step computes is tested in tests/.
-        records.append(
-            Record("training_step", style, case, place, *described, False, versions("torchvision"), commit())
-        )
-    return records
+    for case in cases(options.quick, device):
+        if options.only in str(case):
+            records += measure(case, device, options.quick)
+            gc.collect()
+            if options.json:  # after every case, so that one that fails loses nothing
+                write_json(records, options.json)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Without torchrun every function here is that of a single process. Rank 0 writes; all ranks hold the same weights.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ def processes(device: torch.device) -> Iterator[torch.device]:
         yield device
         dist.barrier()  # a process that leaves while another one still talks to it can take that one down
     finally:
+        gc.collect()  # threads of a group that something still holds would abort the interpreter at its end
         dist.destroy_process_group()
 
 

@@ -52,9 +52,9 @@ class Meter:
             self.sums[name].add_(value.detach())
         self.hits.add_(loss.hits)
 
-    def count(self, images: int) -> None:
-        """One more step, on so many images of this rank."""
-        self.steps += 1
+    def count(self, images: int, steps: int = 1) -> None:
+        """Steps more, on so many images of this rank in all."""
+        self.steps += steps
         self.images += images * world_size()
 
     def clear(self) -> None:

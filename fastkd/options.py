@@ -153,6 +153,8 @@ class Options:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "blocks", "whole", "off"] | None = None
     """torch.compile, block by block or the whole stage (default: blocks on a GPU)."""
+    capture: Literal["auto", "on", "off"] | None = None
+    """Record the whole step as one CUDA graph and replay it (default: on one GPU)."""
     precision: Literal["auto", "float32", "bfloat16"] | None = None
     """Of convolutions and matrix products (default: bfloat16 on a GPU)."""
     channels_last: Literal["auto", "on", "off"] | None = None
@@ -302,7 +304,7 @@ def with_absolute_path(data: str) -> str:
 def _overridden(recipe: Recipe, options: Options) -> Recipe:
     own = _given(options, "image_size", "limit_train", "seed", "seeds", "eval_every", "keep_epochs", "threads")
     image = _given(options, "crop", "crop_padding", "flip", "rotation")
-    speed = _given(options, "compile", "precision", "channels_last", "fold", "deterministic")
+    speed = _given(options, "compile", "capture", "precision", "channels_last", "fold", "deterministic")
     stages = tuple(_overridden_stage(stage, options) for stage in recipe.stages)
     files = _given(options, "loader", "resident", "max_bad_images", "class_list", "workers", "index_cache")
     for name in ("class_list", "index_cache"):

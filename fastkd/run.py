@@ -16,7 +16,7 @@ from fastkd import environment
 from fastkd.building import Builder
 from fastkd.data import DataSet
 from fastkd.display import Display
-from fastkd.distributed import is_main, local_processes, wait_for_all
+from fastkd.distributed import is_main, local_processes, wait_for_all, world_size
 from fastkd.errors import UserError
 from fastkd.evaluation import accuracies, similarity
 from fastkd.execution import resolve, set_up
@@ -58,7 +58,6 @@ def load_network(run: str | Path, name: str) -> Network:
 
 def check(recipe: Recipe, data: DataSet, *, tensorboard: bool = False) -> None:
     """Builds every stage once and throws it away: what does not fit is found now, not after the teacher's training."""
-    resolve(recipe.execution, torch.device("cpu"))
     builder = Builder(recipe, data, recipe.seed, torch.device("cpu"), PLAIN)
     for stage in recipe.stages:
         builder.trained[stage.name] = builder.stage(stage).network
@@ -80,7 +79,7 @@ def carry_out(
 ) -> list[dict[str, Any]]:
     """Runs what is left to do in the folder and returns the results of every seed, see `Run.results`."""
     environment.set_threads(recipe.threads, local_processes())
-    execution, _ = resolve(recipe.execution, device)
+    execution, _ = resolve(recipe.execution, device, world_size())
     set_up(execution, device)
     with locked(folder) if is_main() else contextlib.nullcontext():
         if is_main():
@@ -124,7 +123,7 @@ class Run:
         return self.results
 
     def dry_run(self) -> list[dict[str, Any]]:
-        """Two steps of every stage with an untrained teacher; nothing is written."""
+        """A few steps of every stage with an untrained teacher; nothing is written."""
         rows = []
         for recipe in self.recipe.stages:
             stage = self.builder.stage(recipe)
@@ -135,10 +134,10 @@ class Run:
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.device)
             trainer.warm_up()
-            trainer.one_step()
+            trainer.some_steps()
             started = time.perf_counter()
-            loss = trainer.one_step()
-            seconds = time.perf_counter() - started
+            loss, steps = trainer.some_steps()
+            seconds = (time.perf_counter() - started) / steps
             rows.append(
                 {
                     "stage": recipe.name,

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fastkd.capture import Recorder, first_lines
 from fastkd.compilation import compile_stage, undo_compile
-from fastkd.data.base import Batch, RawBatch
+from fastkd.data.base import Batch, Loader, RawBatch
+from fastkd.display import duration
 from fastkd.distributed import any_rank, world_size
 from fastkd.execution import Resolved
 from fastkd.meter import Meter
@@ -21,10 +23,11 @@ from fastkd.optimisation import (
     learning_rates,
     set_learning_rate,
 )
+from fastkd.replays import STEPS, ResidentSteps, StreamedSteps
 from fastkd.snapshot import Snapshot
 from fastkd.stages import Stage, StageLoss
 
-PLAIN = Resolved(compile="off", bfloat16=False, channels_last=False, fold=False, deterministic=False)
+PLAIN = Resolved(compile="off", capture=False, bfloat16=False, channels_last=False, fold=False, deterministic=False)
 
 
 class Step:
@@ -63,6 +66,20 @@ class Step:
                 stage, device_ids=ids, broadcast_buffers=False, static_graph=training.accumulate == 1
             )
         self.batch_size = training.batch_size // world_size()
+        self.replays: ResidentSteps | StreamedSteps | None = None
+        """Of the recorded step, where there is one."""
+
+    def epoch_of(self, loader: Loader, epoch: int, start: int = 0) -> Iterator[int]:
+        """Trains on an epoch from its step `start` on; yields from time to time how many steps were taken since."""
+        self.epoch.fill_(epoch)
+        batches = loader.epoch(epoch, start) if self.replays is None else self.replays.epoch(loader, epoch, start)
+        for trained in batches:
+            if isinstance(trained, int):
+                self.meter.count(trained * self.batch_size, trained)
+                yield trained
+            else:
+                self(trained)
+                yield 1
 
     def __call__(self, raw: RawBatch) -> None:
         # Another size than the one that was compiled for would compile once more: it runs as plain PyTorch.
@@ -71,26 +88,62 @@ class Step:
             self._train(raw.to(self.device))
         self.meter.count(len(raw.index))
 
-    def warm_up(self, raw: RawBatch) -> tuple[float, str]:
-        """Compiles, on a snapshot, so that it is no training: seconds, and why it is off where it could not be done."""
-        if self.execution.compile == "off":
-            return 0.0, ""
-        counters = [self.step, self.epoch, self.first_bad_step, self.meter.hits]
+    def warm_up(self, loader: Loader, recorder: Recorder | None = None) -> list[str]:
+        """Compiles, and records with the recorder, if there is one; no training: everything is as it was.
+
+        Returns what there is to tell: how long it took, or why something is off.
+        """
+        raw = next(iter(loader.epoch(0))).to(self.device)
+        known = list(self.meter.sums.values())
+        counters = [self.step, self.epoch, self.first_bad_step, self.meter.hits, *known]
         averaged = [self.average.network] if self.average else []
         snapshot = Snapshot([self.stage, self.prepare, *averaged], self.optimizer, counters)
+        done = []
+        if self.execution.compile != "off":
+            done.append(self._compiled(raw))
+            snapshot.restore()
+        if recorder is not None:
+            done.append(self._recorded(raw, loader, recorder, snapshot))
+            snapshot.restore()
+        for value in self.meter.sums.values():
+            if not any(value is old for old in known):
+                value.zero_()
+        return done
+
+    def _compiled(self, raw: RawBatch) -> str:
         started = time.perf_counter()
+        assert self.execution.compile != "off"
         compile_stage(self.stage, self.execution.compile)
-        why = ""
         try:
-            self._train(raw.to(self.device))
+            self._train(raw)
         except Exception as error:  # whatever the compiler may raise: training goes on without it
             undo_compile(self.stage)
             self.execution = self.execution._replace(compile="off")
-            first_lines = " ".join(str(error).split("\n")[:2]).strip()
-            why = f"not compiled: {type(error).__name__}: {first_lines}"
-        snapshot.restore()
-        self.meter.clear()
-        return time.perf_counter() - started, why
+            return f"not compiled: {first_lines(error)}"
+        return f"compiled in {duration(time.perf_counter() - started)}"
+
+    def _recorded(self, raw: RawBatch, loader: Loader, recorder: Recorder, snapshot: Snapshot) -> str:
+        if len(raw.index) != self.batch_size:
+            return f"not captured: the only batch has {len(raw.index)} images, not {self.batch_size}"
+        started = time.perf_counter()
+        resident = raw.images is None
+        groups = [group for group in self.optimizer.param_groups if "capturable" in group]
+        try:
+            recorder.rehearse(lambda: self._train(raw))
+            snapshot.restore()
+            for group in groups:  # a fused optimiser is; Adam asks all the same
+                group["capturable"] = True
+            if resident:
+                self.replays = ResidentSteps(self._train, recorder, loader, self.step, self.device)
+            else:
+                self.replays = StreamedSteps(self._train, recorder, raw)
+        except Exception as error:  # whatever cannot be captured: training goes on without it
+            return f"not captured: {first_lines(error)}"
+        finally:
+            for group in groups:
+                group["capturable"] = False
+        steps = f", {STEPS} steps a replay" if resident else ""
+        return f"captured in {duration(time.perf_counter() - started)}{steps}"
 
     def _train(self, raw: RawBatch) -> None:
         batch = self.prepare(raw, self.step, self.epoch)
@@ -101,7 +154,9 @@ class Step:
             clip_gradients(self.optimizer, self.training.clip_norm)
         # The fused optimisers skip the update where this is 1.
         self.optimizer.found_inf = bad.to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
-        set_learning_rate(self.optimizer, self.learning_rates[self.step])
+        # Indexed by a tensor the table would be read on the host.
+        rate = self.learning_rates.index_select(0, self.step.view(1)).squeeze(0)
+        set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
@@ -136,6 +191,14 @@ class Step:
             loss: StageLoss = self.module(batch)
         (loss.total * weight if weight != 1.0 else loss.total).backward()
         return StageLoss(loss.total.detach(), loss.terms, loss.hits)
+
+    def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        """The stage's, and those of the averaged weights; the stage is in eval mode."""
+        with self.forward_context():
+            found = self.stage.predictions(images_BCHW)
+            if self.average is not None:
+                found[f"{next(iter(found))} (ema)"] = self.average.network(images_BCHW).logits
+        return found
 
     @contextlib.contextmanager
     def forward_context(self) -> Iterator[None]:

@@ -45,6 +45,7 @@ def _main(chosen: options.Options, device: torch.device) -> int:
         folder = chosen.run or Path("runs") / f"{recipe.name}-{now}"
         data = open_data(recipe)
         recipe = _of_other_classes(recipe, len(data.classes))
+        resolve(recipe.execution, device, distributed.world_size())
         check(recipe, data, tensorboard=chosen.tensorboard)  # a mistake leaves no folder behind
         distributed.on_main(lambda: create_folder(folder, recipe))
         if recipe.reading.index_cache is None:
@@ -92,7 +93,7 @@ def _header(recipe: Recipe, folder: Path, device: torch.device) -> str:
     threads = environment.threads(recipe.threads, distributed.local_processes())
     where = f"{count} processes, each on {name} with {threads} threads" if count > 1 else f"{name}, {threads} threads"
     lines = [f"{recipe.name}  on {where}, {recipe.data}, {recipe.image_size} pixels  ->  {folder}"]
-    resolved, why = resolve(recipe.execution, device)
+    resolved, why = resolve(recipe.execution, device, count)
     lines.append(f"  {resolved.words()}" + (f" ({why})" if why else ""))
     chosen = select.choices(device.type)
     lines.append("  " + ", ".join(f"{operation}: {choice}" for operation, choice in chosen.items()))
@@ -115,7 +116,7 @@ def _header(recipe: Recipe, folder: Path, device: torch.device) -> str:
 def _dry_run(recipe: Recipe, device: torch.device) -> int:
     environment.set_threads(recipe.threads, distributed.local_processes())
     with Display() as display:
-        execution, _ = resolve(recipe.execution, device)
+        execution, _ = resolve(recipe.execution, device, distributed.world_size())
         set_up(execution, device)
         builder = Builder(recipe, open_data(recipe), recipe.seed, device, execution)
         rows = Run(builder, Path(), display=display, interrupt=Interrupt()).dry_run()

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastkd.capture import CudaRecorder
 from fastkd.data import Source
-from fastkd.display import Display, duration
+from fastkd.display import Display
 from fastkd.distributed import agreed, from_all, is_main, rank, share_buffers, wait_for_all, world_size
 from fastkd.errors import UserError
-from fastkd.evaluation import Accuracy, accuracies
+from fastkd.evaluation import Accuracy, Evaluation
 from fastkd.execution import Resolved
 from fastkd.files import read_state, write_state
 from fastkd.interrupt import Interrupt, Stopped
@@ -80,6 +81,10 @@ class Trainer:
             stage.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = build_optimizer(stage, training, device)
         self.step = Step(stage, train.prepare, self.optimizer, training, self.steps_per_epoch, device, execution)
+        self.recorder = CudaRecorder(device) if execution.capture else None
+        self.evaluation = Evaluation(
+            self.step.predictions, test, device, fixed_shape=execution.compile != "off", recorder=self.recorder
+        )
         self.progress = Progress()
         self.logged: Totals | None = None
         """What the meter read at the last record inside the epoch."""
@@ -99,18 +104,17 @@ class Trainer:
         return self.progress
 
     def warm_up(self) -> None:
-        """Compiles, where that is on; not a step of the training."""
-        if self.step.execution.compile == "off":
-            return
+        """Compiles and captures, where that is on; not a step of the training."""
         self.stage.train()
-        seconds, why = self.step.warm_up(next(iter(self.train_source.loader.epoch(0))))
-        self.display.note(f"{self.title}  {why or f'compiled in {duration(seconds)}'}")
+        for done in self.step.warm_up(self.train_source.loader, self.recorder):
+            self.display.note(f"{self.title}  {done}")
 
-    def one_step(self) -> float:
-        """The first step of a training, for a dry run: its loss."""
+    def some_steps(self) -> tuple[float, int]:
+        """The first steps of a training, for a dry run: their loss, and how many."""
         self.stage.train()
-        self.step(next(iter(self.train_source.loader.epoch(0))))
-        return self.step.meter.read().means()["loss"]
+        self.step.meter.clear()
+        steps = next(self.step.epoch_of(self.train_source.loader, 0))
+        return self.step.meter.read().means()["loss"], steps
 
     def _epoch(self) -> None:
         progress, meter = self.progress, self.step.meter
@@ -118,10 +122,8 @@ class Trainer:
         first_step = progress.step
         self.stage.train()
         self.stage.begin_epoch(progress.epoch)
-        self.step.epoch.fill_(progress.epoch)
-        for raw in self.train_source.loader.epoch(progress.epoch, start=progress.step):
-            self.step(raw)
-            progress.step += 1
+        for steps in self.step.epoch_of(self.train_source.loader, progress.epoch, progress.step):
+            progress.step += steps
             if progress.step == self.steps_per_epoch:
                 break
             if progress.step % LOG_STEPS == 0:
@@ -165,18 +167,14 @@ class Trainer:
     def _evaluate(self) -> None:
         self.stage.eval()
         progress = self.progress
-        with self.step.forward_context():
-            progress.test = accuracies(self._predictions, self.test_source, self.device)
+        progress.test = self.evaluation()
+        if self.evaluation.why_not_captured:
+            self.display.note(f"{self.title}  {self.evaluation.why_not_captured}")
+            self.evaluation.why_not_captured = ""
         main = next(iter(progress.test.values()))
         top1 = main["top1"] / main["samples"]
         if not progress.best or top1 > progress.best["top1"]:
             progress.best = {"epoch": progress.epoch, "top1": top1}
-
-    def _predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        found = self.stage.predictions(images_BCHW)
-        if self.step.average is not None:
-            found[f"{self.name} (ema)"] = self.step.average.network(images_BCHW).logits
-        return found
 
     def _log_epoch(self, train: dict[str, float], rate: float) -> None:
         progress = self.progress

@@ -71,7 +71,7 @@ def test_options_are_a_tested_contract():
         *("eval-every", "keep-epochs", "threads", "device", "tensorboard", "dry-run"),
         *("accumulate", "clip-norm", "ema", "sync-batchnorm"),
         *("loader", "resident", "max-bad-images", "class-list", "workers", "index-cache"),
-        *("compile", "precision", "channels-last", "fold", "deterministic"),
+        *("compile", "capture", "precision", "channels-last", "fold", "deterministic"),
     }
 
 

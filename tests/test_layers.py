@@ -20,6 +20,7 @@ LAYERS = (
     ("building", "weights"),
     ("recipe", "trainer"),
     ("step", "evaluation"),
+    ("replays",),
     ("optimisation", "meter", "similarity", "compilation"),
     ("stages",),
     ("methods",),
@@ -27,7 +28,7 @@ LAYERS = (
     ("data",),
     ("losses",),
     ("ops",),
-    ("environment", "command", "display", "interrupt", "log", "execution", "distributed", "snapshot"),
+    ("environment", "command", "display", "interrupt", "log", "execution", "distributed", "snapshot", "capture"),
     ("plain", "files"),
     ("errors",),
 )

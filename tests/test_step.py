@@ -10,7 +10,7 @@ from fastkd import networks
 from fastkd.building import Builder, open_data
 from fastkd.compilation import compile_stage, compiled_parts, undo_compile
 from fastkd.errors import UserError
-from fastkd.execution import Execution, resolve
+from fastkd.execution import Execution, Resolved, resolve
 from fastkd.networks.folding import foldable, frozen_copy
 from fastkd.optimisation import Training, WeightAverage, build_optimizer
 from fastkd.stages import Supervised
@@ -29,6 +29,7 @@ def make_step(execution=PLAIN, network="resnet8", **training):
     stage, source = builder.stage(stage_recipe), builder.train_source(stage_recipe)
     optimizer = build_optimizer(stage, settings, CPU)
     step = Step(stage.train(), source.prepare, optimizer, settings, source.loader.steps, CPU, execution)
+    step.loader = source.loader
     return step, list(source.loader.epoch(0))
 
 
@@ -50,12 +51,12 @@ class TestCompile:
         torch._dynamo.reset()
 
     def test_warming_up_is_no_training(self, monkeypatch):
-        step, raws = make_step(PLAIN._replace(compile="blocks"))
+        step, _ = make_step(PLAIN._replace(compile="blocks"))
         monkeypatch.setattr("fastkd.step.compile_stage", lambda stage, mode: compile_stage(stage, mode, "eager"))
         torch.manual_seed(5)
         before, rng = weights(step), torch.get_rng_state()
-        seconds, why = step.warm_up(raws[0])
-        assert seconds > 0 and not why
+        (done,) = step.warm_up(step.loader)
+        assert done.startswith("compiled in")
         close(weights(step), before, rtol=0, atol=0)
         assert torch.equal(torch.get_rng_state(), rng)
         assert step.step == 0 and step.meter.read().means() == {}
@@ -67,7 +68,7 @@ class TestCompile:
         monkeypatch.setattr("fastkd.step.compile_stage", lambda stage, mode: compile_stage(stage, mode, "eager"))
         eager, raws = make_step(optimizer=optimizer)
         compiled, _ = make_step(PLAIN._replace(compile="blocks"), optimizer=optimizer)
-        compiled.warm_up(raws[0])
+        compiled.warm_up(compiled.loader)
         for raw in raws:
             eager(raw)
             compiled(raw)
@@ -77,7 +78,7 @@ class TestCompile:
     def test_a_smaller_batch_is_not_compiled_again(self, monkeypatch):
         monkeypatch.setattr("fastkd.step.compile_stage", lambda stage, mode: compile_stage(stage, mode, "eager"))
         step, raws = make_step(PLAIN._replace(compile="blocks"))
-        step.warm_up(raws[0])
+        step.warm_up(step.loader)
         torch._dynamo.utils.counters.clear()
         step(raws[0])
         step(raws[1]._replace(index=raws[1].index[:5]))
@@ -94,7 +95,7 @@ class TestCompile:
         monkeypatch.setattr("fastkd.step.compile_stage", broken)
         eager, raws = make_step()
         step, _ = make_step(PLAIN._replace(compile="blocks"))
-        _, why = step.warm_up(raws[0])
+        (why,) = step.warm_up(step.loader)
         assert "not compiled" in why and "no compiler here" in why and "\n" not in why
         for raw in raws:
             eager(raw)
@@ -105,8 +106,8 @@ class TestCompile:
     def test_inductor_equals_eager_within_rounding(self):
         eager, raws = make_step()
         compiled, _ = make_step(PLAIN._replace(compile="blocks"))
-        _, why = compiled.warm_up(raws[0])
-        assert not why
+        (done,) = compiled.warm_up(compiled.loader)
+        assert done.startswith("compiled in")
         for raw in raws[:2]:
             eager(raw)
             compiled(raw)
@@ -268,9 +269,17 @@ class TestExecution:
 
     def test_a_gpu_has_everything_on(self):
         resolved, why = resolve(Execution(), torch.device("cuda"))
-        assert (
-            resolved.compile == "blocks" and resolved.bfloat16 and resolved.channels_last and resolved.fold and not why
-        )
+        assert resolved == Resolved("blocks", True, True, True, True, deterministic=False) and not why
+
+    def test_several_processes_capture_nothing_and_say_so(self):
+        resolved, why = resolve(Execution(), torch.device("cuda"), processes=2)
+        assert not resolved.capture and "not captured with several processes" in why
+        with pytest.raises(UserError, match="--capture on: with several processes"):
+            resolve(Execution(capture="on"), torch.device("cuda"), processes=2)
+
+    def test_capturing_on_the_cpu_is_refused(self):
+        with pytest.raises(UserError, match="--capture on: only a GPU"):
+            resolve(Execution(capture="on"), CPU)
 
     def test_channels_last_on_the_cpu_is_refused(self):
         with pytest.raises(UserError, match="on the CPU it makes convolutions slower"):

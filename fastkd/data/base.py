@@ -25,6 +25,15 @@ class RawBatch(NamedTuple):
         images = None if self.images is None else self.images.to(device, non_blocking=True)
         return self._replace(index=self.index.to(device, non_blocking=True), images=images)
 
+    def copied(self) -> Self:
+        return self._replace(index=self.index.clone(), images=None if self.images is None else self.images.clone())
+
+    def fill(self, other: Self) -> None:
+        """Takes over the contents of a batch of the same size, in place."""
+        self.index.copy_(other.index, non_blocking=True)
+        if self.images is not None and other.images is not None:
+            self.images.copy_(other.images, non_blocking=True)
+
 
 class Batch(NamedTuple):
     """What a stage trains on, on its device."""

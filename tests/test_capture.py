@@ -1,0 +1,188 @@
+"""A step that is replayed trains as one that is not. Without a GPU a replay runs the recorded function again."""
+
+import gc
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from recorders import Refuses, RunAgain
+from test_step import CPU, close, make_step, weights
+from tiny import Quiet, assert_same, outcome, tiny_recipe, train
+
+from fastkd.building import Builder, open_data
+from fastkd.data import RawBatch
+from fastkd.evaluation import Evaluation, accuracies
+from fastkd.interrupt import Interrupt
+from fastkd.log import MetricsLog
+from fastkd.replays import STEPS
+from fastkd.run import Run
+from fastkd.step import PLAIN
+from fastkd.trainer import Trainer
+
+
+def steps_of(step, epoch=0, start=0):
+    return list(step.epoch_of(step.loader, epoch, start))
+
+
+class Streamed:
+    """A loader that brings the pixels itself."""
+
+    def __init__(self, loader, images):
+        self.loader, self.images = loader, images
+        self.steps, self.samples = loader.steps, loader.samples
+
+    def epoch(self, epoch, start=0):
+        for raw in self.loader.epoch(epoch, start):
+            yield RawBatch(raw.index, self.images[raw.index].unsqueeze(0))
+
+
+class TestResidentSteps:
+    def test_a_replayed_epoch_equals_an_eager_one(self):
+        eager, _ = make_step(batch_size=4)
+        replayed, _ = make_step(batch_size=4)
+        recorder = RunAgain()
+        (done,) = replayed.warm_up(replayed.loader, recorder)
+        assert "captured in" in done and f"{STEPS} steps a replay" in done
+        assert steps_of(eager) == [1] * 32
+        assert steps_of(replayed) == [STEPS] * 3 + [1] * 2
+        assert recorder.replays == 5
+        close(weights(replayed), weights(eager), rtol=0, atol=0)
+        assert replayed.meter.read() == eager.meter.read()
+        assert replayed.step == eager.step == 32
+
+    def test_an_epoch_goes_on_in_its_middle(self):
+        eager, _ = make_step(batch_size=4)
+        replayed, _ = make_step(batch_size=4)
+        for step in (eager, replayed):
+            step.step.fill_(40)  # step 8 of the second epoch
+        replayed.warm_up(replayed.loader, RunAgain())
+        assert steps_of(replayed, 1, 8) == [1, 1, STEPS, STEPS, 1, 1]
+        steps_of(eager, 1, 8)
+        close(weights(replayed), weights(eager), rtol=0, atol=0)
+
+    def test_a_shorter_last_batch_is_not_replayed(self):
+        eager, _ = make_step(batch_size=12, drop_last=False)
+        replayed, _ = make_step(batch_size=12, drop_last=False)
+        replayed.warm_up(replayed.loader, RunAgain())
+        assert steps_of(replayed) == [STEPS, 1]
+        steps_of(eager)
+        close(weights(replayed), weights(eager), rtol=0, atol=0)
+        assert replayed.meter.read() == eager.meter.read()
+
+    def test_schedules_take_effect_without_recording_again(self):
+        eager, _ = make_step(batch_size=4, milestones=(1, 2), factor=0.5, warmup_epochs=0)
+        replayed, _ = make_step(batch_size=4, milestones=(1, 2), factor=0.5, warmup_epochs=0)
+        recorder = RunAgain()
+        replayed.warm_up(replayed.loader, recorder)
+        for epoch in range(3):
+            steps_of(eager, epoch)
+            steps_of(replayed, epoch)
+        assert recorder.recorded == 2
+        close(weights(replayed), weights(eager), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("recorder", (RunAgain, Refuses))
+def test_warming_up_is_no_training(recorder):
+    step, raws = make_step(batch_size=4, ema=0.9)
+    step(raws[0])
+    torch.manual_seed(5)
+    before, rng, read = weights(step), torch.get_rng_state(), step.meter.read()
+    momentum = [state["momentum_buffer"].clone() for state in step.optimizer.state.values()]
+    step.warm_up(step.loader, recorder())
+    close(weights(step), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert step.step == 1 and step.meter.read() == read
+    after = [state["momentum_buffer"] for state in step.optimizer.state.values()]
+    assert all(map(torch.equal, momentum, after))
+
+
+def test_what_cannot_be_captured_says_why_and_goes_on():
+    eager, _ = make_step()
+    step, _ = make_step()
+    (why,) = step.warm_up(step.loader, Refuses())
+    assert why == "not captured: RuntimeError: operation not permitted when stream is capturing and more"
+    steps_of(eager)
+    steps_of(step)
+    close(weights(step), weights(eager), rtol=0, atol=0)
+
+
+def test_a_batch_that_is_never_whole_is_not_captured():
+    step, _ = make_step(batch_size=64)
+    step.batch_size = 200  # as if of one process of several
+    (why,) = step.warm_up(step.loader, RunAgain())
+    assert "not captured: the only batch has" in why
+
+
+def test_streamed_batches_are_copied_to_where_the_replay_reads():
+    recipe = tiny_recipe()
+    data = open_data(recipe)
+    eager, _ = make_step(batch_size=12, drop_last=False)
+    replayed, _ = make_step(batch_size=12, drop_last=False)
+    from fastkd.data.augment import Augmentation, Normalise, StreamedImages
+
+    for step in (eager, replayed):
+        step.loader = Streamed(step.loader, data.train.images)
+        step.prepare = StreamedImages(data.train.labels, Normalise(data.mean, data.std), Augmentation(), 0)
+    recorder = RunAgain()
+    replayed.warm_up(replayed.loader, recorder)
+    assert steps_of(replayed) == [1] * 11 == steps_of(eager)
+    assert recorder.replays == 10, "the last batch is shorter"
+    close(weights(replayed), weights(eager), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("recorder", (None, RunAgain, Refuses))
+def test_an_evaluation_counts_every_image_once(recorder):
+    recipe = tiny_recipe()
+    builder = Builder(recipe, open_data(recipe), 0, CPU, PLAIN)
+    source, network = builder.test_source(), builder.network("resnet8").eval()
+
+    def predictions(images):
+        assert recorder is None or len(images) in (source.loader.order.largest, source.samples)
+        return {"student": network(images).logits}
+
+    expected = accuracies(lambda images: {"student": network(images).logits}, source, CPU)
+    evaluation = Evaluation(predictions, source, CPU, recorder=recorder and recorder())
+    assert evaluation() == expected
+    assert bool(evaluation.why_not_captured) == (recorder is Refuses)
+    with torch.no_grad():  # other weights, same recording
+        network.head.classifier.weight.normal_()
+    assert evaluation() == accuracies(lambda images: {"student": network(images).logits}, source, CPU)
+    assert evaluation()["student"]["samples"] == source.samples
+
+
+def test_a_finished_stage_is_let_go_of():
+    """Its memory and, with several processes, its group: without waiting for a garbage collection."""
+    recipe = tiny_recipe()
+    builder = Builder(recipe, open_data(recipe), 0, CPU, PLAIN)
+    stage = builder.stage(recipe.stages[0])
+    run = Run(builder, Path("none"), display=Quiet(), interrupt=Interrupt())
+    trainer = run._trainer(recipe.stages[0], stage, MetricsLog(Path("none")))
+    trainer.warm_up()
+    trainer.some_steps()
+    held = weakref.ref(trainer), weakref.ref(trainer.step)
+    gc.disable()
+    try:
+        del trainer
+        assert [reference() for reference in held] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_a_captured_run_is_the_run(tmp_path, monkeypatch):
+    """Both stages, evaluation and resuming in the middle of an epoch included; bit for bit."""
+    recipe = tiny_recipe()
+    stages = tuple(replace(s, training=replace(s.training, batch_size=8)) for s in recipe.stages)
+    recipe = replace(recipe, stages=stages)
+    train(recipe, tmp_path / "plain")
+    plain = Trainer.__init__
+
+    def with_recorder(self, *arguments, **options):
+        plain(self, *arguments, **options)
+        self.recorder = RunAgain()
+        self.evaluation = Evaluation(self.step.predictions, self.test_source, CPU, recorder=self.recorder)
+
+    monkeypatch.setattr(Trainer, "__init__", with_recorder)
+    train(recipe, tmp_path / "captured")
+    assert_same(outcome(tmp_path / "captured"), outcome(tmp_path / "plain"))
