@@ -19,12 +19,12 @@ ROOT = Path(__file__).parents[1]
 TINY = ["--seeds", "1", "--limit-train", "128", "--epochs", "2", "--threads", "1", "--teacher-net", "resnet8"]
 # `--` keeps torchrun from reading `--run` as an abbreviation of an option of its own.
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-TORCHRUN += ["--rdzv-endpoint", "localhost:0", "-m", "--", "fastkd.train"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
 
 
-def start(*arguments):
-    line = [*TORCHRUN, *map(str, arguments)]
+def start(*arguments, program=("-m", "--", "fastkd.train")):
+    line = [*TORCHRUN, *program, *map(str, arguments)]
     return subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -64,6 +64,23 @@ def test_two_processes_differ_from_one_with_the_whole_batch(two, tmp_path):
     train.main([*TINY, "--run", str(tmp_path / "one")])
     one, other = parameters(tmp_path / "one"), parameters(two)
     assert any(not torch.allclose(other[name], value, rtol=1e-4, atol=1e-6) for name, value in one.items())
+
+
+def test_without_batchnorm_two_processes_equal_one_with_the_whole_batch(tmp_path):
+    """Teacher, student by KD, and a control; grafted branches bring BatchNorm of their own."""
+    program = Path(__file__).parent / "without_batchnorm.py"
+    how = [*TINY[:-2], "--teacher-net", "plain8", "--student", "plain8", "--teacher-training", "standard"]
+    finish(start(*how, "--run", tmp_path / "two", program=("--", program)))
+    line = [sys.executable, str(program), *how, "--run", str(tmp_path / "one")]
+    done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("teacher", "student", "control"):
+        one, other = parameters(tmp_path / "one", name), parameters(tmp_path / "two", name)
+        for key, value in one.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("two", "one")]
+    for mine, theirs in zip(*([json.loads(line) for line in lines] for lines in logs), strict=True):
+        assert mine["train"] == pytest.approx(theirs["train"], rel=1e-4)
 
 
 def test_every_test_image_is_counted_once(two):

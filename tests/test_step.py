@@ -1,5 +1,6 @@
 """The step: compiling, accumulating, clipping and averaging change what they should and nothing else."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -147,6 +148,40 @@ def test_no_network_falls_back_to_frames_that_are_not_compiled(name):
     executions[0] = 0
     network(images)
     assert executions[0] == 0
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inductor's own
+@pytest.mark.parametrize("backend", ("aot_eager", pytest.param("inductor", marks=pytest.mark.slow)))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in SMALL else pytest.mark.slow) for name in networks.NETWORKS]
+)
+def test_a_compiled_network_equals_itself_uncompiled(name, backend):
+    """Outputs and gradients of a training step, in float64; then the outputs in evaluation."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    network = networks.build(name, num_classes=10).double()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # the compiler draws other numbers
+    stage = Supervised(network, "network")
+    size = 64 if name.startswith("torchvision") else 32
+    images = torch.randn(4, 3, size, size, dtype=torch.float64)
+    state = copy.deepcopy(network.state_dict())
+
+    def step():
+        network.load_state_dict(state)
+        network.zero_grad()
+        logits = network.train()(images).logits
+        logits.square().mean().backward()
+        gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+        with torch.no_grad():
+            return [logits.detach(), *gradients, network.eval()(images).logits]
+
+    expected = step()
+    compile_stage(stage, "blocks", backend)
+    for found, goal in zip(step(), expected, strict=True):
+        torch.testing.assert_close(found, goal, rtol=1e-6, atol=1e-9 + 1e-6 * goal.abs().max().item())
     torch._dynamo.reset()
 
 
