@@ -1,6 +1,7 @@
 """What the benchmarks share: interleaved timing, capture, and the records that they write."""
 
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -151,14 +152,14 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of this checkout; "unknown" outside of one, with "+" where files differ from it."""
+    """Of this checkout, with "+" where files differ from it; outside of one what FASTKD_COMMIT says, or "unknown"."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
     head = git("rev-parse", "--verify", "-q", "HEAD")
-    return head + ("+" if git("status", "--porcelain") else "") if head else "unknown"
+    return head + ("+" if git("status", "--porcelain") else "") if head else os.environ.get("FASTKD_COMMIT", "unknown")
 
 
 def write_json(records: Sequence[Record], path: Path) -> None:
