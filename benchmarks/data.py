@@ -1,9 +1,11 @@
 """Loaders against each other, images per second and per processor second: python -m benchmarks.data
 
 `torchvision-v1` and `torchvision-v2` are the usual pipelines in torch's DataLoader (v1: Pillow to float; v2: tensors),
-`torchvision`, `dali` and `resident` ours, each up to the normalised float batch that a step trains on; `dali-gpu` and
-`resident-gpu` the same on a GPU. Processor time is of all processes. `waited` is what a step would have waited for the
-loader, had it taken as long as an image is given to it by `--step-rate`.
+`torchvision`, `dali` (its CPU pipeline) and `resident` ours, each up to the normalised float batch that a step trains
+on, where it trains: on the GPU, if there is one. `dali-gpu` decodes there too, with the given share of the JPEGs in the
+GPU's decoding unit, `resident-gpu` gathers and crops there. Processor time is of all processes. `waited` is what a step
+would have waited for the loader, had it taken as long as an image is given to it by `--step-rate`; `benchmarks.feeding`
+has real steps.
 
 The JPEGs are those of imagenet-sample beside the checkout, else pictures made for the purpose.
 """
@@ -12,13 +14,11 @@ import argparse
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,13 +28,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
+from benchmarks.pictures import cifar, photographs, re_encoded
 from benchmarks.timing import Record, commit, device_name, versions, write_json
-from fastkd.data import Augmentation, DataSet, Source, Split, open_dataset, resolved_loader, training_source
-from fastkd.data.cifar import cifar100
+from fastkd.data import Augmentation, Source, Split, open_dataset, resolved_loader, training_source
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIZE, BATCH, CIFAR_BATCH = 224, 64, 128
+SIZE, CIFAR_BATCH = 224, 128
+CPU = torch.device("cpu")
 Pass = Callable[[], Iterable[Tensor]]
 """One pass over the images: float batches [B,3,H,W]."""
 
@@ -48,31 +48,41 @@ class Timed(NamedTuple):
 
 
 def main() -> None:
+    cores, gpu = len(os.sched_getaffinity(0)), torch.cuda.is_available()
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="under a minute on two cores")
     arguments.add_argument("--json", type=Path, help="write the records to this file")
     arguments.add_argument("--repetitions", type=int, default=7)
-    arguments.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    arguments.add_argument("--step-rate", type=float, default=200.0, help="images a second of a step on JPEGs")
+    arguments.add_argument("--workers", type=int, default=cores)
+    arguments.add_argument("--batch", type=int, default=128 if gpu else 64, help="JPEGs in a batch")
+    arguments.add_argument("--step-rate", type=float, default=5000.0 if gpu else 200.0,
+                           help="images a second of a step on JPEGs")  # fmt: skip
+    arguments.add_argument("--decoder-loads", type=float, nargs="*", default=(0.0, 0.35, 0.65, 0.9),
+                           help="shares of the GPU's decoding unit to try")  # fmt: skip
     options = arguments.parse_args()
     torch.set_num_threads(1)  # as many processes as cores: more threads would be counted twice
     repetitions = 3 if options.quick else options.repetitions
+    device = torch.device("cuda" if gpu else "cpu")
     records: list[Record] = []
-    with tempfile.TemporaryDirectory() as place:
-        photographs = _photographs(Path(place), repeat=1 if options.quick else 3)
-        small = _re_encoded(photographs, Path(place) / "small")
-        for name, root in (("imagenet-sample", photographs), ("imagenet-sample at 256", small)):
-            contenders = _jpeg_contenders(root, options.workers)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        # Enough batches for every worker.
+        original = photographs(place, repeat=max(1, cores // 2) * (1 if options.quick else 3) * (6 if gpu else 1))
+        small = re_encoded(original, place / "small")
+        for name, root in (("imagenet-sample", original), ("imagenet-sample at 256", small)):
+            contenders = _jpeg_contenders(root, options.workers, options.batch, device, options.decoder_loads)
             _check(contenders, SIZE)
-            records += _measure(name, contenders, repetitions, options.step_rate)
-        contenders = _cifar_contenders(Path(place), options.workers, limit=6_400 if options.quick else None)
+            records += _measure(name, contenders, repetitions, options.step_rate, options.workers)
+        contenders = _cifar_contenders(
+            place, options.workers, device, limit=6_400 if options.quick and not gpu else None
+        )
         _check(contenders, 32)
-        records += _measure("cifar-100", contenders, repetitions, options.step_rate * 100)
+        records += _measure("cifar-100", contenders, repetitions, options.step_rate * 100, options.workers)
     if options.json:
         write_json(records, options.json)
 
 
-def _measure(case: str, contenders: dict[str, Pass], repetitions: int, step_rate: float) -> list[Record]:
+def _measure(case: str, contenders: dict[str, Pass], repetitions: int, step_rate: float, workers: int) -> list[Record]:
     """Passes in turn, round after round; the first of each is not counted."""
     timed: dict[str, list[Timed]] = {name: [] for name in contenders}
     for repetition in range(repetitions + 1):
@@ -91,9 +101,9 @@ def _measure(case: str, contenders: dict[str, Pass], repetitions: int, step_rate
         images, wait = passes[0].images, waits[name]
         share = wait.waited / wait.seconds
         rates = f"{images / median:10,.0f}{images / p80:9,.0f}{images / p20:9,.0f}{images / cpu:11,.0f}"
-        print(f"{name:16}{rates}   {share:.0%}")
-        device = device_name("cuda" if name.endswith("gpu") else "cpu")
-        common = {"peak_bytes": None, "checked": True, "versions": _versions(), "commit": commit()}
+        print(f"{name:16}{rates}   {share:.0%}", flush=True)
+        device = f"{device_name('cuda') if torch.cuda.is_available() else 'cpu'}, {workers} workers"
+        common = {"peak_bytes": None, "checked": True, "versions": loader_versions(), "commit": commit()}
         what = f"{case}, {images} images"
         records.append(Record("data", name, what, device, median, p20, p80, cpu, **common))
         waited = f"{what}, waited by a step of {step_rate:g} images/s in {wait.seconds:.4g} s"
@@ -105,7 +115,7 @@ def _measure(case: str, contenders: dict[str, Pass], repetitions: int, step_rate
 
 def _time(one_pass: Pass, step_rate: float | None = None) -> Timed:
     """With a step_rate, each batch is followed by a sleep of so long as a GPU would take for it."""
-    cpu, started = _cpu_seconds(), time.perf_counter()
+    cpu, started = cpu_seconds(), time.perf_counter()
     images, waited, asked = 0, 0.0, started
     for batch in one_pass():
         if batch.is_cuda:
@@ -115,10 +125,10 @@ def _time(one_pass: Pass, step_rate: float | None = None) -> Timed:
         if step_rate is not None:
             time.sleep(len(batch) / step_rate)
         asked = time.perf_counter()
-    return Timed(time.perf_counter() - started, _cpu_seconds() - cpu, images, waited)
+    return Timed(time.perf_counter() - started, cpu_seconds() - cpu, images, waited)
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """Of this process, of its children that have ended, and of those that live."""
     total = 0.0
     for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
@@ -136,14 +146,15 @@ def _check(contenders: dict[str, Pass], size: int) -> None:
     """Every pass has as many images; ours have the same pixels as each other, but for how DALI resizes."""
     counts, means = {}, {}
     for name, one_pass in contenders.items():
-        batches = [batch.float().cpu() for batch in one_pass()]
-        assert all(batch.shape[1:] == (3, size, size) and batch.isfinite().all() for batch in batches), name
-        counts[name] = sum(len(batch) for batch in batches)
-        means[name] = torch.stack([batch.mean() for batch in batches]).mean().item()
+        count, total = 0, 0.0
+        for batch in one_pass():
+            assert batch.shape[1:] == (3, size, size) and batch.isfinite().all(), name
+            count, total = count + len(batch), total + batch.double().mean((1, 2, 3)).sum().item()
+        counts[name], means[name] = count, total / count
     assert len(set(counts.values())) == 1, counts
     assert max(means.values()) - min(means.values()) < 0.4, means  # other random crops
-    if "dali" in means:
-        assert abs(means["dali"] - means["torchvision"]) < 0.01, means
+    for name, mean in means.items():
+        assert not name.startswith("dali") or abs(mean - means["torchvision"]) < 0.02, means
 
 
 class _Batches:
@@ -160,33 +171,37 @@ class _Batches:
         self.epoch += 1
 
 
-def _jpeg_contenders(root: Path, workers: int) -> dict[str, Pass]:
+def _jpeg_contenders(
+    root: Path, workers: int, batch: int, device: torch.device, decoder_loads: Iterable[float]
+) -> dict[str, Pass]:
     crop = [v2.RandomResizedCrop(SIZE, antialias=True), v2.RandomHorizontalFlip()]
     v1 = v2.Compose([*crop, _to_float_by_pillow, v2.Normalize(MEAN, STD)])
     tensors = v2.Compose([v2.PILToTensor(), *crop, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
     contenders: dict[str, Pass] = {
-        "torchvision-v1": _usual(datasets.ImageFolder(str(root / "train"), v1), BATCH, workers),
-        "torchvision-v2": _usual(datasets.ImageFolder(str(root / "train"), tensors), BATCH, workers),
+        "torchvision-v1": _usual(datasets.ImageFolder(str(root / "train"), v1), batch, workers, device),
+        "torchvision-v2": _usual(datasets.ImageFolder(str(root / "train"), tensors), batch, workers, device),
     }
     data = open_dataset(f"imagefolder:{root}", image_size=SIZE, resident=False, limit_train=None, threads=workers)
 
-    def ours(loader, device: torch.device) -> Pass:
-        source = training_source(
-            data, image_size=SIZE, batch_size=BATCH, augmentation=Augmentation(crop="resized"), seed=0,
-            drop_last=False, workers=workers, loader=loader, device=device,
+    def ours(loader: Literal["dali", "torchvision"], decoding: torch.device) -> Source:
+        return training_source(
+            data, image_size=SIZE, batch_size=batch, augmentation=Augmentation(crop="resized"), seed=0,
+            drop_last=False, workers=workers, loader=loader, device=decoding,
         )  # fmt: skip
-        return _Batches(source, device)
 
-    contenders["torchvision"] = ours("torchvision", torch.device("cpu"))
+    contenders["torchvision"] = _Batches(ours("torchvision", device), device)
     if resolved_loader("auto") == "dali":
-        contenders["dali"] = ours("dali", torch.device("cpu"))
-        if torch.cuda.is_available():
-            contenders["dali-gpu"] = ours("dali", torch.device("cuda"))
+        contenders["dali"] = _Batches(ours("dali", CPU), device)
+        for load in decoder_loads if device.type == "cuda" else ():
+            source = ours("dali", device)
+            loader: Any = source.loader
+            loader.hw_decoder_load = load
+            contenders[f"dali-gpu {load:g}"] = _Batches(source, device)
     return contenders
 
 
-def _cifar_contenders(place: Path, workers: int, limit: int | None) -> dict[str, Pass]:
-    data = _cifar(place, limit)
+def _cifar_contenders(place: Path, workers: int, device: torch.device, limit: int | None) -> dict[str, Pass]:
+    data = cifar(place, limit)
     assert isinstance(data.train, Split)
     images, labels = data.train.images.contiguous().numpy(), data.train.labels.tolist()
     crop = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
@@ -203,12 +218,12 @@ def _cifar_contenders(place: Path, workers: int, limit: int | None) -> dict[str,
         return _Batches(source, device)
 
     contenders = {
-        "torchvision-v1": _usual(_Arrays(images, labels, v1), CIFAR_BATCH, workers),
-        "torchvision-v2": _usual(_Arrays(images, labels, tensors), CIFAR_BATCH, workers),
-        "resident": ours(torch.device("cpu")),
+        "torchvision-v1": _usual(_Arrays(images, labels, v1), CIFAR_BATCH, workers, device),
+        "torchvision-v2": _usual(_Arrays(images, labels, tensors), CIFAR_BATCH, workers, device),
+        "resident": ours(CPU),
     }
-    if torch.cuda.is_available():
-        contenders["resident-gpu"] = ours(torch.device("cuda"))
+    if device.type == "cuda":
+        contenders["resident-gpu"] = ours(device)
     return contenders
 
 
@@ -223,12 +238,12 @@ class _Arrays(Dataset[tuple[Tensor, int]]):
         return self.transform(self.images[place]), self.labels[place]
 
 
-def _usual(dataset: Dataset, batch_size: int, workers: int) -> Pass:
+def _usual(dataset: Dataset, batch_size: int, workers: int, device: torch.device) -> Pass:
     loader = DataLoader(
         dataset, batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_one_thread, pin_memory=device.type == "cuda",
     )  # fmt: skip
-    return lambda: (batch for batch, _ in loader)
+    return lambda: (batch.to(device, non_blocking=True) for batch, _ in loader)
 
 
 def _to_float_by_pillow(image: Image.Image) -> Tensor:
@@ -242,56 +257,7 @@ def _one_thread(_worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _photographs(place: Path, repeat: int) -> Path:
-    """A folder train/CLASS/… of links to the real ones, each `repeat` times, and a small val."""
-    root, real = place / "photographs", REAL / "imagenet-sample"
-    if not real.is_dir():
-        print(f"no real photographs ({real}): made ones are read instead")
-        real = place / "made"
-        for number in range(64):
-            rng = np.random.default_rng(number)
-            noise = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-            (real / f"{number:03}").mkdir(parents=True)
-            noise.resize((500, 375), Image.Resampling.BICUBIC).save(real / f"{number:03}" / "0.jpg", quality=95)
-    for folder in sorted(path for path in real.iterdir() if path.is_dir()):
-        (root / "val").mkdir(parents=True, exist_ok=True)
-        (root / "val" / folder.name).symlink_to(folder)
-        (root / "train" / folder.name).mkdir(parents=True)
-        for number in range(repeat):
-            (root / "train" / folder.name / str(number)).symlink_to(folder)
-    return root
-
-
-def _re_encoded(root: Path, out: Path) -> Path:
-    """The same pictures with a shorter side of 256 pixels, as many keep ImageNet."""
-    for file in sorted((root / "val").glob("*/*")):
-        (out / "val" / file.parent.name).mkdir(parents=True, exist_ok=True)
-        with Image.open(file) as image:
-            scale = 256 / min(image.size)
-            size = (max(256, round(image.width * scale)), max(256, round(image.height * scale)))
-            image.convert("RGB").resize(size).save(out / "val" / file.parent.name / file.name, "JPEG", quality=90)
-    for folder in sorted((root / "train").iterdir()):
-        (out / "train" / folder.name).mkdir(parents=True)
-        for number in folder.iterdir():
-            (out / "train" / folder.name / number.name).symlink_to(out / "val" / folder.name)
-    return out
-
-
-def _cifar(place: Path, limit: int | None) -> DataSet:
-    """The real one, else bytes of its shape: nothing here depends on what is to be seen."""
-    unpack = REAL / "unpack_cifar100.py"
-    if unpack.exists():
-        few = [] if limit is None else ["--limit", str(limit)]
-        subprocess.run([sys.executable, str(unpack), str(place / "cifar"), *few], check=True, capture_output=True)
-    else:
-        (place / "cifar").mkdir()
-        for part, count in (("train", limit or 50_000), ("test", 100)):
-            records = np.random.default_rng(0).integers(0, 100, (count, 3074), dtype=np.uint8)
-            records.tofile(place / "cifar" / f"{part}.bin")
-    return cifar100(str(place / "cifar"))
-
-
-def _versions() -> dict[str, str]:
+def loader_versions() -> dict[str, str]:
     return versions("torchvision", "pillow", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
 

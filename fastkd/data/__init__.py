@@ -154,7 +154,7 @@ def training_source(
         if augmentation.crop == "resized":
             raise UserError(f"random-resized crops need image files; {data.name} is held as bytes")
         prepare = ResidentImages(_on(device, data.train), normalise, augmentation, seed, views, format)
-        return Source(ResidentLoader(data.train.labels, data.classes, order), prepare, samples)
+        return Source(ResidentLoader(data.train.labels, data.classes, order, device), prepare, samples)
     plan = Plan(data.train, image_size, augmentation, views, seed)
     prepare = StreamedImages(data.train.labels, normalise, augmentation, seed, views, format)
     return Source(_file_loader(plan, data, order, loader, workers, device), prepare, samples)
@@ -184,7 +184,7 @@ def evaluation_source(
     normalise = Normalise(mean or data.mean, std or data.std)
     if isinstance(data.test, Split):
         prepare = ResidentImages(_on(device, data.test), normalise, None, format=format)
-        return Source(ResidentLoader(data.test.labels, data.classes, order), prepare, samples)
+        return Source(ResidentLoader(data.test.labels, data.classes, order, device), prepare, samples)
     plan = Plan(data.test, image_size, None, crop=crop)
     prepare = StreamedImages(data.test.labels, normalise, None, format=format)
     return Source(_file_loader(plan, data, order, loader, workers, device), prepare, samples)

@@ -48,11 +48,12 @@ class DALILoader:
         *,
         threads: int,
         device: torch.device | None = None,
-        hw_decoder_load: float = HW_DECODER_LOAD,
     ):
-        self.labels, self.classes, self.order, self.plan = plan.split.labels, classes, order, plan
+        self.labels, self.classes, self._order, self.plan = plan.split.labels, classes, order, plan
         self.samples, self.steps, self.failures = order.samples, order.steps, failures
-        self._threads, self._hw_decoder_load = threads, hw_decoder_load
+        self._threads = threads
+        self.hw_decoder_load = HW_DECODER_LOAD
+        """Share of the JPEGs that go to the decoding unit of a GPU, 0 to 1; for pipelines that are not built yet."""
         self._gpu = None if device is None or device.type == "cpu" else device
         self._source = _Source(plan)
         self._pipeline: Any = None
@@ -61,7 +62,7 @@ class DALILoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[RawBatch]:
         source = self._source
         source.begin(epoch)
-        remaining = list(self.order.epoch(epoch, start))
+        remaining = list(self._order.epoch(epoch, start))
         while True:
             planned = [(index, used) for index in remaining if len(used := source.usable(index))]
             source.batches = [used for _, used in planned]
@@ -130,14 +131,14 @@ class DALILoader:
             device_id = torch.cuda.current_device() if gpu.index is None else gpu.index
             self._stream = torch.cuda.Stream(gpu)
         pipeline = _graph(
-            batch_size=self.order.largest * plan.images,
+            batch_size=self._order.largest * plan.images,
             num_threads=self._threads,
             device_id=device_id,
             prefetch_queue_depth=PREFETCH,
             source=self._source,
             plan=plan,
             gpu=gpu is not None,
-            hw_decoder_load=self._hw_decoder_load,
+            hw_decoder_load=self.hw_decoder_load,
         )
         pipeline.build()
         return pipeline

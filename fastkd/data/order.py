@@ -30,10 +30,19 @@ class Order:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """The indices [B] int64 of this rank's part of each global batch."""
-        order = torch.from_numpy(np.random.Generator(np.random.Philox([self.seed, epoch])).permutation(self.samples))
+        order = self._permutation(epoch)
         for step in range(start, self.steps):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield batch.chunk(self.world_size)[self.rank]
+
+    def whole(self, epoch: int) -> Tensor:
+        """[steps,B] int64: the same, of the batches that are whole; a shorter last one is not among them."""
+        steps = self.samples // self.batch_size
+        ordered = self._permutation(epoch)[: steps * self.batch_size]
+        return ordered.view(steps, self.world_size, self.largest)[:, self.rank].contiguous()
+
+    def _permutation(self, epoch: int) -> Tensor:
+        return torch.from_numpy(np.random.Generator(np.random.Philox([self.seed, epoch])).permutation(self.samples))
 
 
 class InOrder:
@@ -55,3 +64,8 @@ class InOrder:
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Tensor]:
         for first in range(self.first + start * self.batch_size, self.end, self.batch_size):
             yield torch.arange(first, min(first + self.batch_size, self.end))
+
+    def whole(self, epoch: int = 0) -> Tensor:
+        """[steps,B] int64, of the batches that are whole."""
+        steps = (self.end - self.first) // self.batch_size
+        return torch.arange(self.first, self.first + steps * self.batch_size).view(steps, self.batch_size)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from fastkd.data.base import RawBatch
@@ -9,10 +10,18 @@ from fastkd.data.order import InOrder, Order
 
 
 class ResidentLoader:
-    def __init__(self, labels: Tensor, classes: tuple[str, ...], order: Order | InOrder):
-        self.labels, self.classes, self.order = labels, classes, order
+    def __init__(
+        self, labels: Tensor, classes: tuple[str, ...], order: Order | InOrder, device: torch.device | None = None
+    ):
+        self.labels, self.classes = labels, classes
         self.samples, self.steps = order.samples, order.steps
+        self._order, self._device = order, device
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[RawBatch]:
-        for index in self.order.epoch(epoch, start):
+        for index in self._order.epoch(epoch, start):
             yield RawBatch(index)
+
+    def order(self, epoch: int) -> Tensor:
+        """[steps,B] int64, on the device: the indices of the epoch's whole batches, for steps that nobody on the host
+        feeds. A shorter last batch is not among them: `epoch(epoch, start=len(order))` gives it."""
+        return self._order.whole(epoch).to(self._device, non_blocking=True)

@@ -77,7 +77,7 @@ class StreamingLoader:
         workers: int = 0,
         pin_memory: bool = False,
     ):
-        self.labels, self.classes, self.order = plan.split.labels, classes, order
+        self.labels, self.classes = plan.split.labels, classes
         self.samples, self.steps, self.failures = order.samples, order.steps, failures
         self._plan, self._tasks = plan, _Tasks(order)
         with _silenced():

@@ -122,6 +122,17 @@ class TestTraining:
         assert loader.labels.tolist() == [0] * 13 + [1] * 13
 
 
+@pytest.mark.parametrize("rank", (0, 1))
+def test_the_order_of_a_resident_set_is_one_tensor(root, rank):
+    loader = train(root, "resident", batch_size=6, drop_last=False, rank=rank, world_size=2).loader
+    indices = [raw.index for raw in loader.epoch(3)]
+    order = loader.order(3)
+    assert order.shape == (4, 3) and order.dtype == torch.int64
+    assert torch.equal(order, torch.stack(indices[:4]))
+    (last,) = loader.epoch(3, start=len(order))
+    assert torch.equal(last.index, indices[4]) and len(last.index) == 1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ranks", (1, 2, 3, 4))
 @pytest.mark.parametrize("batch_size", (3, 4, 14))

@@ -53,6 +53,16 @@ def test_ranks_share_out_the_global_batch(ranks, drop_last):
     assert [functools.reduce(operator.iadd, step, []) for step in zip(*parts, strict=True)] == whole
 
 
+@pytest.mark.parametrize("ranks", (1, 2, 4))
+@pytest.mark.parametrize("drop_last", (True, False))
+def test_whole_batches_as_one_tensor(ranks, drop_last):
+    for rank in range(ranks):
+        order = Order(100, 8, seed=5, drop_last=drop_last, rank=rank, world_size=ranks)
+        assert order.whole(3).tolist() == [batch for batch in epoch_of(order, 3) if len(batch) == 8 // ranks]
+        test = InOrder(50, 4, rank=rank, world_size=ranks)
+        assert test.whole().tolist() == [batch for batch in epoch_of(test) if len(batch) == 4]
+
+
 def test_evaluation_sees_every_image_once():
     batches = list(InOrder(10, 4).epoch())
     assert [len(batch) for batch in batches] == [4, 4, 2]
