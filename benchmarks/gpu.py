@@ -1,8 +1,9 @@
-"""Everything that needs a GPU, in one command: python -m benchmarks.gpu [--part tests|ops|steps] [--out DIR]
+"""Everything that needs a GPU, in one command: python -m benchmarks.gpu [--part tests|ops|steps|data] [--out DIR]
 
 The gpu tests, then the benchmarks, each within its own time; their records go to DIR (default benchmarks/results) as
 one JSON file a benchmark. Needs torch, triton, numpy and pytest; what needs more of fastkd's dependencies, the whole
-steps and their tests, is left out with a word where they are not installed.
+steps and their tests, is left out with a word where they are not installed. `data` has to be asked for: it needs
+torchvision and DALI.
 """
 
 import argparse
@@ -54,12 +55,13 @@ def jobs(out: Path, *, steps: bool) -> list[Job]:
         return Job(part, name, command, seconds)
 
     found = [Job("tests", "gpu tests", tests, 180), benchmark("ops", "distill_loss", 60), benchmark("ops", "crd", 60)]
-    return [*found, benchmark("steps", "training_step", 150)] if steps else found
+    found += [benchmark("steps", "training_step", 150)] if steps else []
+    return [*found, benchmark("data", "data", 180), benchmark("data", "feeding", 120)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("tests", "ops", "steps"), help="only this part")
+    parser.add_argument("--part", choices=("tests", "ops", "steps", "data"), help="only this part")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON files")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -67,7 +69,7 @@ def main() -> int:
     if lacking:
         print(f"== without whole steps: {', '.join(lacking)} not installed", flush=True)
     for job in jobs(options.out, steps=not lacking):
-        if options.part not in (None, job.part):
+        if job.part not in ((options.part,) if options.part else ("tests", "ops", "steps")):
             continue
         print(f"== {job.name}: {' '.join(job.command[1:])}", flush=True)
         started = time.monotonic()

@@ -114,7 +114,7 @@ class DALILoader:
         """Copied on a stream of its own, which does not wait for the step that is running."""
         stream = self._stream
         stream.synchronize()  # the copy out of DALI's previous outputs, which they may now be freed for
-        images, index = self._pipeline.run(cuda_stream=stream)
+        images, index = self._pipeline.run(stream)
         with torch.cuda.stream(stream):
             pixels = torch.empty(len(images), size, size, 3, dtype=torch.uint8, device=self._gpu)
             feed_ndarray(images.as_tensor(), pixels, cuda_stream=stream)
