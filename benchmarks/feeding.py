@@ -24,8 +24,17 @@ from torch.nn import functional
 from benchmarks.data import SIZE, cpu_seconds, loader_versions
 from benchmarks.pictures import photographs, re_encoded
 from benchmarks.timing import Record, commit, device_name, write_json
-from fastkd.data import Augmentation, Batch, DataSet, Format, RawBatch, Source, open_dataset, training_source
-from fastkd.data.dali import HW_DECODER_LOAD
+from fastkd.data import (
+    Augmentation,
+    Batch,
+    DataSet,
+    Format,
+    RawBatch,
+    Source,
+    open_dataset,
+    resolved_loader,
+    training_source,
+)
 
 WARM_UP = 8  # steps: cuDNN chooses its algorithms, the loader fills its queue
 GPU = torch.device("cuda")
@@ -64,11 +73,11 @@ def main() -> None:
     arguments.add_argument("--batch", type=int, default=256)
     arguments.add_argument("--steps", type=int, default=60)
     arguments.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    arguments.add_argument("--decoder-loads", type=float, nargs="+", default=[HW_DECODER_LOAD])
+    arguments.add_argument("--decoder-loads", type=float, nargs="+", help="default: the loader's own")
     arguments.add_argument("--compile", action="store_true")
     options = arguments.parse_args()
-    if not torch.cuda.is_available():
-        arguments.exit(message="there is no GPU: nothing to measure\n")
+    if not torch.cuda.is_available() or resolved_loader("auto") != "dali":
+        arguments.exit(message="needs a GPU and DALI: nothing to measure\n")
     torch.backends.cudnn.benchmark = True
     steps = options.steps // 2 if options.quick else options.steps
     records: list[Record] = []
@@ -103,9 +112,12 @@ def _measure(
     held = next(iter(source.loader.epoch(0))).to(GPU)
     yield "held", _time(train, source, repeat(held), steps)
     for name, files in data.items():
-        for load in options.decoder_loads:
+        for load in options.decoder_loads or [None]:
             source = _source(files, "dali", options.batch, options.workers, load)
-            yield f"dali-gpu {load:g}, {name}", _time(train, source, _epochs(source), steps)
+            yield (
+                f"dali-gpu{'' if load is None else f' {load:g}'}, {name}",
+                _time(train, source, _epochs(source), steps),
+            )
         if not options.quick:
             source = _source(files, "torchvision", options.batch, options.workers)
             yield f"torchvision, {name}", _time(train, source, _epochs(source), steps)
@@ -134,15 +146,16 @@ def _time(train: Callable[[Batch], None], source: Source, raws: Iterable[RawBatc
 
 
 def _source(
-    data: DataSet, loader: Literal["dali", "torchvision"], batch: int, workers: int, load: float = HW_DECODER_LOAD
+    data: DataSet, loader: Literal["dali", "torchvision"], batch: int, workers: int, load: float | None = None
 ) -> Source:
     source = training_source(
         data, image_size=SIZE, batch_size=batch, augmentation=Augmentation(crop="resized"), seed=0, workers=workers,
         loader=loader, device=GPU, format=Format(dtype=torch.bfloat16, channels_last=True),
     )  # fmt: skip
     source.prepare.to(GPU)
-    files: Any = source.loader
-    files.hw_decoder_load = load
+    if load is not None:
+        files: Any = source.loader
+        files.hw_decoder_load = load
     return source
 
 
