@@ -163,7 +163,10 @@ class Loader(Protocol):
 
 
 def channel_statistics(images_nHWC: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of each channel, where white is 1."""
-    values = images_nHWC.reshape(-1, 3).to(torch.float64) / 255
-    mean, std = values.mean(0).tolist(), values.std(0, correction=0).tolist()
+    """Mean and standard deviation of each channel over all pixels, where white is 1."""
+    counts = torch.stack([torch.bincount(plane.reshape(-1), minlength=256) for plane in images_nHWC.unbind(-1)])
+    shares_C256 = counts / counts.sum(1, keepdim=True, dtype=torch.float64)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means_C = shares_C256 @ values
+    mean, std = means_C.tolist(), (shares_C256 @ values.square() - means_C.square()).sqrt().tolist()
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])

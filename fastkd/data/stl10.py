@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastkd.data.base import DataSet, Split
+from fastkd.data.base import DataSet, Split, channel_statistics
 from fastkd.data.folder import existing_folder
 from fastkd.errors import UserError
 
 _SIZE = 96
 _RECORD = 3 * _SIZE * _SIZE
-_MEAN, _STD = (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)
 
 
 def stl10(path: str) -> DataSet:
@@ -25,7 +24,8 @@ def stl10(path: str) -> DataSet:
         if len(names) != 10:
             raise UserError(f"{root / 'class_names.txt'} has {len(names)} names, expected 10")
     train, test = (_read(root, part) for part in ("train", "test"))
-    return DataSet(name="stl10", train=train, test=test, classes=names, mean=_MEAN, std=_STD)
+    mean, std = channel_statistics(train.images)
+    return DataSet(name="stl10", train=train, test=test, classes=names, mean=mean, std=std)
 
 
 def _read(root: Path, part: str) -> Split:

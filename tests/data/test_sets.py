@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from real_data import REAL, needs_real_data
 
-from fastkd.data import Augmentation, Reading, evaluation_source, open_dataset, training_source
+from fastkd.data import Augmentation, Reading, evaluation_source, folder, open_dataset, training_source
+from fastkd.data.base import channel_statistics
 from fastkd.errors import UserError
 
 OPTIONS = {"resident": True, "limit_train": None, "threads": 1}
@@ -71,6 +73,25 @@ class TestTinyImageNet:
             self.opened(root)
 
 
+@needs_real_data
+def test_tiny_imagenets_statistics():
+    """Twenty of its classes have nearly those of all two hundred, and tell which of two conventions these are."""
+    data = open_dataset(f"imagefolder:{REAL / 'tiny-imagenet-20'}", image_size=64, **OPTIONS)
+    mean, std = channel_statistics(data.train.images)
+    images_nPC = data.train.images.reshape(-1, 64 * 64, 3).float() / 255
+    each = images_nPC.std(1, correction=0).mean(0)
+    assert np.allclose(folder._TINY_MEAN, mean, atol=0.012) and np.allclose(folder._TINY_STD, std, atol=0.006)
+    assert np.allclose((0.2302, 0.2265, 0.2262), each, atol=0.006)
+
+
+def test_statistics_are_those_of_all_pixels():
+    images = torch.randint(256, (300, 5, 7, 3), dtype=torch.uint8) // torch.tensor([1, 2, 3], dtype=torch.uint8)
+    values = images.double().reshape(-1, 3) / 255
+    mean, std = channel_statistics(images)
+    np.testing.assert_allclose(mean, values.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(std, values.std(0, correction=0), rtol=1e-12)
+
+
 class TestSTL10:
     def write(self, root, labels=(1, 10, 3)):
         images = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
@@ -88,6 +109,8 @@ class TestSTL10:
         data = self.opened(tmp_path)
         assert torch.equal(data.train.images, torch.from_numpy(images))
         assert data.test.labels.tolist() == [0, 9, 2]
+        np.testing.assert_allclose(data.mean, (images / 255).mean((0, 1, 2)))
+        np.testing.assert_allclose(data.std, (images / 255).std((0, 1, 2)))
         assert data.classes[9] == "class9"
 
     def test_the_folder_above(self, tmp_path):
