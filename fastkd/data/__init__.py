@@ -35,6 +35,7 @@ from fastkd.errors import UserError, nearest
 
 __all__ = [
     "DATASETS",
+    "FOLDERS",
     "FOUR_ROTATIONS",
     "ONE_VIEW",
     "Augmentation",
@@ -102,6 +103,8 @@ def open_dataset(
     name, _, path = spec.partition(":")
     if name not in DATASETS:
         raise UserError(f"no data set {name!r}{nearest(name, DATASETS)}")
+    if image_size is not None and image_size < 1:
+        raise UserError(f"--image-size is at least 1, got {image_size}")
     reading = reading or Reading()
     if name in BUNDLED:
         if path:

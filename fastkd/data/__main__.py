@@ -13,7 +13,19 @@ from rich.table import Table
 
 from fastkd import environment
 from fastkd.command import command
-from fastkd.data import DATASETS, FOUR_ROTATIONS, Augmentation, FileSplit, Reading, Split, Views, open_dataset
+from fastkd.data import (
+    DATASETS,
+    FOLDERS,
+    FOUR_ROTATIONS,
+    Augmentation,
+    DataSet,
+    FileSplit,
+    Reading,
+    Split,
+    Views,
+    open_dataset,
+)
+from fastkd.data.folder import class_folder_tree
 from fastkd.data.inspect import contact_sheet, describe, verify
 from fastkd.errors import UserError
 
@@ -25,7 +37,7 @@ class Options:
     """Prints classes, counts, sizes and bad files of a data set; writes a sheet of augmented training images."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
-    """NAME, NAME:PATH, or the PATH of an image folder."""
+    """NAME, NAME:PATH, or the PATH of an image folder, or of any folder of class folders."""
     out: Path = Path("contact-sheet.png")
     """Where the sheet is written."""
     verify: bool = False
@@ -58,16 +70,11 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m fastkd.data inspect DATA [options]   (inspect --help shows them)")
         return 0 if wanted else 2
     options = tyro.cli(Options, args=arguments[1:], prog="python -m fastkd.data inspect")
-    spec = options.data if options.data.partition(":")[0] in DATASETS else f"imagefolder:{options.data}"
-    reading = Reading(
-        max_bad_images=sys.maxsize,  # here they are to be seen
-        class_list=str(options.class_list) if options.class_list else None,
-        index_cache=str(options.index_cache) if options.index_cache else None,
-    )
-    data = open_dataset(
-        spec, image_size=options.image_size, resident=False, limit_train=None, threads=environment.cores(),
-        reading=reading,
-    )  # fmt: skip
+    for name in ("images", "views", "image_size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is at least 1, got {value}")
+    data = _opened(options)
     about = describe(data)
     if options.verify:
         found = verify(data, environment.cores())
@@ -95,11 +102,30 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(about, indent=2, ensure_ascii=False))
     else:
-        _print(about, verified=options.verify)
+        _print(about, streamed=streamed, verified=options.verify)
     return 1 if about["bad"] else 0
 
 
-def _print(about: dict[str, Any], *, verified: bool) -> None:
+def _opened(options: Options) -> DataSet:
+    name = options.data.partition(":")[0]
+    if name in DATASETS and name not in FOLDERS:
+        idle = [option for option in ("verify", "class_list", "index_cache") if getattr(options, option)]
+        if idle:
+            raise UserError(f"--{idle[0].replace('_', '-')} changes nothing: {name} has no image files")
+    reading = Reading(
+        max_bad_images=sys.maxsize,  # here they are to be seen
+        class_list=str(options.class_list) if options.class_list else None,
+        index_cache=str(options.index_cache) if options.index_cache else None,
+    )
+    if name not in DATASETS and Path(options.data).is_dir() and not (Path(options.data) / "train").is_dir():
+        return class_folder_tree(options.data, reading, options.index_cache)
+    return open_dataset(
+        options.data if name in DATASETS else f"imagefolder:{options.data}", image_size=options.image_size,
+        resident=False, limit_train=None, threads=environment.cores(), reading=reading,
+    )  # fmt: skip
+
+
+def _print(about: dict[str, Any], *, streamed: bool, verified: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{about['name']}: {len(about['classes'])} classes")
     table = Table("", "images", "a class has", "width", "height", "most frequent sizes")
@@ -127,8 +153,9 @@ def _print(about: dict[str, Any], *, verified: bool) -> None:
     console.print(f"classes (train + test): {'; '.join(classes[:_SHOWN])}{more}", markup=False)
     for note in about["notes"]:
         console.print(note, markup=False)
-    how = "decoding all of them" if verified else "a look at head, tail and size (--verify decodes all of them)"
-    console.print(f"{len(about['bad'])} bad files, by {how}")
+    if streamed:
+        how = "decoding all of them" if verified else "a look at head, tail and size (--verify decodes all of them)"
+        console.print(f"{len(about['bad'])} bad files, by {how}")
     for path, reason in list(about["bad"].items()):
         console.print(f"  {path} {reason}", markup=False)
     if "sheet" in about:

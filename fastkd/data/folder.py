@@ -36,7 +36,7 @@ def imagefolder(path: str, reading: Reading, cache: Path | None = None) -> DataS
     test_root = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or test_root is None:
         raise UserError(f"{path} has no folders 'train' and 'val' (or 'test') with one folder a class in each")
-    folders, names, notes = _classes(root, reading.class_list)
+    folders, names, notes = _classes(root / "train", root, reading.class_list)
     strangers = sorted(set(class_folders(test_root)) - set(class_folders(root / "train")))
     if strangers:
         raise UserError(f"{test_root} has a class {strangers[0]!r} that {root / 'train'} lacks")
@@ -52,9 +52,20 @@ def imagefolder(path: str, reading: Reading, cache: Path | None = None) -> DataS
     return data
 
 
+def class_folder_tree(path: str, reading: Reading, cache: Path | None = None) -> DataSet:
+    """The files of path/CLASS, all of them for training: no set to train with, but one to look at."""
+    root = existing_folder(path, "imagefolder")
+    folders, names, notes = _classes(root, root, reading.class_list)
+    threads = reading.workers or cores()
+    every, none = (scan(root, part, threads=threads, cache=cache, name=root.name) for part in (folders, ()))
+    return _data_set("class folders", every, none, names, (_IMAGENET_MEAN, _IMAGENET_STD), reading, notes)
+
+
 def tiny_imagenet(path: str, reading: Reading, cache: Path | None = None) -> DataSet:
     """The folder tiny-imagenet-200: train/WNID/images, and val/images with val/val_annotations.txt."""
     root = existing_folder(path, "tiny-imagenet")
+    if reading.class_list is not None:
+        raise UserError("--class-list changes nothing: the classes of tiny-imagenet are those of its wnids.txt")
     annotations = root / "val" / "val_annotations.txt"
     folders = tuple(line.split()[0] for line in _lines(root / "wnids.txt"))
     if not folders or len(set(folders)) != len(folders):
@@ -184,11 +195,11 @@ def _check_classes(labels: np.ndarray, root: Path, folders: tuple[str, ...]) -> 
     raise UserError(f"the class folder {empty} has no images" if empty.is_dir() else f"no class folder {empty}")
 
 
-def _classes(root: Path, class_list: str | None) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
-    """Folders, the names to show, and what is worth telling."""
-    there = class_folders(root / "train")
+def _classes(train: Path, root: Path, class_list: str | None) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
+    """Folders in `train`, the names to show, and what is worth telling. root: where a list of them may lie."""
+    there = class_folders(train)
     if not there:
-        raise UserError(f"{root / 'train'} has no class folders")
+        raise UserError(f"{train} has no class folders")
     file = Path(class_list) if class_list is not None else root / "classes.txt"
     if class_list is None and not file.is_file():
         return there, there, []

@@ -74,8 +74,9 @@ def scan(root: Path, folders: Sequence[str], *, threads: int, cache: Path | None
     """
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
         listed = list(pool.map(lambda folder: _list_files(str(root), folder), folders))
-        paths = Paths.joined([part.paths for part in listed])
-        labels = np.repeat(np.arange(len(folders), dtype=np.int64), [len(part.paths) for part in listed])
+        paths = Paths.joined(str(root), [part.paths for part in listed])
+        counts = np.array([len(part.paths) for part in listed], dtype=np.int64)
+        labels = np.repeat(np.arange(len(folders), dtype=np.int64), counts)
         file = None if cache is None else _file(cache, name, str(root))
         key = _digest(paths.blob, paths.lengths, labels, *(part.state for part in listed))
         heads = _read(file, key, len(paths)) if file is not None else None

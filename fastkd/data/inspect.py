@@ -54,7 +54,7 @@ def verify(data: DataSet, threads: int) -> dict[str, str]:
 def contact_sheet(
     data: DataSet, file: Path, *, image_size: int, augmentation: Augmentation, views: Views, images: int, seed: int
 ) -> None:
-    """Training images of as many classes as there is room for, each with its views and its class, as a PNG."""
+    """The first training images of epoch 0, each with its views and its class, as a PNG."""
     per_sample = views.count
     count = min(len(data.train), max(1, images // per_sample))
     source = training_source(

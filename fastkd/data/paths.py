@@ -21,11 +21,12 @@ class Paths:
         return cls(root, np.frombuffer(b"".join(names), np.uint8), ends - lengths, lengths)
 
     @classmethod
-    def joined(cls, parts: Sequence["Paths"]) -> "Paths":
+    def joined(cls, root: str, parts: Sequence["Paths"]) -> "Paths":
         """Parts below the same root."""
+        parts = [cls.of(root, ()), *parts]
         shifts = np.cumsum([0, *(len(part.blob) for part in parts)])
         return cls(
-            parts[0].root,
+            root,
             np.concatenate([part.blob for part in parts]),
             np.concatenate([part.starts + shift for part, shift in zip(parts, shifts[:-1], strict=True)]),
             np.concatenate([part.lengths for part in parts]),

@@ -134,7 +134,7 @@ class TestPaths:
         assert list(paths) == ["/data/" + os.fsdecode(name) for name in self.NAMES]
         assert len(paths) == 3 and paths[-1] == paths[2]
         assert list(paths.take(np.array([2, 0]))) == [paths[2], paths[0]]
-        joined = Paths.joined([paths, Paths.of("/data", [b"c"])])
+        joined = Paths.joined("/data", [paths, Paths.of("/data", [b"c"])])
         assert list(joined) == [*paths, "/data/c"]
 
     def test_padded(self):

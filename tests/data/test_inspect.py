@@ -92,6 +92,41 @@ def test_as_a_person_sees_it(root, tmp_path):
         assert words in done.stdout, done.stdout
 
 
+def test_class_folders_without_parts(root, tmp_path, capsys):
+    code, about = inspected(capsys, root / "train", "--out", tmp_path / "sheet.png", "--images", "2", "--verify")
+    assert code == 0 and about["name"] == "class folders"
+    assert about["splits"]["train"]["per_class"] == [6, 6] and about["splits"]["test"]["images"] == 0
+
+
+def test_a_set_without_files(tmp_path, capsys):
+    assert main(["inspect", "digits", "--out", str(tmp_path / "sheet.png")]) == 0
+    assert "bad files" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["digits", "--verify"], "--verify changes nothing: digits has no image files"),
+        (["digits", "--class-list", "list.txt"], "--class-list changes nothing: digits has no image files"),
+        (["digits", "--views", "0"], "--views is at least 1, got 0"),
+        (["digits", "--images", "-2"], "--images is at least 1, got -2"),
+        (["digits", "--image-size", "0"], "--image-size is at least 1, got 0"),
+        (["digits", "--image-size", "9"], "digits has images of 8 pixels, --image-size says 9"),
+        (["digits", "--crop", "resized"], "random-resized crops need image files"),
+        (["tiny-imagenet:.", "--class-list", "list.txt"], "--class-list changes nothing: the classes of tiny-imagenet"),
+    ],
+)
+def test_options_that_make_no_sense(options, words):
+    with pytest.raises(UserError, match=words):
+        main(["inspect", *options])
+
+
+def test_image_size_of_files(root):
+    for path in (root, root / "train"):
+        with pytest.raises(UserError, match="--image-size is at least 1, got -4"):
+            main(["inspect", str(path), "--image-size", "-4"])
+
+
 def test_mistakes(root, tmp_path, capsys):
     with pytest.raises(UserError, match="no folder /no/such"):
         main(["inspect", "/no/such"])
