@@ -5,9 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fastkd import distributed, environment, networks
-from fastkd.data import DataSet, Source, evaluation_source, is_resident, open_dataset, training_source
+from fastkd.data import (
+    ONE_VIEW,
+    DataSet,
+    Format,
+    Source,
+    Views,
+    evaluation_source,
+    is_resident,
+    open_dataset,
+    training_source,
+)
 from fastkd.errors import UserError
 from fastkd.execution import Resolved
 from fastkd.files import sha256
@@ -17,8 +28,10 @@ from fastkd.networks.base import Network, output_shapes
 from fastkd.networks.checkpoints import Report, load_weights
 from fastkd.networks.folding import frozen_copy
 from fastkd.networks.grafts import graft
-from fastkd.recipe import Branches, Recipe, StageRecipe
-from fastkd.stages import Distill, Stage, StudentAware, Supervised
+from fastkd.plain import to_plain
+from fastkd.recipe import Branches, Recipe, StageRecipe, plan
+from fastkd.stages import Distill, Prestage, Stage, StudentAware, Supervised
+from fastkd.weights import Deployment, Description, describe, rebuilt
 
 EVALUATION_BATCH = 256
 
@@ -47,8 +60,12 @@ class Builder:
     def __init__(self, recipe: Recipe, data: DataSet, seed: int, device: torch.device, execution: Resolved):
         self.recipe, self.data, self.seed, self.device, self.execution = recipe, data, seed, device, execution
         self.trained: dict[str, Network] = {}
+        self.passed_on: dict[str, dict[str, Tensor]] = {}
+        """What earlier trainings of a student leave to the later ones, by the stage's name; the caller fills it."""
         self.reports: dict[str, Report] = {}
         """Of the networks that were loaded instead of trained."""
+        self.passing_on = {earlier for stage in plan(recipe) for earlier in stage.after}
+        """Stages of the plan whose trained part a later one begins with."""
 
     def network(self, name: str) -> Network:
         return networks.build(name, num_classes=len(self.data.classes))
@@ -64,11 +81,13 @@ class Builder:
         if recipe.kind == "student_aware":
             assert recipe.branches is not None
             stage: Stage = self._student_aware(network, recipe.network, recipe.branches)
-        elif recipe.kind == "distill":
+        elif recipe.kind in ("distill", "prestage"):
             stage = self._distill(recipe, network)
+            for earlier in recipe.after:
+                stage.take_over(self.passed_on[earlier])
+        elif recipe.kind == "loaded":
+            stage = Supervised(self._loaded(recipe), recipe.name)
         else:
-            if recipe.kind == "loaded":
-                self._load(network, recipe)
             stage = Supervised(network, recipe.name)
         if distributed.rank():
             torch.manual_seed(zlib.crc32(f"{self.seed}/{role}/{distributed.rank()}".encode()))
@@ -76,8 +95,31 @@ class Builder:
             stage = self._synchronised(stage)
         return stage.to(self.device)
 
-    def train_source(self, recipe: StageRecipe) -> Source:
+    def keep(self, recipe: StageRecipe, stage: Stage) -> None:
+        """What a stage leaves to those that follow."""
+        if recipe.name in self.passing_on:
+            assert isinstance(stage, Distill)
+            self.passed_on[recipe.name] = stage.passed_on()
+        if recipe.kind != "prestage":
+            self.trained[recipe.name] = stage.deployed.eval()
+
+    def description(self, recipe: StageRecipe) -> Description:
+        """What the weights file of a stage says of its network."""
+        if recipe.kind == "loaded" and (known := describe(Path(recipe.file))) is not None:
+            return known._replace(num_classes=len(self.data.classes))
+        found = Description(recipe.network, len(self.data.classes), self.recipe.image_size)
+        methods = split_methods(recipe.method) if recipe.kind == "distill" else ()
+        changing = {name: to_plain(recipe.settings[name]) for name in methods if find_method(name).changes_network()}
+        if not changing:
+            return found
+        stages = {stage.name: stage for stage in self.recipe.stages}
+        teachers = tuple(self.description(stages[name]) for name in recipe.teachers)
+        return found._replace(deployment=Deployment(changing, teachers))
+
+    def train_source(self, recipe: StageRecipe, views: Views = ONE_VIEW) -> Source:
+        """views: as the stage names them."""
         assert recipe.training is not None
+        on_bfloat16 = self.execution.bfloat16 and self.device.type == "cuda"
         return training_source(
             self.data,
             image_size=self.recipe.image_size,
@@ -85,6 +127,10 @@ class Builder:
             augmentation=self.recipe.augmentation,
             seed=self.seed,
             drop_last=recipe.training.drop_last,
+            views=views,
+            format=Format(
+                dtype=torch.bfloat16 if on_bfloat16 else torch.float32, channels_last=self.execution.channels_last
+            ),
             workers=workers(self.recipe),
             loader=self.recipe.reading.loader,
             device=self.device,
@@ -134,9 +180,13 @@ class Builder:
     def _distill(self, recipe: StageRecipe, student: Network) -> Distill:
         teachers = tuple(self.trained[name] for name in recipe.teachers)
         methods = self._methods(recipe, student, teachers)
-        frozen = [frozen_copy(teacher, self.recipe.image_size, fold=self.execution.fold) for teacher in teachers]
+        # Folded, a teacher could not normalise by the statistics of a batch.
+        fold = self.execution.fold and all(method.teacher_norm == "running" for method in methods.values())
+        frozen = [frozen_copy(teacher, self.recipe.image_size, fold=fold) for teacher in teachers]
         if self.execution.bfloat16 and self.device.type == "cuda":
             frozen = [teacher.to(torch.bfloat16) for teacher in frozen]  # else autocast casts its weights every step
+        if recipe.kind == "prestage":
+            return Prestage(student, frozen, methods, recipe.name, method=recipe.prestage)
         return Distill(student, frozen, methods, recipe.name)
 
     def _methods(self, recipe: StageRecipe, student: Network, teachers: Sequence[Network]) -> dict[str, Method]:
@@ -155,7 +205,18 @@ class Builder:
             steps_per_epoch=self.train_source(recipe).loader.steps,
             seed=self.seed,
         )
-        return {name: find_method(name)(recipe.settings[name], context) for name in split_methods(recipe.method)}
+        return {name: self._method(name, recipe, context) for name in split_methods(recipe.method)}
+
+    def _method(self, name: str, recipe: StageRecipe, context: Context) -> Method:
+        kind, training, count = find_method(name), recipe.training, len(context.teachers)
+        assert training is not None
+        least, most = kind.teachers_needed
+        if count < least or (most is not None and count > most):
+            wanted = f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
+            raise UserError(f"{name} has {wanted} teacher{'s' * (wanted != '1')}, got {count}")
+        if kind.fixed_batch_size and not training.drop_last and context.samples % training.batch_size:
+            raise UserError(f"{name}: every batch has the same size: it needs --drop-last on")
+        return kind(recipe.settings[name], context)
 
     def _synchronised(self, stage: Stage) -> Stage:
         if self.device.type != "cuda":
@@ -164,10 +225,12 @@ class Builder:
         assert isinstance(converted, Stage)
         return converted
 
-    def _load(self, network: Network, recipe: StageRecipe) -> None:
+    def _loaded(self, recipe: StageRecipe) -> Network:
         path = Path(recipe.file)
         if not path.is_file():
             raise UserError(f"the file of the {recipe.name}, {path}, is gone")
         if recipe.sha256 and sha256(path) != recipe.sha256:
             raise UserError(f"the file of the {recipe.name}, {path}, is not the one the run began with")
+        network = rebuilt(self.description(recipe))
         self.reports[recipe.name] = load_weights(network, path)
+        return network

@@ -20,7 +20,7 @@ from fastkd.errors import UserError
 from fastkd.evaluation import accuracies, similarity
 from fastkd.options import with_absolute_path
 from fastkd.run import load_network, open_run
-from fastkd.weights import describe, find_weights
+from fastkd.weights import describe, export_network, find_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,8 @@ class Options:
     """A run folder (of a run with several seeds: one of its seed-N)."""
     data: str = ""
     """NAME:PATH of another data set with the same classes (default: the run's own)."""
+    export: Path | None = None
+    """Write the student as a torch.export program: normalised images, any number, to logits; needs torch alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     json: bool = False
     """Print JSON instead of a table."""
@@ -43,6 +45,8 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(measured, indent=2))
     else:
         _print(options.run, measured)
+    if options.export is not None:
+        export_network(options.export, load_network(options.run, "student"), open_run(options.run).image_size)
     return 0
 
 

@@ -322,8 +322,10 @@ def _overridden(recipe: Recipe, options: Options) -> Recipe:
 
 
 def _overridden_stage(stage: StageRecipe, options: Options) -> StageRecipe:
+    shortened = 1.0
     if stage.training is not None:
-        stage = replace(stage, training=_overridden_training(stage.training, stage.name, options))
+        training = _overridden_training(stage.training, stage.name, options)
+        shortened, stage = training.epochs / stage.training.epochs, replace(stage, training=training)
     if stage.branches is not None:
         given = {name: value for name, value in vars(options.sftn).items() if value is not None}
         stage = replace(stage, branches=replace(stage.branches, **given))
@@ -332,7 +334,7 @@ def _overridden_stage(stage: StageRecipe, options: Options) -> StageRecipe:
         for name in settings:
             own = getattr(options, _field_name(name), None)
             given = {} if own is None else {key: value for key, value in vars(own).items() if value is not None}
-            settings[name] = replace(settings[name], **given)
+            settings[name] = replace(settings[name], **(_shortened_prestage(settings[name], shortened) | given))
         stage = replace(stage, settings=settings)
     return stage
 
@@ -355,6 +357,17 @@ def _overridden_training(training: Training, stage: str, options: Options) -> Tr
         }
         given = shortened | given
     return replace(training, **given)
+
+
+def _shortened_prestage(settings: Any, factor: float) -> dict[str, Any]:
+    """The epochs of a training that comes before move in proportion to the student's own."""
+    if not getattr(settings, "epochs", 0) or factor == 1:
+        return {}
+    epochs = max(1, round(settings.epochs * factor))
+    if not hasattr(settings, "milestones"):
+        return {"epochs": epochs}
+    moved = {max(1, round(milestone * factor)) for milestone in settings.milestones}
+    return {"epochs": epochs, "milestones": tuple(sorted(milestone for milestone in moved if milestone < epochs))}
 
 
 def _with_loaded_teacher(recipe: Recipe, spec: str, network: str | None) -> Recipe:

@@ -14,7 +14,7 @@ from fastkd.command import command
 from fastkd.files import read_json, write_bytes
 from fastkd.log import read_metrics
 from fastkd.plain import to_plain
-from fastkd.recipe import Recipe
+from fastkd.recipe import Recipe, plan
 from fastkd.run import open_run, read_results
 from fastkd.table import SIMILARITIES, Row, rows
 
@@ -98,7 +98,7 @@ def _row(row: Row, *, with_paper: bool) -> str:
 
 def _curves(runs: Sequence[Loaded]) -> str:
     """For every stage the training loss and the test error; a line for each seed of each run."""
-    stages = list(dict.fromkeys(stage.name for run in runs for stage in run.recipe.stages))
+    stages = list(dict.fromkeys(stage.name for run in runs for stage in plan(run.recipe)))
     charts = []
     for stage in stages:
         loss, error = [], []
@@ -112,7 +112,8 @@ def _curves(runs: Sequence[Loaded]) -> str:
                 loss.append(Line(name, [(record["epoch"], record["train"]["loss"]) for record in epochs]))
                 error += _error_lines(name, stage, epochs, several=len(names) > 0)
         charts.append(line_chart(f"{stage}: training loss", "epoch", loss))
-        charts.append(line_chart(f"{stage}: test error, %", "epoch", error))
+        if any(line.points for line in error):
+            charts.append(line_chart(f"{stage}: test error, %", "epoch", error))
     return f'<div class="charts">{"".join(charts)}</div>'
 
 

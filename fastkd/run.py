@@ -20,18 +20,17 @@ from fastkd.distributed import is_main, local_processes, wait_for_all, world_siz
 from fastkd.errors import UserError
 from fastkd.evaluation import accuracies, similarity
 from fastkd.execution import resolve, set_up
-from fastkd.files import locked, make_folder, read_json, write_json
+from fastkd.files import locked, make_folder, read_json, read_weights, write_json, write_weights
 from fastkd.interrupt import Interrupt, Stopped
 from fastkd.log import MetricsLog, import_tensorboard
 from fastkd.networks.base import Network
-from fastkd.networks.checkpoints import load_weights
 from fastkd.ops import select
 from fastkd.plain import to_plain
-from fastkd.recipe import Recipe, StageRecipe, read_recipe, recipe_to_plain
+from fastkd.recipe import Recipe, StageRecipe, plan, read_recipe, recipe_to_plain
 from fastkd.stages import Stage
 from fastkd.step import PLAIN
 from fastkd.trainer import Trainer, refuse_changes
-from fastkd.weights import Description, find_weights, open_network, save_network
+from fastkd.weights import find_weights, open_network, save_network
 
 
 def create_folder(folder: Path, recipe: Recipe) -> None:
@@ -59,10 +58,11 @@ def load_network(run: str | Path, name: str) -> Network:
 def check(recipe: Recipe, data: DataSet, *, tensorboard: bool = False) -> None:
     """Builds every stage once and throws it away: what does not fit is found now, not after the teacher's training."""
     builder = Builder(recipe, data, recipe.seed, torch.device("cpu"), PLAIN)
-    for stage in recipe.stages:
-        builder.trained[stage.name] = builder.stage(stage).network
-        if stage.training is not None:
-            builder.train_source(stage)
+    for planned in plan(recipe):
+        stage = builder.stage(planned)
+        builder.keep(planned, stage)
+        if planned.training is not None:
+            builder.train_source(planned, stage.views)
     if tensorboard:
         import_tensorboard()
 
@@ -103,6 +103,7 @@ class Run:
     def __init__(self, builder: Builder, folder: Path, *, display: Display, interrupt: Interrupt):
         self.builder, self.recipe, self.seed, self.device = builder, builder.recipe, builder.seed, builder.device
         self.folder, self.display, self.interrupt = folder, display, interrupt
+        self.plan = plan(self.recipe)
         self.results: dict[str, Any] = {"seed": self.seed, "stages": {}, "similarity": {}}
         """{"seed", "stages": {name: {"network", "parameters", "epochs", "train", "test", "best", "seconds"}},
         "similarity": {name: {"kl", "cka", "agreement"}}}, as it stands in results.json."""
@@ -115,9 +116,9 @@ class Run:
         if (self.folder / "results.json").exists():
             self.results = read_results(self.folder / "results.json")
         log = MetricsLog(self.folder / "metrics.jsonl", tensorboard=tensorboard and is_main())
-        for stage in self.recipe.stages:
+        for stage in self.plan:
             if stage.name in self.results["stages"]:
-                self.builder.trained[stage.name] = self._finished_network(stage)
+                self._take_up(stage)
             else:
                 self._carry_out_stage(stage, log)
         return self.results
@@ -125,9 +126,9 @@ class Run:
     def dry_run(self) -> list[dict[str, Any]]:
         """A few steps of every stage with an untrained teacher; nothing is written."""
         rows = []
-        for recipe in self.recipe.stages:
+        for recipe in self.plan:
             stage = self.builder.stage(recipe)
-            self.builder.trained[recipe.name] = stage.network
+            self.builder.keep(recipe, stage)
             if recipe.training is None:
                 continue
             trainer = self._trainer(recipe, stage, MetricsLog(Path("none")))
@@ -156,14 +157,15 @@ class Run:
         if is_main() and not checkpoint.exists():
             log.cut(self.results.get("metrics_bytes", 0))  # what a stage wrote that was killed before its checkpoint
         stage = self.builder.stage(recipe)
-        network = stage.network
-        result: dict[str, Any] = {"network": recipe.network, "parameters": count_parameters(network)}
+        for note in stage.notes:
+            self.display.note(f"{self._title(recipe)}  {note}")
+        result: dict[str, Any] = {"network": recipe.network, "parameters": count_parameters(stage.deployed)}
         if recipe.training is None:
             self._note_report(recipe)
             result |= {"file": recipe.file, "sha256": recipe.sha256, "test": self._evaluate(stage)}
         else:
             trainer = self._trainer(recipe, stage, log)
-            progress = trainer.fit(after_epoch=lambda epoch: self._keep(recipe, network, epoch))
+            progress = trainer.fit(after_epoch=lambda epoch: self._keep(recipe, stage.deployed, epoch))
             result |= {
                 "epochs": progress.epoch,
                 "test": progress.test,
@@ -172,12 +174,12 @@ class Run:
             }
             if trainer.step.average is not None:
                 self._save_network(f"{recipe.name}-ema.safetensors", recipe, trainer.step.average.network)
-        self._save_network(f"{recipe.name}.safetensors", recipe, network)
-        self.builder.trained[recipe.name] = network.eval()
-        teacher = self.builder.trained.get("teacher")
-        if teacher is not None and teacher is not network:
-            measured = similarity(teacher, network, self.builder.test_source(), self.device)
-            self.results["similarity"][recipe.name] = measured
+        self.builder.keep(recipe, stage)
+        if recipe.name in self.builder.passing_on and is_main():
+            write_weights(self._passed_on(recipe), self.builder.passed_on[recipe.name], {})
+        if recipe.kind != "prestage":
+            self._save_network(f"{recipe.name}.safetensors", recipe, stage.deployed)
+            self._compare_with_teacher(recipe)
         result["identity"] = self._identity(recipe)
         self.results["stages"][recipe.name] = result
         if is_main():
@@ -188,20 +190,32 @@ class Run:
         if self.interrupt.requested and recipe is not self.recipe.stages[-1]:
             raise Stopped(f"stopped by {self.interrupt.requested} after {recipe.name}")
 
+    def _compare_with_teacher(self, recipe: StageRecipe) -> None:
+        teacher, network = self.builder.trained.get("teacher"), self.builder.trained[recipe.name]
+        if teacher is not None and teacher is not network:
+            measured = similarity(teacher, network, self.builder.test_source(), self.device)
+            self.results["similarity"][recipe.name] = measured
+
+    def _title(self, recipe: StageRecipe) -> str:
+        return recipe.name if self.recipe.seeds == 1 else f"seed {self.seed}  {recipe.name}"
+
+    def _passed_on(self, recipe: StageRecipe) -> Path:
+        return self.folder / "checkpoints" / f"{recipe.name}.safetensors"
+
     def _trainer(self, recipe: StageRecipe, stage: Stage, log: MetricsLog) -> Trainer:
         assert recipe.training is not None
         return Trainer(
             recipe.name,
             stage,
             recipe.training,
-            self.builder.train_source(recipe),
+            self.builder.train_source(recipe, stage.views),
             self.builder.test_source(),
             device=self.device,
             display=self.display,
             checkpoint=self.folder / "checkpoints" / f"{recipe.name}.pt",
             log=log,
             interrupt=self.interrupt,
-            title=recipe.name if self.recipe.seeds == 1 else f"seed {self.seed}  {recipe.name}",
+            title=self._title(recipe),
             eval_every=self.recipe.eval_every,
             execution=self.builder.execution,
             identity=self._identity(recipe),
@@ -221,23 +235,25 @@ class Run:
         left = f", left over: {', '.join(report.unexpected[:3])} …" if report.unexpected else ""
         self.display.note(f"{recipe.name}  {len(report.mapped)} tensors of {recipe.network} from {recipe.file}{left}")
 
-    def _finished_network(self, recipe: StageRecipe) -> Network:
+    def _take_up(self, recipe: StageRecipe) -> None:
+        """What a stage left that was finished before."""
         refuse_changes(
             self._identity(recipe), self.results["stages"][recipe.name]["identity"], self.folder / "results.json"
         )
-        network = self.builder.network(recipe.network)
-        load_weights(network, self.folder / f"{recipe.name}.safetensors")
+        if recipe.name in self.builder.passing_on:
+            self.builder.passed_on[recipe.name] = read_weights(self._passed_on(recipe))
+        if recipe.kind != "prestage":
+            network = open_network(self.folder / f"{recipe.name}.safetensors")
+            self.builder.trained[recipe.name] = network.to(self.device)
         self.display.note(f"{recipe.name}  finished before")
-        return network.to(self.device).eval()
 
     def _keep(self, recipe: StageRecipe, network: Network, epoch: int) -> None:
-        if epoch in self.recipe.keep_epochs:
+        if epoch in self.recipe.keep_epochs and recipe.kind != "prestage":
             self._save_network(f"checkpoints/{recipe.name}@{epoch}.safetensors", recipe, network)
 
     def _save_network(self, name: str, recipe: StageRecipe, network: Network) -> None:
         if is_main():
-            classes = len(self.builder.data.classes)
-            save_network(self.folder / name, network, Description(recipe.network, classes, self.recipe.image_size))
+            save_network(self.folder / name, network, self.builder.description(recipe))
 
 
 def read_results(path: Path) -> dict[str, Any]:

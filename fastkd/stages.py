@@ -1,13 +1,13 @@
 """What is trained: a `Batch` in; a total, named loss terms and hit counts out. A stage is an ordinary module."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from fastkd.data.base import Batch
+from fastkd.data.base import ONE_VIEW, Batch, Views
 from fastkd.losses import SFTNLoss, ce_loss
 from fastkd.methods.base import Method, Terms
 from fastkd.networks.base import Network, Output
@@ -25,7 +25,18 @@ class Stage(nn.Module):
     """Base of all stages."""
 
     network: Network
-    """What is kept of the stage: trained here, evaluated, saved."""
+    """What is trained here."""
+    views: Views = ONE_VIEW
+    """What the batches have to hold."""
+    evaluates: bool = True
+    """There is something to test after an epoch."""
+    notes: Sequence[str] = ()
+    """What a user should know of it, for the log."""
+
+    @property
+    def deployed(self) -> Network:
+        """What is kept of the stage: evaluated, averaged, saved."""
+        return self.network
 
     def forward(self, batch: Batch) -> StageLoss:
         raise NotImplementedError
@@ -98,25 +109,20 @@ class Distill(Stage):
             teachers = [with_batch_statistics(teacher) for teacher in teachers]
         self.teachers = tuple(teacher.eval().requires_grad_(False) for teacher in teachers)
         self.preacts = any(method.needs_preacts for method in methods.values())
+        # Methods that want one view get the outputs of the first.
         self.views = max((method.views for method in methods.values()), key=lambda views: views.count)
-        """What the batches have to hold; methods that want one view get the outputs of the first."""
         self.notes = [note for method in methods.values() for note in method.notes]
-        deployed = student
-        for method in methods.values():
-            deployed = method.deploy(deployed)
-        self._deployed = (deployed,)  # in a tuple, as its weights are the student's and the methods'
+        self._deployed = (deployed(student, methods.values()),)  # in a tuple: its weights are theirs
         _freeze_all_but(student, [part for method in methods.values() for part in method.reaches(student)])
 
     @property
     def deployed(self) -> Network:
-        """What is evaluated and exported: the student, unless a method puts another head on it."""
+        """The student, unless a method puts another head on it."""
         return self._deployed[0]
 
     def forward(self, batch: Batch) -> StageLoss:
-        assert len(batch.images) >= self.views.count, "the loader gives the views that the stage names"
-        count, images = len(batch.labels), batch.images[: self.views.count].flatten(0, 1)
-        with torch.no_grad():
-            teachers = tuple(teacher(images, preacts=self.preacts) for teacher in self.teachers)
+        count, images = len(batch.labels), self._images(batch)
+        teachers = self._teachers(images)
         student = self.network(images, preacts=self.preacts)
         every_view = student, teachers
         first_view = (_first(student, count), tuple(_first(teacher, count) for teacher in teachers))
@@ -132,8 +138,25 @@ class Distill(Stage):
         assert hits is not None, "one of the methods is a logit method"
         return StageLoss(total, terms, hits)
 
+    def _images(self, batch: Batch) -> Tensor:
+        assert len(batch.images) >= self.views.count, "the loader gives the views that the stage names"
+        return batch.images[: self.views.count].flatten(0, 1)
+
+    @torch.no_grad()
+    def _teachers(self, images: Tensor) -> tuple[Output, ...]:
+        return tuple(teacher(images, preacts=self.preacts) for teacher in self.teachers)
+
     def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         return {self.name: self.deployed(images_BCHW).logits}
+
+    def passed_on(self) -> dict[str, Tensor]:
+        """What the next training of the same student begins with, by its name in the state."""
+        return self.state_dict()
+
+    def take_over(self, state: dict[str, Tensor]) -> None:
+        """What an earlier training of the same student passed on."""
+        unexpected = self.load_state_dict(state, strict=False).unexpected_keys
+        assert not unexpected, f"trained for another student: {unexpected}"
 
     def begin_epoch(self, epoch: int) -> None:
         for method in self.methods.values():
@@ -144,6 +167,47 @@ class Distill(Stage):
         for teacher in self.teachers:  # `.to(…)` reaches what the tuple hides from it
             teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+
+class Prestage(Distill):
+    """What one of the methods trains before the student's own training: parts of itself, or of the student."""
+
+    evaluates = False
+
+    def __init__(
+        self, student: Network, teachers: Sequence[Network], methods: dict[str, Method], name: str, *, method: str
+    ):
+        super().__init__(student, teachers, methods, name)
+        self.prestage = methods[method].prestage(student)
+        self.preacts, self.views, self.notes = self.prestage.needs_preacts, self.prestage.views, ()
+        self.requires_grad_(False)
+        for part in self.prestage.trained:
+            part.requires_grad_(True)
+
+    def forward(self, batch: Batch) -> StageLoss:
+        images = self._images(batch)
+        teachers = self._teachers(images)
+        student = self.network(images, preacts=self.preacts) if self.prestage.student else None
+        loss = self.prestage.loss(student, teachers, batch)
+        return StageLoss(loss.total, loss.terms, torch.zeros(2, dtype=torch.int64, device=images.device))
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(False)
+        for part in self.prestage.trained:
+            part.train(mode)
+        return self
+
+    def passed_on(self) -> dict[str, Tensor]:
+        state = self.state_dict(keep_vars=True)
+        trained = {id(value) for part in self.prestage.trained for value in (*part.parameters(), *part.buffers())}
+        return {name: value.detach() for name, value in state.items() if id(value) in trained}
+
+
+def deployed(student: Network, methods: Iterable[Method]) -> Network:
+    """What the methods make of a student for use; it shares its weights and theirs."""
+    for method in methods:
+        student = method.deploy(student)
+    return student
 
 
 def with_batch_statistics(network: Network) -> Network:

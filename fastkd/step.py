@@ -57,7 +57,7 @@ class Step:
         self.bad_terms: dict[str, Tensor] = {}
         """The terms of that step."""
         self.meter = Meter(device)
-        self.average = WeightAverage(stage.network, training.ema) if training.ema else None
+        self.average = WeightAverage(stage.deployed, training.ema) if training.ema else None
         self.module: nn.Module = stage
         if world_size() > 1:
             ids = [device] if device.type == "cuda" else None
@@ -160,7 +160,7 @@ class Step:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update(self.stage.network)
+            self.average.update(self.stage.deployed)
         self.meter.add(loss)
         self.step.add_(1)
 

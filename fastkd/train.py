@@ -19,7 +19,7 @@ from fastkd.errors import UserError
 from fastkd.execution import resolve, set_up
 from fastkd.interrupt import Interrupt, Stopped, interruptible
 from fastkd.ops import select
-from fastkd.recipe import Recipe
+from fastkd.recipe import Recipe, plan
 from fastkd.report import write_report
 from fastkd.run import Run, carry_out, check, create_folder, open_run
 from fastkd.table import print_table
@@ -97,7 +97,7 @@ def _header(recipe: Recipe, folder: Path, device: torch.device) -> str:
     lines.append(f"  {resolved.words()}" + (f" ({why})" if why else ""))
     chosen = select.choices(device.type)
     lines.append("  " + ", ".join(f"{operation}: {choice}" for operation, choice in chosen.items()))
-    for stage in recipe.stages:
+    for stage in plan(recipe):
         training = stage.training
         if training is None:
             lines.append(f"  {stage.name}: {stage.network} from {stage.file}")
@@ -105,7 +105,9 @@ def _header(recipe: Recipe, folder: Path, device: torch.device) -> str:
         what = stage.network
         if stage.branches is not None:
             what += f" with branches of {stage.branches.network}"
-        if stage.teachers:
+        if stage.prestage:
+            what = f"what {stage.prestage} trains before"
+        elif stage.teachers:
             what += f" from {' and '.join(stage.teachers)} by {stage.method}"
         share = f" ({training.batch_size // count} a process)" if count > 1 else ""
         rate = f"{training.optimizer} lr {training.lr:g} for the whole batch of {training.batch_size}{share}"

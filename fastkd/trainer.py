@@ -137,7 +137,7 @@ class Trainer:
                 self._save()
                 self._stop_if_asked()
         self._check_finite()
-        train = meter.read().means()
+        train = self._means(meter.read())
         rate = (progress.step - first_step) * self.training.batch_size / max(time.monotonic() - started, 1e-9)
         progress.epoch, progress.step = progress.epoch + 1, 0
         share_buffers(self.stage)
@@ -149,6 +149,8 @@ class Trainer:
         self._log_epoch(train, rate)
 
     def _evaluation_is_due(self) -> bool:
+        if not self.stage.evaluates:
+            return False
         return self.progress.epoch % self.eval_every == 0 or self.progress.epoch == self.training.epochs
 
     def _due(self) -> bool:
@@ -193,9 +195,10 @@ class Trainer:
         self._record(record)
         main = next(iter(progress.test.values())) if evaluated else None
         test = f"  test {main['top1'] / main['samples']:.2%}" if main else ""
+        hits = f"  train {train['top1']:.2%}" if "top1" in train else ""
         self.display.note(
             f"{self.title}  epoch {progress.epoch}/{self.training.epochs}  loss {train['loss']:.4f}"
-            f"  train {train['top1']:.2%}{test}  {rate:,.0f} images/s"
+            f"{hits}{test}  {rate:,.0f} images/s"
         )
 
     def _log_steps(self, seconds: float) -> None:
@@ -205,7 +208,12 @@ class Trainer:
         self.logged = totals
         step = self.progress.epoch * self.steps_per_epoch + self.progress.step
         rate = recent.images / max(seconds, 1e-9)
-        self._record({"stage": self.name, "step": step, "train": recent.means(), "images_per_second": rate})
+        self._record({"stage": self.name, "step": step, "train": self._means(recent), "images_per_second": rate})
+
+    def _means(self, totals: Totals) -> dict[str, float]:
+        """Without hits where the stage has none to count."""
+        means = totals.means()
+        return means if self.stage.evaluates else {name: means[name] for name in means if name not in ("top1", "top5")}
 
     def _record(self, record: dict[str, Any]) -> None:
         if is_main():
@@ -217,7 +225,7 @@ class Trainer:
         total = self.training.epochs * self.steps_per_epoch
         per_step = seconds / max(steps, 1)
         rate = self.training.batch_size / max(per_step, 1e-9)
-        values = self.step.meter.read().means()
+        values = self._means(self.step.meter.read())
         self.display.live(self.title, done, total, values, rate, (total - done) * per_step)
 
     def _check_finite(self) -> None:

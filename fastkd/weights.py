@@ -1,15 +1,33 @@
 """Trained networks as files: what a run writes, and what `--teacher` finds."""
 
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from fastkd import networks
 from fastkd.errors import UserError
-from fastkd.files import write_weights
-from fastkd.networks.base import Network
+from fastkd.files import write_bytes, write_weights
+from fastkd.methods import Context, find_method
+from fastkd.networks.base import Network, output_shapes
 from fastkd.networks.checkpoints import load_weights, public_state_dict
+from fastkd.plain import from_plain
+from fastkd.stages import deployed
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """How methods made another network out of a student, such as one with the teacher's classifier (SimKD)."""
+
+    methods: dict[str, dict[str, Any]]
+    """Their settings, in plain types."""
+    teachers: tuple["Description", ...]
 
 
 class Description(NamedTuple):
@@ -18,11 +36,34 @@ class Description(NamedTuple):
     network: str
     num_classes: int
     image_size: int
+    deployment: Deployment | None = None
 
 
 def save_network(path: Path, network: Network, description: Description) -> None:
-    metadata = {name: str(value) for name, value in description._asdict().items()}
+    plain = _plain(description)
+    metadata = {name: str(plain[name]) for name in PLAIN}
+    if description.deployment is not None:
+        metadata["deployment"] = json.dumps(plain["deployment"])
     write_weights(path, public_state_dict(network), metadata)
+
+
+PLAIN = ("network", "num_classes", "image_size")
+
+
+def _plain(description: Description) -> dict[str, Any]:
+    found: dict[str, Any] = {name: getattr(description, name) for name in PLAIN}
+    if (deployment := description.deployment) is not None:
+        teachers = [_plain(teacher) for teacher in deployment.teachers]
+        found["deployment"] = {"methods": deployment.methods, "teachers": teachers}
+    return found
+
+
+def _from_plain(plain: Mapping[str, Any]) -> Description:
+    found = Description(plain["network"], int(plain["num_classes"]), int(plain["image_size"]))
+    if "deployment" not in plain:
+        return found
+    teachers = tuple(_from_plain(teacher) for teacher in plain["deployment"]["teachers"])
+    return found._replace(deployment=Deployment(plain["deployment"]["methods"], teachers))
 
 
 def describe(path: Path) -> Description | None:
@@ -32,9 +73,34 @@ def describe(path: Path) -> Description | None:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError):
         return None
-    if not set(Description._fields) <= metadata.keys():
+    if not set(PLAIN) <= metadata.keys():
         return None
-    return Description(metadata["network"], int(metadata["num_classes"]), int(metadata["image_size"]))
+    deployment = {"deployment": json.loads(metadata["deployment"])} if "deployment" in metadata else {}
+    return _from_plain(metadata | deployment)
+
+
+def rebuilt(description: Description) -> Network:
+    """The network that a description means, without its weights."""
+    network = networks.build(description.network, num_classes=description.num_classes)
+    deployment, classes, size = description.deployment, description.num_classes, description.image_size
+    if deployment is None:
+        return network
+    teachers = tuple(rebuilt(teacher) for teacher in deployment.teachers)
+    context = Context(
+        student=network,
+        teachers=teachers,
+        student_shapes=output_shapes(network, size),
+        teacher_shapes=tuple(output_shapes(teacher, size) for teacher in teachers),
+        classes=classes,
+        samples=classes,
+        labels=torch.arange(classes),
+        batch_size=1,
+        steps_per_epoch=1,
+        seed=0,
+    )
+    kinds = {name: find_method(name) for name in deployment.methods}
+    settings = {name: from_plain(kinds[name].Settings, given, name) for name, given in deployment.methods.items()}
+    return deployed(network, [kinds[name](settings[name], context) for name in kinds])
 
 
 def open_network(path: Path) -> Network:
@@ -42,9 +108,29 @@ def open_network(path: Path) -> Network:
     description = describe(path)
     if description is None:
         raise UserError(f"{path} is not a weights file of fastkd")
-    network = networks.build(description.network, num_classes=description.num_classes)
+    network = rebuilt(description)
     load_weights(network, path)
     return network.eval()
+
+
+class _Logits(nn.Module):
+    def __init__(self, network: Network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return self.network(images_BCHW).logits
+
+
+def export_network(path: Path, network: Network, image_size: int) -> None:
+    """A `torch.export` program from normalised images [B,3,S,S], any B, to logits [B,K]; loading takes torch alone."""
+    device = next(network.parameters()).device
+    images = torch.zeros(2, 3, image_size, image_size, device=device)
+    batch = {0: torch.export.Dim("batch", min=1)}
+    program = torch.export.export(_Logits(network.eval()), (images,), dynamic_shapes=(batch,))
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def find_weights(spec: str, name: str = "teacher") -> Path:

@@ -54,7 +54,7 @@ def test_the_student_loads_from_the_folder(finished):
     assert not student.training
     results = json.loads((finished / "results.json").read_text())
     assert results["stages"]["student"]["parameters"] == sum(p.numel() for p in student.parameters())
-    assert describe(finished / "student.safetensors") == ("resnet8", 10, 8)
+    assert describe(finished / "student.safetensors") == ("resnet8", 10, 8, None)
 
 
 def test_a_student_and_its_control_begin_alike_and_the_seed_decides(tmp_path, finished):

@@ -8,7 +8,16 @@ from torch import Tensor, nn
 
 from fastkd.data.base import Batch
 from fastkd.errors import UserError
-from fastkd.methods.base import Context, Method, MethodLoss, Prestage, at_least, up_to_embedding, weighted
+from fastkd.methods.base import (
+    Context,
+    Method,
+    MethodLoss,
+    Prestage,
+    PrestageTraining,
+    at_least,
+    up_to_embedding,
+    weighted,
+)
 from fastkd.methods.precision import full_precision
 from fastkd.methods.regressors import Regressor
 from fastkd.networks.base import Network, Output
@@ -69,12 +78,13 @@ class AB(Method):
         ]
         return torch.stack(losses).sum() / len(student.preacts[0])
 
-    def prestages(self, student: Network) -> tuple[Prestage, ...]:
-        if not self.settings.epochs:
-            return ()
+    @classmethod
+    def prestage_training(cls, settings: ABSettings) -> PrestageTraining | None:
+        return PrestageTraining(epochs=settings.epochs) if settings.epochs else None
+
+    def prestage(self, student: Network) -> Prestage:
         trained = (self.connectors, student.stem, *student.blocks)
-        loss, epochs = self._initial, self.settings.epochs
-        return (Prestage(name="ab", epochs=epochs, trained=trained, loss=loss, needs_preacts=True),)
+        return Prestage(trained=trained, loss=self._initial, needs_preacts=True)
 
     def _initial(self, student: Output | None, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         assert student is not None

@@ -48,15 +48,23 @@ def weighted(name: str, weight: float | Tensor, loss: Tensor) -> MethodLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrestageTraining:
+    """How long and how a method trains before the student's own training."""
+
+    epochs: int
+    lr: float | None = None
+    """None: that of the student's training. The schedule is constant but for the milestones."""
+    milestones: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prestage:
-    """A training that a method needs before the student's own, which the engine carries out as a stage of the recipe.
+    """What is trained then, and by which loss. The engine carries it out as a stage of the run.
 
     Whatever is not in `trained` is frozen and in eval mode; afterwards the method's own parameters are again as they
     were when it was built.
     """
 
-    name: str
-    epochs: int
     trained: tuple[nn.Module, ...]
     """Of the method and of the student."""
     loss: Callable[[Output | None, tuple[Output, ...], Batch], MethodLoss]
@@ -65,9 +73,6 @@ class Prestage:
     """The student runs at all."""
     needs_preacts: bool = False
     views: Views = ONE_VIEW
-    lr: float | None = None
-    """None: that of the student's training. The schedule is constant but for the milestones."""
-    milestones: tuple[int, ...] = ()
 
 
 class Method(nn.Module):
@@ -108,13 +113,26 @@ class Method(nn.Module):
         """The parts of the student that get a gradient from this loss; what no method of a stage reaches is frozen."""
         return (student,)
 
-    def prestages(self, student: Network) -> tuple[Prestage, ...]:
-        """The trainings before this one, in order."""
-        return ()
+    @classmethod
+    def prestage_training(cls, settings: Any) -> PrestageTraining | None:
+        """Of the training that has to come before, where the settings ask for one.
+
+        Its settings `epochs` and `milestones`, if they have these names, are shortened with the student's by --epochs.
+        """
+        return None
+
+    def prestage(self, student: Network) -> Prestage:
+        """That training; only asked for where there is one."""
+        raise NotImplementedError
 
     def deploy(self, student: Network) -> Network:
         """What is evaluated and exported, sharing the weights that are trained: by default the student itself."""
         return student
+
+    @classmethod
+    def changes_network(cls) -> bool:
+        """What is deployed is another network than the student."""
+        return cls.deploy is not Method.deploy
 
 
 def up_to_block(student: Network, blocks: int | None = None) -> tuple[nn.Module, ...]:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 
 from fastkd.data.base import Batch
 from fastkd.errors import UserError
 from fastkd.losses import CRDLoss
-from fastkd.methods.base import Context, Method, MethodLoss
-from fastkd.networks.base import Output
+from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding
+from fastkd.networks.base import Network, Output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,9 @@ class CRD(Method):
             bank_dtype=getattr(torch, settings.bank_dtype),
             seed=context.seed,
         )
+
+    def reaches(self, student: Network) -> tuple[nn.Module, ...]:
+        return up_to_embedding(student)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         terms = self.loss(student.embedding, teachers[0].embedding, batch.index)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastkd.data.base import Batch
 from fastkd.errors import UserError
-from fastkd.methods.base import Context, Method, MethodLoss, Prestage, at_least, up_to_block, weighted
+from fastkd.methods.base import Context, Method, MethodLoss, Prestage, PrestageTraining, at_least, up_to_block, weighted
 from fastkd.methods.maps import blocks_left_out, to_smaller
 from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
@@ -62,11 +62,12 @@ class FSP(Method):
         losses = [flow_distance(*four) for four in consecutive(maps(student), maps(teacher))]
         return torch.stack(losses).sum()
 
-    def prestages(self, student: Network) -> tuple[Prestage, ...]:
-        if not self.settings.epochs:
-            return ()
-        trained = (student.stem, *student.blocks)
-        return (Prestage(name="fsp", epochs=self.settings.epochs, trained=trained, loss=self._initial),)
+    @classmethod
+    def prestage_training(cls, settings: FSPSettings) -> PrestageTraining | None:
+        return PrestageTraining(epochs=settings.epochs) if settings.epochs else None
+
+    def prestage(self, student: Network) -> Prestage:
+        return Prestage(trained=(student.stem, *student.blocks), loss=self._initial)
 
     def _initial(self, student: Output | None, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         assert student is not None

@@ -9,7 +9,17 @@ from torch import Tensor, nn
 
 from fastkd.data.base import Batch
 from fastkd.methods.at import attention
-from fastkd.methods.base import Context, Method, MethodLoss, Prestage, above_zero, at_least, up_to_block, weighted
+from fastkd.methods.base import (
+    Context,
+    Method,
+    MethodLoss,
+    Prestage,
+    PrestageTraining,
+    above_zero,
+    at_least,
+    up_to_block,
+    weighted,
+)
 from fastkd.methods.fitnet import mean_squared_error
 from fastkd.methods.maps import to_smaller
 from fastkd.methods.precision import full_precision
@@ -71,19 +81,12 @@ class FT(Method):
             return F.l1_loss(attention(student, 2), attention(teacher, 2))
         return F.l1_loss(F.normalize(student.flatten(1)), F.normalize(teacher.flatten(1)))
 
-    def prestages(self, student: Network) -> tuple[Prestage, ...]:
-        if not self.settings.epochs:
-            return ()
-        return (
-            Prestage(
-                name="paraphraser",
-                epochs=self.settings.epochs,
-                trained=(self.paraphraser,),
-                loss=self._reconstruction,
-                student=False,
-                lr=self.settings.paraphraser_lr,
-            ),
-        )
+    @classmethod
+    def prestage_training(cls, settings: FTSettings) -> PrestageTraining | None:
+        return PrestageTraining(epochs=settings.epochs, lr=settings.paraphraser_lr) if settings.epochs else None
+
+    def prestage(self, student: Network) -> Prestage:
+        return Prestage(trained=(self.paraphraser,), loss=self._reconstruction, student=False)
 
     def _reconstruction(self, student: Output | None, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         feature = teachers[0].features[-1]

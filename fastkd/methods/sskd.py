@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastkd.data.base import FOUR_ROTATIONS, Batch
 from fastkd.errors import UserError
 from fastkd.losses import ce_loss
-from fastkd.methods.base import Context, Method, MethodLoss, Prestage, above_zero, at_least
+from fastkd.methods.base import Context, Method, MethodLoss, Prestage, PrestageTraining, above_zero, at_least
 from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
 
@@ -72,21 +72,14 @@ class SSKD(Method):
         total = self.settings.tf_weight * tf + self.settings.ss_weight * ss
         return MethodLoss(total, {"tf": tf.detach(), "ss": ss.detach()})
 
-    def prestages(self, student: Network) -> tuple[Prestage, ...]:
-        if not self.settings.epochs:
-            return ()
-        return (
-            Prestage(
-                name="teacher_head",
-                epochs=self.settings.epochs,
-                trained=(self.teacher_head,),
-                loss=self._contrast,
-                student=False,
-                views=FOUR_ROTATIONS,
-                lr=self.settings.lr,
-                milestones=self.settings.milestones,
-            ),
-        )
+    @classmethod
+    def prestage_training(cls, settings: SSKDSettings) -> PrestageTraining | None:
+        if not settings.epochs:
+            return None
+        return PrestageTraining(epochs=settings.epochs, lr=settings.lr, milestones=settings.milestones)
+
+    def prestage(self, student: Network) -> Prestage:
+        return Prestage(trained=(self.teacher_head,), loss=self._contrast, student=False, views=FOUR_ROTATIONS)
 
     def _contrast(self, student: Output | None, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         """Which plain image a turned one comes from, by cosine similarity without a temperature."""
@@ -94,7 +87,7 @@ class SSKD(Method):
         similar = turned_to_plain(self.teacher_head(teachers[0].embedding), count)
         own = torch.arange(count, device=similar.device).repeat(3)
         loss = ce_loss(similar, own)
-        return MethodLoss(loss.total, {"contrast": loss.ce}, loss.hits)
+        return MethodLoss(loss.total, {"contrast": loss.ce, "right": loss.hits[0] / len(own)})
 
 
 @full_precision

@@ -98,7 +98,7 @@ def test_fsp(dtype):
     student, teacher = (o._replace(stem=o.features[0], features=o.features[1:]) for o in (student, teacher))
     method = built("fsp", student, teacher, weight=1.0)
     check(case, "total", run(method, student, teacher).total, leaves)
-    (prestage,) = method.prestages(Stub())
+    prestage = method.prestage(Stub())
     check(case, "total", prestage.loss(student, (teacher,), None).total, leaves)
     for place in (0, 1):
         one = [
@@ -118,7 +118,7 @@ def test_ab(name, dtype):
     if name == "connector":
         leaves |= load(case, "conn", method)
     check(case, "total", run(method, student, teacher).total, leaves)
-    (prestage,) = method.prestages(Stub())
+    prestage = method.prestage(Stub())
     check(case, "total", prestage.loss(student, (teacher,), None).total, leaves)
     for place, connector in enumerate(method.connectors):
         connected = connector(student.preacts[place])
@@ -135,7 +135,7 @@ def test_ft(dtype):
     leaves |= load(case, "para", method.paraphraser, *((rf"\.{3 * i}\.", f".{2 * i}.") for i in (1, 2)))
     leaves |= load(case, "tran", method.translator, (r"^encoder\.", ""))
     check(case, "ft", run(method, student, teacher).total, leaves)
-    (prestage,) = method.prestages(Stub())
+    prestage = method.prestage(Stub())
     check(case, "rec", prestage.loss(None, (teacher,), None).total, leaves)
     close(method.translator(student.features[0]), case["out/factor_s"], dtype)
     close(method.paraphraser.encoder(teacher.features[0]), case["out/factor_t"], dtype)

@@ -133,7 +133,7 @@ class TestSSKD:
     def test_the_teachers_head(self, name, dtype):
         case = Case("sskd", name)
         leaves, _, teacher, sskd, _ = self.methods(case, dtype)
-        (prestage,) = sskd.prestages(Stub())
+        prestage = sskd.prestage(Stub())
         loss = prestage.loss(None, (teacher,), batch(case["in/y"])).total
         check(case, "ssp_teacher", loss, {"rt": leaves["rt"]})
 

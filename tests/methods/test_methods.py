@@ -266,7 +266,7 @@ def test_a_stage_before_leaves_the_head_alone():
     feature = output(torch.randn(2, 3, 4, 4))
     for name in ("ab", "fsp"):
         method = built(name, feature._replace(stem=feature.features[0]), feature._replace(stem=feature.features[0]))
-        (prestage,) = method.prestages(student)
+        prestage = method.prestage(student)
         assert not any(student.head is module for module in prestage.trained)
         loss = run(method, feature, feature)
         assert loss.total == 0 and loss.terms == {}
