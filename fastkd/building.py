@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastkd import distributed, environment, networks
+from fastkd.course import course
 from fastkd.data import (
     ONE_VIEW,
     DataSet,
@@ -29,9 +30,9 @@ from fastkd.networks.checkpoints import Report, load_weights
 from fastkd.networks.folding import frozen_copy
 from fastkd.networks.grafts import graft
 from fastkd.plain import to_plain
-from fastkd.recipe import Branches, Recipe, StageRecipe, plan
-from fastkd.stages import Distill, Prestage, Stage, StudentAware, Supervised
-from fastkd.weights import Deployment, Description, describe, rebuilt
+from fastkd.recipe import Branches, Recipe, StageRecipe
+from fastkd.stages import Distill, Mutual, Prestage, Stage, StudentAware, Supervised
+from fastkd.weights import Deployment, Description, describe, open_network, rebuilt
 
 EVALUATION_BATCH = 256
 
@@ -54,6 +55,10 @@ def workers(recipe: Recipe) -> int:
     return recipe.reading.workers or max(1, environment.cores() // distributed.local_processes())
 
 
+def _epochs(stage: StageRecipe) -> int:
+    return stage.training.epochs if stage.training is not None else 0
+
+
 class Builder:
     """Builds the stages of one seed. `trained` holds the networks of earlier stages, by name; the caller fills it."""
 
@@ -62,10 +67,12 @@ class Builder:
         self.trained: dict[str, Network] = {}
         self.passed_on: dict[str, dict[str, Tensor]] = {}
         """What earlier trainings of a student leave to the later ones, by the stage's name; the caller fills it."""
+        self.kept: Path | None = None
+        """Where the weights of a teacher's epochs are; None: its last ones will do, as nothing is trained for good."""
         self.reports: dict[str, Report] = {}
         """Of the networks that were loaded instead of trained."""
-        self.passing_on = {earlier for stage in plan(recipe) for earlier in stage.after}
-        """Stages of the plan whose trained part a later one begins with."""
+        self.passing_on = {earlier for stage in course(recipe) for earlier in stage.after}
+        """Stages of the course whose trained part a later one begins with."""
 
     def network(self, name: str) -> Network:
         return networks.build(name, num_classes=len(self.data.classes))
@@ -75,7 +82,7 @@ class Builder:
 
         The random numbers of the training begin here too, apart for each rank.
         """
-        role = "teacher" if recipe.name == "teacher" else "student"
+        role = recipe.name if recipe.name.startswith("teacher") else "student"
         torch.manual_seed(zlib.crc32(f"{self.seed}/{role}".encode()))
         network = self.network(recipe.network)
         if recipe.kind == "student_aware":
@@ -85,6 +92,8 @@ class Builder:
             stage = self._distill(recipe, network)
             for earlier in recipe.after:
                 stage.take_over(self.passed_on[earlier])
+        elif recipe.kind == "mutual":
+            stage = self._mutual(recipe, network)
         elif recipe.kind == "loaded":
             stage = Supervised(self._loaded(recipe), recipe.name)
         else:
@@ -102,6 +111,7 @@ class Builder:
             self.passed_on[recipe.name] = stage.passed_on()
         if recipe.kind != "prestage":
             self.trained[recipe.name] = stage.deployed.eval()
+        self.trained |= {name: network.eval() for name, network in stage.peers().items()}
 
     def description(self, recipe: StageRecipe) -> Description:
         """What the weights file of a stage says of its network."""
@@ -113,7 +123,7 @@ class Builder:
         if not changing:
             return found
         stages = {stage.name: stage for stage in self.recipe.stages}
-        teachers = tuple(self.description(stages[name]) for name in recipe.teachers)
+        teachers = tuple(self.description(stages[name.partition("@")[0]]) for name in recipe.teachers)
         return found._replace(deployment=Deployment(changing, teachers))
 
     def train_source(self, recipe: StageRecipe, views: Views = ONE_VIEW) -> Source:
@@ -177,9 +187,35 @@ class Builder:
         )
         return StudentAware(teacher, grafts, loss)
 
+    def _mutual(self, recipe: StageRecipe, student: Network) -> Mutual:
+        networks = {recipe.name: student}
+        for peer in recipe.peers:
+            torch.manual_seed(zlib.crc32(f"{self.seed}/{peer.name}".encode()))
+            networks[peer.name] = self.network(peer.network)
+        method = self._methods(recipe, student, [networks[peer.name] for peer in recipe.peers])[recipe.method]
+        for stage in self.recipe.stages:
+            if stage.name in networks and (stage.branches is not None or _epochs(stage) not in (0, _epochs(recipe))):
+                how = f"{_epochs(recipe)} epochs" + (" and no branches" if stage.branches is not None else "")
+                method.notes.append(f"{recipe.method}: the {stage.name} learns together with the student: {how}")
+        return Mutual(networks, method, [1.0, *(peer.lr_factor for peer in recipe.peers)])
+
+    def _teacher(self, name: str) -> Network:
+        stage, at, _ = name.partition("@")
+        if not at or self.kept is None:
+            return self.trained[stage]
+        return open_network(self.kept / f"{name}.safetensors").to(self.device)
+
     def _distill(self, recipe: StageRecipe, student: Network) -> Distill:
-        teachers = tuple(self.trained[name] for name in recipe.teachers)
-        methods = self._methods(recipe, student, teachers)
+        teachers = tuple(self._teacher(name) for name in recipe.teachers)
+        in_turn = len(teachers) > 1 and any(
+            find_method(name).anchors(recipe.settings[name]) for name in split_methods(recipe.method)
+        )
+        if (
+            in_turn
+            and len({tuple(tensor.shape for tensor in teacher.state_dict().values()) for teacher in teachers}) > 1
+        ):
+            raise UserError(f"{recipe.method}: the anchors are one network at several times, not several networks")
+        methods = self._methods(recipe, student, teachers[-1:] if in_turn else teachers)
         # Folded, a teacher could not normalise by the statistics of a batch.
         fold = self.execution.fold and all(method.teacher_norm == "running" for method in methods.values())
         frozen = [frozen_copy(teacher, self.recipe.image_size, fold=fold) for teacher in teachers]
@@ -187,7 +223,9 @@ class Builder:
             frozen = [teacher.to(torch.bfloat16) for teacher in frozen]  # else autocast casts its weights every step
         if recipe.kind == "prestage":
             return Prestage(student, frozen, methods, recipe.name, method=recipe.prestage)
-        return Distill(student, frozen, methods, recipe.name)
+        assert recipe.training is not None
+        epochs = recipe.training.epochs if in_turn else 0
+        return Distill(student, frozen, methods, recipe.name, epochs_in_turn=epochs)
 
     def _methods(self, recipe: StageRecipe, student: Network, teachers: Sequence[Network]) -> dict[str, Method]:
         assert recipe.training is not None

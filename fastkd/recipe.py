@@ -1,6 +1,6 @@
 """What a recipe is: stages with all their settings. The papers' recipes are functions in `recipes.py`."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,13 +47,23 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A network that learns together with the student."""
+
+    name: str
+    network: str
+    lr_factor: float = 1.0
+    """On the stage's learning rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageRecipe:
     """One training, or one network that is loaded instead of trained."""
 
     name: str
     """Also the name of its weights file: teacher, student, control …"""
-    kind: Literal["supervised", "student_aware", "distill", "loaded", "prestage"]
-    """"prestage" stages are in no recipe, they follow from it: see `plan`."""
+    kind: Literal["supervised", "student_aware", "distill", "loaded", "prestage", "mutual"]
+    """The last two are in no recipe: they follow from it, as `fastkd.course` says."""
     network: str
     training: Training | None = None
     branches: Branches | None = None
@@ -67,7 +77,9 @@ class StageRecipe:
     prestage: str = ""
     """Of kind "prestage": the method whose training it is."""
     after: tuple[str, ...] = ()
-    """Stages of the plan whose trained part this one begins with."""
+    """Stages of the course whose trained part this one begins with."""
+    peers: tuple[Peer, ...] = ()
+    """Of kind "mutual": who learns together with the student."""
     file: str = ""
     """Of kind "loaded"."""
     sha256: str = ""
@@ -113,36 +125,6 @@ class Recipe:
                 raise UserError(f"--keep-epochs are epochs from 1 to {longest}, got {epoch}")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"threads is at least 1, got {self.threads}")
-
-
-def plan(recipe: Recipe) -> tuple[StageRecipe, ...]:
-    """The stages as a run carries them out: with the trainings that methods need before the student's own."""
-    return tuple(part for stage in recipe.stages for part in _with_prestages(stage))
-
-
-def _with_prestages(stage: StageRecipe) -> tuple[StageRecipe, ...]:
-    training = stage.training
-    if stage.kind != "distill" or training is None:
-        return (stage,)
-    before: list[StageRecipe] = []
-    for method in split_methods(stage.method):
-        own = find_method(method).prestage_training(stage.settings[method])
-        if own is None:
-            continue
-        course = replace(
-            training,
-            epochs=own.epochs,
-            lr=own.lr or training.lr,
-            schedule="multistep",
-            milestones=own.milestones,
-            warmup_epochs=0,
-            ema=0.0,
-        )
-        name = f"{stage.name}-{method.rpartition(':')[2].lower()}"
-        after = tuple(earlier.name for earlier in before)
-        changes = {"name": name, "kind": "prestage", "prestage": method, "training": course, "published": None}
-        before.append(replace(stage, **changes, after=after))
-    return (*before, replace(stage, after=tuple(earlier.name for earlier in before)))
 
 
 def recipe_to_plain(recipe: Recipe) -> dict[str, Any]:

@@ -11,10 +11,11 @@ import tyro
 
 from fastkd.charts import Line, line_chart
 from fastkd.command import command
+from fastkd.course import course
 from fastkd.files import read_json, write_bytes
 from fastkd.log import read_metrics
 from fastkd.plain import to_plain
-from fastkd.recipe import Recipe, plan
+from fastkd.recipe import Recipe
 from fastkd.run import open_run, read_results
 from fastkd.table import SIMILARITIES, Row, rows
 
@@ -98,7 +99,7 @@ def _row(row: Row, *, with_paper: bool) -> str:
 
 def _curves(runs: Sequence[Loaded]) -> str:
     """For every stage the training loss and the test error; a line for each seed of each run."""
-    stages = list(dict.fromkeys(stage.name for run in runs for stage in plan(run.recipe)))
+    stages = list(dict.fromkeys(stage.name for run in runs for stage in course(run.recipe)))
     charts = []
     for stage in stages:
         loss, error = [], []

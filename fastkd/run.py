@@ -14,6 +14,7 @@ import torch
 
 from fastkd import environment
 from fastkd.building import Builder
+from fastkd.course import course, kept_epochs
 from fastkd.data import DataSet
 from fastkd.display import Display
 from fastkd.distributed import is_main, local_processes, wait_for_all, world_size
@@ -26,7 +27,7 @@ from fastkd.log import MetricsLog, import_tensorboard
 from fastkd.networks.base import Network
 from fastkd.ops import select
 from fastkd.plain import to_plain
-from fastkd.recipe import Recipe, StageRecipe, plan, read_recipe, recipe_to_plain
+from fastkd.recipe import Recipe, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.stages import Stage
 from fastkd.step import PLAIN
 from fastkd.trainer import Trainer, refuse_changes
@@ -58,7 +59,7 @@ def load_network(run: str | Path, name: str) -> Network:
 def check(recipe: Recipe, data: DataSet, *, tensorboard: bool = False) -> None:
     """Builds every stage once and throws it away: what does not fit is found now, not after the teacher's training."""
     builder = Builder(recipe, data, recipe.seed, torch.device("cpu"), PLAIN)
-    for planned in plan(recipe):
+    for planned in course(recipe):
         stage = builder.stage(planned)
         builder.keep(planned, stage)
         if planned.training is not None:
@@ -103,7 +104,7 @@ class Run:
     def __init__(self, builder: Builder, folder: Path, *, display: Display, interrupt: Interrupt):
         self.builder, self.recipe, self.seed, self.device = builder, builder.recipe, builder.seed, builder.device
         self.folder, self.display, self.interrupt = folder, display, interrupt
-        self.plan = plan(self.recipe)
+        self.course = course(self.recipe)
         self.results: dict[str, Any] = {"seed": self.seed, "stages": {}, "similarity": {}}
         """{"seed", "stages": {name: {"network", "parameters", "epochs", "train", "test", "best", "seconds"}},
         "similarity": {name: {"kl", "cka", "agreement"}}}, as it stands in results.json."""
@@ -115,8 +116,9 @@ class Run:
         wait_for_all()
         if (self.folder / "results.json").exists():
             self.results = read_results(self.folder / "results.json")
+        self.builder.kept = self.folder / "checkpoints"
         log = MetricsLog(self.folder / "metrics.jsonl", tensorboard=tensorboard and is_main())
-        for stage in self.plan:
+        for stage in self.course:
             if stage.name in self.results["stages"]:
                 self._take_up(stage)
             else:
@@ -126,7 +128,7 @@ class Run:
     def dry_run(self) -> list[dict[str, Any]]:
         """A few steps of every stage with an untrained teacher; nothing is written."""
         rows = []
-        for recipe in self.plan:
+        for recipe in self.course:
             stage = self.builder.stage(recipe)
             self.builder.keep(recipe, stage)
             if recipe.training is None:
@@ -165,10 +167,10 @@ class Run:
             result |= {"file": recipe.file, "sha256": recipe.sha256, "test": self._evaluate(stage)}
         else:
             trainer = self._trainer(recipe, stage, log)
-            progress = trainer.fit(after_epoch=lambda epoch: self._keep(recipe, stage.deployed, epoch))
+            progress = trainer.fit(after_epoch=lambda epoch: self._keep(recipe, stage, epoch))
             result |= {
                 "epochs": progress.epoch,
-                "test": progress.test,
+                "test": {name: counts for name, counts in progress.test.items() if name not in stage.peers()},
                 "best": progress.best,
                 "seconds": progress.seconds,
             }
@@ -178,16 +180,21 @@ class Run:
         if recipe.name in self.builder.passing_on and is_main():
             write_weights(self._passed_on(recipe), self.builder.passed_on[recipe.name], {})
         if recipe.kind != "prestage":
-            self._save_network(f"{recipe.name}.safetensors", recipe, stage.deployed)
+            self._save_networks("{}.safetensors", recipe, stage)
             self._compare_with_teacher(recipe)
         result["identity"] = self._identity(recipe)
         self.results["stages"][recipe.name] = result
+        for peer in recipe.peers:
+            own = {"network": peer.network, "parameters": count_parameters(stage.peers()[peer.name])}
+            self.results["stages"][peer.name] = (
+                result | own | {"test": {peer.name: progress.test[peer.name]}, "best": {}}
+            )
         if is_main():
             self.results["metrics_bytes"] = log.size()
             write_json(self.folder / "results.json", self.results)
             checkpoint.unlink(missing_ok=True)
         wait_for_all()
-        if self.interrupt.requested and recipe is not self.recipe.stages[-1]:
+        if self.interrupt.requested and recipe is not self.course[-1]:
             raise Stopped(f"stopped by {self.interrupt.requested} after {recipe.name}")
 
     def _compare_with_teacher(self, recipe: StageRecipe) -> None:
@@ -243,13 +250,21 @@ class Run:
         if recipe.name in self.builder.passing_on:
             self.builder.passed_on[recipe.name] = read_weights(self._passed_on(recipe))
         if recipe.kind != "prestage":
-            network = open_network(self.folder / f"{recipe.name}.safetensors")
-            self.builder.trained[recipe.name] = network.to(self.device)
+            for name in (recipe.name, *(peer.name for peer in recipe.peers)):
+                self.builder.trained[name] = open_network(self.folder / f"{name}.safetensors").to(self.device)
         self.display.note(f"{recipe.name}  finished before")
 
-    def _keep(self, recipe: StageRecipe, network: Network, epoch: int) -> None:
-        if epoch in self.recipe.keep_epochs and recipe.kind != "prestage":
-            self._save_network(f"checkpoints/{recipe.name}@{epoch}.safetensors", recipe, network)
+    def _keep(self, recipe: StageRecipe, stage: Stage, epoch: int) -> None:
+        wanted = epoch in self.recipe.keep_epochs and recipe.kind != "prestage"
+        if wanted or epoch in kept_epochs(self.course, recipe.name):
+            self._save_networks(f"checkpoints/{{}}@{epoch}.safetensors", recipe, stage)
+
+    def _save_networks(self, file: str, recipe: StageRecipe, stage: Stage) -> None:
+        """What the stage is there for, and its peers; file: with a place for their names."""
+        self._save_network(file.format(recipe.name), recipe, stage.deployed)
+        stages = {other.name: other for other in self.recipe.stages}
+        for name, network in stage.peers().items():
+            self._save_network(file.format(name), stages[name], network)
 
     def _save_network(self, name: str, recipe: StageRecipe, network: Network) -> None:
         if is_main():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, Views
 from fastkd.losses import SFTNLoss, ce_loss
-from fastkd.methods.base import Method, Terms
+from fastkd.methods.base import Method, MethodLoss, Terms
 from fastkd.networks.base import Network, Output
 
 
@@ -37,6 +37,10 @@ class Stage(nn.Module):
     def deployed(self) -> Network:
         """What is kept of the stage: evaluated, averaged, saved."""
         return self.network
+
+    def peers(self) -> dict[str, Network]:
+        """Further networks that are trained here and kept, by name."""
+        return {}
 
     def forward(self, batch: Batch) -> StageLoss:
         raise NotImplementedError
@@ -100,14 +104,24 @@ class Distill(Stage):
     """
 
     def __init__(
-        self, student: Network, teachers: Sequence[Network], methods: dict[str, Method], name: str = "student"
+        self,
+        student: Network,
+        teachers: Sequence[Network],
+        methods: dict[str, Method],
+        name: str = "student",
+        *,
+        epochs_in_turn: int = 0,
     ):
+        """epochs_in_turn: of the training; the teachers, then, are one network at several times, used one after the
+        other. 0: all are used together."""
         super().__init__()
         self.network, self.name = student, name
         self.methods = nn.ModuleDict({_module_name(key): method for key, method in methods.items()})
         if any(method.teacher_norm == "batch" for method in methods.values()):
             teachers = [with_batch_statistics(teacher) for teacher in teachers]
-        self.teachers = tuple(teacher.eval().requires_grad_(False) for teacher in teachers)
+        frozen = tuple(teacher.eval().requires_grad_(False) for teacher in teachers)
+        self.epochs_in_turn, self.anchors = epochs_in_turn, frozen if epochs_in_turn else ()
+        self.teachers = (copy.deepcopy(frozen[0]),) if epochs_in_turn else frozen
         self.preacts = any(method.needs_preacts for method in methods.values())
         # Methods that want one view get the outputs of the first.
         self.views = max((method.views for method in methods.values()), key=lambda views: views.count)
@@ -159,12 +173,14 @@ class Distill(Stage):
         assert not unexpected, f"trained for another student: {unexpected}"
 
     def begin_epoch(self, epoch: int) -> None:
+        if self.anchors:
+            _copy(self.anchors[epoch * len(self.anchors) // self.epochs_in_turn], self.teachers[0])
         for method in self.methods.values():
             assert isinstance(method, Method)
             method.begin_epoch(epoch)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        for teacher in self.teachers:  # `.to(…)` reaches what the tuple hides from it
+        for teacher in (*self.teachers, *self.anchors):  # `.to(…)` reaches what the tuple hides from it
             teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
@@ -203,6 +219,55 @@ class Prestage(Distill):
         return {name: value.detach() for name, value in state.items() if id(value) in trained}
 
 
+class Mutual(Stage):
+    """Several networks that learn together: each by the method from all the others, which are constants to it."""
+
+    def __init__(self, networks: dict[str, Network], method: Method, lr_factors: Sequence[float]):
+        """The first is the student. lr_factors: of all, on the stage's learning rate."""
+        super().__init__()
+        self.names = tuple(networks)
+        self.network, *others = networks.values()
+        self.others, self.method, self.lr_factors = nn.ModuleList(others), method, tuple(lr_factors)
+        self.notes = method.notes
+        if method.own_augmentation:
+            self.views = Views(len(networks))
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return (self.network, *self.others)  # pyright: ignore[reportReturnType]
+
+    def peers(self) -> dict[str, Network]:
+        return dict(zip(self.names[1:], self.networks[1:], strict=True))
+
+    def forward(self, batch: Batch) -> StageLoss:
+        assert len(batch.images) >= self.views.count, "the loader gives the views that the stage names"
+        views = [place % self.views.count for place in range(len(self.names))]
+        outputs = [network(batch.images[view]) for network, view in zip(self.networks, views, strict=True)]
+        losses: list[MethodLoss] = []
+        for place, own in enumerate(outputs):
+            others = tuple(_constant(output) for output in (*outputs[:place], *outputs[place + 1 :]))
+            losses.append(self.method(own, others, batch))
+        named = zip(self.names, losses, strict=True)
+        terms = {f"{name}.{term}": value for name, loss in named for term, value in loss.terms.items()}
+        assert losses[0].hits is not None, "the method is a logit method"
+        return StageLoss(torch.stack([loss.total for loss in losses]).sum(), terms, losses[0].hits)
+
+    def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        named = zip(self.names, self.networks, strict=True)
+        return {name: network(images_BCHW).logits for name, network in named}
+
+    def parameter_groups(self) -> list[dict]:
+        parts: list[list[nn.Module]] = [[network] for network in self.networks]
+        parts[0].append(self.method)
+        return [
+            {"params": [p for module in modules for p in module.parameters() if p.requires_grad], "lr_factor": factor}
+            for modules, factor in zip(parts, self.lr_factors, strict=True)
+        ]
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.method.begin_epoch(epoch)
+
+
 def deployed(student: Network, methods: Iterable[Method]) -> Network:
     """What the methods make of a student for use; it shares its weights and theirs."""
     for method in methods:
@@ -218,6 +283,21 @@ def with_batch_statistics(network: Network) -> Network:
             norm.running_mean = norm.running_var = norm.num_batches_tracked = None
     assert not any(isinstance(norm, nn.Identity) for norm in twin.preact_norms), "such a teacher is not folded"
     return twin
+
+
+@torch.no_grad()
+def _copy(source: Network, goal: Network) -> None:
+    """Weights and buffers, in place."""
+    into = goal.state_dict()
+    for name, value in source.state_dict().items():
+        into[name].copy_(value)
+
+
+def _constant(output: Output) -> Output:
+    """Without gradients."""
+    features, preacts = tuple(x.detach() for x in output.features), output.preacts
+    rest = (output.logits.detach(), output.stem.detach(), features, output.final_map.detach())
+    return Output(*rest, output.embedding.detach(), None if preacts is None else tuple(x.detach() for x in preacts))
 
 
 def _freeze_all_but(network: Network, parts: Sequence[nn.Module]) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from fastkd import distributed, environment, options
 from fastkd.building import Builder, open_data
 from fastkd.command import command
+from fastkd.course import course
 from fastkd.data import keep_index
 from fastkd.display import Display
 from fastkd.environment import pick_device
@@ -19,7 +20,7 @@ from fastkd.errors import UserError
 from fastkd.execution import resolve, set_up
 from fastkd.interrupt import Interrupt, Stopped, interruptible
 from fastkd.ops import select
-from fastkd.recipe import Recipe, plan
+from fastkd.recipe import Recipe
 from fastkd.report import write_report
 from fastkd.run import Run, carry_out, check, create_folder, open_run
 from fastkd.table import print_table
@@ -97,7 +98,7 @@ def _header(recipe: Recipe, folder: Path, device: torch.device) -> str:
     lines.append(f"  {resolved.words()}" + (f" ({why})" if why else ""))
     chosen = select.choices(device.type)
     lines.append("  " + ", ".join(f"{operation}: {choice}" for operation, choice in chosen.items()))
-    for stage in plan(recipe):
+    for stage in course(recipe):
         training = stage.training
         if training is None:
             lines.append(f"  {stage.name}: {stage.network} from {stage.file}")
@@ -105,6 +106,11 @@ def _header(recipe: Recipe, folder: Path, device: torch.device) -> str:
         what = stage.network
         if stage.branches is not None:
             what += f" with branches of {stage.branches.network}"
+        for peer in stage.peers:
+            factor = "" if peer.lr_factor == 1 else f" (lr x{peer.lr_factor:g})"
+            what += f" and {peer.name} {peer.network}{factor}"
+        if stage.peers:
+            what += f" together by {stage.method}"
         if stage.prestage:
             what = f"what {stage.prestage} trains before"
         elif stage.teachers:

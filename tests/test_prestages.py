@@ -10,11 +10,12 @@ from test_run import AfterSteps
 from tiny import CPU, Quiet, assert_same, outcome, tiny_recipe, train
 
 from fastkd.building import Builder, open_data
+from fastkd.course import course
 from fastkd.errors import UserError
 from fastkd.interrupt import Stopped
 from fastkd.methods import find_method, split_methods
 from fastkd.options import parse, recipe_of
-from fastkd.recipe import plain_to_recipe, plan, recipe_to_plain
+from fastkd.recipe import plain_to_recipe, recipe_to_plain
 from fastkd.stages import Prestage
 from fastkd.step import PLAIN
 
@@ -32,31 +33,31 @@ def recipe(method, **changes):
 
 
 def stages(method):
-    """The built stages of the plan, with a teacher that is not trained."""
+    """The built stages of the course, with a teacher that is not trained."""
     given = recipe(method)
     builder = Builder(given, open_data(given), 0, CPU, PLAIN)
     built = {}
-    for planned in plan(given):
+    for planned in course(given):
         built[planned.name] = builder.stage(planned)
         builder.keep(planned, built[planned.name])
     return built
 
 
 def test_the_plan():
-    planned = plan(recipe("kd+ft+sskd"))
+    planned = course(recipe("kd+ft+sskd"))
     assert [stage.name for stage in planned] == ["teacher", "student-ft", "student-sskd", "student"]
     _, ft, sskd, student = planned
     assert (ft.training.lr, ft.training.epochs, ft.training.milestones) == (0.01, 2, ())
     assert (sskd.training.lr, sskd.training.milestones, sskd.training.factor) == (0.05, (1,), 0.1)
     assert ft.training.schedule == "multistep" and ft.training.warmup_epochs == 0
     assert (ft.after, sskd.after, student.after) == ((), ("student-ft",), ("student-ft", "student-sskd"))
-    assert plan(tiny_recipe()) == tiny_recipe().stages
+    assert course(tiny_recipe()) == tiny_recipe().stages
 
 
 def test_the_recipe_in_the_folder_has_the_settings_they_follow_from():
     given = recipe("kd+ft")
     again = plain_to_recipe(json.loads(json.dumps(recipe_to_plain(given))), "here")
-    assert plan(again) == plan(given)
+    assert course(again) == course(given)
 
 
 @pytest.mark.parametrize("method", ("ab", "fsp", "ft", "sskd"))
@@ -91,7 +92,7 @@ def whole(tmp_path_factory):
 def test_a_run_shows_them(method, whole):
     display, folder = Quiet(), whole[method]
     train(recipe(method), folder, display=display)
-    names = [stage.name for stage in plan(recipe(method))]
+    names = [stage.name for stage in course(recipe(method))]
     results = json.loads((folder / "results.json").read_text())
     assert list(results["stages"]) == names
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -12,15 +12,18 @@ from fastkd.methods.cc import CC
 from fastkd.methods.ce import CE
 from fastkd.methods.crd import CRD
 from fastkd.methods.dkd import DKD
+from fastkd.methods.dml import DML
 from fastkd.methods.fitnet import FitNet
 from fastkd.methods.fsp import FSP
 from fastkd.methods.ft import FT
 from fastkd.methods.kd import KD
+from fastkd.methods.kdcl import KDCL
 from fastkd.methods.ls import LS
 from fastkd.methods.none import NoLogitLoss
 from fastkd.methods.nst import NST
 from fastkd.methods.oh import OH
 from fastkd.methods.pkt import PKT
+from fastkd.methods.rco import RCO
 from fastkd.methods.reviewkd import ReviewKD
 from fastkd.methods.rkd import RKD
 from fastkd.methods.semckd import SemCKD
@@ -43,15 +46,18 @@ METHODS: dict[str, type[Method]] = {
     "ce": CE,
     "crd": CRD,
     "dkd": DKD,
+    "dml": DML,
     "fitnet": FitNet,
     "fsp": FSP,
     "ft": FT,
     "kd": KD,
+    "kdcl": KDCL,
     "ls": LS,
     "none": NoLogitLoss,
     "nst": NST,
     "oh": OH,
     "pkt": PKT,
+    "rco": RCO,
     "reviewkd": ReviewKD,
     "rkd": RKD,
     "semckd": SemCKD,
@@ -78,6 +84,10 @@ def split_methods(names: str) -> tuple[str, ...]:
     if len(logit_methods) != 1:
         known = ", ".join(name for name, method in METHODS.items() if method.is_logit_method)
         raise UserError(f"--method {names}: expected exactly one method that owns the cross-entropy ({known})")
+    if len(parts) > 1:
+        for name in parts:
+            if find_method(name).among_peers:
+                raise UserError(f"--method {names}: {name} trains several networks together, nothing joins it")
     return parts
 
 

@@ -75,6 +75,14 @@ class Prestage:
     views: Views = ONE_VIEW
 
 
+class Anchors(NamedTuple):
+    """Points along its own training at which the teacher is taken, at equal distances, one after the other (RCO)."""
+
+    count: int
+    restart: bool
+    """The student is trained as long as the recipe says for each of them, not once for all."""
+
+
 class Method(nn.Module):
     """Base of all methods. A subclass names its settings dataclass in `Settings` and is built from (settings, context).
 
@@ -96,6 +104,10 @@ class Method(nn.Module):
     """Works with batches of `Context.batch_size` only: the last, shorter one has to be dropped."""
     teachers_needed: ClassVar[tuple[int, int | None]] = (1, None)
     """Least and greatest number of teachers."""
+    among_peers: ClassVar[bool] = False
+    """Its teachers learn too, each by this method from the others and the student."""
+    own_augmentation: bool = False
+    """Among peers: each sees its own random crops of the same images."""
 
     def __init__(self, settings: Any, context: Context):
         super().__init__()
@@ -108,6 +120,11 @@ class Method(nn.Module):
 
     def begin_epoch(self, epoch: int) -> None:
         """Changes weights in place, where the method has a schedule."""
+
+    @classmethod
+    def anchors(cls, settings: Any) -> Anchors | None:
+        """None: the teacher is the one at the end of its training. Several teachers that are given are the anchors."""
+        return None
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         """The parts of the student that get a gradient from this loss; what no method of a stage reaches is frozen."""

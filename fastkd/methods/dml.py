@@ -1,14 +1,11 @@
-"""Deep mutual learning (Zhang, Xiang, Hospedales, Lu: "Deep mutual learning", CVPR 2018, arXiv 1706.00384): what each
-of several networks that learn together learns from the others."""
+"""Deep mutual learning (Zhang, Xiang, Hospedales, Lu: "Deep mutual learning", CVPR 2018, arXiv 1706.00384): several
+networks learn together, each from all the others."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import nn
 
 from fastkd.data.base import Batch
 from fastkd.losses import MultiTeacherLoss
-from fastkd.methods.base import MethodLoss, above_zero
+from fastkd.methods.base import Context, Method, MethodLoss, above_zero
 from fastkd.networks.base import Output
 
 
@@ -23,22 +20,20 @@ class DMLSettings:
         above_zero("dml", temperature=self.temperature)
 
 
-class DML(nn.Module):
-    """The losses of all networks from one forward pass of each; the others are constants to a network.
+class DML(Method):
+    """The others are constants to a network, and all are as they were before the step.
 
     (The paper alternates: the second network sees what the first says after its step.)
     """
 
     Settings = DMLSettings
+    is_logit_method = True
+    among_peers = True
 
-    def __init__(self, settings: DMLSettings):
-        super().__init__()
+    def __init__(self, settings: DMLSettings, context: Context):
+        super().__init__(settings, context)
         self.loss = MultiTeacherLoss(temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=1.0)
 
-    def forward(self, networks: Sequence[Output], batch: Batch) -> list[MethodLoss]:
-        losses = []
-        for place, own in enumerate(networks):
-            others = [other.logits for other in (*networks[:place], *networks[place + 1 :])]
-            terms = self.loss(own.logits, others, batch.labels)
-            losses.append(MethodLoss(terms.total, {"ce": terms.ce, "kl": terms.kl}, terms.hits))
-        return losses
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        terms = self.loss(student.logits, [teacher.logits for teacher in teachers], batch.labels)
+        return MethodLoss(terms.total, {"ce": terms.ce, "kl": terms.kl}, terms.hits)

@@ -1,52 +1,59 @@
 """Online distillation (Guo et al.: "Online knowledge distillation via collaborative learning", CVPR 2020): several
-networks learn from one target that is made of their logits."""
+networks learn together from one target that is made of their logits."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastkd.data.base import Batch
 from fastkd.losses import KDLoss
-from fastkd.methods.base import MethodLoss, above_zero
+from fastkd.methods.base import Context, Method, MethodLoss, above_zero
 from fastkd.methods.precision import full_precision
+from fastkd.methods.smallest_combination import least_quadratic
 from fastkd.networks.base import Output
+
+NEWTON_STEPS = 6
+HALVINGS = 6
+"""Of a Newton step, of which the best is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KDCLSettings:
     """For each network CE + kl_weight · τ² KL(target ‖ network)."""
 
-    target: Literal["naive", "min_logit"] = "naive"
-    """naive: for each sample the logits of the network with the least cross-entropy; min_logit: for each class
-    the least distance from the label's logit that any network gives it."""
+    target: Literal["naive", "linear", "min_logit"] = "naive"
+    """naive: for each sample the logits of the network with the least cross-entropy; linear: the weighted mean of all
+    logits with the least cross-entropy over the batch; min_logit: for each class the least distance from the label's
+    logit that any network gives it."""
     kl_weight: float = 1.0
     temperature: float = 2.0
+    own_augmentation: bool = True
+    """Each network sees its own random crops of the same images, as in the paper."""
 
     def __post_init__(self) -> None:
         above_zero("kdcl", temperature=self.temperature)
 
 
-class KDCL(nn.Module):
-    """The target is a constant. In the paper each network sees its own augmentation of the same images."""
+class KDCL(Method):
+    """The target is a constant."""
 
     Settings = KDCLSettings
+    is_logit_method = True
+    among_peers = True
 
-    def __init__(self, settings: KDCLSettings):
-        super().__init__()
-        self.make_target = naive_target if settings.target == "naive" else min_logit_target
+    def __init__(self, settings: KDCLSettings, context: Context):
+        super().__init__(settings, context)
+        self.own_augmentation = settings.own_augmentation
         self.loss = KDLoss(temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=1.0)
 
-    def forward(self, networks: Sequence[Output], batch: Batch) -> list[MethodLoss]:
-        target = self.make_target(torch.stack([own.logits.detach() for own in networks]), batch.labels)
-        losses = []
-        for own in networks:
-            terms = self.loss(own.logits, target.to(own.logits.dtype), batch.labels)
-            losses.append(MethodLoss(terms.total, {"ce": terms.ce, "kl": terms.kl}, terms.hits))
-        return losses
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        logits = torch.stack([student.logits.detach(), *(teacher.logits.detach() for teacher in teachers)])
+        target = TARGETS[self.settings.target](logits, batch.labels)
+        terms = self.loss(student.logits, target.to(student.logits.dtype), batch.labels)
+        return MethodLoss(terms.total, {"ce": terms.ce, "kl": terms.kl}, terms.hits)
 
 
 @full_precision
@@ -57,6 +64,43 @@ def naive_target(logits_MBK: Tensor, labels_B: Tensor) -> Tensor:
 
 
 @full_precision
+def linear_target(logits_MBK: Tensor, labels_B: Tensor) -> Tensor:
+    return torch.einsum("m,mbk->bk", best_weights(logits_MBK, labels_B).to(logits_MBK.dtype), logits_MBK)
+
+
+@full_precision
 def min_logit_target(logits_MBK: Tensor, labels_B: Tensor) -> Tensor:
     own = logits_MBK.gather(2, labels_B[None, :, None].expand(len(logits_MBK), -1, 1))
     return (logits_MBK - own).amin(0)
+
+
+TARGETS = {"naive": naive_target, "linear": linear_target, "min_logit": min_logit_target}
+
+
+@torch.no_grad()
+def best_weights(logits_MBK: Tensor, labels_B: Tensor) -> Tensor:
+    """[M] float64: weights w >= 0 of sum 1 that minimise the cross-entropy of Σ w_m logits_m over the batch.
+
+    A convex problem, solved by Newton's method: each step minimises the quadratic model on the simplex exactly, and of
+    that step and its halves the best is taken. Nothing is read on the host.
+    """
+    logits, labels = logits_MBK.double(), labels_B[:, None]
+    count, samples, _ = logits.shape
+    own_MB = logits.gather(2, labels[None].expand(count, -1, 1))[:, :, 0]
+    weights = torch.full((count,), 1 / count, dtype=torch.float64, device=logits.device)
+    lengths = 0.5 ** torch.arange(HALVINGS + 1, dtype=torch.float64, device=logits.device)
+    lengths = torch.cat([lengths, torch.zeros_like(lengths[:1])])  # where no step is better: stay
+
+    def error(weights_NM: Tensor) -> Tensor:
+        mixed = torch.einsum("nm,mbk->nbk", weights_NM, logits)
+        return (mixed.logsumexp(2) - weights_NM @ own_MB).mean(1)
+
+    for _ in range(NEWTON_STEPS):
+        p_BK = torch.einsum("m,mbk->bk", weights, logits).softmax(1)
+        expected_MB = (logits * p_BK).sum(2)
+        gradient = (expected_MB - own_MB).mean(1)
+        hessian = torch.einsum("mbk,bk,nbk->mn", logits, p_BK, logits) / samples - expected_MB @ expected_MB.T / samples
+        goal = least_quadratic(hessian, gradient - hessian @ weights)
+        tried = weights + lengths[:, None] * (goal - weights)
+        weights = tried.index_select(0, error(tried).argmin()[None])[0]
+    return weights

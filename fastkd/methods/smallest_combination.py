@@ -33,6 +33,18 @@ def smallest_combination(vectors_MD: Tensor, cap: float, *, unit_length: bool) -
         return weights
 
 
+def least_quadratic(matrix_MM: Tensor, vector_M: Tensor) -> Tensor:
+    """[M] float64 weights w >= 0 of sum 1 that minimise w·Aw / 2 + b·w, for a positive semidefinite A.
+
+    On the simplex b·w is w·(b 1ᵀ + 1 bᵀ)w / 2, and a constant added to every entry changes nothing: so it is the
+    shortest combination of vectors with another Gram matrix.
+    """
+    vector = vector_M.double() - vector_M.double().mean()
+    gram = matrix_MM.double() + vector[:, None] + vector
+    gram = gram + 1e3 * len(gram) * gram.abs().max()  # far enough from the origin to be positive definite
+    return _solve(gram / gram.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny), 1.0)
+
+
 def _solve(gram: Tensor, cap: float) -> Tensor:
     count, eps = len(gram), 1e-13
     gram = gram + eps * torch.eye(count, dtype=gram.dtype, device=gram.device)  # parallel gradients: the even split

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from test_walk import METHODS, batch, with_a_weight
+from test_walk import EACH, batch, with_a_weight
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("precision", (torch.float32, torch.bfloat16), ids=("float32", "bfloat16"))
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "crd"])  # its own tests capture it
+@pytest.mark.parametrize("name", [name for name in EACH if name != "crd"])  # its own tests capture it
 def test_a_captured_step_is_the_same(name, precision):
     stage = with_a_weight(name).cuda().eval()  # BatchNorm moves nothing between the passes that are compared
     data = type(batch())(*(value.cuda() for value in batch()))

@@ -1,12 +1,14 @@
-"""Several networks that learn from each other."""
+"""Several networks that learn from each other: the losses."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from method_cases import batch, output
+from method_cases import batch, built, output
 
-from fastkd.methods.dml import DML, DMLSettings
-from fastkd.methods.kdcl import KDCL, KDCLSettings
+from fastkd.errors import UserError
+from fastkd.methods import split_methods
+from fastkd.methods.kdcl import best_weights, linear_target
+from fastkd.methods.smallest_combination import least_quadratic
 
 LABELS = torch.tensor([3, 0, 5, 5, 1])
 
@@ -22,11 +24,17 @@ def divergence(target, own, temperature):
     return temperature**2 * F.kl_div(own, target, reduction="batchmean")
 
 
+def each(name, outputs, **settings):
+    """The loss of every network, the others being its teachers."""
+    for place, own in enumerate(outputs):
+        others = (*outputs[:place], *outputs[place + 1 :])
+        yield place, built(name, own, *others, classes=6, **settings)(own, others, batch(LABELS))
+
+
 @pytest.mark.parametrize("count", (2, 3))
 def test_dml_learns_from_the_mean_of_the_others(count):
     logits, outputs = networks(count)
-    found = DML(DMLSettings(kl_weight=0.5)).double()(outputs, batch(LABELS))
-    for place, loss in enumerate(found):
+    for place, loss in each("dml", outputs, kl_weight=0.5):
         others = [divergence(z, logits[place], 1.0) for z in logits if z is not logits[place]]
         expected = F.cross_entropy(logits[place], LABELS) + 0.5 * torch.stack(others).mean()
         torch.testing.assert_close(loss.total, expected)
@@ -34,7 +42,7 @@ def test_dml_learns_from_the_mean_of_the_others(count):
         assert [gradient is not None for gradient in gradients] == [z is logits[place] for z in logits]
 
 
-@pytest.mark.parametrize("kind", ("naive", "min_logit"))
+@pytest.mark.parametrize("kind", ("naive", "min_logit", "linear"))
 def test_kdcl_learns_from_one_target(kind):
     logits, outputs = networks(3)
     rows = []
@@ -44,7 +52,47 @@ def test_kdcl_learns_from_one_target(kind):
             rows.append(min(own, key=lambda z, label=label: F.cross_entropy(z, torch.tensor(label))))
         else:
             rows.append(torch.stack([z - z[label] for z in own]).min(0).values)
-    found = KDCL(KDCLSettings(target=kind)).double()(outputs, batch(LABELS))
-    for own, loss in zip(logits, found, strict=True):
-        expected = F.cross_entropy(own, LABELS) + divergence(torch.stack(rows), own, 2.0)
+    target = torch.stack(rows) if kind != "linear" else linear_target(torch.stack(logits).detach(), LABELS)
+    for place, loss in each("kdcl", outputs, target=kind):
+        expected = F.cross_entropy(logits[place], LABELS) + divergence(target, logits[place], 2.0)
         torch.testing.assert_close(loss.total, expected)
+
+
+@pytest.mark.parametrize("scale", (0.1, 1.0, 10.0))
+@pytest.mark.parametrize("count, seed", [(2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (4, 0)])
+def test_the_linear_target_has_the_least_cross_entropy(count, seed, scale):
+    """No weighted mean on a fine grid is better; one that an interior-point method would find is as good."""
+    torch.manual_seed(seed)
+    logits = scale * torch.randn(count, 64, 10, dtype=torch.float64)
+    labels = torch.randint(10, (64,))
+    logits[0] += scale * F.one_hot(labels, 10)
+
+    def error(weights):
+        return F.cross_entropy(torch.einsum("m,mbk->bk", weights, logits), labels).item()
+
+    found = best_weights(logits, labels)
+    assert (found >= 0).all() and found.sum().item() == pytest.approx(1, abs=1e-12)
+    generator = torch.Generator().manual_seed(1)
+    tried = torch.rand(300, count, dtype=torch.float64, generator=generator).log().neg()  # even on the simplex
+    tried = tried / tried.sum(1, keepdim=True)
+    near = 0.99 * found + 0.01 * tried
+    least = min(error(weights) for weights in (*tried, *near, *torch.eye(count, dtype=torch.float64)))
+    assert error(found) <= least + 1e-10
+
+
+def test_the_least_of_a_quadratic_on_the_simplex():
+    torch.manual_seed(0)
+    for count in (2, 3, 4):
+        root = torch.randn(count, count, dtype=torch.float64)
+        matrix, vector = root @ root.T, 3 * torch.randn(count, dtype=torch.float64)
+        found = least_quadratic(matrix, vector)
+        gradient = matrix @ found + vector
+        free = found > 1e-6
+        torch.testing.assert_close(gradient[free], gradient[free].mean().expand(int(free.sum())), rtol=1e-5, atol=1e-5)
+        assert (gradient[~free] >= gradient[free].mean() - 1e-5).all()
+
+
+@pytest.mark.parametrize("names", ("dml+at", "kdcl+kd", "crd+dml"))
+def test_nothing_joins_them(names):
+    with pytest.raises(UserError, match="^--method "):
+        split_methods(names)

@@ -147,18 +147,32 @@ def test_the_trainings_before(name, pair):
     assert before.passed_on()
 
 
-def with_a_weight(name):
+VARIANTS = {
+    "ab": {"weight": 1.0},
+    "fsp": {"weight": 1.0},
+    "kdcl linear": {"target": "linear"},
+    "kdcl min_logit": {"target": "min_logit"},
+    "simkd joint": {"ce_weight": 0.5, "kl_weight": 0.5},
+    "simkd vector": {"projector": "vector"},
+    "simkd +": {"reused_blocks": 1},
+    "tfkd_reg code": {"arithmetic": "code", "multiplier": 50.0},
+}
+EACH = list(dict.fromkeys([*METHODS, *VARIANTS]))
+
+
+def with_a_weight(variant):
     """A stage in which every method has a loss, also those that as published have none."""
+    name = variant.split()[0]
     pair = ("resnet14", "resnet8") if name == "fsp" else PAIRS["same depth"]
-    return distill(name, pair[1], pair[0], **({"weight": 1.0} if name in ("ab", "fsp") else {}))
+    return distill(name, pair[1], pair[0], **VARIANTS.get(variant, {}))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inductor's own
 @pytest.mark.parametrize("backend", ("eager", pytest.param("inductor", marks=pytest.mark.slow)))
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EACH)
 def test_the_loss_traces_whole(name, backend):
     stage, data = with_a_weight(name), batch()
-    method = stage.methods[name]
+    method = stage.methods[name.split()[0]]
     images = data.images[: method.views.count].flatten(0, 1)
     outputs = [network(images, preacts=stage.preacts) for network in (stage.network, *stage.teachers)]
     torch._dynamo.reset()
@@ -169,7 +183,7 @@ def test_the_loss_traces_whole(name, backend):
     torch.testing.assert_close(actual.total, expected.total, rtol=1e-6 if backend == "eager" else 3e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EACH)
 def test_the_loss_is_float32_under_autocast(name):
     stage = with_a_weight(name)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -187,7 +201,7 @@ class NothingIsReadOnTheHost(TorchDispatchMode):
         return operation(*arguments, **(options or {}))
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "crd"])  # its CPU twin is not what is captured
+@pytest.mark.parametrize("name", [name for name in EACH if name != "crd"])  # its CPU twin is not what is captured
 def test_nothing_is_read_on_the_host(name):
     stage, data = with_a_weight(name), batch()
     with NothingIsReadOnTheHost():
