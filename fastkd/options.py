@@ -1,13 +1,14 @@
 """The command line of `python -m fastkd.train`, and the recipe it means."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 
-from fastkd import networks
+from fastkd import listing, networks
 from fastkd.data import DATASETS, settled
 from fastkd.errors import UserError, nearest
 from fastkd.files import sha256
@@ -15,8 +16,9 @@ from fastkd.given import command_line_class
 from fastkd.methods import METHODS, find_method, split_methods
 from fastkd.optimisation import Training
 from fastkd.plain import differences
+from fastkd.published import beside_the_paper, choice_of, spoken
 from fastkd.recipe import Recipe, StageRecipe, read_recipe, recipe_to_plain
-from fastkd.recipes import RECIPES
+from fastkd.recipes import RECIPES, Choice
 from fastkd.weights import describe, find_weights
 
 
@@ -56,6 +58,8 @@ class Options:
     """Network of the teacher."""
     student: str | None = None
     """Network of the student."""
+    pair: str | None = None
+    """TEACHER/STUDENT: both in one."""
     branch: str | None = None
     """Network of the branches grafted on the teacher (default: the student's)."""
     branch_blocks: tuple[int, ...] | None = None
@@ -167,23 +171,38 @@ class Options:
     """Also write TensorBoard files."""
     dry_run: bool = False
     """One step of every stage, with its memory and speed; writes nothing."""
+    list: bool = False
+    """Show the papers' tables; with a RECIPE, and --pair or --method, its lines, each of which can be run."""
 
 
 def parse(arguments: list[str]) -> Options:
     """Reads the command line; prints the help or the mistake and exits as command lines do."""
     method = _value_of(arguments, "--method") or "kd"
     extra: list[tuple[str, Any, Any]] = []
-    for name in split_methods(method):
+    names = split_methods(method)
+    if names[0] == "ce" and "ce" not in method.split("+"):
+        names = ("kd", *names)  # a paper's recipe may join KD to it
+    for name in names:
         settings = command_line_class(find_method(name).Settings, all_optional=True)
         option = tyro.conf.arg(name=(name.partition(":")[2] or name).lower(), help=f"Settings of the method {name}.")
         extra.append((_field_name(name), Annotated[settings, option], dataclasses.field(default_factory=settings)))
     sftn = command_line_class(SFTNOptions)
     extra.append(("sftn", sftn, dataclasses.field(default_factory=sftn)))
     kind = command_line_class(Options, extra)
-    return tyro.cli(kind, args=arguments, prog="python -m fastkd.train", description=_description())
+    options = tyro.cli(kind, args=arguments, prog="python -m fastkd.train", description=_description())
+    return options if options.pair is None else _with_pair(options, options.pair)
 
 
-PAIR = ("data", "teacher_net", "student", "branch", "branch_blocks", "teacher_training", "method", "control")
+def _with_pair(options: Options, pair: str) -> Options:
+    teacher, slash, student = pair.partition("/")
+    if not slash or not teacher or not student:
+        raise UserError(f"--pair is TEACHER/STUDENT, as in wrn_40_2/wrn_16_2, got {pair!r}")
+    if options.teacher_net is not None or options.student is not None:
+        raise UserError("--pair stands for --teacher-net and --student: give the one or the others")
+    return replace(options, teacher_net=teacher, student=student, pair=None)
+
+
+CHOICE = tuple(field.name for field in dataclasses.fields(Choice))
 """The options that a recipe's function takes: what is trained, not how."""
 
 
@@ -191,9 +210,25 @@ def recipe_of(options: Options) -> Recipe:
     """The recipe that the options mean: the named one, with what was given in place of its own settings."""
     resolved = _overridden(_base(options), options)
     if options.teacher is not None:
+        if all(stage.name != "teacher" for stage in resolved.stages):
+            _idle("teacher", "the student's method has none")
         resolved = _with_loaded_teacher(resolved, options.teacher, options.teacher_net)
     _refuse_idle(options, resolved)
-    return replace(resolved, deviations=tuple(_deviations(resolved)))
+    return beside_the_paper(resolved)
+
+
+def listed(options: Options) -> Iterator[str]:
+    """The papers' tables, or the lines of the one recipe that is named."""
+    if options.recipe == Options.recipe:
+        return listing.overview()
+    _refuse_unknown(options)
+    return listing.lines(
+        options.recipe,
+        teacher=options.teacher_net or "",
+        student=options.student or "",
+        method=options.method or "",
+        training=options.teacher_training or "",
+    )
 
 
 def refuse_other_recipe(saved: Recipe, options: Options) -> None:
@@ -203,95 +238,71 @@ def refuse_other_recipe(saved: Recipe, options: Options) -> None:
             raise UserError(f"--{name.replace('_', '-')} does not go together with --resume")
     if options.recipe not in (Options.recipe, saved.name):
         raise UserError(f"--resume {options.resume}: that run is of the recipe {saved.name}, not {options.recipe}")
-    given, pair = _given(options, *PAIR), pair_of(saved)
+    given, chosen = _given(options, *CHOICE), choice_of(saved)
     if "data" in given:
         given["data"] = with_absolute_path(given["data"])
-    found = [(name, pair[name], value) for name, value in given.items() if pair[name] != value]
+    if saved.name in RECIPES:  # which may spell the method out
+        given = {
+            name: value for name, value in choice_of(RECIPES[saved.name](**chosen | given)).items() if name in given
+        }
+    found = [(name, chosen[name], value) for name, value in given.items() if chosen[name] != value]
     found += differences(recipe_to_plain(saved), recipe_to_plain(_overridden(saved, options)))
     if found:
         place, before, after = found[0]
         raise UserError(
-            f"--resume {options.resume}: the run was begun with {_spoken(place, saved)} = {before!r}, the command says "
+            f"--resume {options.resume}: the run was begun with {spoken(place, saved)} = {before!r}, the command says "
             f"{after!r}; leave the option out, or start another run"
         )
 
 
-def pair_of(recipe: Recipe) -> dict[str, Any]:
-    """The values of the options `PAIR` that a recipe was made from."""
-    stages = {stage.name: stage for stage in recipe.stages}
-    teacher, student = stages["teacher"], stages["student"]
-    branches = teacher.branches
-    return {
-        "data": recipe.data,
-        "teacher_net": teacher.network,
-        "student": student.network,
-        "branch": branches.network if branches else student.network,
-        "branch_blocks": branches.blocks if branches else None,
-        "teacher_training": "sftn" if branches else "standard",
-        "method": student.method,
-        "control": "control" in stages,
-    }
-
-
-def _deviations(resolved: Recipe) -> list[str]:
-    """In what a recipe differs from the published one of its name, in words."""
-    if resolved.name not in RECIPES or {"teacher", "student"} - {stage.name for stage in resolved.stages}:
-        return ["it is no recipe of fastkd's"]
-    published = RECIPES[resolved.name](**pair_of(resolved))
-    words = list(published.deviations)
-    for recipe, own in ((published, RECIPES[resolved.name]().data.partition(":")[0]),):
-        if recipe.data.partition(":")[0] != own:
-            words.append(f"data {recipe.data.partition(':')[0]} instead of {own}")
-    free = {"data", "seed", "seeds", "threads", "eval_every", "keep_epochs", "execution", "reading", "deviations"}
-    loaded = {number for number, stage in enumerate(resolved.stages) if stage.kind == "loaded"}
-    words += [f"{resolved.stages[number].name} loaded instead of trained" for number in sorted(loaded)]
-    for place, before, after in differences(recipe_to_plain(published), recipe_to_plain(resolved)):
-        of_loaded = any(place.startswith(f"stages[{number}]") for number in loaded)
-        if place.split(".")[0] not in free and not of_loaded and ".published" not in place:
-            words.append(f"{_spoken(place, resolved)} {after} instead of {before}")
-    return words
-
-
 def _refuse_idle(options: Options, recipe: Recipe) -> None:
     """An option that would change nothing is an error, so that nobody believes it did."""
-    teacher = recipe.stages[0]
-    if teacher.branches is None:
-        idle = [f"--sftn.{name.replace('_', '-')}" for name, value in vars(options.sftn).items() if value is not None]
-        idle += [f"--{name.replace('_', '-')}" for name in _given(options, "branch", "branch_blocks")]
-        if idle:
-            raise UserError(f"{idle[0]} changes nothing: the teacher is not trained with branches")
-    if teacher.training is None:
-        idle = [f"--{name.replace('_', '-')}" for name in _given(options, "teacher_training", "teacher_epochs")]
-        if idle:
-            raise UserError(f"{idle[0]} changes nothing: the teacher is loaded, not trained")
+    stages = {stage.name: stage for stage in recipe.stages}
+    teacher = stages.get("teacher")
+    of_branches = [f"sftn.{name}" for name, value in vars(options.sftn).items() if value is not None]
+    of_branches += _given(options, "branch", "branch_blocks")
+    of_teacher = [*_given(options, "teacher_training", "teacher_epochs", "teacher_net"), *of_branches]
+    if teacher is None and of_teacher:
+        _idle(of_teacher[0], f"the method {stages['student'].method} has no teacher")
+    if teacher is not None and teacher.branches is None and of_branches:
+        _idle(of_branches[0], "the teacher is not trained with branches")
+    if teacher is not None and teacher.training is None:
+        for name in _given(options, "teacher_training", "teacher_epochs"):
+            _idle(name, "the teacher is loaded, not trained")
+    for name, found in vars(options).items():
+        method = name.removeprefix(_SETTINGS)
+        given = [key for key, value in vars(found).items() if value is not None] if name != method else []
+        learns = stages["student"].method if "student" in stages else ""
+        if given and all(name != _field_name(own) for stage in recipe.stages for own in stage.settings):
+            _idle(f"{method}.{given[0]}", f"the student learns by {learns}")
     if options.milestones is not None and any(s.training and s.training.schedule != "multistep" for s in recipe.stages):
         raise UserError("--milestones changes nothing: they belong to --schedule multistep")
     if recipe.name == "digits" and recipe.data != "digits" and options.image_size is None:
         raise UserError("the recipe digits trains on 8 pixels: give --image-size, or take another recipe")
 
 
-def _spoken(place: str, recipe: Recipe) -> str:
-    """`stages[1].training.lr` as `student lr`."""
-    if not place.startswith("stages["):
-        return place
-    number, _, rest = place.removeprefix("stages[").partition("].")
-    return f"{recipe.stages[int(number)].name} {rest.removeprefix('training.')}"
+def _idle(option: str, why: str) -> NoReturn:
+    raise UserError(f"--{option.replace('_', '-')} changes nothing: {why}")
 
 
 def _base(options: Options) -> Recipe:
     if options.recipe.endswith(".json"):
-        if given := _given(options, *PAIR):
+        if given := _given(options, *CHOICE):
             raise UserError(f"--{next(iter(given)).replace('_', '-')} cannot change {options.recipe}: edit the file")
         return read_recipe(Path(options.recipe))
+    _refuse_unknown(options)
+    given = _given(options, *CHOICE)
+    if "data" in given:
+        given["data"] = with_absolute_path(given["data"])
+    return RECIPES[options.recipe](**given)
+
+
+def _refuse_unknown(options: Options) -> None:
     if options.recipe not in RECIPES:
         raise UserError(f"no recipe {options.recipe!r}{nearest(options.recipe, RECIPES)}")
     for network in (options.teacher_net, options.student, options.branch):
         if network is not None and network not in networks.NETWORKS:
             raise UserError(f"no network {network!r}{nearest(network, networks.NETWORKS)}")
-    given = _given(options, *PAIR)
-    if "data" in given:
-        given["data"] = with_absolute_path(given["data"])
-    return RECIPES[options.recipe](**given)
 
 
 def with_absolute_path(data: str) -> str:
@@ -387,8 +398,11 @@ def _given(options: Options, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
+_SETTINGS = "settings_of_"
+
+
 def _field_name(method: str) -> str:
-    return "settings_of_" + "".join(letter if letter.isalnum() else "_" for letter in method)
+    return _SETTINGS + "".join(letter if letter.isalnum() else "_" for letter in method)
 
 
 def _value_of(arguments: list[str], option: str) -> str | None:

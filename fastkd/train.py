@@ -28,6 +28,9 @@ from fastkd.table import print_table
 
 def main(arguments: list[str]) -> int:
     chosen = options.parse(arguments)
+    if chosen.list:
+        print("\n".join(options.listed(chosen)))
+        return 0
     with distributed.processes(pick_device(chosen.device)) as device:
         return _main(chosen, device)
 

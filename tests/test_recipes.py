@@ -8,9 +8,11 @@ import pytest
 from fastkd import networks
 from fastkd.errors import UserError
 from fastkd.options import parse, recipe_of
+from fastkd.papers import sftn
 from fastkd.plain import differences
+from fastkd.published import beside_the_paper
 from fastkd.recipe import plain_to_recipe, recipe_to_plain
-from fastkd.recipes import _SFTN_CIFAR100, RECIPES, cifar100_sftn, imagenet_sftn
+from fastkd.recipes import RECIPES, cifar100_sftn, imagenet_sftn
 
 
 def resolved(*arguments):
@@ -26,7 +28,10 @@ def test_recipes_survive_json(name, teacher_training):
     assert (RECIPES[name].__doc__ or "").strip()
 
 
-@pytest.mark.parametrize("teacher, student", _SFTN_CIFAR100)
+PAIRS = [pair.split("/") for grid in (sftn._TABLE_17, sftn._TABLE_18, sftn._TABLE_1) for pair in grid.columns]
+
+
+@pytest.mark.parametrize("teacher, student", PAIRS)
 def test_every_pair_of_sftns_tables(teacher, student):
     recipe = cifar100_sftn(teacher_net=teacher, student=student, control=True)
     by_name = {stage.name: stage for stage in recipe.stages}
@@ -55,12 +60,12 @@ def test_every_pair_of_sftns_tables(teacher, student):
     ],
 )
 def test_published_figures(pair, teacher_training, expected):
-    recipe = cifar100_sftn(teacher_net=pair[0], student=pair[1], teacher_training=teacher_training)
+    recipe = beside_the_paper(cifar100_sftn(teacher_net=pair[0], student=pair[1], teacher_training=teacher_training))
     assert tuple(stage.published.top1 for stage in recipe.stages) == expected
 
 
 def test_imagenet_follows_table_3():
-    recipe = imagenet_sftn(control=True)
+    recipe = beside_the_paper(imagenet_sftn(control=True))
     assert [stage.published.top1 for stage in recipe.stages] == [77.43, 74.14, 73.79]
     training, branches = recipe.stages[0].training, recipe.stages[0].branches
     assert (training.epochs, training.batch_size, training.lr, training.weight_decay) == (100, 256, 0.1, 1e-4)
@@ -68,9 +73,9 @@ def test_imagenet_follows_table_3():
     assert recipe.augmentation.crop == "resized" and recipe.image_size == 224
 
 
-def test_other_branches_have_no_published_figure():
-    recipe = cifar100_sftn(branch="wrn_16_1")
-    assert all(stage.published is None for stage in recipe.stages)
+def test_other_branches_are_a_deviation():
+    recipe = beside_the_paper(cifar100_sftn(branch="wrn_16_1"))
+    assert recipe.deviations == ("teacher branches.network wrn_16_1 instead of wrn_16_2",)
 
 
 class TestCommandLine:
@@ -88,14 +93,15 @@ class TestCommandLine:
         "arguments, words",
         [
             (["cifar100-sftn", "--data", "imagefolder:x"], "data imagefolder instead of cifar100"),
-            (["imagenet-sftn"], "the paper does not print its KD weights"),
+            (["imagenet-sftn"], "the paper does not print the weights of the student's losses"),
         ],
     )
     def test_other_data_and_our_own_choices_are_deviations(self, arguments, words):
         assert words in resolved(*arguments).deviations
 
-    def test_imagenet_with_chosen_blocks_has_no_published_figure(self):
-        assert all(stage.published is None for stage in imagenet_sftn(branch_blocks=(1,)).stages)
+    def test_imagenet_with_chosen_blocks_deviates(self):
+        said = resolved("imagenet-sftn", "--branch-blocks", "1").deviations
+        assert "teacher branches.blocks [1] instead of None" in said
 
     def test_milestones_move_with_the_epochs(self):
         training = resolved("cifar100-sftn", "--epochs", "24").stages[0].training
