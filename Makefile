@@ -1,6 +1,7 @@
 # Everything runs in the virtual environment .venv, which the first target you call sets up.
 #   make train   trains a student-friendly teacher on handwritten digits and distils a student from it
 #   make test    runs the tests
+#   make compare compares methods and teachers on the digits, in minutes
 PYTHON ?= python3
 ARGS ?=
 BENCHMARKS := distill_loss crd data training_step
@@ -10,13 +11,16 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints-d
 # Tests get one thread a worker besides.
 TEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
-.PHONY: help train test slow lint format gpu bench clean
+.PHONY: help train compare test slow lint format gpu bench clean
 
 help:
-	@echo "make train [ARGS=…] | test [ARGS=…] | slow | lint | format | gpu | bench | clean"
+	@echo "make train [ARGS=…] | compare [ARGS=…] | test [ARGS=…] | slow | lint | format | gpu | bench | clean"
 
 train: .venv/installed
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m fastkd.train $(ARGS)
+
+compare: .venv/installed
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m fastkd.compare $(ARGS)
 
 test: .venv/installed
 	$(TEST) -n auto $(ARGS)

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG."""
+"""Charts as inline SVG."""
 
 import html
 import math
@@ -51,12 +51,8 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line]) -> str:
         if len(line.points) == 1:
             x, y = place(*line.points[0])
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>')
-    legend = "".join(
-        f'<span><i style="background:{_COLOURS[number % len(_COLOURS)]}"></i>{html.escape(line.name)}</span>'
-        for number, line in enumerate(lines)
-    )
     svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(parts)}</svg>'
-    return f'<figure>{svg}<figcaption class="legend">{legend}</figcaption></figure>'
+    return f'<figure>{svg}<figcaption class="legend">{_legend([line.name for line in lines])}</figcaption></figure>'
 
 
 def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
@@ -69,3 +65,48 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     first = math.ceil(low / step)
     ticks = [round(number * step, 10) for number in range(first, math.floor(high / step) + 1)]
     return [float(tick) for tick in ticks] or [low]
+
+
+class Dot(NamedTuple):
+    row: str
+    series: str
+    value: float
+    error: float
+    """Half the length of the bar through the dot."""
+
+
+def dot_chart(title: str, dots: Sequence[Dot]) -> str:
+    """A <figure> with a line for each row and in it a dot with its bar for each series; empty without dots."""
+    if not dots:
+        return ""
+    rows, series = (list(dict.fromkeys(names)) for names in ([d.row for d in dots], [d.series for d in dots]))
+    low, high = min(d.value - d.error for d in dots), max(d.value + d.error for d in dots)
+    left, row_height = 92, 26
+    bottom = _TOP + row_height * len(rows)
+
+    def across(value: float) -> float:
+        return left + (value - low) / ((high - low) or 1) * (_WIDTH - left - _RIGHT)
+
+    parts = [f'<text x="{left}" y="18" class="title">{html.escape(title)}</text>']
+    for tick in _ticks(low, high):
+        x = across(tick)
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}" class="grid"/>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
+    for number, row in enumerate(rows):
+        y = _TOP + row_height * (number + 0.5)
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{html.escape(row)}</text>')
+    for dot in dots:
+        place = series.index(dot.series)
+        y = _TOP + row_height * (rows.index(dot.row) + (place + 1) / (len(series) + 1))
+        colour, ends = _COLOURS[place % len(_COLOURS)], (across(dot.value - dot.error), across(dot.value + dot.error))
+        parts.append(f'<line x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}"/>')
+        parts.append(f'<circle cx="{across(dot.value):.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
+    svg = f'<svg viewBox="0 0 {_WIDTH} {bottom + 24}" role="img">{"".join(parts)}</svg>'
+    return f'<figure>{svg}<figcaption class="legend">{_legend(series)}</figcaption></figure>'
+
+
+def _legend(names: Sequence[str]) -> str:
+    return "".join(
+        f'<span><i style="background:{_COLOURS[number % len(_COLOURS)]}"></i>{html.escape(name)}</span>'
+        for number, name in enumerate(names)
+    )

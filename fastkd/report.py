@@ -48,11 +48,11 @@ class Loaded(NamedTuple):
     environment: dict[str, Any]
 
 
-def write_report(folders: Sequence[Path], out: Path) -> None:
-    """Raises UserError for a folder that is no run, or a file that cannot be written."""
+def write_report(folders: Sequence[Path], out: Path, *, above: str = "") -> None:
+    """above: HTML in front of the runs. Raises UserError for a folder that is no run, or an unwritable file."""
     runs = [_load(folder) for folder in folders]
     title = " and ".join(run.recipe.name for run in runs[:3]) + (" …" if len(runs) > 3 else "")
-    body = [_results(run) for run in runs]
+    body = [above, *(_results(run) for run in runs)]
     body.append("<h2>Curves</h2>" + _curves(runs))
     body.append("<h2>Settings</h2>" + _settings(runs))
     page = _PAGE.replace("{title}", html.escape(title)).replace("{body}", "\n".join(body))

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the top of the house to its cellar; what stands in one line may not import each other.
 LAYERS = (
-    ("train", "evaluate", "env"),
+    ("train", "evaluate", "env", "compare"),
     ("report",),
     ("options",),
     ("listing",),
