@@ -21,8 +21,10 @@ from fastkd.environment import pick_device
 from fastkd.errors import UserError
 from fastkd.files import write_json
 from fastkd.interrupt import Stopped, interruptible
+from fastkd.methods.at import ATSettings
 from fastkd.methods.crd import CRDSettings
 from fastkd.methods.kd import KDSettings
+from fastkd.methods.simkd import SimKDSettings
 from fastkd.options import with_absolute_path
 from fastkd.plain import to_plain
 from fastkd.recipe import Recipe, StageRecipe
@@ -47,7 +49,7 @@ class Options:
     """Folder of the runs and of report.html."""
     seeds: int = 3
     epochs: int | None = None
-    """Of the students; the teacher has three times as many (default: 10)."""
+    """Of the students; the teachers have half as many again (default: 20)."""
     limit_train: int | None = None
     """Train on so many images only (default: 10000 of CIFAR-100)."""
     threads: int | None = None
@@ -82,20 +84,24 @@ def main(arguments: list[str]) -> int:
 def recipe_of(options: Options, kind: TeacherTraining) -> Recipe:
     """A teacher, and beside one another the student without a teacher and by every method."""
     name = options.data.partition(":")[0]
+    own: dict[str, Any]
     if name == "digits":
         made = RECIPES["digits"](teacher_training=kind)
-        negatives = 256
+        own = {"at": ATSettings(weight=1000 / 16), "crd": CRDSettings(negatives=256)}  # AT: of 1/16 as many pixels
     elif name == "cifar100":
         made = RECIPES["cifar100-sftn"](teacher_net="resnet20", student="resnet8", teacher_training=kind, control=True)
         made = replace(made, limit_train=10_000)
-        negatives = 4096
+        own = {"crd": CRDSettings(negatives=4096)}
     else:
         raise UserError(f"the comparison is of digits or cifar100:PATH, got {options.data!r}")
-    teacher, student, control = (_shortened(stage, options.epochs or 10) for stage in made.stages)
-    even = {"kd": KDSettings(ce_weight=1.0, kl_weight=1.0, temperature=4.0)}  # as SFTN's recipe beside other methods
+    teacher, student, control = (_shortened(stage, options.epochs or 20) for stage in made.stages)
+    own["kd"] = KDSettings(ce_weight=1.0, kl_weight=1.0, temperature=4.0)  # as in SFTN's recipe beside other methods
+    own["simkd"] = SimKDSettings(
+        weight=10.0
+    )  # alone it sets the step's length, and here it has a hundredth of the steps
     students = []
     for method in METHODS:
-        given = student.settings if method == "kd" else {**even, "crd": CRDSettings(negatives=negatives)}
+        given = student.settings if method == "kd" else own
         students.append(replace(student, name=method, method=method, settings=method_settings(method, given)))
     return replace(
         made,
@@ -113,7 +119,7 @@ def recipe_of(options: Options, kind: TeacherTraining) -> Recipe:
 
 def _shortened(stage: StageRecipe, epochs: int) -> StageRecipe:
     assert stage.training is not None
-    training = replace(stage.training, epochs=3 * epochs if stage.name == "teacher" else epochs)
+    training = replace(stage.training, epochs=max(1, 3 * epochs // 2) if stage.name == "teacher" else epochs)
     cosine = replace(training, schedule="cosine", milestones=(), warmup_epochs=min(1, training.epochs - 1))
     return replace(stage, training=replace(cosine, drop_last=True))
 
