@@ -1,18 +1,34 @@
 # pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 """Launches of the dense path: for banks that are small against B · K. Imports Triton."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 from torch import Tensor
 
-from fastkd.ops.crd import dense_kernels as kernels
+from fastkd.ops.crd import dense_kernels, draw_kernels
 from fastkd.ops.crd.draws import Plan
 from fastkd.ops.select import interpreting
 
-PROGRAMS = 132  # of the large kernel, over row blocks, tiles of samples and sides: one a multiprocessor of an H200
-BANK_ROWS = 32
 DRAWN_LANES = 256
-ADDED_AT_ONCE = 1024
+COUNTED_ROWS = 1024
+MOST_ROWS = 128  # of a block: the counts are padded to it, so that they are read without a mask
+ADDED_LANES = 64
+ADDED_AT_ONCE = 16
+
+
+class Tiles(NamedTuple):
+    """Shapes of the large kernel: what `benchmarks.tune_crd` varies."""
+
+    rows: int
+    """Of the bank, that a program scores at a time."""
+    warps: int
+    stages: int
+    programs: int
+    """On a multiprocessor."""
+    registers: int | None = None
+    """Of a thread, at most."""
 
 
 def losses_and_gradients(
@@ -21,38 +37,132 @@ def losses_and_gradients(
     bank_n2D: Tensor,
     rows_B: Tensor,
     chosen_BK: Tensor | None,
-    starts: Tensor,
-    step: Tensor,
     z: Tensor,
     settings: Tensor,
     plan: Plan,
     outputs: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> None:
     """Fills total, sides and both gradients."""
-    total, sides, student_gradient, teacher_gradient = outputs
-    samples, dim = student_BD.shape
-    if samples == 0:
+    if len(student_BD) == 0:
         for output in outputs:
             output.zero_()
         return
     with torch.cuda.device_of(student_BD):
-        gradients, sums, programs = _scores(
-            student_BD, teacher_BD, bank_n2D, rows_B, chosen_BK, z, settings, plan, measures=False
-        )
-        kernels.finish_kernel[(triton.cdiv(samples * dim, ADDED_AT_ONCE),)](
-            gradients,
-            sums,
-            total,
-            sides,
-            student_gradient,
-            teacher_gradient,
-            samples,
-            samples * dim,
-            programs,
-            sums.shape[1],
-            SUMS=triton.next_power_of_2(sums.shape[1]),
-            LANES=ADDED_AT_ONCE,
-        )
+        drawn = counted(student_BD, teacher_BD, rows_B, chosen_BK, len(bank_n2D), settings, plan)
+        added(*scored(drawn, bank_n2D, z, plan.negatives), settings, outputs)
+
+
+class Drawn(NamedTuple):
+    counts: Tensor
+    """[B, n and some zeros] int16, unsigned: how often each sample drew each row."""
+    positives: Tensor
+    """[B] int64"""
+    anchors: Tensor
+    """[2,2,B,D]: embeddings · log2(e) / T as the sum of two; of both sides."""
+
+
+def counted(
+    student_BD: Tensor,
+    teacher_BD: Tensor,
+    rows_B: Tensor,
+    chosen_BK: Tensor | None,
+    n: int,
+    settings: Tensor,
+    plan: Plan,
+) -> Drawn:
+    (samples, dim), stride = student_BD.shape, triton.cdiv(n, MOST_ROWS) * MOST_ROWS
+    by_atomics = plan.replacement or chosen_BK is not None
+    counts = (torch.zeros if by_atomics else torch.empty)(samples, stride, dtype=torch.int16, device=rows_B.device)
+    # Interpreted, products of bfloat16 are wrong; the kernels take float32 there.
+    anchors = student_BD.new_empty(2, 2, samples, dim, dtype=torch.float32 if interpreting() else torch.bfloat16)
+    drawn = Drawn(counts, torch.empty_like(rows_B), anchors)
+    embeddings = (student_BD, teacher_BD, settings, anchors)
+    if by_atomics:
+        _draw(counts.view(torch.int32), drawn.positives, embeddings, rows_B, chosen_BK, plan, n=n, dim=dim)
+        return drawn
+    draw_kernels.count_kernel[(samples, triton.cdiv(stride, COUNTED_ROWS))](
+        counts,
+        drawn.positives,
+        *embeddings,
+        rows_B,
+        plan.starts,
+        plan.step,
+        n,
+        plan.negatives,
+        len(plan.starts) - 1,
+        plan.seed,
+        plan.first_place,
+        STRIDE=stride,
+        RELAXED=plan.relaxed,
+        SEARCH=_searches(plan),
+        ROWS=COUNTED_ROWS,
+        LANES=DRAWN_LANES,
+        D=dim,
+        PADDED=triton.next_power_of_2(dim),
+        num_warps=4,
+    )
+    return drawn
+
+
+def scored(
+    drawn: Drawn, bank_n2D: Tensor, z: Tensor, negatives: int, tiles: Tiles | None = None
+) -> tuple[Tensor, Tensor]:
+    """(gradients [programs,2,B,D], sums [2, programs · tiles of samples]): the parts of every program."""
+    (n, _, dim), samples = bank_n2D.shape, len(drawn.positives)
+    block = tile_of_samples(samples)
+    multiprocessors, generation = _device(bank_n2D)
+    tiles = tiles or tiles_for(bank_n2D.dtype, generation)
+    over_samples = triton.cdiv(samples, block)
+    wanted = max(multiprocessors * tiles.programs // (2 * over_samples), 1)
+    programs = min(wanted, triton.cdiv(n, tiles.rows))
+    sums = z.new_empty(2, programs * over_samples)
+    gradients = z.new_empty(programs, 2, samples, dim)
+    dense_kernels.scores_kernel[(programs, over_samples, 2)](
+        drawn.anchors,
+        bank_n2D,
+        drawn.counts,
+        drawn.positives,
+        z,
+        gradients,
+        sums,
+        samples,
+        n,
+        negatives,
+        STRIDE=drawn.counts.shape[1],
+        D=dim,
+        PADDED=max(triton.next_power_of_2(dim), 16),
+        PARTS=0 if interpreting() else 1 if bank_n2D.dtype == torch.bfloat16 else 2,
+        SAMPLES=block,
+        ROWS=tiles.rows,
+        STAGES=tiles.stages,
+        num_warps=tiles.warps,
+        maxnreg=tiles.registers,
+    )
+    return gradients, sums
+
+
+def added(gradients: Tensor, sums: Tensor, settings: Tensor, outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    total, sides, student_gradient, teacher_gradient = outputs
+    programs, _, samples, dim = gradients.shape
+    at_once = min(ADDED_AT_ONCE, triton.next_power_of_2(programs))
+    dense_kernels.finish_kernel[(triton.cdiv(samples * dim, ADDED_LANES), 2)](
+        gradients,
+        sums,
+        settings,
+        total,
+        sides,
+        student_gradient,
+        teacher_gradient,
+        samples,
+        programs,
+        sums.shape[1],
+        D=dim,
+        SUMS=triton.next_power_of_2(sums.shape[1]),
+        PROGRAMS=triton.cdiv(programs, at_once) * at_once,
+        AT_ONCE=at_once,
+        LANES=ADDED_LANES,
+        num_warps=4,
+    )
 
 
 def normaliser(
@@ -61,29 +171,43 @@ def normaliser(
     bank_n2D: Tensor,
     rows_B: Tensor,
     chosen_BK: Tensor | None,
-    starts: Tensor,
-    step: Tensor,
     z: Tensor,
     settings: Tensor,
     plan: Plan,
     out: Tensor,
 ) -> None:
-    """Fills `out` [2]; where z is known every kernel returns at once."""
-    samples = len(student_BD)
+    """Fills `out` [2]; where z is known both kernels return at once."""
+    (samples, dim), n = student_BD.shape, len(bank_n2D)
     if samples == 0:
         out.copy_(z)
         return
+    sums = student_BD.new_empty(2, samples)
     with torch.cuda.device_of(student_BD):
-        _, sums, _ = _scores(student_BD, teacher_BD, bank_n2D, rows_B, chosen_BK, z, settings, plan, measures=True)
-        kernels.finish_normaliser_kernel[(1,)](
-            sums,
+        dense_kernels.measure_kernel[(samples,)](
+            student_BD,
+            teacher_BD,
+            bank_n2D,
+            rows_B,
+            chosen_BK,
+            plan.starts,
+            plan.step,
             z,
-            out,
-            samples,
-            len(bank_n2D),
+            settings,
+            sums,
+            n,
             plan.negatives,
-            sums.shape[1],
-            SUMS=triton.next_power_of_2(sums.shape[1]),
+            len(plan.starts) - 1,
+            plan.seed,
+            plan.first_place,
+            REPLACEMENT=plan.replacement,
+            RELAXED=plan.relaxed,
+            SEARCH=_searches(plan),
+            D=dim,
+            PADDED=triton.next_power_of_2(dim),
+            num_warps=4,
+        )
+        dense_kernels.finish_normaliser_kernel[(1,)](
+            sums, z, out, samples, n, plan.negatives, SUMS=triton.next_power_of_2(samples), num_warps=1
         )
 
 
@@ -101,7 +225,7 @@ def update(
     if samples == 0:
         return
     with torch.cuda.device_of(bank_n2D):
-        kernels.update_kernel[(samples,)](
+        dense_kernels.update_kernel[(samples,)](
             bank_n2D,
             z,
             step,
@@ -122,103 +246,68 @@ def draw(rows_B: Tensor, n: int, plan: Plan, out: Tensor) -> None:
     """Fills `out` [B,K+1] int64."""
     if len(rows_B):
         with torch.cuda.device_of(rows_B):
-            _draw(out, out, rows_B, None, out, plan, n=n, counts=False, unless_known=False)
+            _draw(out, None, (None,) * 4, rows_B, None, plan, n=n, dim=1)
 
 
-def tiles(samples: int, rows: int, dim: int, dtype: torch.dtype) -> dict[str, int]:
-    """Shapes of the large kernel: samples and rows a block of it takes, warps, programs over the rows.
-
-    What spills no registers (tests/ops/crd looks); float32 takes three products for one, and half the samples.
-    """
-    block = min(max(triton.next_power_of_2(samples), 16), 64 if dtype == torch.bfloat16 else 32)
-    over_rows = max(PROGRAMS // (2 * triton.cdiv(samples, block)), 1)
-    return {
-        "SAMPLES": block,
-        "ROWS": BANK_ROWS,
-        "PADDED": max(triton.next_power_of_2(dim), 16),
-        "num_warps": 4 if block == 16 else 8,
-        "programs": min(over_rows, triton.cdiv(rows, BANK_ROWS)),
-    }
+def tile_of_samples(samples: int) -> int:
+    return min(max(triton.next_power_of_2(samples), 16), 64)
 
 
-def _scores(
-    student_BD: Tensor,
-    teacher_BD: Tensor,
-    bank_n2D: Tensor,
-    rows_B: Tensor,
-    chosen_BK: Tensor | None,
-    z: Tensor,
-    settings: Tensor,
-    plan: Plan,
-    *,
-    measures: bool,
-) -> tuple[Tensor, Tensor, int]:
-    """(gradients [programs,2,B,D], sums [2, programs · tiles], programs), the parts of every program."""
-    (samples, dim), n = student_BD.shape, len(bank_n2D)
-    stride = n + n % 2
-    counts = torch.zeros(samples, stride // 2, dtype=torch.int32, device=student_BD.device)
-    positives = torch.empty_like(rows_B)
-    _draw(counts, positives, rows_B, chosen_BK, z, plan, n=n, counts=True, unless_known=measures)
-    shape = tiles(samples, n, dim, bank_n2D.dtype)
-    programs = shape.pop("programs")
-    over_samples = triton.cdiv(samples, shape["SAMPLES"])
-    sums = student_BD.new_empty(2, programs * over_samples)
-    gradients = student_BD.new_empty(0 if measures else programs, 2, samples, dim)
-    kernels.scores_kernel[(programs, over_samples, 2)](
-        student_BD,
-        teacher_BD,
-        bank_n2D,
-        counts.view(torch.int16),
-        positives,
-        z,
-        settings,
-        gradients,
-        sums,
-        samples,
-        n,
-        plan.negatives,
-        STRIDE=stride,
-        D=dim,
-        MEASURES=measures,
-        # Interpreted, products of bfloat16 are wrong; the kernel takes float32 there.
-        SPLIT=bank_n2D.dtype == torch.bfloat16 and not interpreting(),
-        **shape,
-    )
-    return gradients, sums, programs
+def tiles_for(dtype: torch.dtype, generation: int) -> Tiles:
+    """Those that spill no registers (tests/ops/crd looks). generation: 9 is Hopper."""
+    if dtype == torch.float32:
+        return Tiles(rows=32, warps=4, stages=2, programs=2)
+    return Tiles(rows=64, warps=4, stages=2, programs=3, registers=168) if generation == 9 else Tiles(64, 4, 2, 2)
+
+
+def _device(tensor: Tensor) -> tuple[int, int]:
+    """Multiprocessors, generation."""
+    if tensor.device.type != "cuda":
+        return 132, 9
+    properties = torch.cuda.get_device_properties(tensor.device)
+    return properties.multi_processor_count, properties.major
 
 
 def _draw(
     out: Tensor,
-    positives: Tensor,
+    positives: Tensor | None,
+    embeddings: tuple,
     rows_B: Tensor,
     chosen_BK: Tensor | None,
-    z: Tensor,
     plan: Plan,
     *,
     n: int,
-    counts: bool,
-    unless_known: bool,
+    dim: int,
 ) -> None:
-    classes = len(plan.starts) - 1
-    kernels.draw_kernel[(len(rows_B), triton.cdiv(plan.negatives, 4 * DRAWN_LANES))](
+    """Counts where there is room for positives, else a table."""
+    draw_kernels.draw_kernel[(len(rows_B), triton.cdiv(plan.negatives, 4 * DRAWN_LANES))](
         out,
         positives,
+        *embeddings,
         rows_B,
         chosen_BK,
         plan.starts,
         plan.step,
-        z,
         n,
         plan.negatives,
-        classes,
+        len(plan.starts) - 1,
         plan.seed,
         plan.first_place,
         STRIDE=2 * out.shape[1],
-        COUNT=counts,
+        COUNT=positives is not None,
         REPLACEMENT=plan.replacement,
         RELAXED=plan.relaxed,
-        UNLESS_KNOWN=unless_known,
-        SEARCH=classes.bit_length(),
+        SEARCH=_searches(plan),
         LANES=DRAWN_LANES,
+        D=dim,
+        PADDED=triton.next_power_of_2(dim),
         num_warps=4,
     )
+
+
+def _searches(plan: Plan) -> int:
+    """Steps of the search for a class, each with 128 probes."""
+    classes, steps = len(plan.starts) - 1, 1
+    while draw_kernels.PROBES.value**steps < classes:
+        steps += 1
+    return steps

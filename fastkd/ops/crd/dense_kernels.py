@@ -8,168 +8,51 @@ sample drew the row, the gradient as a second product. See `reference.loss_by_co
 import triton
 import triton.language as tl
 
-STREAM = tl.constexpr(0x43524400)
-POSITIVE_COUNTER = tl.constexpr(0xFFFFFFFF)
-KEY_COUNTER = tl.constexpr(0xFFFFFFFE)
-DRAW_LANES = tl.constexpr(16)
+from fastkd.ops.crd.draw_kernels import DRAW_LANES, LOG2_E, first_column, halves, rows_of
+
 EPS = tl.constexpr(1e-7)
-LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
 SMALLEST_NORM = tl.constexpr(1e-12)
 LARGEST = tl.constexpr(3.4028234e38)  # float32
 
 
 @triton.jit
-def words(seed, counter, place, step):
-    zero = counter * 0
-    return tl.philox(seed, counter, zero + place, zero + step, zero + STREAM)
-
-
-@triton.jit
-def shift(value, other, key, modulus):
-    mixed = (other + key) * 0x9E3779B1
-    mixed = (mixed ^ (mixed >> 15)) * 0x85EBCA77
-    moved = value + tl.umulhi(mixed, modulus + mixed * 0)
-    return tl.where(moved >= modulus, moved - modulus, moved)
-
-
-@triton.jit
-def permuted_once(place, a, b, key0, key1, key2, key3):
-    left, right = place // b, place % b
-    left = shift(left, right, key0, a)
-    right = shift(right, left, key1, b)
-    left = shift(left, right, key2, a)
-    right = shift(right, left, key3, b)
-    return left * b + right
-
-
-@triton.jit
-def permuted(place, n, seed, own_place, step):
-    """csrc/draws.h's Permutation of 0 … n-1."""
-    key0, key1, key2, key3 = words(seed, place * 0 + KEY_COUNTER, own_place, step)
-    a = tl.ceil(tl.sqrt(n.to(tl.float64))).to(tl.uint32)
-    b = (n + a - 1) // a
-    place = permuted_once(place, a, b, key0, key1, key2, key3)
-    while tl.max((place >= n).to(tl.int32), 0) > 0:
-        place = tl.where(place >= n, permuted_once(place, a, b, key0, key1, key2, key3), place)
-    return place
-
-
-@triton.jit(do_not_specialize=["n", "negatives", "classes", "seed", "first_place"])
-def draw_kernel(
-    out_ptr,  # COUNT: int32 [samples, STRIDE / 2], two counts of 16 bits in each; else int64 [samples, negatives + 1]
-    positives_ptr,  # int64 [samples]
-    rows_ptr,
-    chosen_ptr,
-    starts_ptr,
-    step_ptr,
-    z_ptr,
-    n,
-    negatives,
-    classes,
-    seed,
-    first_place,
-    STRIDE: tl.constexpr,
-    COUNT: tl.constexpr,
-    REPLACEMENT: tl.constexpr,
-    RELAXED: tl.constexpr,
-    UNLESS_KNOWN: tl.constexpr,
-    SEARCH: tl.constexpr,
-    LANES: tl.constexpr,
-):
-    """A program draws 4 · LANES columns of one sample."""
-    if UNLESS_KNOWN and tl.load(z_ptr) > 0:
-        return
-    sample = tl.program_id(0)
-    lane = tl.arange(0, LANES)
-    first = tl.program_id(1) * (4 * LANES)
-    column0 = first + lane // DRAW_LANES * (4 * DRAW_LANES) + lane % DRAW_LANES
-    own_row = tl.load(rows_ptr + sample)
-    if chosen_ptr is None:
-        low, high = 0, classes
-        for _ in tl.static_range(SEARCH):
-            middle = (low + high) // 2
-            after = (tl.load(starts_ptr + middle) <= own_row) & (high - low > 1)
-            before = (high - low > 1) & (not after)
-            low = tl.where(after, middle, low)
-            high = tl.where(before, middle, high)
-        start = tl.load(starts_ptr + low).to(tl.uint32)
-        size = tl.load(starts_ptr + low + 1).to(tl.uint32) - start
-        others = n.to(tl.uint32) - size
-        place = (first_place + sample).to(tl.uint32)
-        step = tl.load(step_ptr).to(tl.uint32)
-        if REPLACEMENT or others < negatives:
-            counter = (first // 4 + lane).to(tl.uint32)
-            word0, word1, word2, word3 = words(seed, counter, place, step)
-            others_L = others + counter * 0
-            row0, row1 = tl.umulhi(word0, others_L), tl.umulhi(word1, others_L)
-            row2, row3 = tl.umulhi(word2, others_L), tl.umulhi(word3, others_L)
-        else:
-            row0 = permuted(inside(column0, negatives), others, seed, place, step)
-            row1 = permuted(inside(column0 + DRAW_LANES, negatives), others, seed, place, step)
-            row2 = permuted(inside(column0 + 2 * DRAW_LANES, negatives), others, seed, place, step)
-            row3 = permuted(inside(column0 + 3 * DRAW_LANES, negatives), others, seed, place, step)
-        row0 = tl.where(row0 < start, row0, row0 + size).to(tl.int64)
-        row1 = tl.where(row1 < start, row1, row1 + size).to(tl.int64)
-        row2 = tl.where(row2 < start, row2, row2 + size).to(tl.int64)
-        row3 = tl.where(row3 < start, row3, row3 + size).to(tl.int64)
-        positive = own_row
-        if RELAXED:
-            word, _, _, _ = words(seed, (lane * 0).to(tl.uint32) + POSITIVE_COUNTER, place, step)
-            positive = (start + tl.max(tl.umulhi(word, size + word * 0), 0)).to(tl.int64)
+def product(a, a_rest, b, b_rest, result, PARTS: tl.constexpr):
+    """result + a · b. PARTS: of how many bfloat16 values a number of b is the sum; 0: all are float32 (interpreter)."""
+    if PARTS == 0:
+        result = tl.dot(a, b, result, input_precision="ieee")
     else:
-        own = chosen_ptr + sample.to(tl.int64) * (negatives + 1) + 1
-        row0 = tl.load(own + column0, column0 < negatives, 0)
-        row1 = tl.load(own + column0 + DRAW_LANES, column0 + DRAW_LANES < negatives, 0)
-        row2 = tl.load(own + column0 + 2 * DRAW_LANES, column0 + 2 * DRAW_LANES < negatives, 0)
-        row3 = tl.load(own + column0 + 3 * DRAW_LANES, column0 + 3 * DRAW_LANES < negatives, 0)
-        positive = tl.load(own - 1)
-    put(out_ptr, sample, column0, row0, negatives, STRIDE, COUNT)
-    put(out_ptr, sample, column0 + DRAW_LANES, row1, negatives, STRIDE, COUNT)
-    put(out_ptr, sample, column0 + 2 * DRAW_LANES, row2, negatives, STRIDE, COUNT)
-    put(out_ptr, sample, column0 + 3 * DRAW_LANES, row3, negatives, STRIDE, COUNT)
-    if first == 0:
-        if COUNT:
-            tl.store(positives_ptr + sample, positive)
-        else:
-            tl.store(out_ptr + sample.to(tl.int64) * (negatives + 1), positive)
-
-
-@triton.jit
-def inside(column, negatives):
-    return tl.where(column < negatives, column, 0).to(tl.uint32)
-
-
-@triton.jit
-def put(out_ptr, sample, column, row, negatives, STRIDE: tl.constexpr, COUNT: tl.constexpr):
-    if COUNT:
-        one = tl.where(row % 2 == 0, 1, 65536)  # integers: whatever order they are added in, the sums are the same
-        tl.atomic_add(out_ptr + sample.to(tl.int64) * (STRIDE // 2) + row // 2, one, column < negatives, sem="relaxed")
-    else:
-        tl.store(out_ptr + sample.to(tl.int64) * (negatives + 1) + 1 + column, row, column < negatives)
-
-
-@triton.jit
-def product(a, b, SPLIT: tl.constexpr):
-    """a · b in float32 accuracy; SPLIT: b is bfloat16, a is taken as the sum of two."""
-    if SPLIT:
-        upper = a.to(tl.bfloat16)
-        lower = (a - upper.to(tl.float32)).to(tl.bfloat16)
-        result = tl.dot(lower, b)
-        result = tl.dot(upper, b, result)
-    else:
-        result = tl.dot(a, b, input_precision="tf32x3")
+        if PARTS == 2:
+            result = tl.dot(a, b_rest, result)
+        result = tl.dot(a_rest, b, result)
+        result = tl.dot(a, b, result)
     return result
 
 
-@triton.jit(do_not_specialize=["samples", "n", "negatives"])
+@triton.jit
+def share(power):
+    """2^power, held finite: a count of 0 makes nothing of it."""
+    return tl.exp2(tl.minimum(power, 126.0, propagate_nan=tl.PropagateNan.ALL))
+
+
+@triton.jit
+def log_one_plus(x, INTERPRETED: tl.constexpr):
+    """log(1 + x), x >= 0, to 1e-6 of the result also where x is small, as most are."""
+    series = x * (1.0 + x * (-0.5 + x * (0.333333333 + x * (-0.25 + x * 0.2))))
+    if INTERPRETED:
+        log = tl.log2(1.0 + x)
+    else:  # tl.log2 takes twenty instructions for bits that are not missed here
+        log = tl.inline_asm_elementwise("lg2.approx.f32 $0, $1;", "=f,f", [1.0 + x], tl.float32, True, 1)
+    return tl.where(x < 0.0625, series, log * LN_2)
+
+
+@triton.jit(do_not_specialize=["n", "negatives"])
 def scores_kernel(
-    student_ptr,
-    teacher_ptr,
+    anchors_ptr,  # of `prepare`
     bank_ptr,
     counts_ptr,  # int16 [samples, STRIDE]
     positives_ptr,
     z_ptr,
-    settings_ptr,
     gradients_ptr,  # [programs, 2, samples, D]
     sums_ptr,  # [2, programs · tiles]
     samples,
@@ -178,93 +61,94 @@ def scores_kernel(
     STRIDE: tl.constexpr,
     D: tl.constexpr,
     PADDED: tl.constexpr,
-    MEASURES: tl.constexpr,
-    SPLIT: tl.constexpr,
+    PARTS: tl.constexpr,
     SAMPLES: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """A program takes every num_programs(0)-th block of rows, a tile of samples, one side."""
-    if MEASURES and tl.load(z_ptr) > 0:
-        return
     program, tile, side = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     programs = tl.num_programs(0)
     sample = tile * SAMPLES + tl.arange(0, SAMPLES)
     counted = sample < samples
     d = tl.arange(0, PADDED)
-    mask_SD = counted[:, None] & (d < D)[None, :]
-    anchor_ptr = student_ptr if side == 0 else teacher_ptr
-    anchor_SD = tl.load(anchor_ptr + sample[:, None] * D + d[None, :], mask_SD, 0.0)
-    positive_S = tl.load(positives_ptr + sample, counted, -1)
-    temperature = tl.load(settings_ptr)
-    inverse_z = 1.0 / tl.load(z_ptr + side)
+    in_row, known_SD = (d < D)[None, :], counted[:, None] & (d < D)[None, :]
+    # The student's embedding meets the teacher's half of the bank, the teacher's the student's.
+    half_ptr = bank_ptr + (1 - side) * D
+    own_SD = anchors_ptr + (side * samples + sample[:, None]) * D + d[None, :]
+    anchor_SD = tl.load(own_SD, known_SD, 0.0)
+    anchor_rest_SD = tl.load(own_SD + 2 * samples * D, known_SD, 0.0)
+    # exp2 of a product is what the loss compares with 1: the score's share over the share of noise, K / n.
     rows_over_negatives = n.to(tl.float32) / negatives.to(tl.float32)
-    slope = 1.0 / (temperature * samples.to(tl.float32))
+    shift = tl.log2(rows_over_negatives / tl.load(z_ptr + side))
+    least = EPS * rows_over_negatives
+    total_S = tl.zeros((SAMPLES,), tl.float32)
     gradient_SD = tl.zeros((SAMPLES, PADDED), tl.float32)
-    total = 0.0
-    for block in range(program, tl.cdiv(n, ROWS), programs):
+    if program == programs - 1:  # which has the fewest blocks
+        positive = tl.load(positives_ptr + sample, counted, 0)
+        row_SD = tl.load(half_ptr + positive[:, None] * (2 * D) + d[None, :], known_SD, 0.0).to(tl.float32)
+        power_S = tl.sum((anchor_SD.to(tl.float32) + anchor_rest_SD.to(tl.float32)) * row_SD, 1) + shift
+        excess_S = share(power_S) + least
+        total_S = tl.where(counted, log_one_plus(excess_S, PARTS == 0) - power_S * LN_2, 0.0)
+        gradient_SD = row_SD * (-(1.0 + least) / (1.0 + excess_S))[:, None]
+    for block in tl.range(program, tl.cdiv(n, ROWS), programs, num_stages=STAGES):
         row = block * ROWS + tl.arange(0, ROWS)
         in_bank = row < n
-        # The student's embedding meets the teacher's half of the bank, the teacher's the student's.
-        from_bank = bank_ptr + (row.to(tl.int64)[:, None] * 2 + (1 - side)) * D + d[None, :]
-        bank_RD = tl.load(from_bank, in_bank[:, None] & (d < D)[None, :], 0.0)
-        if not SPLIT:
+        bank_RD = tl.load(half_ptr + row.to(tl.int64)[:, None] * (2 * D) + d[None, :], in_bank[:, None] & in_row, 0.0)
+        drawn_SR = tl.load(counts_ptr + sample.to(tl.int64)[:, None] * STRIDE + row[None, :], counted[:, None], 0)
+        rest_RD = bank_RD
+        if PARTS == 0:
             bank_RD = bank_RD.to(tl.float32)
-        drawn = tl.load(
-            counts_ptr + sample.to(tl.int64)[:, None] * STRIDE + row[None, :], counted[:, None] & in_bank[None, :], 0
-        )
-        count_SR = (drawn.to(tl.int32) & 65535).to(tl.float32)
-        is_positive_SR = (positive_S[:, None] == row[None, :]).to(tl.float32)
-        score_SR = product(anchor_SD, tl.trans(bank_RD), SPLIT)
-        power_SR = tl.exp2(score_SR * (LOG2_E / temperature))
-        if MEASURES:
-            total += tl.sum(tl.where(count_SR + is_positive_SR > 0, power_SR * (count_SR + is_positive_SR), 0.0))
-        else:
-            share_SR = power_SR * inverse_z
-            excess_SR = (share_SR + EPS) * rows_over_negatives
-            above_SR = 1.0 + excess_SR
-            # log(1 + excess), to the last bits also where excess is small.
-            rounded_SR = tl.where(above_SR == 1.0, 1.0, above_SR - 1.0)
-            log_SR = tl.where(above_SR == 1.0, excess_SR, tl.log(above_SR) * (excess_SR / rounded_SR))
-            positive_term_SR = log_SR - score_SR / temperature - tl.log(inverse_z * rows_over_negatives)
-            drawn_SR = tl.where(count_SR > 0, count_SR * log_SR, 0.0)
-            total += tl.sum(drawn_SR + tl.where(is_positive_SR > 0, positive_term_SR, 0.0))
-            pull_SR = is_positive_SR * (1.0 + EPS * rows_over_negatives)
-            push_SR = count_SR * share_SR * rows_over_negatives
-            weight_SR = slope * (push_SR - pull_SR) / above_SR
-            gradient_SD += product(weight_SR, bank_RD, SPLIT)
-    tiles = tl.num_programs(1)
-    tl.store(sums_ptr + (side * programs + program) * tiles + tile, total)
-    if not MEASURES:
-        to = gradients_ptr + ((program.to(tl.int64) * 2 + side) * samples + sample[:, None]) * D + d[None, :]
-        tl.store(to, gradient_SD, mask_SD)
+        elif PARTS == 2:
+            bank_RD, rest_RD = halves(bank_RD)
+        zero_SR = tl.zeros((SAMPLES, ROWS), tl.float32)
+        power_SR = product(anchor_SD, anchor_rest_SD, tl.trans(bank_RD), tl.trans(rest_RD), zero_SR, PARTS) + shift
+        share_SR = share(power_SR)
+        excess_SR = share_SR + least
+        count_SR = (drawn_SR.to(tl.int32) & 65535).to(tl.float32)
+        total_S += tl.sum(count_SR * log_one_plus(excess_SR, PARTS == 0), 1)
+        weight_SR = count_SR * (share_SR / (1.0 + excess_SR))
+        weight_rest_SR = weight_SR
+        if PARTS > 0:
+            weight_SR, weight_rest_SR = halves(weight_SR)
+        gradient_SD = product(weight_SR, weight_rest_SR, bank_RD, rest_RD, gradient_SD, PARTS)
+    tl.store(sums_ptr + (side * programs + program) * tl.num_programs(1) + tile, tl.sum(total_S, 0))
+    to = gradients_ptr + ((program.to(tl.int64) * 2 + side) * samples + sample[:, None]) * D + d[None, :]
+    tl.store(to, gradient_SD, counted[:, None] & in_row)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["samples"])
 def finish_kernel(
-    gradients_ptr,
+    gradients_ptr,  # [programs, 2, samples, D]
     sums_ptr,
+    settings_ptr,
     total_ptr,
     sides_ptr,
     student_gradient_ptr,
     teacher_gradient_ptr,
     samples,
-    size,  # samples · D
     programs,
     sums,
+    D: tl.constexpr,
     SUMS: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Adds the programs' parts in a fixed order."""
+    """Adds the programs' parts in a fixed order; a program takes LANES numbers of one side's gradient."""
+    side = tl.program_id(1)
+    size = samples * D
     place = tl.program_id(0) * LANES + tl.arange(0, LANES)
-    student = tl.zeros((LANES,), tl.float32)
-    teacher = tl.zeros((LANES,), tl.float32)
-    for program in range(0, programs):
-        own = gradients_ptr + tl.cast(program, tl.int64) * 2 * size + place
-        student += tl.load(own, place < size, 0.0)
-        teacher += tl.load(own + size, place < size, 0.0)
-    tl.store(student_gradient_ptr + place, student, place < size)
-    tl.store(teacher_gradient_ptr + place, teacher, place < size)
-    if tl.program_id(0) == 0:
+    part = tl.arange(0, AT_ONCE)
+    gradient_L = tl.zeros((LANES,), tl.float32)
+    for first in tl.static_range(0, PROGRAMS, AT_ONCE):
+        part = first + tl.arange(0, AT_ONCE)
+        own = gradients_ptr + (part.to(tl.int64) * 2 + side)[:, None] * size + place[None, :]
+        gradient_L += tl.sum(tl.load(own, (part < programs)[:, None] & (place < size)[None, :], 0.0), 0)
+    slope = 1.0 / (tl.load(settings_ptr) * samples.to(tl.float32))
+    gradient_ptr = student_gradient_ptr if side == 0 else teacher_gradient_ptr
+    tl.store(gradient_ptr + place, gradient_L * slope, place < size)
+    if (tl.program_id(0) == 0) & (side == 0):
         i = tl.arange(0, SUMS)
         ours = tl.sum(tl.load(sums_ptr + i, i < sums, 0.0), 0) / samples
         theirs = tl.sum(tl.load(sums_ptr + sums + i, i < sums, 0.0), 0) / samples
@@ -273,13 +157,89 @@ def finish_kernel(
         tl.store(total_ptr, ours + theirs)
 
 
-@triton.jit(do_not_specialize=["samples", "n", "negatives", "sums"])
-def finish_normaliser_kernel(sums_ptr, z_ptr, out_ptr, samples, n, negatives, sums, SUMS: tl.constexpr):
+@triton.jit
+def powers(student_D, teacher_D, bank_ptr, row, counted, to_power, D: tl.constexpr, PADDED: tl.constexpr):
+    """The sums of exp(score / T) over some rows, of both sides."""
+    d = tl.arange(0, PADDED)
+    row_LD = bank_ptr + row[:, None] * (2 * D) + d[None, :]
+    mask_LD = counted[:, None] & (d < D)[None, :]
+    ours = tl.sum(tl.load(row_LD + D, mask_LD, 0.0).to(tl.float32) * student_D[None, :], 1)
+    theirs = tl.sum(tl.load(row_LD, mask_LD, 0.0).to(tl.float32) * teacher_D[None, :], 1)
+    ours, theirs = tl.exp2(ours * to_power), tl.exp2(theirs * to_power)
+    return tl.sum(tl.where(counted, ours, 0.0), 0), tl.sum(tl.where(counted, theirs, 0.0), 0)
+
+
+@triton.jit(do_not_specialize=["n", "negatives", "classes", "seed", "first_place"])
+def measure_kernel(
+    student_ptr,
+    teacher_ptr,
+    bank_ptr,
+    rows_ptr,
+    chosen_ptr,
+    starts_ptr,
+    step_ptr,
+    z_ptr,
+    settings_ptr,
+    sums_ptr,  # [2, samples]
+    n,
+    negatives,
+    classes,
+    seed,
+    first_place,
+    REPLACEMENT: tl.constexpr,
+    RELAXED: tl.constexpr,
+    SEARCH: tl.constexpr,
+    D: tl.constexpr,
+    PADDED: tl.constexpr,
+):
+    """Gathers the rows of one sample, for the Z of the first batch: once in a training, so it need not be quick."""
+    if tl.load(z_ptr) > 0:
+        return
+    sample, samples = tl.program_id(0), tl.num_programs(0)
+    d = tl.arange(0, PADDED)
+    student_D = tl.load(student_ptr + sample * D + d, d < D, 0.0)
+    teacher_D = tl.load(teacher_ptr + sample * D + d, d < D, 0.0)
+    to_power = LOG2_E / tl.load(settings_ptr)
+    lane = tl.arange(0, DRAW_LANES)
+    ours, theirs = 0.0, 0.0
+    for first in range(0, negatives, 4 * DRAW_LANES):
+        row0, row1, row2, row3, positive = rows_of(
+            first,
+            lane,
+            sample,
+            rows_ptr,
+            chosen_ptr,
+            starts_ptr,
+            step_ptr,
+            n,
+            negatives,
+            classes,
+            seed,
+            first_place,
+            REPLACEMENT,
+            RELAXED,
+            SEARCH,
+        )
+        column = first_column(first, lane)
+        for place in tl.static_range(5):  # four rows of negatives, and once the positive
+            row = row0 if place == 0 else row1 if place == 1 else row2 if place == 2 else row3
+            counted = column + place * DRAW_LANES < negatives
+            if place == 4:
+                row, counted = positive + lane, (lane == 0) & (first == 0)
+            more, more_of_theirs = powers(student_D, teacher_D, bank_ptr, row, counted, to_power, D, PADDED)
+            ours += more
+            theirs += more_of_theirs
+    tl.store(sums_ptr + sample, ours)
+    tl.store(sums_ptr + samples + sample, theirs)
+
+
+@triton.jit(do_not_specialize=["samples", "n", "negatives"])
+def finish_normaliser_kernel(sums_ptr, z_ptr, out_ptr, samples, n, negatives, SUMS: tl.constexpr):
     known = tl.load(z_ptr) > 0
     scores = samples.to(tl.float32) * (negatives.to(tl.float32) + 1.0)
     i = tl.arange(0, SUMS)
     for side in tl.static_range(2):
-        measured = tl.sum(tl.load(sums_ptr + side * sums + i, (i < sums) & (not known), 0.0), 0) / scores * n
+        measured = tl.sum(tl.load(sums_ptr + side * samples + i, (i < samples) & (not known), 0.0), 0) / scores * n
         tl.store(out_ptr + side, tl.where(known, tl.load(z_ptr + side), measured))
 
 

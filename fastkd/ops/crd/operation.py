@@ -60,14 +60,14 @@ def crd_loss(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Total, its two sides [2], the gradients of the student's and the teacher's embeddings."""
     outputs = _outputs(student_BD)
-    inputs = (student_BD, teacher_BD, bank_n2D, rows_B, chosen_BK, starts, step, z, settings)
+    inputs = (student_BD, teacher_BD, bank_n2D, rows_B, chosen_BK)
     plan = (negatives, seed, first_place, replacement, relaxed)
     if path == "dense":
         from fastkd.ops.crd import dense  # imports Triton
 
-        dense.losses_and_gradients(*inputs, draws.Plan(starts, step, *plan), outputs)
+        dense.losses_and_gradients(*inputs, z, settings, draws.Plan(starts, step, *plan), outputs)
     else:
-        _compiled(path)._crd_loss(*inputs, *plan, *outputs)
+        _compiled(path)._crd_loss(*inputs, starts, step, z, settings, *plan, *outputs)
     return outputs
 
 
@@ -105,14 +105,14 @@ def crd_normaliser(
 ) -> Tensor:
     """[2]: z where it is known (above 0), else what this batch makes it. The device decides: nobody waits for it."""
     out = torch.empty_like(z)
-    inputs = (student_BD, teacher_BD, bank_n2D, rows_B, chosen_BK, starts, step, z, settings)
+    inputs = (student_BD, teacher_BD, bank_n2D, rows_B, chosen_BK)
     plan = (negatives, seed, first_place, replacement, relaxed)
     if path == "dense":
         from fastkd.ops.crd import dense
 
-        dense.normaliser(*inputs, draws.Plan(starts, step, *plan), out)
+        dense.normaliser(*inputs, z, settings, draws.Plan(starts, step, *plan), out)
     else:
-        _compiled(path)._crd_normaliser(*inputs, *plan, out)
+        _compiled(path)._crd_normaliser(*inputs, starts, step, z, settings, *plan, out)
     return out
 
 
@@ -181,8 +181,8 @@ def _(rows_B, starts, step, n, negatives, *_unused):
 
 @torch.library.custom_op("fastkd::crd_scale_", mutates_args=("student_gradient", "teacher_gradient"))
 def crd_scale_(student_gradient: Tensor, teacher_gradient: Tensor, scale: Tensor) -> None:
-    for gradient in (student_gradient, teacher_gradient):
-        gradient.mul_(scale)
+    # One launch for both.
+    torch._foreach_mul_((student_gradient, teacher_gradient), scale)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @crd_scale_.register_fake

@@ -12,15 +12,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastkd.ops.crd import dense
-from fastkd.ops.crd import dense_kernels as kernels
+from fastkd.ops.crd import dense, dense_kernels, draw_kernels
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 INTEGERS = {"samples", "n", "negatives", "classes", "first_place", "size", "programs", "sums"}
 INT64 = {"rows_ptr", "chosen_ptr", "starts_ptr", "step_ptr", "positives_ptr"}
 
 
-def compiled(kernel, types: dict[str, str], constants: dict, warps: int, architecture: int) -> dict:
+def compiled(
+    kernel, types: dict[str, str], constants: dict, warps: int, architecture: int, registers: int | None = None
+) -> dict:
     signature, attributes = {}, {}
     for place, name in enumerate(kernel.arg_names):
         if name in constants:
@@ -37,7 +38,8 @@ def compiled(kernel, types: dict[str, str], constants: dict, warps: int, archite
         if kind.startswith("*"):
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    result = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps})
+    options = {"num_warps": warps, "maxnreg": registers}
+    result = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(result.asm["cubin"])
         file.flush()
@@ -59,35 +61,40 @@ def compiled(kernel, types: dict[str, str], constants: dict, warps: int, archite
     }
 
 
-def scores(dtype: str, samples: int, dim: int, architecture: int, measures: bool = False) -> dict:
-    shape = dense.tiles(samples, 50_000, dim, torch.bfloat16 if dtype == "bf16" else torch.float32)
-    warps = shape.pop("num_warps")
-    shape.pop("programs")
-    constants = shape | {"D": dim, "MEASURES": measures, "SPLIT": dtype == "bf16", "STRIDE": 50_000}
-    types = {"bank_ptr": f"*{dtype}", "counts_ptr": "*i16"}
-    record = compiled(kernels.scores_kernel, types, constants, warps, architecture)
+def scores(dtype: str, samples: int, dim: int, architecture: int) -> dict:
+    tiles = dense.tiles_for(torch.bfloat16 if dtype == "bf16" else torch.float32, architecture // 10)
+    constants = {
+        "STRIDE": 50_048,
+        "D": dim,
+        "PADDED": max(triton.next_power_of_2(dim), 16),
+        "PARTS": 1 if dtype == "bf16" else 2,
+        "SAMPLES": dense.tile_of_samples(samples),
+        "ROWS": tiles.rows,
+        "STAGES": tiles.stages,
+    }
+    types = {"bank_ptr": f"*{dtype}", "anchors_ptr": "*bf16", "counts_ptr": "*i16"}
+    record = compiled(dense_kernels.scores_kernel, types, constants, tiles.warps, architecture, tiles.registers)
     return {"dtype": dtype, "samples": samples, "dim": dim} | record
 
 
 def small_kernels(architecture: int) -> list[dict]:
-    draw = {
-        "STRIDE": 50_000,
-        "COUNT": True,
-        "RELAXED": False,
-        "UNLESS_KNOWN": False,
-        "SEARCH": 7,
-        "LANES": dense.DRAWN_LANES,
-        "chosen_ptr": None,
-    }
-    finish = {"SUMS": 128, "LANES": dense.ADDED_AT_ONCE}
+    classes = {"RELAXED": False, "SEARCH": 1, "D": 128, "PADDED": 128}
+    draw = classes | {"STRIDE": 50_048, "LANES": dense.DRAWN_LANES, "COUNT": True, "chosen_ptr": None}
+    count = classes | {"STRIDE": 50_048, "LANES": dense.DRAWN_LANES, "ROWS": dense.COUNTED_ROWS}
+    measure = classes | {"chosen_ptr": None, "REPLACEMENT": False}
+    finish = {"D": 128, "SUMS": 256, "PROGRAMS": 224, "AT_ONCE": dense.ADDED_AT_ONCE, "LANES": dense.ADDED_LANES}
     update = {"D": 128, "PADDED": 128, "SAMPLES": 64}
-    return [
-        compiled(kernels.draw_kernel, {"out_ptr": "*i32"}, draw | {"REPLACEMENT": True}, 4, architecture),
-        compiled(kernels.draw_kernel, {"out_ptr": "*i32"}, draw | {"REPLACEMENT": False}, 4, architecture),
-        compiled(kernels.finish_kernel, {}, finish, 4, architecture),
-        compiled(kernels.finish_normaliser_kernel, {}, {"SUMS": 128}, 4, architecture),
-        compiled(kernels.update_kernel, {"bank_ptr": "*bf16"}, update, 1, architecture),
-    ]
+    drawn = {"out_ptr": "*i32", "counts_ptr": "*i16", "anchors_ptr": "*bf16", "bank_ptr": "*bf16"}
+    kernels = (
+        (draw_kernels.draw_kernel, draw | {"REPLACEMENT": True}, 4),
+        (draw_kernels.draw_kernel, draw | {"REPLACEMENT": False}, 4),
+        (draw_kernels.count_kernel, count, 4),
+        (dense_kernels.measure_kernel, measure, 4),
+        (dense_kernels.finish_kernel, finish, 4),
+        (dense_kernels.finish_normaliser_kernel, {"SUMS": 64}, 1),
+        (dense_kernels.update_kernel, update, 1),
+    )
+    return [compiled(kernel, drawn, constants, warps, architecture) for kernel, constants, warps in kernels]
 
 
 if __name__ == "__main__":
@@ -95,7 +102,7 @@ if __name__ == "__main__":
         for record in (
             scores("bf16", 64, 128, target),
             scores("fp32", 64, 128, target),
-            scores("bf16", 64, 128, target, measures=True),
+            scores("bf16", 20, 64, target),
             scores("fp32", 16, 128, target),
             scores("fp32", 7, 13, target),
             *small_kernels(target),

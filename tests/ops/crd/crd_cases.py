@@ -1,5 +1,6 @@
 """Problems for every path of the CRD memory bank, and their answers in float64."""
 
+import math
 from typing import NamedTuple
 
 import pytest
@@ -170,3 +171,19 @@ def check_update(path: str, dtype: torch.dtype, device: str = "cpu") -> None:
     untouched[[4, 9, 200]] = False
     assert torch.equal(bank[untouched], case.bank[untouched])
     assert torch.equal(bank[200, 0], case.bank[200, 0]) and not torch.equal(bank[200, 1], case.bank[200, 1])
+
+
+def check_counts(case: Problem) -> None:
+    """What the dense path counts is what the reference draws."""
+    from fastkd.ops.crd import dense  # imports Triton
+
+    batch, n = case.batch, len(case.bank)
+    drawn = dense.counted(*batch[:3], batch.chosen_BK, n, case.settings, batch.plan)
+    table = batch.chosen_BK if batch.chosen_BK is not None else crd.draw(batch.rows_B, n, batch.plan, "reference")
+    ones = torch.ones_like(table[:, 1:], dtype=torch.int32)
+    expected = torch.zeros(drawn.counts.shape, dtype=torch.int32, device=table.device)
+    assert torch.equal(drawn.counts.int() & 65535, expected.scatter_add_(1, table[:, 1:], ones))
+    assert torch.equal(drawn.positives, table[:, 0])
+    anchors = drawn.anchors.double().sum(0) * case.settings[0].double() * math.log(2)
+    for anchor_BD, given_BD in zip(anchors, batch[:2], strict=True):
+        near(anchor_BD, given_BD.detach().cpu().double(), 2**-16)

@@ -34,7 +34,7 @@ def test_dense_kernels(architecture):
     done = subprocess.run(script, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     records = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(records) == 10
+    assert len(records) == 12
     for record in records:
         assert record["spilled"] == 0 and record["float_atomics"] == 0, record
         if record["kernel"] == "scores_kernel":

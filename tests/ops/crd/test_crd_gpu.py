@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from crd_cases import PROBLEMS, check_path, check_update, in_float64, near, problem
+from crd_cases import PROBLEMS, check_counts, check_path, check_update, in_float64, near, problem
 
 from fastkd.losses import CRDLoss
 from fastkd.ops import compiled, crd
@@ -56,6 +56,11 @@ def test_draws_are_those_of_the_reference(name, path):
     expected = crd.draw(case.batch.rows_B, 2000, case.batch.plan, "reference")
     given = case.to("cuda")
     assert torch.equal(crd.draw(given.batch.rows_B, 2000, given.batch.plan, path).cpu(), expected)
+
+
+@pytest.mark.parametrize("name", [*PROBLEMS, "of CIFAR"])
+def test_counts_of_the_dense_path_are_those_of_the_draws(name):
+    check_counts(problem(**(PROBLEMS | {"of CIFAR": CIFAR})[name]).to("cuda"))
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from crd_cases import PROBLEMS, check_golden, check_path, check_update, problem
+from crd_cases import PROBLEMS, check_counts, check_golden, check_path, check_update, problem
 
 from fastkd.losses import CRDLoss
 from fastkd.ops import crd
@@ -33,6 +33,16 @@ def test_draws_are_those_of_the_reference(name):
     case = problem(**(SMALL[name] | {"negatives": 150}))
     arguments = (case.batch.rows_B, len(case.bank), case.batch.plan)
     assert torch.equal(crd.draw(*arguments, "dense"), crd.draw(*arguments, "reference"))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_counts_are_those_of_the_draws(name):
+    check_counts(problem(**SMALL[name]))
+
+
+def test_counts_of_several_blocks_and_many_classes():
+    check_counts(problem(rows=2100, classes=300, negatives=900, samples=3, relaxed=True))
+    check_counts(problem(rows=1100, classes=2, negatives=700, samples=3))  # too few of the other class
 
 
 def test_two_tiles_of_samples_and_several_programs():

@@ -1,0 +1,349 @@
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+"""The draws of `draws.py` in Triton: a table of them, or how often each sample drew each row. Imports Triton.
+
+Without replacement nothing is drawn to be counted: whether a row is among a sample's K is asked of the row, by walking
+the permutation backwards. With replacement, and for rows that the caller chose, counts are added up by integer atomics.
+"""
+
+import triton
+import triton.language as tl
+
+STREAM = tl.constexpr(0x43524400)
+POSITIVE_COUNTER = tl.constexpr(0xFFFFFFFF)
+KEY_COUNTER = tl.constexpr(0xFFFFFFFE)
+DRAW_LANES = tl.constexpr(16)
+PROBES = tl.constexpr(128)
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def words(seed, counter, place, step):
+    zero = counter * 0
+    return tl.philox(seed, counter, zero + place, zero + step, zero + STREAM)
+
+
+@triton.jit
+def own_class(own_row, starts_ptr, classes, SEARCH: tl.constexpr):
+    """First row of the class of a row, and its size: SEARCH steps of PROBES probes, PROBES ** SEARCH >= classes."""
+    low, high = 0, classes
+    for _ in tl.static_range(SEARCH):
+        stride = (high - low + PROBES - 1) // PROBES
+        probe = low + tl.arange(0, PROBES) * stride
+        start = tl.load(starts_ptr + probe, probe < high, 0)
+        low += (tl.sum(((probe < high) & (start <= own_row)).to(tl.int32), 0) - 1) * stride
+        high = tl.minimum(low + stride, high)
+    start = tl.load(starts_ptr + low).to(tl.uint32)
+    return start, tl.load(starts_ptr + low + 1).to(tl.uint32) - start
+
+
+@triton.jit
+def pairs_of(n):
+    """a, b of a permutation of 0 … n-1, and what a place is multiplied by to be divided by b."""
+    a = tl.ceil(tl.sqrt(n.to(tl.float64))).to(tl.uint32)
+    b = (n + a - 1) // a
+    # Rounded down: the quotient may be one too small. b = 1 has no reciprocal of 32 bits.
+    reciprocal = tl.where(b > 1, (4294967296 // b.to(tl.int64)).to(tl.uint32), 0xFFFFFFFF)
+    return a, b, reciprocal
+
+
+@triton.jit
+def divided(place, b, reciprocal):
+    quotient = tl.umulhi(place, reciprocal + place * 0)
+    rest = place - quotient * b
+    short = rest >= b
+    return tl.where(short, quotient + 1, quotient), tl.where(short, rest - b, rest)
+
+
+@triton.jit
+def distance(other, key, modulus):
+    mixed = (other + key) * 0x9E3779B1
+    mixed = (mixed ^ (mixed >> 15)) * 0x85EBCA77
+    return tl.umulhi(mixed, modulus + mixed * 0)
+
+
+@triton.jit
+def forward(value, other, key, modulus):
+    moved = value + distance(other, key, modulus)
+    return tl.where(moved >= modulus, moved - modulus, moved)
+
+
+@triton.jit
+def backward(value, other, key, modulus):
+    by = distance(other, key, modulus)
+    return tl.where(value >= by, value - by, value + modulus - by)
+
+
+@triton.jit
+def permuted_once(place, a, b, reciprocal, key0, key1, key2, key3):
+    left, right = divided(place, b, reciprocal)
+    left = forward(left, right, key0, a)
+    right = forward(right, left, key1, b)
+    left = forward(left, right, key2, a)
+    right = forward(right, left, key3, b)
+    return left * b + right
+
+
+@triton.jit
+def returned_once(place, a, b, reciprocal, key0, key1, key2, key3):
+    left, right = divided(place, b, reciprocal)
+    right = backward(right, left, key3, b)
+    left = backward(left, right, key2, a)
+    right = backward(right, left, key1, b)
+    left = backward(left, right, key0, a)
+    return left * b + right
+
+
+@triton.jit
+def permuted(place, n, seed, own_place, step):
+    """csrc/draws.h's Permutation of 0 … n-1."""
+    key0, key1, key2, key3 = words(seed, place * 0 + KEY_COUNTER, own_place, step)
+    a, b, reciprocal = pairs_of(n)
+    place = permuted_once(place, a, b, reciprocal, key0, key1, key2, key3)
+    while tl.max((place >= n).to(tl.int32), 0) > 0:
+        place = tl.where(place >= n, permuted_once(place, a, b, reciprocal, key0, key1, key2, key3), place)
+    return place
+
+
+@triton.jit
+def returned(place, n, key0, key1, key2, key3):
+    """The inverse of `permuted`."""
+    a, b, reciprocal = pairs_of(n)
+    place = returned_once(place, a, b, reciprocal, key0, key1, key2, key3)
+    while tl.max((place >= n).to(tl.int32), 0) > 0:
+        place = tl.where(place >= n, returned_once(place, a, b, reciprocal, key0, key1, key2, key3), place)
+    return place
+
+
+@triton.jit
+def drawn_again(first, lane, others, seed, place, step):
+    """Columns first + lane // 16 * 64 + lane % 16, and those 16, 32, 48 further on, drawn with replacement."""
+    word0, word1, word2, word3 = words(seed, (first // 4 + lane).to(tl.uint32), place, step)
+    others_L = others + word0 * 0
+    row0, row1 = tl.umulhi(word0, others_L), tl.umulhi(word1, others_L)
+    return row0, row1, tl.umulhi(word2, others_L), tl.umulhi(word3, others_L)
+
+
+@triton.jit
+def first_column(first, lane):
+    return first + lane // DRAW_LANES * (4 * DRAW_LANES) + lane % DRAW_LANES
+
+
+@triton.jit
+def inside(column, negatives):
+    return tl.where(column < negatives, column, 0).to(tl.uint32)
+
+
+@triton.jit
+def in_bank(row, start, size):
+    """The bank's row of the i-th row of other classes."""
+    return tl.where(row < start, row, row + size).to(tl.int64)
+
+
+@triton.jit
+def positive_of(own_row, start, size, seed, place, step, RELAXED: tl.constexpr):
+    positive = own_row
+    if RELAXED:
+        word, _, _, _ = words(seed, tl.full((DRAW_LANES,), POSITIVE_COUNTER, tl.uint32), place, step)
+        positive = (start + tl.max(tl.umulhi(word, size + word * 0), 0)).to(tl.int64)
+    return positive
+
+
+@triton.jit
+def rows_of(
+    first,
+    lane,
+    sample,
+    rows_ptr,
+    chosen_ptr,
+    starts_ptr,
+    step_ptr,
+    n,
+    negatives,
+    classes,
+    seed,
+    first_place,
+    REPLACEMENT: tl.constexpr,
+    RELAXED: tl.constexpr,
+    SEARCH: tl.constexpr,
+):
+    """Rows of the columns first_column(first, lane), of those 16, 32, 48 further on, and the positive."""
+    column = first_column(first, lane)
+    if chosen_ptr is None:
+        own_row = tl.load(rows_ptr + sample)
+        start, size = own_class(own_row, starts_ptr, classes, SEARCH)
+        others = n.to(tl.uint32) - size
+        place = (first_place + sample).to(tl.uint32)
+        step = tl.load(step_ptr).to(tl.uint32)
+        if REPLACEMENT or others < negatives:
+            row0, row1, row2, row3 = drawn_again(first, lane, others, seed, place, step)
+        else:
+            row0 = permuted(inside(column, negatives), others, seed, place, step)
+            row1 = permuted(inside(column + DRAW_LANES, negatives), others, seed, place, step)
+            row2 = permuted(inside(column + 2 * DRAW_LANES, negatives), others, seed, place, step)
+            row3 = permuted(inside(column + 3 * DRAW_LANES, negatives), others, seed, place, step)
+        row0, row1 = in_bank(row0, start, size), in_bank(row1, start, size)
+        row2, row3 = in_bank(row2, start, size), in_bank(row3, start, size)
+        positive = positive_of(own_row, start, size, seed, place, step, RELAXED)
+    else:
+        own = chosen_ptr + sample.to(tl.int64) * (negatives + 1) + 1
+        row0 = tl.load(own + column, column < negatives, 0)
+        row1 = tl.load(own + column + DRAW_LANES, column + DRAW_LANES < negatives, 0)
+        row2 = tl.load(own + column + 2 * DRAW_LANES, column + 2 * DRAW_LANES < negatives, 0)
+        row3 = tl.load(own + column + 3 * DRAW_LANES, column + 3 * DRAW_LANES < negatives, 0)
+        positive = tl.load(own - 1)
+    return row0, row1, row2, row3, positive
+
+
+@triton.jit
+def halves(x):
+    """bfloat16 values whose sum is x, to 16 bits."""
+    upper = x.to(tl.bfloat16)
+    return upper, (x - upper.to(tl.float32)).to(tl.bfloat16)
+
+
+@triton.jit
+def prepare(sample, student_ptr, teacher_ptr, settings_ptr, anchors_ptr, D: tl.constexpr, PADDED: tl.constexpr):
+    """What the large kernel multiplies the bank by: embeddings · log2(e) / T, each number the sum of two."""
+    samples, d = tl.num_programs(0), tl.arange(0, PADDED)
+    place = sample.to(tl.int64) * D + d
+    size = samples.to(tl.int64) * D
+    for side in tl.static_range(2):
+        anchor_ptr = student_ptr if side == 0 else teacher_ptr
+        anchor_D = tl.load(anchor_ptr + place, d < D, 0.0) * (LOG2_E / tl.load(settings_ptr))
+        if anchors_ptr.dtype.element_ty == tl.bfloat16:
+            upper_D, rest_D = halves(anchor_D)
+        else:
+            upper_D, rest_D = anchor_D, anchor_D * 0.0
+        tl.store(anchors_ptr + side * size + place, upper_D, d < D)
+        tl.store(anchors_ptr + (2 + side) * size + place, rest_D, d < D)
+
+
+@triton.jit(do_not_specialize=["n", "negatives", "classes", "seed", "first_place"])
+def draw_kernel(
+    out_ptr,  # COUNT: int32 [samples, STRIDE / 2], two counts of 16 bits in each; else int64 [samples, negatives + 1]
+    positives_ptr,  # int64 [samples]
+    student_ptr,
+    teacher_ptr,
+    settings_ptr,
+    anchors_ptr,  # [2, 2, samples, D]
+    rows_ptr,
+    chosen_ptr,
+    starts_ptr,
+    step_ptr,
+    n,
+    negatives,
+    classes,
+    seed,
+    first_place,
+    STRIDE: tl.constexpr,
+    COUNT: tl.constexpr,
+    REPLACEMENT: tl.constexpr,
+    RELAXED: tl.constexpr,
+    SEARCH: tl.constexpr,
+    LANES: tl.constexpr,
+    D: tl.constexpr,
+    PADDED: tl.constexpr,
+):
+    """A program draws 4 · LANES columns of one sample."""
+    sample, first = tl.program_id(0), tl.program_id(1) * (4 * LANES)
+    lane = tl.arange(0, LANES)
+    row0, row1, row2, row3, positive = rows_of(
+        first,
+        lane,
+        sample,
+        rows_ptr,
+        chosen_ptr,
+        starts_ptr,
+        step_ptr,
+        n,
+        negatives,
+        classes,
+        seed,
+        first_place,
+        REPLACEMENT,
+        RELAXED,
+        SEARCH,
+    )
+    column = first_column(first, lane)
+    put(out_ptr, sample, column, row0, negatives, STRIDE, COUNT)
+    put(out_ptr, sample, column + DRAW_LANES, row1, negatives, STRIDE, COUNT)
+    put(out_ptr, sample, column + 2 * DRAW_LANES, row2, negatives, STRIDE, COUNT)
+    put(out_ptr, sample, column + 3 * DRAW_LANES, row3, negatives, STRIDE, COUNT)
+    if first == 0:
+        if COUNT:
+            tl.store(positives_ptr + sample, positive)
+            prepare(sample, student_ptr, teacher_ptr, settings_ptr, anchors_ptr, D, PADDED)
+        else:
+            tl.store(out_ptr + sample.to(tl.int64) * (negatives + 1), positive)
+
+
+@triton.jit
+def put(out_ptr, sample, column, row, negatives, STRIDE: tl.constexpr, COUNT: tl.constexpr):
+    if COUNT:
+        one = tl.where(row % 2 == 0, 1, 65536)  # integers: whatever order they are added in, the sums are the same
+        tl.atomic_add(out_ptr + sample.to(tl.int64) * (STRIDE // 2) + row // 2, one, column < negatives, sem="relaxed")
+    else:
+        tl.store(out_ptr + sample.to(tl.int64) * (negatives + 1) + 1 + column, row, column < negatives)
+
+
+@triton.jit(do_not_specialize=["n", "negatives", "classes", "seed", "first_place"])
+def count_kernel(
+    counts_ptr,  # int16 [samples, STRIDE]
+    positives_ptr,
+    student_ptr,
+    teacher_ptr,
+    settings_ptr,
+    anchors_ptr,
+    rows_ptr,
+    starts_ptr,
+    step_ptr,
+    n,
+    negatives,
+    classes,
+    seed,
+    first_place,
+    STRIDE: tl.constexpr,
+    RELAXED: tl.constexpr,
+    SEARCH: tl.constexpr,
+    ROWS: tl.constexpr,
+    LANES: tl.constexpr,
+    D: tl.constexpr,
+    PADDED: tl.constexpr,
+):
+    """How often one sample drew each of ROWS rows, without replacement; of a sample that has too few, with it."""
+    sample, first_row = tl.program_id(0), tl.program_id(1) * ROWS
+    row = first_row + tl.arange(0, ROWS)
+    own_row = tl.load(rows_ptr + sample)
+    start, size = own_class(own_row, starts_ptr, classes, SEARCH)
+    others = n.to(tl.uint32) - size
+    place = (first_place + sample).to(tl.uint32)
+    step = tl.load(step_ptr).to(tl.uint32)
+    if others < negatives:
+        lane = tl.arange(0, LANES)
+        drawn = tl.zeros((ROWS,), tl.int32)
+        for first in range(0, negatives, 4 * LANES):
+            column = first_column(first, lane)
+            row0, row1, row2, row3 = drawn_again(first, lane, others, seed, place, step)
+            drawn += tally(row0, start, size, column, negatives, first_row, ROWS)
+            drawn += tally(row1, start, size, column + DRAW_LANES, negatives, first_row, ROWS)
+            drawn += tally(row2, start, size, column + 2 * DRAW_LANES, negatives, first_row, ROWS)
+            drawn += tally(row3, start, size, column + 3 * DRAW_LANES, negatives, first_row, ROWS)
+    else:
+        word = tl.full((ROWS,), KEY_COUNTER, tl.uint32)
+        key0, key1, key2, key3 = words(seed, word, place, step)
+        other = row.to(tl.uint32)
+        other = tl.where(other < start, other, other - size)
+        eligible = (row < start) | (row >= start + size)
+        column = returned(tl.minimum(other, others - 1), others, key0, key1, key2, key3)
+        drawn = (eligible & (column < negatives) & (row < n)).to(tl.int32)
+    tl.store(counts_ptr + sample.to(tl.int64) * STRIDE + row, drawn.to(tl.int16), row < STRIDE)
+    if first_row == 0:
+        tl.store(positives_ptr + sample, positive_of(own_row, start, size, seed, place, step, RELAXED))
+        prepare(sample, student_ptr, teacher_ptr, settings_ptr, anchors_ptr, D, PADDED)
+
+
+@triton.jit
+def tally(row, start, size, column, negatives, first_row, ROWS: tl.constexpr):
+    place = in_bank(row, start, size) - first_row
+    counted = (column < negatives) & (place >= 0) & (place < ROWS)
+    return tl.histogram(tl.where(counted, place, 0).to(tl.int32), ROWS, mask=counted)
