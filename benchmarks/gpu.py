@@ -1,9 +1,9 @@
-"""Everything that needs a GPU, in one command: python -m benchmarks.gpu [--part tests|ops|steps|data] [--out DIR]
+"""Everything that needs a GPU, in one command: python -m benchmarks.gpu [--part PART] [--out DIR]
 
 The gpu tests, then the benchmarks, each within its own time; their records go to DIR (default benchmarks/results) as
 one JSON file a benchmark. Needs torch, triton, numpy and pytest; what needs more of fastkd's dependencies, the whole
-steps and their tests, is left out with a word where they are not installed. `data` has to be asked for: it needs
-torchvision and DALI.
+steps and their tests, is left out with a word where they are not installed. Two parts have to be asked for: `data`,
+which needs DALI, and `sanitize`.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
+BY_DEFAULT = ("tests", "ops", "steps")
 
 
 class Job(NamedTuple):
@@ -59,17 +60,33 @@ def jobs(out: Path, *, steps: bool) -> list[Job]:
     return [*found, benchmark("data", "data", 180), benchmark("data", "feeding", 120)]
 
 
+def sanitized() -> list[Job]:
+    """compute-sanitizer over the CRD kernels at small shapes: bad addresses, races in shared memory. Not part of the
+    whole, since it checks what changes rarely and takes minutes."""
+    tests = (sys.executable, "-m", "pytest", "-p", "no:benchmark", "-m", "gpu", "-q", "tests/ops/crd/test_crd_gpu.py")
+    which = {
+        "gather": "gather and (against_float64 or update or draws_are)",
+        "dense": "dense and (draws_are or against_float64 and (plain or replacement or enough or whole))",
+    }
+    jobs = []
+    for name, chosen in which.items():
+        for tool in ("memcheck", "racecheck"):
+            checker = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "1")
+            jobs.append(Job("sanitize", f"{tool}, {name}", (*checker, *tests, "-k", chosen), 60))
+    return jobs
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("tests", "ops", "steps", "data"), help="only this part")
+    parser.add_argument("--part", choices=(*BY_DEFAULT, "data", "sanitize"), help="only this part")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON files")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     failed, lacking = [], missing()
     if lacking:
         print(f"== without whole steps: {', '.join(lacking)} not installed", flush=True)
-    for job in jobs(options.out, steps=not lacking):
-        if job.part not in ((options.part,) if options.part else ("tests", "ops", "steps")):
+    for job in (*jobs(options.out, steps=not lacking), *sanitized()):
+        if job.part not in ((options.part,) if options.part else BY_DEFAULT):
             continue
         print(f"== {job.name}: {' '.join(job.command[1:])}", flush=True)
         started = time.monotonic()

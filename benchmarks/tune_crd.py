@@ -8,7 +8,6 @@ import argparse
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from unittest import mock
 
@@ -127,7 +126,7 @@ def main() -> None:
             print(f"  {kernel:70}{time:8.1f}")
     if options.json:
         found = {"device": device_name("cuda"), "versions": versions(), "commit": commit(), "case": str(CIFAR)}
-        found |= {"alone": {name: asdict(timing) for name, timing in ordered}, "steps": steps}
+        found |= {"alone": {name: timing._asdict() for name, timing in ordered}, "steps": steps}
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -47,4 +47,7 @@ def split_seed(seed: int) -> tuple[int, int]:
 
 def _as_tensors(counter: tuple[int | Tensor, ...]) -> list[Tensor]:
     device = next((word.device for word in counter if isinstance(word, Tensor)), None)
-    return [word if isinstance(word, Tensor) else torch.tensor(word, device=device) for word in counter]
+    # Filled on the device: torch.tensor would copy from the host, which a CUDA graph cannot capture.
+    return [
+        word if isinstance(word, Tensor) else torch.full((), word, dtype=torch.int64, device=device) for word in counter
+    ]

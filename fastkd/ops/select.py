@@ -45,9 +45,15 @@ def choices(device: str) -> dict[str, str]:
     return {operation: "{} ({})".format(*choose(operation, device)) for operation in OPERATIONS}
 
 
-# Dynamo does not trace through `choose`: it calls it once, when it compiles, and takes the answer as a constant.
+def able(operation: str, implementation: str, device: str) -> bool:
+    """Whether an implementation could run there, chosen or not."""
+    return not OPERATIONS[operation][implementation](device, False)
+
+
+# Dynamo does not trace through these: it calls them once, when it compiles, and takes the answers as constants.
 # (This is what torch.compiler.assume_constant_result sets, without the second that importing Dynamo takes.)
 choose._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+able._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def forced_implementations() -> dict[str, str]:

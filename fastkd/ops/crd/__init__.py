@@ -122,7 +122,9 @@ def draw(rows_B: Tensor, n: int, plan: Plan, path: str) -> Tensor:
 def _chosen(batch: Batch, bank_n2D: Tensor) -> Tensor:
     if batch.chosen_BK is not None:
         return batch.chosen_BK
-    return draw(batch.rows_B, len(bank_n2D), batch.plan, "reference")
+    # Drawn in PyTorch, the permutation's walk would wait for the GPU.
+    path = "dense" if select.able("crd", "dense", bank_n2D.device.type) else "reference"
+    return draw(batch.rows_B, len(bank_n2D), batch.plan, path)
 
 
 def _inputs(batch: Batch, bank_n2D: Tensor, z: Tensor, settings: Tensor) -> tuple:

@@ -13,6 +13,8 @@ pytestmark = [
 ]
 needs_library = pytest.mark.skipif(bool(compiled.obstacle("cuda")), reason=compiled.obstacle("cuda") or "built")
 PATHS = [pytest.param("gather", marks=needs_library), "dense"]
+WHOLE = {"rows": 400, "samples": 64, "dim": 128, "negatives": 150}
+EACH = PROBLEMS | {"whole tiles": WHOLE, "whole tiles, bfloat16": WHOLE | {"dtype": torch.bfloat16}}
 CIFAR = {"rows": 50_000, "samples": 64, "negatives": 16_384, "dim": 128, "classes": 100}
 
 
@@ -22,9 +24,9 @@ def allowed(path: str, case) -> float:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", EACH)
 def test_against_float64(name, path):
-    case = problem(**PROBLEMS[name]).to("cuda")
+    case = problem(**EACH[name]).to("cuda")
     check_path(case, path, allowed(path, case))
 
 
@@ -100,7 +102,7 @@ def batch(step: int):
     return student, teacher, torch.randint(500, (16,), generator=generator).cuda()
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", [*PATHS, "reference"])
 @pytest.mark.parametrize("bank_dtype", [torch.float32, torch.bfloat16])
 def test_a_captured_step_replays_as_it_would_run(path, bank_dtype, monkeypatch):
     """The first replay finds Z unset, every replay draws anew; bank, Z and counter end as without the graph."""
@@ -126,6 +128,8 @@ def test_a_captured_step_replays_as_it_would_run(path, bank_dtype, monkeypatch):
     with torch.no_grad():
         for name, tensor in graphed.state_dict().items():
             tensor.copy_(snapshot[name])
+    # cuBLAS may take another algorithm in a graph; our kernels are the same ones.
+    tolerance = {"rtol": 2**-7, "atol": 1e-6} if path == "reference" else {"rtol": 0, "atol": 0}
     totals = []
     for i in range(3):
         given = batch(i % 2)
@@ -135,11 +139,11 @@ def test_a_captured_step_replays_as_it_would_run(path, bank_dtype, monkeypatch):
         graph.replay()
         given[0].requires_grad_()
         expected = step(eager, given)
-        assert torch.equal(output[0], expected[0]) and torch.equal(output[1], expected[1])
+        torch.testing.assert_close(output, expected, **tolerance)
         totals.append(output[0].item())
     assert len(set(totals)) == 3
     for name, tensor in eager.state_dict().items():
-        assert torch.equal(tensor, graphed.state_dict()[name]), name
+        torch.testing.assert_close(graphed.state_dict()[name], tensor, **tolerance, msg=name)
 
 
 @pytest.mark.parametrize("path", PATHS)
