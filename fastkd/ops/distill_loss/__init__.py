@@ -160,9 +160,10 @@ def _fused(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from fastkd.ops.distill_loss.operation import distill_loss  # imports Triton
 
-    reference.counted_rows(labels_B, anchor_BK.shape[1], ignore_index)  # for its assertion, on a CPU alone
+    if labels_B.device.type == "cpu":  # for its assertion; on a GPU it asserts nothing, and would launch kernels
+        reference.counted_rows(labels_B, anchor_BK.shape[1], ignore_index)
     wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in (anchor_BK, *partners_BK)]
-    total, parts, hits, _ = distill_loss(
+    total, parts, hits, *_ = distill_loss(
         anchor_BK,
         list(partners_BK),
         labels_B,

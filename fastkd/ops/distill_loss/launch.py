@@ -1,6 +1,7 @@
 """How the kernels are laid out over a GPU, and their launches."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -13,9 +14,8 @@ from fastkd.ops.distill_loss.wide import wide_kernel
 from fastkd.ops.select import checks_labels
 
 WIDEST_ROW = 4096
-MOST_PROGRAMS = 1024
-"""About eight a multiprocessor; each counts the labels once and then takes every 1024th block of samples."""
 SCALED_AT_ONCE = 4096
+FINISHED_AT_ONCE = 512
 
 
 class Form(NamedTuple):
@@ -41,37 +41,43 @@ FORMS = {
 
 
 class Layout(NamedTuple):
+    """How a kernel is laid over the GPU: names in capitals are arguments of the kernel, the others of its launch."""
+
     ROWS: int
+    """Samples that a program works on at once."""
     COLUMNS: int
+    """Classes at once: all of them, or a chunk of a row that is too wide."""
     num_warps: int
     maxnreg: int
     """Registers a thread. Told nothing, ptxas spills a few bytes to fit one more block on a multiprocessor."""
+    programs: int
+    """At most so many a multiprocessor; each takes every n-th block of samples, n being their number."""
+    STAGES: int = 1
+    AHEAD: bool = False
 
 
 def layout(classes: int, form: str) -> Layout:
     """A warp for each row of up to 128 classes (never four for 100 numbers); 8 or 16 numbers a thread for more."""
-    if classes > widest_row(form):
-        return Layout(1, 1024, 8, 255)
+    if classes > WIDEST_ROW:
+        return Layout(1, 1024, 8, 255, programs=8)
     columns = max(triton.next_power_of_2(classes), 16)
-    rows = min(max(512 // columns, 1), 8)
-    warps = min(max(rows * columns // 256, 4), 8)
-    at_1024 = 184 if form == "sftn_reverse" else 168
-    return Layout(rows, columns, warps, 128 if columns <= 512 else at_1024 if columns == 1024 else 255)
+    rows = min(max(512 // columns, 1), 4)
+    warps = 4 if columns <= 1024 else 8
+    registers = 255 if columns > 2048 else 168 if columns > 512 else 128
+    return Layout(
+        rows, columns, warps, registers, programs=65536 // (32 * warps * registers), STAGES=2 if columns == 1024 else 1
+    )
 
 
-def widest_row(form: str) -> int:
-    """Classes that fit into registers. KL(branch ‖ teacher) keeps a tile more than the other forms and would spill."""
-    return WIDEST_ROW // 2 if form == "sftn_reverse" else WIDEST_ROW
-
-
-def kernel_for(classes: int, form: str):
-    return rows_kernel if classes <= widest_row(form) else wide_kernel
+def kernel_for(classes: int, chosen: Layout):
+    return rows_kernel if classes <= chosen.COLUMNS else wide_kernel
 
 
 def constants(
     form: str,
     classes: int,
     strides: tuple[tuple[int, ...], ...],
+    chosen: Layout,
     *,
     share_strides: tuple[int, ...] = (0, 0),
     detached: bool = False,
@@ -80,7 +86,6 @@ def constants(
     check_labels: bool = False,
 ) -> dict[str, object]:
     """What the large kernel is compiled for, beside the types of its arguments. `strides`: of anchor and partners."""
-    rows, columns, _, _ = layout(classes, form)
     return {
         "K": classes,
         "ROW_STRIDES": tuple(row for row, _ in strides),
@@ -93,8 +98,10 @@ def constants(
         "DETACHED": detached,
         "TAU_SQUARED": tau_squared,
         "CHECK_LABELS": check_labels,
-        "ROWS": rows,
-        "COLUMNS": columns,
+        "ROWS": chosen.ROWS,
+        "COLUMNS": chosen.COLUMNS,
+        "STAGES": chosen.STAGES,
+        "AHEAD": chosen.AHEAD,
     }
 
 
@@ -109,21 +116,26 @@ def losses_and_gradients(
     detached: bool,
     tau_squared: bool,
     ignore_index: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(total, parts [3], hits [networks, 2]); fills `gradients` (contiguous). `logits` is the anchor, then partners."""
+    chosen: Layout | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(total, parts [3], hits [networks, 2], correction); fills `gradients` (contiguous).
+
+    `logits` is the anchor, then its partners. The gradients are divided by B, so that no program needs to know
+    how many rows count; the correction is B over that number, and 1 where no row is ignored.
+    """
     (samples, classes), device = logits[0].shape, logits[0].device
-    rows, _, warps, registers = layout(classes, form)
-    blocks = triton.cdiv(samples, rows)
+    chosen = chosen or layout(classes, form)
+    programs = min(triton.cdiv(samples, chosen.ROWS), chosen.programs * multiprocessors(device))
     networks = len(logits) if FORMS[form].PARTNERS_LEARN else 1
     quantities = 4 + 2 * networks
-    sums = torch.empty(quantities, blocks, dtype=torch.float32, device=device)
-    total = torch.empty((), dtype=torch.float32, device=device)
+    sums = torch.empty(quantities, programs, dtype=torch.float32, device=device)
+    total, correction = (torch.empty((), dtype=torch.float32, device=device) for _ in range(2))
     parts = torch.empty(3, dtype=torch.float32, device=device)
     hits = torch.empty(networks, 2, dtype=torch.int64, device=device)
     checked = checks_labels()
     with device_of(logits[0]):
-        if blocks:
-            kernel_for(classes, form)[(min(blocks, MOST_PROGRAMS),)](
+        if programs:
+            kernel_for(classes, chosen)[(programs,)](
                 tuple(logits),
                 tuple(gradients),
                 labels_B,
@@ -135,14 +147,15 @@ def losses_and_gradients(
                     form,
                     classes,
                     tuple(tensor.stride() for tensor in logits),
+                    chosen,
                     share_strides=(0, 0) if shares_MB is None else shares_MB.stride(),
                     detached=detached,
                     tau_squared=tau_squared,
                     ignore_index=ignore_index,
                     check_labels=checked,
                 ),
-                num_warps=warps,
-                maxnreg=registers,
+                num_warps=chosen.num_warps,
+                maxnreg=chosen.maxnreg,
                 debug=checked,
             )
         finish_kernel[(1,)](
@@ -151,25 +164,40 @@ def losses_and_gradients(
             total,
             parts,
             hits,
-            blocks,
+            correction,
+            programs,
+            samples,
             HAS_THIRD=FORMS[form].PARTNERS_LEARN or FORMS[form].DECOUPLED,
             QUANTITIES=quantities,
             PADDED=triton.next_power_of_2(quantities),
-            LANES=256,
-            num_warps=8,
+            LANES=FINISHED_AT_ONCE,
+            num_warps=16,
         )
-    return total, parts, hits
+    return total, parts, hits, correction
 
 
-def scale_in_place(gradients: Sequence[Tensor], scale: Tensor) -> None:
+def scale_in_place(gradients: Sequence[Tensor], scale: Tensor, correction: Tensor) -> None:
     """All of one shape [B,K], contiguous."""
-    samples, classes = gradients[0].shape
+    (samples, classes), device = gradients[0].shape, gradients[0].device
     if samples == 0:
         return
+    programs = min(triton.cdiv(samples * classes, SCALED_AT_ONCE), 4 * multiprocessors(device))
     with device_of(gradients[0]):
-        scale_kernel[(triton.cdiv(samples * classes, SCALED_AT_ONCE),)](
-            tuple(gradients), scale, samples, K=classes, GRADIENTS=len(gradients), LANES=SCALED_AT_ONCE, num_warps=8
+        scale_kernel[(programs,)](
+            tuple(gradients),
+            scale,
+            correction,
+            samples,
+            K=classes,
+            GRADIENTS=len(gradients),
+            LANES=SCALED_AT_ONCE,
+            num_warps=8,
         )
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
 def device_of(tensor: Tensor):

@@ -30,11 +30,13 @@ def distill_loss(
     detached: bool,
     tau_squared: bool,
     ignore_index: int,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """Total, parts [3], hits [networks, 2], and the gradients of the networks (anchor, partners) that are `wanted`."""
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Tensor]:
+    """Total, parts [3], hits [networks, 2], the gradients of the networks (anchor, partners) that are `wanted`, and
+    what these are still to be multiplied by: 1 unless rows are ignored.
+    """
     logits = [anchor_BK, *partners_BK]
     gradients = [_gradient_like(tensor) if want else None for tensor, want in zip(logits, wanted, strict=True)]
-    total, parts, hits = launch.losses_and_gradients(
+    total, parts, hits, correction = launch.losses_and_gradients(
         logits,
         gradients,
         labels_B.contiguous(),
@@ -45,7 +47,7 @@ def distill_loss(
         tau_squared=tau_squared,
         ignore_index=ignore_index,
     )
-    return total, parts, hits, [gradient for gradient in gradients if gradient is not None]
+    return total, parts, hits, [gradient for gradient in gradients if gradient is not None], correction
 
 
 @distill_loss.register_fake
@@ -57,6 +59,7 @@ def _(anchor_BK, partners_BK, labels_B, settings, shares_MB, form, wanted, detac
         settings.new_empty(3),
         labels_B.new_empty(networks, 2),
         [_gradient_like(tensor) for tensor, want in zip(logits, wanted, strict=True) if want],
+        settings.new_empty(()),
     )
 
 
@@ -68,33 +71,33 @@ def _gradient_like(logits: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("fastkd::scale_gradients_", mutates_args=("gradients",))
-def scale_gradients_(gradients: Sequence[Tensor], scale: Tensor) -> None:
-    launch.scale_in_place(gradients, scale)
+def scale_gradients_(gradients: Sequence[Tensor], scale: Tensor, correction: Tensor) -> None:
+    launch.scale_in_place(gradients, scale, correction)
 
 
 @scale_gradients_.register_fake
-def _(gradients, scale):
+def _(gradients, scale, correction):
     return None
 
 
 def _save(ctx, inputs, output) -> None:
     anchor_BK, partners_BK, *_ = inputs
-    *_, gradients = output
+    *_, gradients, correction = output
     ctx.set_materialize_grads(False)  # else autograd fills zeros of the gradients' size for outputs nobody uses
-    ctx.save_for_backward(*gradients)
+    ctx.save_for_backward(correction, *gradients)
     ctx.wanted = inputs[6]
     ctx.dtypes = [tensor.dtype for tensor in (anchor_BK, *partners_BK)]
 
 
 def _backward(ctx, total_gradient, *_unused):
     try:
-        gradients = list(ctx.saved_tensors)
+        correction, *gradients = ctx.saved_tensors
     except RuntimeError as error:
         raise RuntimeError(SPENT) from error
     if all(type(gradient) is Tensor for gradient in gradients):
-        scale_gradients_(gradients, total_gradient)
+        scale_gradients_(gradients, total_gradient, correction)
     else:  # being traced: a product that the compiler fuses with what follows; it would undo a mutation by a copy
-        gradients = [gradient * total_gradient for gradient in gradients]
+        gradients = [gradient * (total_gradient * correction) for gradient in gradients]
     saved = iter(gradients)
     anchor, *partners = (
         next(saved).to(dtype) if want else None for want, dtype in zip(ctx.wanted, ctx.dtypes, strict=True)

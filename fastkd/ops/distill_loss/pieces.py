@@ -13,32 +13,26 @@ ANCHOR_CE_WEIGHT = tl.constexpr(2)
 THIRD = tl.constexpr(3)  # weight of the partners' CE, or of the non-target KL, or the virtual teacher's label
 CE_TEMPERATURE = tl.constexpr(4)
 
-# The rows of the table of sums [4 + 2 a network, blocks of samples]; the hits of network n are 4 + 2n and 5 + 2n.
+# The rows of the table of sums [4 + 2 a network, programs]; the hits of network n are 4 + 2n and 5 + 2n.
 COUNTED_ROWS = tl.constexpr(0)
 ANCHOR_CE = tl.constexpr(1)
 PAIR = tl.constexpr(2)
 THIRD_PART = tl.constexpr(3)
 FIRST_HITS = tl.constexpr(4)
 
-
-@triton.jit
-def count_rows(labels_ptr, B, IGNORE_INDEX: tl.constexpr):
-    """The divisor of every mean. Each program counts for itself: cheaper than a kernel before this one."""
-    offsets = tl.arange(0, 1024)
-    counted = tl.zeros((1024,), tl.int32)
-    for start in range(0, B, 1024):
-        label = tl.load(labels_ptr + start + offsets, mask=start + offsets < B, other=IGNORE_INDEX)
-        counted += (label != IGNORE_INDEX).to(tl.int32)
-    return tl.maximum(tl.sum(counted), 1).to(tl.float32)
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def load_tile(ptr, row, columns, ROW_STRIDE: tl.constexpr, COLUMN_STRIDE: tl.constexpr, K: tl.constexpr):
+def load_tile(ptr, row, columns, counted, ROW_STRIDE: tl.constexpr, COLUMN_STRIDE: tl.constexpr, K: tl.constexpr):
+    """Rows that do not count are not read: zeros, whatever they hold, from which finite sums come."""
     if K * COLUMN_STRIDE >= 2**31:
         pointers = ptr + row[:, None] * ROW_STRIDE + columns[None, :].to(tl.int64) * COLUMN_STRIDE
     else:  # 32 bits take half the registers
         pointers = ptr + row[:, None] * ROW_STRIDE + columns[None, :] * COLUMN_STRIDE
-    return tl.load(pointers, mask=columns[None, :] < K, other=-float("inf")).to(tl.float32)
+    padding = tl.where(counted, -float("inf"), 0.0)[:, None].to(ptr.dtype.element_ty)
+    return tl.load(pointers, mask=counted[:, None] & (columns[None, :] < K), other=padding).to(tl.float32)
 
 
 @triton.jit
@@ -49,14 +43,40 @@ def store_tile(ptr, tile, row, columns, stored, K: tl.constexpr):
 
 
 @triton.jit
-def log_softmax(logits, inverse_temperature):
-    """log-probabilities, probabilities, the greatest logit and the log of the sum behind it."""
+def own_logit(ptr, row, label, ROW_STRIDE: tl.constexpr, COLUMN_STRIDE: tl.constexpr, K: tl.constexpr):
+    """The label's logit, read once more: cheaper than a sum over the row with one term. 0 where there is no such class.
+
+    And the label, -1 where its logit is NaN. Columns are compared with this one: were it the same for all networks, the
+    compiler would compare once and keep the bits, which takes more instructions than comparing again.
+    """
+    exists = (label >= 0) & (label < K)
+    own = tl.load(ptr + row * ROW_STRIDE + label.to(tl.int64) * COLUMN_STRIDE, mask=exists, other=0.0).to(tl.float32)
+    return own, tl.where(own == own, label, -1)
+
+
+@triton.jit
+def below_peak(logits):
+    """Logits minus the greatest of their row, and that."""
     peak = tl.max(logits, 1)
-    scaled = (logits - peak[:, None]) * inverse_temperature
-    exponentials = tl.exp(scaled)
-    total = tl.sum(exponentials, 1)
-    log_total = tl.log(total)
-    return scaled - log_total[:, None], exponentials * (1.0 / total)[:, None], peak, log_total
+    return logits - peak[:, None], peak
+
+
+@triton.jit
+def row_sums(first, second):
+    """Sums over the columns of two tiles, joined: warps that share a row meet once for all."""
+    return tl.split(tl.sum(tl.join(first, second), 1))
+
+
+@triton.jit
+def row_sums_of_four(first, second, third, fourth):
+    firsts, lasts = tl.split(tl.sum(tl.join(tl.join(first, second), tl.join(third, fourth)), 1))
+    return tl.split(firsts) + tl.split(lasts)
+
+
+@triton.jit
+def kl_gaps(p_bits, q_bits):
+    """log p - log q but for the logarithms of the sums, in bits: finite where p is 0, so that it adds nothing there."""
+    return tl.maximum(p_bits - q_bits, -3.4028234663852886e38)  # of NaN and a number, the number
 
 
 @triton.jit
@@ -112,23 +132,39 @@ def entropy_of_two(label, other, K: tl.constexpr):
 
 
 @triton.jit
-def store_sum(sums_ptr, quantity: tl.constexpr, blocks, block, counted, value):
-    tl.store(sums_ptr + quantity * blocks + block, tl.sum(tl.where(counted, value, 0.0)))
-
-
-@triton.jit
 def ahead_of(logits, own, columns, label):
     """Classes that rank before the label's: greater logits, and equal ones of a lower class."""
     before = columns[None, :] < label[:, None]
-    return ((logits > own[:, None]) | ((logits == own[:, None]) & before)).to(tl.int32)
+    return tl.where((logits > own[:, None]) | ((logits == own[:, None]) & before), 1.0, 0.0)
 
 
 @triton.jit
-def store_hits(sums_ptr, network: tl.constexpr, blocks, block, counted, own, rank):
-    is_number = own == own
-    for i in tl.static_range(2):  # top 1, top 5
-        hit = (is_number & (rank < 1 + 4 * i)).to(tl.float32)
-        store_sum(sums_ptr, FIRST_HITS + 2 * network + i, blocks, block, counted, hit)
+def no_hits(NETWORKS: tl.constexpr, ROWS: tl.constexpr):
+    """Top 1 and top 5 of each network, counted by a program for each of its rows."""
+    hits = ()
+    for _ in tl.static_range(2 * NETWORKS):
+        hits = hits + (tl.zeros((ROWS,), tl.float32),)  # noqa: RUF005 - Triton does not unpack
+    return hits
+
+
+@triton.jit
+def add_hits(hits, network: tl.constexpr, counted, own, rank):
+    is_number = counted & (own == own)
+    added = ()
+    for i in tl.static_range(len(hits)):
+        if i // 2 == network:
+            added = added + (hits[i] + (is_number & (rank < 1 + 4 * (i % 2))).to(tl.float32),)  # noqa: RUF005
+        else:
+            added = added + (hits[i],)  # noqa: RUF005
+    return added
+
+
+@triton.jit
+def store_sums(sums_ptr, counted_rows, anchor_ces, pairs, thirds, hits):
+    """What a program has summed, in its column of the table."""
+    quantities = (counted_rows, anchor_ces, pairs, thirds) + hits  # noqa: RUF005
+    for i in tl.static_range(len(quantities)):
+        tl.store(sums_ptr + i * tl.num_programs(0) + tl.program_id(0), tl.sum(quantities[i]))
 
 
 @triton.jit
@@ -136,6 +172,7 @@ def partner_share(
     shares_ptr,
     partner: tl.constexpr,
     row,
+    counted,
     PARTNERS: tl.constexpr,
     ROW_STRIDE: tl.constexpr,
     COLUMN_STRIDE: tl.constexpr,
@@ -144,14 +181,14 @@ def partner_share(
     if shares_ptr is None:
         share = tl.full(row.shape, 1.0 / PARTNERS, tl.float32)
     else:
-        share = tl.load(shares_ptr + partner * ROW_STRIDE + row * COLUMN_STRIDE)
+        share = tl.load(shares_ptr + partner * ROW_STRIDE + row * COLUMN_STRIDE, mask=counted, other=0.0)
     return share
 
 
 @triton.jit
-def load_labels(labels_ptr, row, IGNORE_INDEX: tl.constexpr, K: tl.constexpr, CHECK_LABELS: tl.constexpr):
-    """In 32 bits, which is enough for classes and takes half the registers; -1, no class, where ignored."""
-    label = tl.load(labels_ptr + row)
+def load_labels(labels_ptr, row, B, IGNORE_INDEX: tl.constexpr, K: tl.constexpr, CHECK_LABELS: tl.constexpr):
+    """In 32 bits, which is enough for classes and takes half the registers; -1, no class, where ignored or no row."""
+    label = tl.load(labels_ptr + row, mask=row < B, other=IGNORE_INDEX)
     counted = label != IGNORE_INDEX
     if CHECK_LABELS:
         tl.device_assert(((label >= 0) & (label < K)) | (counted == 0), "fastkd: a label is outside 0..K-1")

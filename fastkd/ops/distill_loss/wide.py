@@ -8,26 +8,23 @@ import triton
 import triton.language as tl
 
 from fastkd.ops.distill_loss.pieces import (
-    ANCHOR_CE,
     ANCHOR_CE_WEIGHT,
     CE_TEMPERATURE,
-    COUNTED_ROWS,
-    PAIR,
     PAIR_WEIGHT,
     TEMPERATURE,
     THIRD,
-    THIRD_PART,
+    add_hits,
     ahead_of,
     binary_kl,
-    count_rows,
     cross_entropy_of_two,
     entropy_of_two,
     kl_terms,
     load_labels,
     load_tile,
+    no_hits,
+    own_logit,
     partner_share,
-    store_hits,
-    store_sum,
+    store_sums,
     store_tile,
     virtual_probabilities,
 )
@@ -54,6 +51,7 @@ def read_row(
     ptr,
     row,
     label,
+    counted,
     inverse_temperature,
     inverse_ce_temperature,
     ROW_STRIDE: tl.constexpr,
@@ -66,16 +64,15 @@ def read_row(
 
     Decoupled, the latter are those of the classes other than the label.
     """
-    known_label = tl.minimum(tl.maximum(label, 0), K - 1)  # ignored and wrong labels read something that exists
-    own = tl.load(ptr + row * ROW_STRIDE + known_label * COLUMN_STRIDE).to(tl.float32)
-    ranks = tl.zeros((1, COLUMNS), tl.int32)
+    own, _ = own_logit(ptr, row, label, ROW_STRIDE, COLUMN_STRIDE, K)
+    ranks = tl.zeros((1, COLUMNS), tl.float32)
     ce_peaks = tl.full((1, COLUMNS), -float("inf"), tl.float32)
     ce_totals = tl.zeros((1, COLUMNS), tl.float32)
     peaks = tl.full((1, COLUMNS), -float("inf"), tl.float32)
     totals = tl.zeros((1, COLUMNS), tl.float32)
     for start in range(0, K, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
-        logits = load_tile(ptr, row, columns, ROW_STRIDE, COLUMN_STRIDE, K)
+        logits = load_tile(ptr, row, columns, counted, ROW_STRIDE, COLUMN_STRIDE, K)
         ranks += ahead_of(logits, own, columns, label)
         ce_peaks, ce_totals = add_online(ce_peaks, ce_totals, logits, inverse_ce_temperature)
         if DECOUPLED:
@@ -118,27 +115,35 @@ def wide_kernel(
     CHECK_LABELS: tl.constexpr,
     ROWS: tl.constexpr,  # 1
     COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
+    AHEAD: tl.constexpr,  # no meaning here
 ):
     temperature = tl.load(settings_ptr + TEMPERATURE)
     inverse_temperature = 1.0 / temperature
     tau_squared = temperature * temperature if TAU_SQUARED else 1.0
     inverse_ce_temperature = 1.0 / tl.load(settings_ptr + CE_TEMPERATURE) if PARTNERS_LEARN else 1.0
-    per_row = 1.0 / count_rows(labels_ptr, B, IGNORE_INDEX)
+    per_row = 1.0 / B.to(tl.float32)
     ce_slope = tl.load(settings_ptr + ANCHOR_CE_WEIGHT) * per_row * inverse_ce_temperature
     pair_slope = tl.load(settings_ptr + PAIR_WEIGHT) * per_row * tau_squared * inverse_temperature
     third_weight = tl.load(settings_ptr + THIRD) * per_row if PARTNERS_LEARN or DECOUPLED else 0.0
 
+    counted_rows = tl.zeros((ROWS,), tl.float32)
+    anchor_ces = tl.zeros((ROWS,), tl.float32)
+    pairs = tl.zeros((ROWS,), tl.float32)
+    thirds = tl.zeros((ROWS,), tl.float32)
+    hits = no_hits(1 + PARTNERS if PARTNERS_LEARN else 1, ROWS)
     for block in range(tl.program_id(0), B, tl.num_programs(0)):
         row = tl.zeros((ROWS,), tl.int64) + block
-        label, counted = load_labels(labels_ptr, row, IGNORE_INDEX, K, CHECK_LABELS)
         exists = row < B
-        store_sum(sums_ptr, COUNTED_ROWS, B, block, counted, 1.0)
+        label, counted = load_labels(labels_ptr, row, B, IGNORE_INDEX, K, CHECK_LABELS)
+        counted_rows += counted.to(tl.float32)
 
         # What a row is, before any gradient of it can be written.
         own, rank, p_peak, p_log_total, a_peak, a_log_total = read_row(
             logits_ptrs[0],
             row,
             label,
+            counted,
             inverse_temperature,
             inverse_ce_temperature,
             ROW_STRIDES[0],
@@ -147,9 +152,9 @@ def wide_kernel(
             DECOUPLED,
             COLUMNS,
         )
-        store_hits(sums_ptr, 0, B, block, counted, own, rank)
+        hits = add_hits(hits, 0, counted, own, rank)
         log_p_label = (own - p_peak) * inverse_ce_temperature - p_log_total
-        store_sum(sums_ptr, ANCHOR_CE, B, block, counted, -log_p_label)
+        anchor_ces -= tl.where(counted, log_p_label, 0.0)
         pair = tl.zeros((ROWS,), tl.float32)
         third = tl.zeros((ROWS,), tl.float32)
         excess = tl.zeros((ROWS,), tl.float32)
@@ -159,6 +164,7 @@ def wide_kernel(
                 logits_ptrs[i],
                 row,
                 label,
+                counted,
                 inverse_temperature,
                 inverse_ce_temperature,
                 ROW_STRIDES[i],
@@ -168,7 +174,7 @@ def wide_kernel(
                 COLUMNS,
             )
             if PARTNERS_LEARN:
-                store_hits(sums_ptr, i, B, block, counted, own_b, rank)
+                hits = add_hits(hits, i, counted, own_b, rank)
                 third -= ((own_b - q_peak) * inverse_ce_temperature - q_log_total) * (1.0 / PARTNERS)
             if DECOUPLED:
                 a_margin = (own - a_peak) * inverse_temperature - a_log_total
@@ -180,8 +186,8 @@ def wide_kernel(
             for start in range(0, K, COLUMNS):
                 columns = start + tl.arange(0, COLUMNS)
                 is_label = columns[None, :] == label[:, None]
-                anchor = load_tile(logits_ptrs[0], row, columns, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
-                partner = load_tile(logits_ptrs[i], row, columns, ROW_STRIDES[i], COLUMN_STRIDES[i], K)
+                anchor = load_tile(logits_ptrs[0], row, columns, counted, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
+                partner = load_tile(logits_ptrs[i], row, columns, counted, ROW_STRIDES[i], COLUMN_STRIDES[i], K)
                 if DECOUPLED:
                     anchor = tl.where(is_label, -float("inf"), anchor)
                     partner = tl.where(is_label, -float("inf"), partner)
@@ -189,7 +195,7 @@ def wide_kernel(
                 log_b, b = log_probabilities(partner, b_peak, b_log_total, inverse_temperature)
                 kl_lanes += kl_terms(log_a, a, log_b) if ANCHOR_IS_TARGET else kl_terms(log_b, b, log_a)
             kl = tl.sum(kl_lanes, 1)
-            share = partner_share(shares_ptr, i - 1, row, PARTNERS, SHARE_ROW_STRIDE, SHARE_COLUMN_STRIDE)
+            share = partner_share(shares_ptr, i - 1, row, counted, PARTNERS, SHARE_ROW_STRIDE, SHARE_COLUMN_STRIDE)
             if DECOUPLED:
                 third += tau_squared * kl
             else:
@@ -201,21 +207,21 @@ def wide_kernel(
             others_lanes = tl.zeros((ROWS, COLUMNS), tl.float32)
             for start in range(0, K, COLUMNS):
                 columns = start + tl.arange(0, COLUMNS)
-                anchor = load_tile(logits_ptrs[0], row, columns, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
+                anchor = load_tile(logits_ptrs[0], row, columns, counted, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
                 log_p, p = log_probabilities(anchor, p_peak, p_log_total, inverse_ce_temperature)
                 skipped = (columns[None, :] == label[:, None]) | (columns[None, :] >= K)
                 others_lanes += tl.where(skipped, 0.0, log_p)
             pair += cross_entropy_of_two(q_label, q_other, log_p_label, tl.sum(others_lanes, 1))
             if not CROSS_ENTROPY:
                 pair -= entropy_of_two(q_label, q_other, K)
-        store_sum(sums_ptr, PAIR, B, block, counted, pair)
-        store_sum(sums_ptr, THIRD_PART, B, block, counted, third)
+        pairs += tl.where(counted, pair, 0.0)
+        thirds += tl.where(counted, third, 0.0)
 
         # Gradients.
         for start in range(0, K, COLUMNS):
             columns = start + tl.arange(0, COLUMNS)
             is_label = columns[None, :] == label[:, None]
-            anchor = load_tile(logits_ptrs[0], row, columns, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
+            anchor = load_tile(logits_ptrs[0], row, columns, counted, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
             log_p, p = log_probabilities(anchor, p_peak, p_log_total, inverse_ce_temperature)
             gradient = ce_slope * (p - is_label)
             if VIRTUAL != "":
@@ -226,7 +232,7 @@ def wide_kernel(
             for i in tl.static_range(1, PARTNERS + 1):
                 share, kl, q_peak, q_log_total, b_peak, b_log_total = partners[i - 1]
                 slope = (pair_slope * share)[:, None]
-                partner = load_tile(logits_ptrs[i], row, columns, ROW_STRIDES[i], COLUMN_STRIDES[i], K)
+                partner = load_tile(logits_ptrs[i], row, columns, counted, ROW_STRIDES[i], COLUMN_STRIDES[i], K)
                 if DECOUPLED:
                     others = tl.where(is_label, -float("inf"), partner)
                     log_b, b = log_probabilities(others, b_peak, b_log_total, inverse_temperature)
@@ -250,3 +256,4 @@ def wide_kernel(
                         store_tile(gradient_ptrs[i], partner_gradient, row, columns, exists, K)
             if gradient_ptrs[0] is not None:
                 store_tile(gradient_ptrs[0], tl.where(counted[:, None], gradient, 0.0), row, columns, exists, K)
+    store_sums(sums_ptr, counted_rows, anchor_ces, pairs, thirds, hits)

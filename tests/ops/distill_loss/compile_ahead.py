@@ -22,8 +22,9 @@ ALIGNED = [["tt.divisibility", 16]]
 
 def large_kernel(form: str, classes: int, dtype: str, partners: int, architecture: int) -> dict:
     """One kernel of the shape table, all gradients wanted that the form has."""
-    kernel = launch.kernel_for(classes, form)
-    constants = launch.constants(form, classes, ((classes, 1),) * (1 + partners))
+    layout = launch.layout(classes, form)
+    kernel = launch.kernel_for(classes, layout)
+    constants = launch.constants(form, classes, ((classes, 1),) * (1 + partners), layout)
     partners_learn = launch.FORMS[form].PARTNERS_LEARN
     gradient = "*fp32" if dtype == "fp16" else f"*{dtype}"
     gradients = (gradient, *[gradient if partners_learn else "constexpr"] * partners)
@@ -37,7 +38,7 @@ def large_kernel(form: str, classes: int, dtype: str, partners: int, architectur
         "B": "i32",
     }
     absent = {(1, i): None for i, kind in enumerate(gradients) if kind == "constexpr"}
-    options = {name: getattr(launch.layout(classes, form), name) for name in ("num_warps", "maxnreg")}
+    options = {name: getattr(layout, name) for name in ("num_warps", "maxnreg")}
     record = compiled(kernel, signature, constants | {"shares_ptr": None}, absent, options, architecture)
     return {"form": form, "classes": classes, "dtype": dtype, "partners": partners} | record
 
@@ -70,7 +71,7 @@ def compiled(kernel, signature: dict, constants: dict, absent: dict, options: di
         "registers": numbers["REG"],
         "spilled": numbers["STACK"] + numbers["LOCAL"],
         "shared": result.metadata.shared,
-        "loads_128": len(re.findall(r"ld\.global\S*\.v4\.b32", ptx)),
+        "loads_128": len(re.findall(r"ld\.global\S*\.v4\.b32|cp\.async\.cg\.shared\.global.*0x10", ptx)),
         "stores_128": len(re.findall(r"st\.global\S*\.v4\.b32", ptx)),
         "float_atomics": len(re.findall(r"\b(atom|red)\.\S*\.f(16|32|64)", ptx)),
     }
@@ -83,12 +84,14 @@ def small_kernels(architecture: int) -> list[dict]:
         "total_ptr": "*fp32",
         "parts_ptr": "*fp32",
         "hits_ptr": "*i64",
-        "blocks": "i32",
+        "correction_ptr": "*fp32",
+        "programs": "i32",
+        "B": "i32",
     }
-    quantities = {"HAS_THIRD": True, "QUANTITIES": 12, "PADDED": 16, "LANES": 256}
-    scale = {"gradient_ptrs": ("*bf16",) * 4, "scale_ptr": "*fp32", "B": "i32"}
+    quantities = {"HAS_THIRD": True, "QUANTITIES": 12, "PADDED": 16, "LANES": launch.FINISHED_AT_ONCE}
+    scale = {"gradient_ptrs": ("*bf16",) * 4, "scale_ptr": "*fp32", "correction_ptr": "*fp32", "B": "i32"}
     return [
-        compiled(ends.finish_kernel, finish, quantities, {}, {"num_warps": 8}, architecture),
+        compiled(ends.finish_kernel, finish, quantities, {}, {"num_warps": 16}, architecture),
         compiled(
             ends.scale_kernel,
             scale,

@@ -12,7 +12,11 @@ collect_ignore_glob = (
 )
 
 if INTERPRETING:
+    import numpy as np
     from triton.runtime import interpreter
+
+    # On a GPU, tl.maximum of NaN and a number is the number, as its documentation says.
+    interpreter.InterpreterBuilder.create_maxnumf = lambda self, one, other: self.binary_op(one, other, np.fmax)
 
     patch_tensor = interpreter._patch_lang_tensor
 

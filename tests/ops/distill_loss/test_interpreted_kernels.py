@@ -8,6 +8,9 @@ from distill_cases import FORMS, LEARNING_PARTNERS, assert_no_worse, evaluate, f
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastkd.ops.distill_loss import launch
+from fastkd.ops.distill_loss.launch import Layout
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, where -inf meets -inf
 
@@ -60,21 +63,19 @@ def test_imagenet_21k():
     assert_no_worse("sftn", *random_logits(2, 2, 21841, torch.bfloat16, 1))
 
 
-def test_more_blocks_than_programs(monkeypatch):
-    from fastkd.ops.distill_loss import launch
-
-    monkeypatch.setattr(launch, "MOST_PROGRAMS", 2)
-    assert_no_worse("sftn", *random_logits(3, 29, 10, torch.float32, 0))
-    assert_no_worse("sftn", *random_logits(2, 5, 4100, torch.float32, 0))
+LAYOUTS = {
+    10: [Layout(rows, 16, 4, 255, programs=1, AHEAD=ahead) for rows in (1, 4) for ahead in (False, True)],
+    4100: [Layout(1, columns, 4, 255, programs=1) for columns in (512, 8192)],
+}
 
 
-def test_more_labels_than_are_counted_at_once(monkeypatch):
-    from fastkd.ops.distill_loss import launch
-
-    monkeypatch.setattr(launch, "MOST_PROGRAMS", 1)
-    logits, labels = random_logits(1, 1030, 3, torch.float32, 0)
-    labels[::2] = -100
-    assert_no_worse("ce", logits, labels)
+@pytest.mark.parametrize("form", ("sftn", "sftn reverse", "teachers", "dkd", "tfkd"))
+@pytest.mark.parametrize("classes, layout", [(classes, layout) for classes in LAYOUTS for layout in LAYOUTS[classes]])
+def test_every_layout_with_more_blocks_than_programs(form, classes, layout, monkeypatch):
+    monkeypatch.setattr(launch, "layout", lambda *_: layout)
+    logits, labels = random_logits(3, 29 if classes == 10 else 5, classes, torch.float32, 0)
+    labels[2] = -100
+    assert_no_worse(form, logits, labels)
 
 
 HARD = [(form, 7) for form in FORMS] + [
@@ -209,8 +210,6 @@ def test_labels_out_of_range(classes):
 def test_the_device_assertion_is_switched_by_the_environment(classes, wrong, monkeypatch):
     from triton.runtime import interpreter
     from triton.runtime.errors import InterpreterError
-
-    from fastkd.ops.distill_loss import launch
 
     logits, labels = random_logits(1, 3, classes, torch.float32, 7)
     labels[1] = classes if wrong is None else wrong

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from distill_cases import FORMS, forced, random_logits
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fastkd.losses import KDLoss, SFTNLoss, kd_loss
 from fastkd.ops.distill_loss import operation
@@ -40,7 +42,7 @@ def test_opcheck_of_the_loss(form):
 
 
 def test_opcheck_of_the_scaling():
-    arguments = ([torch.randn(3, 5), torch.randn(3, 5).bfloat16()], torch.tensor(2.0))
+    arguments = ([torch.randn(3, 5), torch.randn(3, 5).bfloat16()], torch.tensor(2.0), torch.tensor(0.5))
     torch.library.opcheck(operation.scale_gradients_, arguments)
 
 
@@ -133,6 +135,51 @@ def test_the_gradient_of_the_loss_is_scaled(scale):
     (scale * SFTNLoss()(leaves[1][0], leaves[1][1:], labels).total).backward()
     for plain, scaled in zip(*leaves, strict=True):
         torch.testing.assert_close(scaled.grad, scale * plain.grad, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("compiled", (False, True))
+def test_ignored_rows_scale_the_gradients_once(compiled):
+    """Divided by B in forward, by the number of counted rows after backward."""
+    logits, labels = random_logits(3, 6, 5, torch.float32, 0)
+    loss = torch.compile(SFTNLoss(), fullgraph=True, backend="aot_eager") if compiled else SFTNLoss()
+    gradients = []
+    for rows in (slice(0, 6), slice(0, 4)):
+        leaves = [tensor[rows].clone().requires_grad_() for tensor in logits]
+        loss(leaves[0], leaves[1:], torch.where(torch.arange(6) < 4, labels, -100)[rows]).total.backward()
+        gradients.append([leaf.grad[:4] for leaf in leaves])
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=0)
+
+
+def test_memory_is_the_gradients():
+    """Of what the operation and its backward allocate, only the gradients are as large as the logits."""
+    logits, labels = random_logits(4, 8, 50, torch.float32, 0)
+    leaves = [tensor.requires_grad_() for tensor in logits]
+    loss = SFTNLoss()
+    allocated = LargeAllocations(logits[0].nbytes)
+    with allocated:
+        loss(leaves[0], leaves[1:], labels).total.backward()
+    assert len(allocated.storages) == len(leaves)
+    assert {leaf.grad.untyped_storage().data_ptr() for leaf in leaves} == allocated.storages
+
+
+class LargeAllocations(TorchDispatchMode):
+    """The storages of at least so many bytes that PyTorch's operations make."""
+
+    def __init__(self, least: int):
+        super().__init__()
+        self.least, self.storages, self.kept = least, set(), []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {storage.data_ptr() for storage in self.large(args)}
+        result = func(*args, **(kwargs or {}))
+        new = [storage for storage in self.large(result) if storage.data_ptr() not in given]
+        self.kept += new  # else their addresses may be given away again
+        self.storages |= {storage.data_ptr() for storage in new}
+        return result
+
+    def large(self, values):
+        storages = [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+        return [storage for storage in storages if storage.nbytes() >= self.least]
 
 
 def test_the_parts_are_detached():
