@@ -76,10 +76,10 @@ def compiled_layouts(case: Case) -> Iterator[Layout]:
                     yield Layout(1, columns, warps, min(255, 2048 // warps), 8)
         return
     columns = max(16, 1 << (case.classes - 1).bit_length())
-    for rows in (1, 2, 4, 8, 16, 32) if columns <= 256 else (1, 2) if columns <= 1024 else (1,):
+    for rows in (1, 2, 4, 8, 16, 32) if columns <= 256 else (1,):
         for warps in (1, 2, 4, 8, 16):
             numbers = rows * columns // (32 * warps)
-            if not 2 <= numbers <= 32 or (warps > 4 and columns <= 256):
+            if not 2 <= numbers <= 32 or warps > max(4, columns // 128):
                 continue
             for registers in REGISTERS[numbers] if case in MAIN else REGISTERS[numbers][:2]:
                 for ahead in (False, True) if case in MAIN else (False,):
