@@ -57,16 +57,18 @@ class Layout(NamedTuple):
 
 
 def layout(classes: int, form: str) -> Layout:
-    """A warp for each row of up to 128 classes (never four for 100 numbers); 8 or 16 numbers a thread for more."""
+    """Eight numbers of a row a thread, which is one 16-byte access in bfloat16; sixteen at 4096 classes.
+
+    As many programs as are resident at once; rows of up to 1024 classes are loaded one sample ahead.
+    """
     if classes > WIDEST_ROW:
         return Layout(1, 1024, 8, 255, programs=8)
     columns = max(triton.next_power_of_2(classes), 16)
     rows = min(max(512 // columns, 1), 4)
-    warps = 4 if columns <= 1024 else 8
-    registers = 255 if columns > 2048 else 168 if columns > 512 else 128
-    return Layout(
-        rows, columns, warps, registers, programs=65536 // (32 * warps * registers), STAGES=2 if columns == 1024 else 1
-    )
+    warps = min(max(rows * columns // 256, 1), 8)
+    registers = 168 if 128 < columns <= 2048 else 255
+    programs = 65536 // (32 * warps * registers)
+    return Layout(rows, columns, warps, registers, programs, STAGES=2 if columns == 1024 else 1)
 
 
 def kernel_for(classes: int, chosen: Layout):
