@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastkd.capture import Recorder
+from fastkd.data import ResidentLoader
 from fastkd.data.base import Loader, RawBatch
 
 STEPS = 10  # of one replay, where the host has nothing to bring
@@ -34,13 +35,11 @@ class StreamedSteps:
 class ResidentSteps:
     """Several steps a replay: the images are on the device, and so is the order in which an epoch takes them."""
 
-    def __init__(
-        self, train: Callable[[RawBatch], None], recorder: Recorder, loader: Loader, step: Tensor, device: torch.device
-    ):
+    def __init__(self, train: Callable[[RawBatch], None], recorder: Recorder, loader: ResidentLoader, step: Tensor):
         self.recorder, self.step = recorder, step
-        self.order = _order(loader, 0).to(device)
+        self.loader, self.order = loader, loader.order(0).clone()
         """[steps,B] int64: of the epoch that is running."""
-        self.first = torch.zeros((), dtype=torch.int64, device=device)
+        self.first = torch.zeros_like(step)
         """The training step that its first row belongs to."""
 
         def work() -> None:
@@ -51,20 +50,12 @@ class ResidentSteps:
 
     def epoch(self, loader: Loader, epoch: int, start: int) -> Iterator[RawBatch | int]:
         """As `StreamedSteps.epoch`; the number of a replay's last step is a multiple of `STEPS` where it can be."""
-        order = _order(loader, epoch)
-        self.order.copy_(order, non_blocking=True)
+        self.order.copy_(self.loader.order(epoch))
         self.first.copy_(self.step - start)
-        while start < len(order):
-            several = start % STEPS == 0 and start + STEPS <= len(order)
+        while start < len(self.order):
+            several = start % STEPS == 0 and start + STEPS <= len(self.order)
             (self.several if several else self.one)()
             self.recorder.pace()
             start += STEPS if several else 1
             yield STEPS if several else 1
         yield from loader.epoch(epoch, start)
-
-
-def _order(loader: Loader, epoch: int) -> Tensor:
-    """The indices of an epoch's whole batches, [steps,B], pinned where that helps."""
-    batches = [raw.index for raw in loader.epoch(epoch)]
-    whole = torch.stack([index for index in batches if len(index) == len(batches[0])])
-    return whole.pin_memory() if torch.cuda.is_initialized() else whole

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastkd.capture import Recorder, first_lines
 from fastkd.compilation import compile_stage, undo_compile
+from fastkd.data import ResidentLoader
 from fastkd.data.base import Batch, Loader, RawBatch
 from fastkd.display import duration
 from fastkd.distributed import any_rank, world_size
@@ -126,15 +127,14 @@ class Step:
         if len(raw.index) != self.batch_size:
             return f"not captured: the only batch has {len(raw.index)} images, not {self.batch_size}"
         started = time.perf_counter()
-        resident = raw.images is None
         groups = [group for group in self.optimizer.param_groups if "capturable" in group]
         try:
             recorder.rehearse(lambda: self._train(raw))
             snapshot.restore()
             for group in groups:  # a fused optimiser is; Adam asks all the same
                 group["capturable"] = True
-            if resident:
-                self.replays = ResidentSteps(self._train, recorder, loader, self.step, self.device)
+            if isinstance(loader, ResidentLoader):
+                self.replays = ResidentSteps(self._train, recorder, loader, self.step)
             else:
                 self.replays = StreamedSteps(self._train, recorder, raw)
         except Exception as error:  # whatever cannot be captured: training goes on without it
@@ -142,7 +142,7 @@ class Step:
         finally:
             for group in groups:
                 group["capturable"] = False
-        steps = f", {STEPS} steps a replay" if resident else ""
+        steps = f", {STEPS} steps a replay" if isinstance(self.replays, ResidentSteps) else ""
         return f"captured in {duration(time.perf_counter() - started)}{steps}"
 
     def _train(self, raw: RawBatch) -> None:
