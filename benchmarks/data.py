@@ -91,26 +91,28 @@ def _measure(case: str, contenders: dict[str, Pass], repetitions: int, step_rate
             if repetition:
                 timed[name].append(found)
     waits = {name: _time(one_pass, step_rate) for name, one_pass in contenders.items()}
-    records = []
-    print(f"\n{case}: {next(iter(timed.values()))[0].images:,} images a pass, median of {repetitions}")
+    images = next(iter(timed.values()))[0].images
+    print(f"\n{case}: {images:,} images a pass, median of {repetitions}")
     print(f"{'':16}{'images/s':>10}{'p20':>9}{'p80':>9}{'per CPU s':>11}   waited, a step doing {step_rate:,.0f}/s")
+    device = f"{device_name('cuda') if torch.cuda.is_available() else 'cpu'}, {workers} workers"
+    common = {"peak_bytes": None, "checked": True, "versions": loader_versions(), "commit": commit()}
+    taken, waited = [], []
     for name, passes in timed.items():
-        seconds = [one.seconds for one in passes]
+        seconds = [one.seconds / images for one in passes]
         p20, _, _, p80 = statistics.quantiles(seconds, n=5, method="inclusive")
-        median, cpu = statistics.median(seconds), statistics.median(one.cpu_seconds for one in passes)
-        images, wait = passes[0].images, waits[name]
-        share = wait.waited / wait.seconds
-        rates = f"{images / median:10,.0f}{images / p80:9,.0f}{images / p20:9,.0f}{images / cpu:11,.0f}"
-        print(f"{name:16}{rates}   {share:.0%}", flush=True)
-        device = f"{device_name('cuda') if torch.cuda.is_available() else 'cpu'}, {workers} workers"
-        common = {"peak_bytes": None, "checked": True, "versions": loader_versions(), "commit": commit()}
-        what = f"{case}, {images} images"
-        records.append(Record("data", name, what, device, median, p20, p80, cpu, **common))
-        waited = f"{what}, waited by a step of {step_rate:g} images/s in {wait.seconds:.4g} s"
-        records.append(
-            Record("data", name, waited, device, wait.waited, wait.waited, wait.waited, wait.cpu_seconds, **common)
-        )
-    return records
+        median, cpu = statistics.median(seconds), statistics.median(one.cpu_seconds for one in passes) / images
+        wait = waits[name]
+        rates = f"{1 / median:10,.0f}{1 / p80:9,.0f}{1 / p20:9,.0f}{1 / cpu:11,.0f}"
+        print(f"{name:16}{rates}   {wait.waited / wait.seconds:.0%}", flush=True)
+        taken.append(Record("data", name, f"{case}, an image of {images:,}", device, median, p20, p80, cpu, **common))
+        stood = wait.waited / images
+        what = f"{case}, waited for an image by a step that takes {_microseconds(1 / step_rate)} for it"
+        waited.append(Record("data", name, what, device, stood, stood, stood, wait.cpu_seconds / images, **common))
+    return taken + waited
+
+
+def _microseconds(seconds: float) -> str:
+    return f"{seconds * 1e6:,.0f} µs"
 
 
 def _time(one_pass: Pass, step_rate: float | None = None) -> Timed:
