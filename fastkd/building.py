@@ -156,6 +156,7 @@ class Builder:
             image_size=self.recipe.image_size,
             batch_size=EVALUATION_BATCH,
             crop=self.recipe.augmentation.crop,
+            format=Format(channels_last=self.execution.channels_last),
             workers=workers(self.recipe),
             loader=self.recipe.reading.loader,
             device=self.device,

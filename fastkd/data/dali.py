@@ -33,6 +33,7 @@ feed_ndarray: Any = importlib.import_module("nvidia.dali.plugin.pytorch").feed_n
 
 PREFETCH = 2
 HW_DECODER_LOAD = 0.65  # share of the JPEGs that go to the GPU's decoding unit; the best value differs by machine
+_MOST_REWRITTEN = 4 << 30  # bytes of pictures that are written again for DALI, which lie in a temporary folder
 _HINT_QUANTILE = 0.999  # of the sizes: the largest image of a million must not size every buffer
 
 
@@ -184,6 +185,12 @@ class _Source:
         """Places that failed in this epoch. Not in earlier ones: a training that was resumed knows nothing of those."""
         self.odd = set(np.flatnonzero(~plan.split.plain).tolist())
         """Places that Pillow reads, and writes again for DALI."""
+        rewritten = int(plan.split.sizes[~plan.split.plain].astype(np.int64).prod(1).sum()) * 3
+        if rewritten > _MOST_REWRITTEN:
+            raise UserError(
+                f"{len(self.odd):,} images are neither JPEG nor PNG of 8 bits, and would take {rewritten / 2**30:,.0f} "
+                "GiB as DALI could read them: --loader torchvision reads them as they are"
+            )
         self.folder: Path | None = None
 
     def begin(self, epoch: int) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from corrupt_folders import evaluated, opened, trained
-from image_folders import LOADERS, picture, write_folder
+from image_folders import LOADERS, needs_dali, picture, write_folder
 from PIL import Image
 
 from fastkd.data.decoding import decode
+from fastkd.errors import UserError
 
 
 def png(pixels, bits, colour):
@@ -151,6 +152,17 @@ def test_what_is_odd_is_trained_and_tested_on(root, loader):
         assert (apart < 1.0).all(), [data.train.paths[place] for place in ours.index[apart >= 1.0].tolist()]
     for ours, theirs in zip(evaluated(data, loader), evaluated(data, "torchvision"), strict=True):
         assert (ours.images.float() - theirs.images.float()).abs().mean((0, 2, 3, 4)).max() < 1.0
+
+
+@needs_dali
+def test_dali_does_not_rewrite_a_whole_data_set(root, monkeypatch):
+    monkeypatch.setattr("fastkd.data.dali._MOST_REWRITTEN", 3 * 40 * 30 * 2)
+    for number, allowed in enumerate((True, True, False)):
+        Odd.webp(root / "train" / "ant" / f"{number}.jpg")
+        if allowed:
+            assert len(trained(opened(root), "dali")) == 4
+    with pytest.raises(UserError, match="3 images are neither JPEG nor PNG of 8 bits, .*--loader torchvision"):
+        trained(opened(root), "dali")
 
 
 @pytest.mark.parametrize("loader", LOADERS)
