@@ -59,7 +59,7 @@ class Options:
     class_list: Path | None = None
     """Lines FOLDER [NAME]."""
     index_cache: Path | None = None
-    """Folder for what the scan finds."""
+    """Folder for what the scan finds, and --verify: a training with the same folder leaves those files out, too."""
     json: bool = False
     """Print JSON."""
 
@@ -80,6 +80,9 @@ def main(arguments: list[str]) -> int:
         found = verify(data, environment.cores())
         about["bad"] |= found
         data.failures.add(found)
+        if options.index_cache:
+            for scan in data.scans:
+                scan.without(found).keep(options.index_cache)
     streamed = isinstance(data.train, FileSplit)
     if len(data.train):
         size = options.image_size or (data.train.images.shape[1] if isinstance(data.train, Split) else 224)

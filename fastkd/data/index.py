@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +50,14 @@ class Found:
     def usable(self) -> np.ndarray:
         """Places."""
         return np.flatnonzero(self.sizes[:, 0] > 0)
+
+    def without(self, bad: dict[str, str]) -> "Found":
+        """As if the scan had found these bad, too."""
+        places = {place: bad[path] for place, path in enumerate(self.paths) if path in bad}
+        sizes = self.sizes.copy()
+        sizes[list(places)] = 0
+        named = {self.paths[place]: reason for place, reason in places.items()}
+        return replace(self, sizes=sizes, bad=self.bad | named, bad_places=self.bad_places | places)
 
     def keep(self, folder: Path) -> None:
         """Writes what `scan` reads again."""

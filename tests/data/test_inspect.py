@@ -10,6 +10,7 @@ import pytest
 from image_folders import write_folder
 from PIL import Image
 
+from fastkd.data import Reading, open_dataset
 from fastkd.data.__main__ import main
 from fastkd.errors import UserError
 
@@ -79,8 +80,20 @@ def test_verify_decodes_all_of_it(root, tmp_path, capsys):
     content = odd.read_bytes()
     odd.write_bytes(content[:60] + bytes(200) + content[260:])
     assert inspected(capsys, root, "--out", tmp_path / "sheet.png", "--images", "2")[1]["bad"] == {}
-    code, about = inspected(capsys, root, "--out", tmp_path / "sheet.png", "--images", "2", "--verify")
+    kept = ("--index-cache", tmp_path / "cache")
+    code, about = inspected(capsys, root, "--out", tmp_path / "sheet.png", "--images", "2", "--verify", *kept)
     assert code == 1 and list(about["bad"]) == [str(odd)]
+
+    def opened(allowed, cache):
+        reading = Reading(max_bad_images=allowed, index_cache=cache and str(cache))
+        return open_dataset(
+            f"imagefolder:{root}", image_size=8, resident=False, limit_train=None, threads=1, reading=reading
+        )
+
+    with pytest.raises(UserError, match=f"1 image cannot be used .*{odd}"):
+        opened(0, tmp_path / "cache")
+    assert str(odd) not in opened(1, tmp_path / "cache").train.paths
+    assert str(odd) in opened(0, None).train.paths
 
 
 def test_as_a_person_sees_it(root, tmp_path):
