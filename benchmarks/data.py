@@ -57,13 +57,19 @@ def main() -> None:
     arguments.add_argument("--batch", type=int, default=128 if gpu else 64, help="JPEGs in a batch")
     arguments.add_argument("--step-rate", type=float, default=5000.0 if gpu else 200.0,
                            help="images a second of a step on JPEGs")  # fmt: skip
-    arguments.add_argument("--decoder-loads", type=float, nargs="*", default=(0.0, 0.35, 0.65, 0.9),
-                           help="shares of the GPU's decoding unit to try")  # fmt: skip
+    arguments.add_argument("--decoder-loads", type=float, nargs="+", help="default: the loader's own")
     options = arguments.parse_args()
     torch.set_num_threads(1)  # as many processes as cores: more threads would be counted twice
     repetitions = 3 if options.quick else options.repetitions
     device = torch.device("cuda" if gpu else "cpu")
     records: list[Record] = []
+
+    def measure(case: str, contenders: dict[str, Pass], size: int, step_rate: float) -> None:
+        _check(contenders, size)
+        records.extend(_measure(case, contenders, repetitions, step_rate, options.workers))
+        if options.json:
+            write_json(records, options.json)
+
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         # Enough batches for every worker.
@@ -71,15 +77,9 @@ def main() -> None:
         small = re_encoded(original, place / "small")
         for name, root in (("imagenet-sample", original), ("imagenet-sample at 256", small)):
             contenders = _jpeg_contenders(root, options.workers, options.batch, device, options.decoder_loads)
-            _check(contenders, SIZE)
-            records += _measure(name, contenders, repetitions, options.step_rate, options.workers)
-        contenders = _cifar_contenders(
-            place, options.workers, device, limit=6_400 if options.quick and not gpu else None
-        )
-        _check(contenders, 32)
-        records += _measure("cifar-100", contenders, repetitions, options.step_rate * 100, options.workers)
-    if options.json:
-        write_json(records, options.json)
+            measure(name, contenders, SIZE, options.step_rate)
+        few = 6_400 if options.quick and not gpu else None
+        measure("cifar-100", _cifar_contenders(place, options.workers, device, few), 32, options.step_rate * 100)
 
 
 def _measure(case: str, contenders: dict[str, Pass], repetitions: int, step_rate: float, workers: int) -> list[Record]:
@@ -174,7 +174,7 @@ class _Batches:
 
 
 def _jpeg_contenders(
-    root: Path, workers: int, batch: int, device: torch.device, decoder_loads: Iterable[float]
+    root: Path, workers: int, batch: int, device: torch.device, decoder_loads: list[float] | None
 ) -> dict[str, Pass]:
     crop = [v2.RandomResizedCrop(SIZE, antialias=True), v2.RandomHorizontalFlip()]
     v1 = v2.Compose([*crop, _to_float_by_pillow, v2.Normalize(MEAN, STD)])
@@ -194,11 +194,12 @@ def _jpeg_contenders(
     contenders["torchvision"] = _Batches(ours("torchvision", device), device)
     if resolved_loader("auto") == "dali":
         contenders["dali"] = _Batches(ours("dali", CPU), device)
-        for load in decoder_loads if device.type == "cuda" else ():
+        for load in (decoder_loads or [None]) if device.type == "cuda" else ():
             source = ours("dali", device)
-            loader: Any = source.loader
-            loader.hw_decoder_load = load
-            contenders[f"dali-gpu {load:g}"] = _Batches(source, device)
+            if load is not None:
+                loader: Any = source.loader
+                loader.hw_decoder_load = load
+            contenders["dali-gpu" if load is None else f"dali-gpu {load:g}"] = _Batches(source, device)
     return contenders
 
 
