@@ -97,7 +97,7 @@ def cuda_home() -> tuple[Path | None, str]:
         return None, "this torch is a CPU build"
     found = next(filter(is_toolkit, candidates()), None)
     if found is None:
-        return None, "there is no nvcc (CUDA_HOME, PATH, /usr/local/cuda, the wheel nvidia-cuda-nvcc)"
+        return None, "there is no nvcc (CUDA_HOME, PATH, /usr/local/cuda, the wheels nvidia-cuda-nvcc and -cccl)"
     printed = subprocess.run([found / "bin" / "nvcc", "--version"], capture_output=True, text=True).stdout
     version = printed.partition("release ")[2].partition(",")[0]
     if version.partition(".")[0] != torch.version.cuda.partition(".")[0]:
@@ -122,7 +122,9 @@ def candidates():
 
 
 def is_toolkit(folder: Path) -> bool:
-    return os.access(folder / "bin" / "nvcc", os.X_OK) and (folder / "include" / "cuda_runtime.h").exists()
+    headers = ("cuda_runtime.h", "nv/target")  # of the wheels, the second is in nvidia-cuda-cccl
+    found = all((folder / "include" / header).exists() for header in headers)
+    return found and os.access(folder / "bin" / "nvcc", os.X_OK)
 
 
 def stub_of_cudart(home: Path) -> list[str]:

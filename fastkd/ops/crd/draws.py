@@ -22,6 +22,7 @@ STREAM = 0x43524400  # "CRD": the other users of the same seed have numbers of t
 POSITIVE_COUNTER, KEY_COUNTER = 0xFFFFFFFF, 0xFFFFFFFE
 
 LANES = 16
+AT_ONCE = 1 << 16
 
 _LOW = 0xFFFFFFFF
 _Words = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -49,11 +50,13 @@ def draw(rows_B: Tensor, plan: Plan) -> Tensor:
     sizes = ends - starts
     others = plan.starts[-1] - sizes
     places = torch.arange(len(rows_B), device=rows_B.device) + plan.first_place
-    negatives = _with_replacement(places, others, plan)
-    if not plan.replacement:
-        enough = others >= plan.negatives
-        distinct = _without_replacement(places, torch.where(enough, others, plan.negatives), plan)
-        negatives = torch.where(enough[:, None], distinct, negatives)
+    enough = others >= plan.negatives
+    if plan.replacement or not bool(enough.any()):
+        negatives = _with_replacement(places, others, plan)
+    else:
+        negatives = _without_replacement(places, torch.where(enough, others, plan.negatives), plan)
+        if not bool(enough.all()):
+            negatives = torch.where(enough[:, None], negatives, _with_replacement(places, others, plan))
     negatives = torch.where(negatives < starts[:, None], negatives, negatives + sizes[:, None])
     positives = rows_B
     if plan.relaxed:
@@ -62,31 +65,33 @@ def draw(rows_B: Tensor, plan: Plan) -> Tensor:
 
 
 def permute(place: Tensor, n: Tensor, keys: _Words) -> Tensor:
-    """The permutation of 0 … n-1 that belongs to the keys, at `place`; all of one shape or broadcast to it."""
-    place, n, key0, key1, key2, key3 = torch.broadcast_tensors(place, n, *keys)
+    """The permutation of 0 … n-1 that belongs to the keys, at `place`; n and the keys are broadcast to its shape."""
     a = n.to(torch.float64).sqrt().ceil().to(torch.int64)
     b = (n + a - 1) // a
-    fixed = (a, b, key0, key1, key2, key3)
-    place = _once(place, *fixed)
-    while len(walking := (place >= n).nonzero(as_tuple=True)[0]):
-        walked = _once(place[walking], *(tensor[walking] for tensor in fixed))
-        place = place.index_put((walking,), walked)
-    return place
+    image = _once(place, a, b, *keys)
+    while len(walking := (image >= n).nonzero()):
+        walking = walking.unbind(1)
+        a_, b_, *keys_ = (tensor.expand(image.shape)[walking] for tensor in (a, b, *keys))
+        image[walking] = _once(image[walking], a_, b_, *keys_)
+    return image
 
 
 def _once(place: Tensor, a: Tensor, b: Tensor, key0: Tensor, key1: Tensor, key2: Tensor, key3: Tensor) -> Tensor:
-    left, right = place // b, place % b
+    left = place // b
+    right = place - left * b
     left = _shift(left, right, key0, a)
     right = _shift(right, left, key1, b)
     left = _shift(left, right, key2, a)
     right = _shift(right, left, key3, b)
-    return left * b + right
+    return left.mul_(b).add_(right)
 
 
 def _shift(value: Tensor, other: Tensor, key: Tensor, modulus: Tensor) -> Tensor:
-    mixed = ((other + key) * 0x9E3779B1) & _LOW  # int64 may wrap around; its lower bits are still the right ones
-    mixed = ((mixed ^ (mixed >> 15)) * 0x85EBCA77) & _LOW
-    return (value + below(mixed, modulus)) % modulus
+    # int64 may wrap around: its lower bits are still the right ones. In place, because memory is what this costs.
+    mixed = (other + key).mul_(0x9E3779B1).bitwise_and_(_LOW)
+    mixed = mixed.bitwise_xor_(mixed >> 15).mul_(0x85EBCA77).bitwise_and_(_LOW)
+    moved = mixed.mul_(modulus).bitwise_right_shift_(32).add_(value)
+    return moved.sub_((moved >= modulus) * modulus)
 
 
 def _own_classes(rows_B: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,9 +111,12 @@ def _with_replacement(places: Tensor, others: Tensor, plan: Plan) -> Tensor:
 
 
 def _without_replacement(places: Tensor, others: Tensor, plan: Plan) -> Tensor:
-    keys = _words(plan, places, KEY_COUNTER)
     column = torch.arange(plan.negatives, device=places.device)
-    shape = (len(places), plan.negatives)
-    expanded = (column, others[:, None], *(key[:, None] for key in keys))
-    column, others, *keys = (tensor.expand(shape).flatten() for tensor in expanded)
-    return permute(column, others, (keys[0], keys[1], keys[2], keys[3])).view(shape)
+    given = torch.stack((others, *_words(plan, places, KEY_COUNTER)))[..., None]
+    # A few samples at a time, so that the numbers stay in a CPU's cache.
+    at_once = max(AT_ONCE // plan.negatives, 1) if places.device.type == "cpu" else max(len(places), 1)
+    parts = [
+        permute(column.expand(n.shape[0], -1), n, (key0, key1, key2, key3))
+        for n, key0, key1, key2, key3 in given.split(at_once, 1)
+    ]
+    return torch.cat(parts)
