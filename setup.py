@@ -38,7 +38,7 @@ def extensions() -> dict:
     os.environ.setdefault("MAX_JOBS", str(jobs()))
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
-    headers = [str(path) for path in sorted(Path("csrc").glob("*.h"))]
+    headers = [str(path) for pattern in ("*.h", "*.cuh") for path in sorted(Path("csrc").glob(pattern))]
     common = {"py_limited_api": True, "depends": headers}
     cxx = ["-O3", "-Wno-psabi", OLDEST_TORCH]
     modules = [CppExtension("fastkd._fastkd_cpu", ["csrc/crd_cpu.cpp"], extra_compile_args=cxx, **common)]

@@ -1,4 +1,4 @@
-// Just enough of CUDA for crd_cuda.cu's kernels to run on a CPU: a fiber for each thread, one block at a time.
+// Just enough of CUDA for the kernels of csrc/*.cuh to run on a CPU: a fiber for each thread, one block at a time.
 // It knows barriers, votes and shuffles; of races and of speed it says nothing. test_crd_simulated.py builds this.
 #pragma once
 

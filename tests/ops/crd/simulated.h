@@ -1,4 +1,6 @@
-// The entrances of test_crd_simulated.py, appended to the kernels of crd_cuda.cu.
+// The entrances of test_crd_simulated.py, after the kernels of csrc/.
+
+using namespace fastkd;
 
 struct Arguments {  // of the tests' `arguments`, in this order
   const int64_t *rows, *chosen, *starts, *step;
@@ -50,7 +52,7 @@ extern "C" void simulated_draw(const Arguments* arguments, int samples, int64_t*
 extern "C" void simulated_update(bool narrow, void* bank, float* z, int64_t* step, const int64_t* rows,
                                  const float* student, const float* teacher, const float* new_z, const float* settings,
                                  int samples, int dim, int64_t n) {
-  launch(dim3(samples), THREADS, [&] {
+  launch(dim3(samples), UPDATE_THREADS, [&] {
     if (narrow)
       update(static_cast<__nv_bfloat16*>(bank), z, step, rows, student, teacher, new_z, settings, samples, dim, n);
     else
