@@ -40,6 +40,7 @@ def losses_and_gradients(
     z: Tensor,
     settings: Tensor,
     plan: Plan,
+    *,
     outputs: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> None:
     """Fills total, sides and both gradients."""
@@ -174,6 +175,7 @@ def normaliser(
     z: Tensor,
     settings: Tensor,
     plan: Plan,
+    *,
     out: Tensor,
 ) -> None:
     """Fills `out` [2]; where z is known both kernels return at once."""

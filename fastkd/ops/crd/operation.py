@@ -9,6 +9,7 @@ in C++ alone does not tell autograd that it has changed anything.
 """
 
 import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,34 +41,43 @@ for _schema in _SCHEMAS:
     _library.define(_schema)
 
 
-@torch.library.custom_op("fastkd::crd_loss", mutates_args=())
-def crd_loss(
-    student_BD: Tensor,
-    teacher_BD: Tensor,
-    bank_n2D: Tensor,
-    rows_B: Tensor,
-    chosen_BK: Tensor | None,
-    starts: Tensor,
-    step: Tensor,
-    z: Tensor,
-    settings: Tensor,
-    negatives: int,
-    seed: int,
-    first_place: int,
-    replacement: bool,
-    relaxed: bool,
-    path: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+class _Inputs(NamedTuple):
+    """What _INPUTS names, and the path."""
+
+    student_BD: Tensor
+    teacher_BD: Tensor
+    bank_n2D: Tensor
+    rows_B: Tensor
+    chosen_BK: Tensor | None
+    starts: Tensor
+    step: Tensor
+    z: Tensor
+    settings: Tensor
+    negatives: int
+    seed: int
+    first_place: int
+    replacement: bool
+    relaxed: bool
+    path: str
+
+    def for_dense(self) -> tuple:
+        plan = draws.Plan(self.starts, self.step, *self[9:14])
+        return *self[:5], self.z, self.settings, plan
+
+
+@torch.library.custom_op(
+    "fastkd::crd_loss", mutates_args=(), schema=f"({_INPUTS}, str path) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+def crd_loss(*inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Total, its two sides [2], the gradients of the student's and the teacher's embeddings."""
-    outputs = _outputs(student_BD)
-    inputs = (student_BD, teacher_BD, bank_n2D, rows_B, chosen_BK)
-    plan = (negatives, seed, first_place, replacement, relaxed)
-    if path == "dense":
+    given = _Inputs(*inputs)
+    outputs = _outputs(given.student_BD)
+    if given.path == "dense":
         from fastkd.ops.crd import dense  # imports Triton
 
-        dense.losses_and_gradients(*inputs, z, settings, draws.Plan(starts, step, *plan), outputs)
+        dense.losses_and_gradients(*given.for_dense(), outputs=outputs)
     else:
-        _compiled(path)._crd_loss(*inputs, starts, step, z, settings, *plan, *outputs)
+        _compiled(given.path)._crd_loss(*given[:-1], *outputs)
     return outputs
 
 
@@ -85,40 +95,23 @@ def _outputs(student_BD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-@torch.library.custom_op("fastkd::crd_normaliser", mutates_args=())
-def crd_normaliser(
-    student_BD: Tensor,
-    teacher_BD: Tensor,
-    bank_n2D: Tensor,
-    rows_B: Tensor,
-    chosen_BK: Tensor | None,
-    starts: Tensor,
-    step: Tensor,
-    z: Tensor,
-    settings: Tensor,
-    negatives: int,
-    seed: int,
-    first_place: int,
-    replacement: bool,
-    relaxed: bool,
-    path: str,
-) -> Tensor:
+@torch.library.custom_op("fastkd::crd_normaliser", mutates_args=(), schema=f"({_INPUTS}, str path) -> Tensor")
+def crd_normaliser(*inputs) -> Tensor:
     """[2]: z where it is known (above 0), else what this batch makes it. The device decides: nobody waits for it."""
-    out = torch.empty_like(z)
-    inputs = (student_BD, teacher_BD, bank_n2D, rows_B, chosen_BK)
-    plan = (negatives, seed, first_place, replacement, relaxed)
-    if path == "dense":
+    given = _Inputs(*inputs)
+    out = torch.empty_like(given.z)
+    if given.path == "dense":
         from fastkd.ops.crd import dense
 
-        dense.normaliser(*inputs, z, settings, draws.Plan(starts, step, *plan), out)
+        dense.normaliser(*given.for_dense(), out=out)
     else:
-        _compiled(path)._crd_normaliser(*inputs, starts, step, z, settings, *plan, out)
+        _compiled(given.path)._crd_normaliser(*given[:-1], out)
     return out
 
 
 @crd_normaliser.register_fake
-def _(student_BD, teacher_BD, bank_n2D, rows_B, chosen_BK, starts, step, z, *_unused):
-    return torch.empty_like(z)
+def _(*inputs):
+    return torch.empty_like(_Inputs(*inputs).z)
 
 
 @torch.library.custom_op("fastkd::crd_update_", mutates_args=("bank_n2D", "z", "step"))
