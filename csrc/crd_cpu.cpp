@@ -12,15 +12,8 @@
 #include <optional>
 #include <vector>
 
-#include "draws.h"
+#include "cpu_draws.h"
 #include "nce.h"
-
-// One copy of a function for each instruction set, the best one taken when the library is loaded.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define FASTKD_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FASTKD_CLONES
-#endif
 
 namespace {
 
@@ -29,7 +22,7 @@ using torch::stable::Tensor;
 using namespace fastkd;
 
 constexpr int64_t CHUNK = 1024, BLOCK = 16, LANES = 16;
-static_assert(CHUNK % (4 * DRAW_LANES) == 0, "a chunk begins with a counter's first word");
+static_assert(CHUNK % DRAWN_TOGETHER == 0, "a chunk begins with a counter's first word");
 
 typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint32_t Bits __attribute__((vector_size(64)));
@@ -87,66 +80,6 @@ FASTKD_INLINE Quad sums_of(Quad a, Quad b, Quad c, Quad d) {
   const Quad ab = __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
   const Quad cd = __builtin_shuffle(c, d, low) + __builtin_shuffle(c, d, high);
   return __builtin_shuffle(ab, cd, first) + __builtin_shuffle(ab, cd, second);
-}
-
-// What the draws of a step depend on.
-struct Draws {
-  const int64_t* rows;
-  const int64_t* chosen;  // [samples, negatives + 1], or null
-  const int64_t* starts;
-  int64_t classes, n, negatives;
-  uint32_t key0, key1, step;
-  int64_t first_place;
-  bool replacement, relaxed;
-};
-
-// The rows of the places first … first+count-1 of one sample; places count the negatives, and then the positive.
-// Returns false where a row is not in the bank.
-FASTKD_CLONES bool draw(const Draws& draws, int64_t sample, int64_t first, int64_t count, uint32_t* rows) {
-  const int64_t K = draws.negatives, negatives = (first + count > K ? K : first + count) - first;
-  const uint64_t n = static_cast<uint64_t>(draws.n);
-  if (draws.chosen != nullptr) {
-    const int64_t* chosen = draws.chosen + sample * (K + 1);
-    bool inside = true;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = chosen[first + i < K ? first + i + 1 : 0];
-      inside &= static_cast<uint64_t>(row) < n;
-      rows[i] = static_cast<uint32_t>(row);
-    }
-    return inside;
-  }
-  const int64_t own_row = draws.rows[sample];
-  if (static_cast<uint64_t>(own_row) >= n) return false;
-  const OwnClass own = class_of_row(own_row, draws.starts, draws.classes);
-  const uint32_t others = own.others(static_cast<uint32_t>(n));
-  if (others == 0) return false;
-  const Stream stream{draws.key0, draws.key1, static_cast<uint32_t>(draws.first_place + sample), draws.step};
-  if (draws.replacement || others < K) {
-    for (int64_t i = 0; i < negatives; i += 4 * DRAW_LANES) {
-      const uint32_t counter = static_cast<uint32_t>((first + i) / 4);
-      for (uint32_t lane = 0; lane < DRAW_LANES; ++lane) {
-        const Words words = stream(counter + lane);
-        rows[i + lane] = scaled(words.x, others);
-        rows[i + DRAW_LANES + lane] = scaled(words.y, others);
-        rows[i + 2 * DRAW_LANES + lane] = scaled(words.z, others);
-        rows[i + 3 * DRAW_LANES + lane] = scaled(words.w, others);
-      }
-    }
-  } else {
-    const Permutation permutation(others, stream(KEY_COUNTER));
-    const uint32_t start = static_cast<uint32_t>(first);
-    uint32_t outside = 0;
-    for (uint32_t i = 0; i < static_cast<uint32_t>(negatives); ++i) {
-      rows[i] = permutation.once(start + i);
-      outside |= rows[i] >= others ? 1u : 0u;
-    }
-    for (int64_t i = 0; outside != 0 && i < negatives; ++i)
-      if (rows[i] >= others) rows[i] = permutation(rows[i]);
-  }
-  for (int64_t i = 0; i < negatives; ++i) rows[i] = own.other(rows[i]);
-  if (negatives < count)
-    rows[negatives] = draws.relaxed ? relaxed_positive(stream, own) : static_cast<uint32_t>(own_row);
-  return true;
 }
 
 struct Task {

@@ -25,12 +25,14 @@ FASTKD_INLINE Words philox(uint32_t key0, uint32_t key1, Words c) {
   return c;
 }
 
+constexpr uint32_t STREAM = 0x43524400u;  // "CRD"
+
 // Words that belong to one sample of one step.
 struct Stream {
   uint32_t key0, key1, place, step;
 
   FASTKD_INLINE Words operator()(uint32_t counter) const {
-    return philox(key0, key1, {counter, place, step, 0x43524400u});
+    return philox(key0, key1, {counter, place, step, STREAM});
   }
 };
 // With replacement, 16 counters give 64 columns: the first words of all, then the second ones, and so on, so that what a

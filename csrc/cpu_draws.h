@@ -1,0 +1,115 @@
+// The draws of one sample on a CPU. draws.h has the arithmetic.
+#pragma once
+
+#include "draws.h"
+
+// One copy of a function for each instruction set, the best one taken when the library is loaded.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define FASTKD_VERSIONS
+#define FASTKD_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FASTKD_CLONES
+#endif
+
+namespace fastkd {
+
+constexpr int64_t DRAWN_TOGETHER = 4 * DRAW_LANES;
+
+// What the draws of a step depend on.
+struct Draws {
+  const int64_t* rows;
+  const int64_t* chosen;  // [samples, negatives + 1], or null
+  const int64_t* starts;
+  int64_t classes, n, negatives;
+  uint32_t key0, key1, step;
+  int64_t first_place;
+  bool replacement, relaxed;
+};
+
+// With replacement: `count` numbers below `others`, from the words of `counter` on.
+#ifdef FASTKD_VERSIONS
+__attribute__((target("default")))
+#endif
+inline void draw_again(const Stream& stream, uint32_t counter, int64_t count, uint32_t others, uint32_t* rows) {
+  for (int64_t i = 0; i < count; i += DRAWN_TOGETHER, counter += DRAW_LANES)
+    for (uint32_t lane = 0; lane < DRAW_LANES; ++lane) {
+      const Words words = stream(counter + lane);
+      rows[i + lane] = scaled(words.x, others);
+      rows[i + DRAW_LANES + lane] = scaled(words.y, others);
+      rows[i + 2 * DRAW_LANES + lane] = scaled(words.z, others);
+      rows[i + 3 * DRAW_LANES + lane] = scaled(words.w, others);
+    }
+}
+
+#ifdef FASTKD_VERSIONS
+// The same in half the time, where numbers of 64 bits are multiplied at once: each word keeps the 64 bits of its product,
+// whose upper half is cut off when it is multiplied again.
+__attribute__((target("arch=x86-64-v4"))) inline void draw_again(const Stream& stream, uint32_t counter, int64_t count,
+                                                                 uint32_t others, uint32_t* rows) {
+  typedef uint64_t Wide __attribute__((vector_size(64)));
+  constexpr int HALF = 8;
+  static_assert(2 * HALF == DRAW_LANES, "two vectors");
+  const Wide low = Wide{} + 0xFFFFFFFFu, lane = {0, 1, 2, 3, 4, 5, 6, 7};
+  for (int64_t i = 0; i < count; i += DRAWN_TOGETHER, counter += DRAW_LANES)
+    for (int half = 0; half < 2; ++half) {
+      Wide x = lane + (counter + half * HALF), y = Wide{} + stream.place, z = Wide{} + stream.step;
+      Wide w = Wide{} + STREAM;
+      uint32_t key0 = stream.key0, key1 = stream.key1;
+      for (int round = 0; round < 10; ++round, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) {
+        const Wide product0 = (x & low) * 0xD2511F53u, product2 = (z & low) * 0xCD9E8D57u;
+        x = (product2 >> 32) ^ y ^ key0;
+        z = (product0 >> 32) ^ w ^ key1;
+        y = product2;
+        w = product0;
+      }
+      const Wide words[4] = {x, y, z, w};
+      for (int word = 0; word < 4; ++word) {
+        const Wide row = ((words[word] & low) * others) >> 32;
+        uint32_t* const to = rows + i + word * DRAW_LANES + half * HALF;
+        for (int j = 0; j < HALF; ++j) to[j] = static_cast<uint32_t>(row[j]);
+      }
+    }
+}
+#endif
+
+// The rows of the places first … first+count-1 of one sample; places count the negatives, and then the positive.
+// Returns false where a row is not in the bank. There is room for DRAWN_TOGETHER rows at a time.
+FASTKD_CLONES inline bool draw(const Draws& draws, int64_t sample, int64_t first, int64_t count, uint32_t* rows) {
+  const int64_t K = draws.negatives, negatives = (first + count > K ? K : first + count) - first;
+  const uint64_t n = static_cast<uint64_t>(draws.n);
+  if (draws.chosen != nullptr) {
+    const int64_t* chosen = draws.chosen + sample * (K + 1);
+    bool inside = true;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = chosen[first + i < K ? first + i + 1 : 0];
+      inside &= static_cast<uint64_t>(row) < n;
+      rows[i] = static_cast<uint32_t>(row);
+    }
+    return inside;
+  }
+  const int64_t own_row = draws.rows[sample];
+  if (static_cast<uint64_t>(own_row) >= n) return false;
+  const OwnClass own = class_of_row(own_row, draws.starts, draws.classes);
+  const uint32_t others = own.others(static_cast<uint32_t>(n));
+  if (others == 0) return false;
+  const Stream stream{draws.key0, draws.key1, static_cast<uint32_t>(draws.first_place + sample), draws.step};
+  if (draws.replacement || others < K) {
+    draw_again(stream, static_cast<uint32_t>(first / 4), negatives, others, rows);
+  } else {
+    const Permutation permutation(others, stream(KEY_COUNTER));
+    const uint32_t start = static_cast<uint32_t>(first);
+    uint32_t outside = 0;
+    for (uint32_t i = 0; i < static_cast<uint32_t>(negatives); ++i) {
+      rows[i] = permutation.once(start + i);
+      outside |= rows[i] >= others ? 1u : 0u;
+    }
+    for (int64_t i = 0; outside != 0 && i < negatives; ++i)
+      if (rows[i] >= others) rows[i] = permutation(rows[i]);
+  }
+  for (int64_t i = 0; i < negatives; ++i) rows[i] = own.other(rows[i]);
+  if (negatives < count)
+    rows[negatives] = draws.relaxed ? relaxed_positive(stream, own) : static_cast<uint32_t>(own_row);
+  return true;
+}
+
+}  // namespace fastkd
