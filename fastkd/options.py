@@ -44,6 +44,9 @@ class SFTNOptions:
     """Multiply KL by τ²."""
 
 
+_TEACHER = tyro.conf.arg(metavar="NAME", help_behavior_hint="")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What is not given is the recipe's."""
@@ -66,8 +69,8 @@ class Options:
     """Teacher blocks, from 1, that carry a branch (default: all but the last)."""
     teacher_training: Literal["standard", "sftn"] | None = None
     """Train the teacher alone, or together with its branches."""
-    teacher: str | None = None
-    """RUN, RUN@EPOCH or FILE: take this teacher instead of training one."""
+    teacher: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _TEACHER] = ()
+    """RUN, RUN@EPOCH or FILE: take this teacher instead of training one; once more for each further teacher."""
     method: str | None = None
     """What the student learns: a method, or several joined by +; their settings are --METHOD.NAME."""
     control: bool | None = None
@@ -209,12 +212,12 @@ CHOICE = tuple(field.name for field in dataclasses.fields(Choice))
 def recipe_of(options: Options) -> Recipe:
     """The recipe that the options mean: the named one, with what was given in place of its own settings."""
     resolved = _overridden(_base(options), options)
-    if options.teacher is not None:
+    if options.teacher:
         if all(stage.name != "teacher" for stage in resolved.stages):
             _idle("teacher", "the student's method has none")
-        resolved = _with_loaded_teacher(resolved, options.teacher, options.teacher_net)
+        resolved = _with_loaded_teacher(resolved, options.teacher[0], options.teacher_net)
     _refuse_idle(options, resolved)
-    return beside_the_paper(resolved)
+    return _with_more_teachers(beside_the_paper(resolved), options.teacher[1:], options.teacher_net)
 
 
 def listed(options: Options) -> Iterator[str]:
@@ -382,16 +385,34 @@ def _shortened_prestage(settings: Any, factor: float) -> dict[str, Any]:
 
 
 def _with_loaded_teacher(recipe: Recipe, spec: str, network: str | None) -> Recipe:
+    description = describe(file := find_weights(spec).absolute())
+    if description is not None and network not in (None, description.network):
+        raise UserError(f"{file} holds a {description.network}, --teacher-net says {network}")
+    teacher = _loaded("teacher", spec, network)
+    return replace(recipe, stages=tuple(teacher if stage.name == "teacher" else stage for stage in recipe.stages))
+
+
+def _with_more_teachers(recipe: Recipe, specs: tuple[str, ...], network: str | None) -> Recipe:
+    """Beside the first; network: of those whose files do not say it."""
+    if not specs:
+        return recipe
+    more = [_loaded(f"teacher-{number}", spec, network) for number, spec in enumerate(specs, 2)]
+    stages: list[StageRecipe] = []
+    for stage in recipe.stages:
+        if stage.teachers:
+            stage = replace(stage, teachers=(*stage.teachers, *(teacher.name for teacher in more)))
+        stages += [stage, *more] if stage.name == "teacher" else [stage]
+    words = f"{1 + len(more)} teachers instead of one"
+    return replace(recipe, stages=tuple(stages), deviations=(*recipe.deviations, words))
+
+
+def _loaded(name: str, spec: str, network: str | None) -> StageRecipe:
     file = find_weights(spec).absolute()
     description = describe(file)
-    if description is not None:
-        if network not in (None, description.network):
-            raise UserError(f"{file} holds a {description.network}, --teacher-net says {network}")
-        network = description.network
-    elif network is None:
+    network = network if description is None else description.network
+    if network is None:
         raise UserError(f"{file} does not say which network it holds: give --teacher-net")
-    teacher = StageRecipe(name="teacher", kind="loaded", network=network, file=str(file), sha256=sha256(file))
-    return replace(recipe, stages=tuple(teacher if stage.name == "teacher" else stage for stage in recipe.stages))
+    return StageRecipe(name=name, kind="loaded", network=network, file=str(file), sha256=sha256(file))
 
 
 def _given(options: Options, *names: str) -> dict[str, Any]:

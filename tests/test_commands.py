@@ -103,6 +103,21 @@ def test_evaluate_agrees_with_the_run(finished, capsys):
     assert "KL to" in capsys.readouterr().out
 
 
+def test_several_teachers(finished, tmp_path, capsys):
+    teachers = ["--teacher", str(finished), "--teacher", str(finished / "teacher.safetensors")]
+    folder = tmp_path / "run"
+    short = [*TINY[:-2], "--epochs", "1"]
+    assert train.main([*short, *teachers, "--method", "aveg", "--run", str(folder)]) == 0
+    assert "student: resnet8 from teacher and teacher-2 by aveg" in capsys.readouterr().err
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert [stage["name"] for stage in recipe["stages"]] == ["teacher", "teacher-2", "student", "control"]
+    assert "2 teachers instead of one" in recipe["deviations"]
+    assert train.main(["--resume", str(folder)]) == 0
+    assert evaluate.main([str(folder)]) == 0
+    line = mistake(*short, *teachers, "--method", "kd", "--run", tmp_path / "other")
+    assert line == "kd has 1 teacher, got 2"
+
+
 def test_report_of_several_runs(finished, tmp_path, capsys):
     out = tmp_path / "both.html"
     assert report.main([str(finished), str(finished), "--out", str(out)]) == 0
