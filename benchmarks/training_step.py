@@ -94,7 +94,8 @@ def engine(case: Case, data: DataSet, device: torch.device, execution: Execution
     chosen = replace(chosen, training=training)
     if case.stage != "sftn":
         builder.trained["teacher"] = builder.network(recipe.stages[0].network).to(device)
-    module, source = builder.stage(chosen).train(), builder.train_source(chosen)
+    module = builder.stage(chosen).train()
+    source = builder.train_source(chosen, module.views)
     source.prepare.to(device)
     if resolved.channels_last:
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

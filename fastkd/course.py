@@ -16,7 +16,7 @@ from fastkd.recipe import Peer, Recipe, StageRecipe
 def course(recipe: Recipe) -> tuple[StageRecipe, ...]:
     """The stages as a run carries them out."""
     by_name = {stage.name: stage for stage in recipe.stages}
-    peers = {name for stage in recipe.stages if _among_peers(stage) for name in stage.teachers}
+    peers = learning_together(recipe)
     found: list[StageRecipe] = []
     for stage in recipe.stages:
         if stage.name in peers:
@@ -28,6 +28,11 @@ def course(recipe: Recipe) -> tuple[StageRecipe, ...]:
         else:
             found.append(stage)
     return tuple(found)
+
+
+def learning_together(recipe: Recipe) -> set[str]:
+    """The teachers that have no training of their own."""
+    return {name for stage in recipe.stages if _among_peers(stage) for name in stage.teachers}
 
 
 def kept_epochs(stages: Sequence[StageRecipe], name: str) -> set[int]:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 from fastkd import listing, networks
+from fastkd.course import learning_together
 from fastkd.data import DATASETS, settled
 from fastkd.errors import UserError, nearest
-from fastkd.files import sha256
 from fastkd.given import command_line_class
 from fastkd.methods import METHODS, find_method, split_methods
 from fastkd.optimisation import Training
@@ -19,7 +19,7 @@ from fastkd.plain import differences
 from fastkd.published import beside_the_paper, choice_of, spoken
 from fastkd.recipe import Recipe, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.recipes import RECIPES, Choice
-from fastkd.weights import describe, find_weights
+from fastkd.teachers import with_loaded_teacher, with_more_teachers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,9 +215,9 @@ def recipe_of(options: Options) -> Recipe:
     if options.teacher:
         if all(stage.name != "teacher" for stage in resolved.stages):
             _idle("teacher", "the student's method has none")
-        resolved = _with_loaded_teacher(resolved, options.teacher[0], options.teacher_net)
+        resolved = with_loaded_teacher(resolved, options.teacher[0], options.teacher_net)
     _refuse_idle(options, resolved)
-    return _with_more_teachers(beside_the_paper(resolved), options.teacher[1:], options.teacher_net)
+    return with_more_teachers(beside_the_paper(resolved), options.teacher[1:], options.teacher_net)
 
 
 def listed(options: Options) -> Iterator[str]:
@@ -269,9 +269,11 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
         _idle(of_teacher[0], f"the method {stages['student'].method} has no teacher")
     if teacher is not None and teacher.branches is None and of_branches:
         _idle(of_branches[0], "the teacher is not trained with branches")
-    if teacher is not None and teacher.training is None:
-        for name in _given(options, "teacher_training", "teacher_epochs"):
+    for name in _given(options, "teacher_training", "teacher_epochs"):
+        if teacher is not None and teacher.training is None:
             _idle(name, "the teacher is loaded, not trained")
+        if learning_together(recipe):
+            _idle(name, "the teacher learns together with the student")
     for name, found in vars(options).items():
         method = name.removeprefix(_SETTINGS)
         given = [key for key, value in vars(found).items() if value is not None] if name != method else []
@@ -382,37 +384,6 @@ def _shortened_prestage(settings: Any, factor: float) -> dict[str, Any]:
         return {"epochs": epochs}
     moved = {max(1, round(milestone * factor)) for milestone in settings.milestones}
     return {"epochs": epochs, "milestones": tuple(sorted(milestone for milestone in moved if milestone < epochs))}
-
-
-def _with_loaded_teacher(recipe: Recipe, spec: str, network: str | None) -> Recipe:
-    description = describe(file := find_weights(spec).absolute())
-    if description is not None and network not in (None, description.network):
-        raise UserError(f"{file} holds a {description.network}, --teacher-net says {network}")
-    teacher = _loaded("teacher", spec, network)
-    return replace(recipe, stages=tuple(teacher if stage.name == "teacher" else stage for stage in recipe.stages))
-
-
-def _with_more_teachers(recipe: Recipe, specs: tuple[str, ...], network: str | None) -> Recipe:
-    """Beside the first; network: of those whose files do not say it."""
-    if not specs:
-        return recipe
-    more = [_loaded(f"teacher-{number}", spec, network) for number, spec in enumerate(specs, 2)]
-    stages: list[StageRecipe] = []
-    for stage in recipe.stages:
-        if stage.teachers:
-            stage = replace(stage, teachers=(*stage.teachers, *(teacher.name for teacher in more)))
-        stages += [stage, *more] if stage.name == "teacher" else [stage]
-    words = f"{1 + len(more)} teachers instead of one"
-    return replace(recipe, stages=tuple(stages), deviations=(*recipe.deviations, words))
-
-
-def _loaded(name: str, spec: str, network: str | None) -> StageRecipe:
-    file = find_weights(spec).absolute()
-    description = describe(file)
-    network = network if description is None else description.network
-    if network is None:
-        raise UserError(f"{file} does not say which network it holds: give --teacher-net")
-    return StageRecipe(name=name, kind="loaded", network=network, file=str(file), sha256=sha256(file))
 
 
 def _given(options: Options, *names: str) -> dict[str, Any]:

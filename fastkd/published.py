@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from fastkd.course import learning_together
 from fastkd.methods import split_methods
 from fastkd.papers import ENTRIES, Entry
 from fastkd.plain import differences
@@ -99,6 +100,8 @@ def _with_options(stage: StageRecipe, options: dict[str, Any]) -> StageRecipe:
 
 
 def _with(recipe: Recipe, figures: dict[str, Any], deviations: list[str]) -> Recipe:
+    other = learning_together(recipe)  # than what the paper calls the teacher
+    figures = {name: figure for name, figure in figures.items() if name not in other}
     stages = tuple(replace(stage, published=figures.get(stage.name)) for stage in recipe.stages)
     return replace(recipe, stages=stages, deviations=tuple(deviations))
 

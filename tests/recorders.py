@@ -1,5 +1,10 @@
 """A recorder without a GPU: what it records is run again, as it was."""
 
+import torch
+
+from fastkd.evaluation import Evaluation
+from fastkd.trainer import Trainer
+
 
 class RunAgain:
     def __init__(self):
@@ -26,3 +31,16 @@ class RunAgain:
 class Refuses(RunAgain):
     def record(self, work, times=1):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+def record_everything(monkeypatch):
+    """Every training and evaluation of a run goes through a recorder."""
+    plain = Trainer.__init__
+
+    def with_recorder(self, *arguments, **options):
+        plain(self, *arguments, **options)
+        self.recorder = RunAgain()
+        cpu = torch.device("cpu")
+        self.evaluation = Evaluation(self.step.predictions, self.test_source, cpu, recorder=self.recorder)
+
+    monkeypatch.setattr(Trainer, "__init__", with_recorder)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from recorders import Refuses, RunAgain
+from recorders import Refuses, RunAgain, record_everything
 from test_step import CPU, close, make_step, weights
 from tiny import Quiet, assert_same, outcome, tiny_recipe, train
 
@@ -19,7 +19,6 @@ from fastkd.log import MetricsLog
 from fastkd.replays import STEPS
 from fastkd.run import Run
 from fastkd.step import PLAIN
-from fastkd.trainer import Trainer
 
 
 def steps_of(step, epoch=0, start=0):
@@ -176,13 +175,6 @@ def test_a_captured_run_is_the_run(tmp_path, monkeypatch):
     stages = tuple(replace(s, training=replace(s.training, batch_size=8)) for s in recipe.stages)
     recipe = replace(recipe, stages=stages)
     train(recipe, tmp_path / "plain")
-    plain = Trainer.__init__
-
-    def with_recorder(self, *arguments, **options):
-        plain(self, *arguments, **options)
-        self.recorder = RunAgain()
-        self.evaluation = Evaluation(self.step.predictions, self.test_source, CPU, recorder=self.recorder)
-
-    monkeypatch.setattr(Trainer, "__init__", with_recorder)
+    record_everything(monkeypatch)
     train(recipe, tmp_path / "captured")
     assert_same(outcome(tmp_path / "captured"), outcome(tmp_path / "plain"))

@@ -11,6 +11,7 @@ from tiny import Quiet, tiny_recipe
 
 from fastkd.building import Builder, open_data
 from fastkd.capture import CudaRecorder
+from fastkd.course import course
 from fastkd.data.augment import Augmentation, Normalise, StreamedImages
 from fastkd.evaluation import Evaluation
 from fastkd.interrupt import Interrupt
@@ -34,17 +35,18 @@ def deterministic():
 
 
 def make_step(kind="control", execution=PLAIN, method="kd", **training):
-    """A step of the tiny digits on the GPU; kind: "teacher" (with branches), "student" or "control"."""
+    """A step of the tiny digits on the GPU; kind: "teacher" (with branches), "student", "student-ft" or "control"."""
     recipe = digits(teacher_net="resnet8", student="resnet8", method=method)
     recipe = replace(recipe, limit_train=128, threads=1)
     builder = Builder(recipe, open_data(recipe), 0, CUDA, execution)
-    chosen = next(stage for stage in recipe.stages if stage.name == kind)
+    chosen = next(stage for stage in course(recipe) if stage.name == kind)
     settings = replace(chosen.training, **({"epochs": 400, "batch_size": 4, "warmup_epochs": 0} | training))
-    chosen = replace(chosen, training=settings)
-    if kind == "student":
+    chosen = replace(chosen, training=settings, after=())
+    if kind.startswith("student"):
         torch.manual_seed(1)
         builder.trained["teacher"] = builder.network("resnet8").to(CUDA).eval()
-    stage, source = builder.stage(chosen).train(), builder.train_source(chosen)
+    stage = builder.stage(chosen).train()
+    source = builder.train_source(chosen, stage.views)
     source.prepare.to(CUDA)
     if execution.channels_last:
         stage.to(memory_format=torch.channels_last)
@@ -81,12 +83,14 @@ def test_captured_steps_equal_eager_ones(kind, optimizer):
     assert other.step == 64 and other.first_bad_step == -1
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].Settings and name != "none"])
-def test_every_method_s_step_is_captured(method):
-    if METHODS[method].teachers_needed[0] > 1:
-        pytest.skip("needs several teachers")
+STAGES = [("student", name) for name in METHODS if name not in ("none", "fsp")]
+STAGES += [(f"student-{name}", name) for name in ("ab", "ft", "sskd")]
+
+
+@pytest.mark.parametrize("kind, method", STAGES)
+def test_every_method_s_step_is_captured(kind, method):
     settings = {"batch_size": 16, "lr": 1e-3}
-    eager, other = (make_step("student", method=method, **settings) for _ in range(2))
+    eager, other = (make_step(kind, method=method, **settings) for _ in range(2))
     captured(other)
     for step in (eager, other):
         train(step, epochs=2)

@@ -174,6 +174,11 @@ class TestMistakes:
             (["--teacher-training", "standard", "--branch", "vgg8"], "--branch changes nothing"),
             (["--data", "imagefolder:/no/such"], "trains on 8 pixels: give --image-size"),
             (["--kd.temperature", "0"], "kd: the temperature is above 0, got 0"),
+            (
+                ["--method", "dml", "--teacher-epochs", "3"],
+                "the teacher learns together with the student",
+            ),
+            (["--method", "dml+at"], "dml trains several networks together, nothing joins it"),
             (["--image-size", "9"], "digits has images of 8 pixels, --image-size says 9"),
             (["--resume", "/no/such/run"], "no run folder /no/such/run"),
             (["--teacher", "/no/such"], "no run folder and no file /no/such"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recorders import record_everything
 from safetensors.torch import load_file
 from test_run import AfterSteps
 from tiny import CPU, Quiet, assert_same, outcome, tiny_recipe, train
@@ -181,6 +182,17 @@ def test_several_teachers(method, tmp_path):
     assert_same(stopped_and_resumed(given, tmp_path / "parts", 19), outcome(tmp_path / "whole"))
     images = torch.randn(3, 3, 8, 8)
     assert load_network(tmp_path / "parts", "student")(images).logits.shape == (3, 10)
+
+
+@pytest.mark.parametrize("method, settings", [("kdcl", {"target": "linear"}), ("rco", {"anchors": 2}), ("simkd", {})])
+def test_a_captured_run_is_the_run(method, settings, tmp_path, monkeypatch):
+    given = recipe(method, **settings)
+    stages = tuple(replace(s, training=replace(s.training, batch_size=8, ema=0.5)) for s in given.stages)
+    given = replace(given, stages=stages)
+    train(given, tmp_path / "plain")
+    record_everything(monkeypatch)
+    train(given, tmp_path / "captured")
+    assert_same(outcome(tmp_path / "captured"), outcome(tmp_path / "plain"))
 
 
 def test_the_number_of_teachers_is_checked():

@@ -19,7 +19,7 @@ LAYERS = (
     ("recipes", "given", "charts"),
     ("table",),
     ("run",),
-    ("building",),
+    ("building", "teachers"),
     ("weights", "course"),
     ("papers",),
     ("recipe", "trainer"),

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from recorders import record_everything
 from safetensors.torch import load_file
 from test_run import AfterSteps
 from tiny import CPU, Quiet, assert_same, outcome, tiny_recipe, train
@@ -120,6 +121,14 @@ def test_stopped_and_resumed_is_the_same_bit_for_bit(method, count, whole, tmp_p
         train(recipe(method), tmp_path, AfterSteps(patch, count))
     train(recipe(method), tmp_path)
     assert_same(outcome(tmp_path), outcome(whole[method]))
+
+
+def test_a_captured_run_is_the_run(whole, tmp_path, monkeypatch):
+    if not whole[BOTH].exists():
+        train(recipe(BOTH), whole[BOTH])
+    record_everything(monkeypatch)
+    train(recipe(BOTH), tmp_path)
+    assert_same(outcome(tmp_path), outcome(whole[BOTH]))
 
 
 def test_what_is_trained_before_reaches_the_student(tmp_path):
