@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +19,7 @@ from fastkd.display import Display
 from fastkd.environment import pick_device
 from fastkd.errors import UserError
 from fastkd.files import write_json
+from fastkd.given import read_options
 from fastkd.interrupt import Stopped, interruptible
 from fastkd.methods.at import ATSettings
 from fastkd.methods.crd import CRDSettings
@@ -31,7 +31,7 @@ from fastkd.recipe import Recipe, StageRecipe
 from fastkd.recipes import RECIPES, TeacherTraining, method_settings
 from fastkd.report import write_report
 from fastkd.run import carry_out, check, create_folder, open_run
-from fastkd.table import Figure
+from fastkd.table import mean_and_std
 
 METHODS = ("kd", "kd+fitnet", "kd+at", "kd+sp", "simkd", "crd")
 TEACHERS: tuple[TeacherTraining, ...] = ("standard", "sftn")
@@ -58,7 +58,7 @@ class Options:
 
 
 def main(arguments: list[str]) -> int:
-    options = tyro.cli(Options, args=arguments, prog="python -m fastkd.compare")
+    options = read_options(Options, arguments, program="python -m fastkd.compare")
     results = {}
     for kind in TEACHERS:
         trained = _train(recipe_of(options, kind), options.out / kind, options)
@@ -196,7 +196,7 @@ def tables(measured: Measured) -> dict[str, tuple[tuple[str, ...], Rows]]:
     for name, by_kind in measured.items():
         for kind, values in by_kind.items():
             cells = [
-                _figure(values[key]).show(digits) if key in values else "" for key, (_, digits) in MEASURES.items()
+                mean_and_std(values[key]).show(digits) if key in values else "" for key, (_, digits) in MEASURES.items()
             ]
             figures.append((name, kind, *cells))
     differences: Rows = []
@@ -234,10 +234,6 @@ def _dots(measured: Measured, key: str) -> Iterator[Dot]:
             values = measured[name][kind][key]
             error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
             yield Dot(name, f"{kind} teacher", statistics.fmean(values), 2 * error)
-
-
-def _figure(values: list[float]) -> Figure:
-    return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 if __name__ == "__main__":

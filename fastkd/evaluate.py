@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,8 +19,10 @@ from fastkd.data import evaluation_source
 from fastkd.environment import pick_device
 from fastkd.errors import UserError
 from fastkd.evaluation import accuracies, similarity
+from fastkd.given import read_options
 from fastkd.options import with_absolute_path
-from fastkd.run import load_network, open_run
+from fastkd.run import load_network, open_run, seed_folders
+from fastkd.table import mean_and_std
 from fastkd.weights import describe, export_network, find_weights
 
 
@@ -28,7 +31,7 @@ class Options:
     """Tests the networks of a finished run: top-1 and top-5, KL(teacher ‖ student), CKA and top-1 agreement."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """A run folder (of a run with several seeds: one of its seed-N)."""
+    """A run folder; of a run with several seeds all are tested."""
     data: str = ""
     """NAME:PATH of another data set with the same classes (default: the run's own)."""
     export: Path | None = None
@@ -39,12 +42,15 @@ class Options:
 
 
 def main(arguments: list[str]) -> int:
-    options = tyro.cli(Options, args=arguments, prog="python -m fastkd.evaluate")
-    measured = evaluate(options.run, options.data, pick_device(options.device))
+    options = read_options(Options, arguments, program="python -m fastkd.evaluate")
+    if options.export is not None:
+        find_weights(str(options.run), "student")  # of several seeds one has to be named: said before the work
+    folders = seed_folders(options.run) or [options.run]
+    measured = {folder.name: evaluate(folder, options.data, pick_device(options.device)) for folder in folders}
     if options.json:
-        print(json.dumps(measured, indent=2))
+        print(json.dumps(measured if len(folders) > 1 else measured[folders[0].name], indent=2))
     else:
-        _print(options.run, measured)
+        _print(options.run, list(measured.values()))
     if options.export is not None:
         export_network(options.export, load_network(options.run, "student"), open_run(options.run).image_size)
     return 0
@@ -84,16 +90,33 @@ def evaluate(folder: Path, data: str, device: torch.device) -> dict[str, dict[st
     return measured
 
 
-def _print(folder: Path, measured: dict[str, dict[str, Any]]) -> None:
-    samples = next(iter(measured.values()))["samples"]
-    table = Table(title=f"{folder}: {samples:,} test images", title_justify="left")
-    for heading in ("", "network", "top-1 %", "top-5 %", "KL to teacher", "CKA", "same top-1 %"):
-        table.add_column(heading, justify="right" if heading not in ("", "network") else "left")
-    for name, row in measured.items():
-        shares = (f"{100 * row[key] / row['samples']:.2f}" for key in ("top1", "top5"))
-        alike = (f"{row['kl']:.4f}", f"{row['cka']:.3f}", f"{100 * row['agreement']:.2f}") if "kl" in row else ()
-        table.add_row(name, row["network"], *shares, *alike)
-    Console(highlight=False).print(table)
+COLUMNS = (
+    ("top-1 %", "top1", 100, 2),
+    ("top-5 %", "top5", 100, 2),
+    ("KL to teacher", "kl", 1, 4),
+    ("CKA", "cka", 1, 3),
+    ("same top-1 %", "agreement", 100, 2),
+)
+
+
+def _print(folder: Path, seeds: Sequence[dict[str, dict[str, Any]]]) -> None:
+    samples = next(iter(seeds[0].values()))["samples"]
+    several = f", mean ± std over {len(seeds)} seeds" if len(seeds) > 1 else ""
+    table = Table("", "network")
+    for heading, *_ in COLUMNS:
+        table.add_column(heading, justify="right")
+    for name, first in seeds[0].items():
+        cells = []
+        for _, key, factor, digits in COLUMNS:
+            per = samples if key in ("top1", "top5") else 1
+            values = [factor * seed[name][key] / per for seed in seeds if key in seed[name]]
+            cells.append(mean_and_std(values).show(digits) if values else "")
+        table.add_row(name, first["network"], *cells)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    console.print(f"{folder}: {samples:,} test images{several}", markup=False, soft_wrap=True)
+    console.print(table)
 
 
 if __name__ == "__main__":

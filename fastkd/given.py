@@ -1,15 +1,45 @@
-"""Command-line options that stand for "as the recipe has it" until they are given."""
+"""The command line: options that stand for "as the recipe has it" until they are given, and those there are not."""
 
 import dataclasses
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from fastkd.errors import UserError, nearest
+
+T = TypeVar("T")
 Fields = Sequence[tuple[str, Any, Any]]
+
+
+def read_options(
+    kind: type[T],
+    arguments: Sequence[str],
+    *,
+    program: str,
+    description: str | None = None,
+    nested: Mapping[str, type[Any]] | None = None,
+) -> T:
+    """The options of a command. An unknown one is a `UserError`; other mistakes and --help end the program.
+
+    nested: the classes whose fields are the options `--NAME.FIELD`.
+    """
+    known = {"help", *_names(kind)}
+    for prefix, inner in (nested or {}).items():
+        known |= {f"{prefix}.{name}" for name in _names(inner)}
+    for argument in arguments:
+        name = argument.removeprefix("--").partition("=")[0].replace("_", "-")
+        if argument.startswith("--") and name and name.removeprefix("no-") not in known:
+            hint = nearest(f"--{name}", (f"--{option}" for option in known))
+            raise UserError(f"no option --{name}" + ("; --help lists them" if hint.startswith("; known") else hint))
+    return tyro.cli(kind, args=list(arguments), prog=program, description=description)
+
+
+def _names(kind: type[Any]) -> set[str]:
+    return {field.name.replace("_", "-") for field in dataclasses.fields(kind)}
 
 
 def command_line_class(kind: type[Any], extra: Fields = (), *, all_optional: bool = False) -> type[Any]:

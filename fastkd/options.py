@@ -12,7 +12,7 @@ from fastkd import listing, networks
 from fastkd.course import learning_together
 from fastkd.data import DATASETS, settled
 from fastkd.errors import UserError, nearest
-from fastkd.given import command_line_class
+from fastkd.given import command_line_class, read_options
 from fastkd.methods import METHODS, find_method, split_methods
 from fastkd.optimisation import Training
 from fastkd.plain import differences
@@ -185,14 +185,22 @@ def parse(arguments: list[str]) -> Options:
     names = split_methods(method)
     if names[0] == "ce" and "ce" not in method.split("+"):
         names = ("kd", *names)  # a paper's recipe may join KD to it
+    nested: dict[str, type[Any]] = {}
     for name in names:
         settings = command_line_class(find_method(name).Settings, all_optional=True)
-        option = tyro.conf.arg(name=(name.partition(":")[2] or name).lower(), help=f"Settings of the method {name}.")
+        prefix = (name.partition(":")[2] or name).lower()
+        option = tyro.conf.arg(name=prefix, help=f"Settings of the method {name}.")
+        nested[prefix] = settings
         extra.append((_field_name(name), Annotated[settings, option], dataclasses.field(default_factory=settings)))
     sftn = command_line_class(SFTNOptions)
     extra.append(("sftn", sftn, dataclasses.field(default_factory=sftn)))
+    for argument in arguments:
+        owner = argument.removeprefix("--").partition(".")[0]
+        if argument.startswith("--") and owner in METHODS and owner not in nested:
+            raise UserError(f"{argument.partition('=')[0]} is a setting of the method {owner}, --method is {method}")
     kind = command_line_class(Options, extra)
-    options = tyro.cli(kind, args=arguments, prog="python -m fastkd.train", description=_description())
+    program, description = "python -m fastkd.train", _description()
+    options = read_options(kind, arguments, program=program, description=description, nested=nested | {"sftn": sftn})
     return options if options.pair is None else _with_pair(options, options.pair)
 
 

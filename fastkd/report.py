@@ -13,10 +13,11 @@ from fastkd.charts import Line, line_chart
 from fastkd.command import command
 from fastkd.course import course
 from fastkd.files import read_json, write_bytes
+from fastkd.given import read_options
 from fastkd.log import read_metrics
 from fastkd.plain import to_plain
 from fastkd.recipe import Recipe
-from fastkd.run import open_run, read_results
+from fastkd.run import open_run, read_results, seed_folders
 from fastkd.table import SIMILARITIES, Row, rows
 
 
@@ -31,7 +32,7 @@ class Options:
 
 
 def main(arguments: list[str]) -> int:
-    options = tyro.cli(Options, args=arguments, prog="python -m fastkd.report")
+    options = read_options(Options, arguments, program="python -m fastkd.report")
     out = options.out or options.runs[0] / "report.html"
     write_report(options.runs, out)
     print(out)
@@ -61,7 +62,7 @@ def write_report(folders: Sequence[Path], out: Path, *, above: str = "") -> None
 
 def _load(folder: Path) -> Loaded:
     recipe = open_run(folder)
-    seeds = sorted(folder.glob("seed-[0-9]*"), key=lambda path: int(path.name.partition("-")[2])) or [folder]
+    seeds = seed_folders(folder) or [folder]
     results = [read_results(seed / "results.json") for seed in seeds if (seed / "results.json").exists()]
     metrics = {seed.name: read_metrics(seed / "metrics.jsonl") for seed in seeds}
     environment = read_json(folder / "env.json") if (folder / "env.json").exists() else {}

@@ -51,6 +51,11 @@ def open_run(folder: Path) -> Recipe:
     return read_recipe(folder / "recipe.json")
 
 
+def seed_folders(folder: Path) -> list[Path]:
+    """Of a run with several seeds the folder of each; else none."""
+    return sorted(folder.glob("seed-[0-9]*"), key=lambda path: int(path.name.partition("-")[2]))
+
+
 def load_network(run: str | Path, name: str) -> Network:
     """The trained network of one stage of a run folder, in eval mode on the CPU."""
     return open_network(find_weights(str(run), name))

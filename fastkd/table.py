@@ -45,18 +45,18 @@ def rows(recipe: Recipe, results: Sequence[dict[str, Any]]) -> list[Row]:
         for name in stages[0]["test"]:
             own = name == stage.name
             network = stage.network if own or stage.branches is None else stage.branches.network
-            top1 = _figure([100 * part["test"][name]["top1"] / part["test"][name]["samples"] for part in stages])
+            top1 = mean_and_std([100 * part["test"][name]["top1"] / part["test"][name]["samples"] for part in stages])
             bests = [100 * part["best"]["top1"] for part in stages if own and part.get("best")]
             alike = [
                 result["similarity"][stage.name] for result in finished if own and stage.name in result["similarity"]
             ]
             similarity = {
-                key: _figure([(100 if key == "agreement" else 1) * one[key] for one in alike])
+                key: mean_and_std([(100 if key == "agreement" else 1) * one[key] for one in alike])
                 for key in ("kl", "cka", "agreement")
                 if alike
             }
             published = stage.published if own else None
-            found.append(Row(name, network, top1, _figure(bests) if bests else None, published, similarity))
+            found.append(Row(name, network, top1, mean_and_std(bests) if bests else None, published, similarity))
     return found
 
 
@@ -101,5 +101,5 @@ def _paper(published: Published | None, recipe: Recipe) -> str:
     return f"{published.top1:.2f}{spread}{'*' if recipe.deviations else ''}"
 
 
-def _figure(values: list[float]) -> Figure:
+def mean_and_std(values: Sequence[float]) -> Figure:
     return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastkd import evaluate, options, report, train
+from fastkd import compare, evaluate, options, report, train
 from fastkd.errors import UserError
 from fastkd.run import load_network
 
@@ -118,6 +119,24 @@ def test_several_teachers(finished, tmp_path, capsys):
     assert line == "kd has 1 teacher, got 2"
 
 
+def test_evaluate_takes_all_seeds_of_a_run(finished, tmp_path, capsys):
+    for seed in (0, 1):
+        shutil.copytree(finished, tmp_path / f"seed-{seed}")
+    assert evaluate.main([str(tmp_path)]) == 0
+    results = json.loads((finished / "results.json").read_text())
+    counts = results["stages"]["student"]["test"]["student"]
+    shown = capsys.readouterr().out
+    assert "mean ± std over 2 seeds" in shown and f"{100 * counts['top1'] / counts['samples']:.2f} ± 0.00" in shown
+    assert evaluate.main([str(tmp_path), "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == ["seed-0", "seed-1"]
+
+
+@pytest.mark.parametrize("main", (evaluate.main, report.main, compare.main))
+def test_every_command_names_the_nearest_option(main):
+    with pytest.raises(UserError, match="no option --outt|no option --jsonn"):
+        main(["somewhere", "--outt" if main is not evaluate.main else "--jsonn", "x"])
+
+
 def test_report_of_several_runs(finished, tmp_path, capsys):
     out = tmp_path / "both.html"
     assert report.main([str(finished), str(finished), "--out", str(out)]) == 0
@@ -169,6 +188,10 @@ class TestMistakes:
             ),
             (["--method", "ls", "--teacher", "x"], "--teacher changes nothing: the student's method has none"),
             (["--method", "at", "--kd.temperature", "2"], "--kd.temperature changes nothing: the student learns by at"),
+            (["--epoch", "2"], "no option --epoch; did you mean '--epochs'"),
+            (["--kd.temprature", "2"], "no option --kd.temprature; did you mean '--kd.temperature'"),
+            (["--qqqqqqqq"], "no option --qqqqqqqq; --help lists them"),
+            (["--at.weight", "2"], "--at.weight is a setting of the method at, --method is kd"),
             (["cifar100-sfnt", "--list"], "no recipe 'cifar100-sfnt'; did you mean 'cifar100-sftn'"),
             (["--teacher-training", "standard", "--sftn.kl", "reverse"], "--sftn.kl changes nothing"),
             (["--teacher-training", "standard", "--branch", "vgg8"], "--branch changes nothing"),
@@ -257,7 +280,9 @@ class TestMistakes:
 
     def test_unknown_option(self):
         done = command("fastkd.train", "--epohs", "3")
-        assert done.returncode == 2 and "--epochs" in done.stdout + done.stderr
+        assert done.returncode == 2 and not done.stdout
+        assert done.stderr.startswith("fastkd: no option --epohs; did you mean '--epochs'")
+        assert done.stderr.count("\n") == 1
 
     def test_evaluate_and_report_of_nothing(self, tmp_path):
         for main in (evaluate.main, report.main):

@@ -16,7 +16,7 @@ LAYERS = (
     ("options",),
     ("listing",),
     ("published",),
-    ("recipes", "given", "charts"),
+    ("recipes", "charts"),
     ("table",),
     ("run",),
     ("building", "teachers"),
@@ -33,7 +33,7 @@ LAYERS = (
     ("losses",),
     ("ops",),
     ("environment", "command", "display", "interrupt", "log", "execution", "distributed", "snapshot", "capture"),
-    ("plain", "files"),
+    ("plain", "files", "given"),
     ("errors",),
 )
 LEVEL = {name: level for level, names in enumerate(reversed(LAYERS)) for name in names}

@@ -28,6 +28,7 @@ from fastkd.data import (
 from fastkd.data.folder import class_folder_tree
 from fastkd.data.inspect import contact_sheet, describe, verify
 from fastkd.errors import UserError
+from fastkd.given import read_options
 
 _SHOWN = 20
 
@@ -69,7 +70,7 @@ def main(arguments: list[str]) -> int:
         wanted = arguments in (["-h"], ["--help"])
         print("usage: python -m fastkd.data inspect DATA [options]   (inspect --help shows them)")
         return 0 if wanted else 2
-    options = tyro.cli(Options, args=arguments[1:], prog="python -m fastkd.data inspect")
+    options = read_options(Options, arguments[1:], program="python -m fastkd.data inspect")
     for name in ("images", "views", "image_size"):
         value = getattr(options, name)
         if value is not None and value < 1:
