@@ -32,7 +32,8 @@ SHAPES = {  # rows, warps, stages, registers
     ],
 }
 PROGRAMS = (1, 2, 3, 4)
-COUNTED = (256, 512, 1024, 2048)
+COUNTED = tuple(itertools.product((256, 512, 1024, 2048), (4, 6, 8, 12)))
+"""Rows, programs on a multiprocessor."""
 ADDED = tuple(itertools.product((32, 64, 128), (16, 32, 64)))
 """Lanes, parts at once."""
 Contenders = dict[str, Sequence[Callable[[], object]]]
@@ -66,9 +67,9 @@ def scored(given: Inputs, banks: Sequence[Tensor], z: Tensor, settings: Tensor) 
 
 def counted(given: Inputs, settings: Tensor) -> Contenders:
     found = {}
-    for rows in COUNTED:
-        with mock.patch.object(dense, "COUNTED_ROWS", rows):
-            found[f"count rows={rows}"] = [
+    for rows, programs in COUNTED:
+        with mock.patch.multiple(dense, COUNTED_ROWS=rows, COUNTING_PROGRAMS=programs):
+            found[f"count rows={rows} programs={programs}"] = [
                 captured(lambda b=batch: dense.counted(*b[:3], None, CIFAR.rows, settings, b.plan))
                 for batch in given.batches
             ]

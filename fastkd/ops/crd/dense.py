@@ -12,8 +12,9 @@ from fastkd.ops.crd.draws import Plan
 from fastkd.ops.select import interpreting
 
 DRAWN_LANES = 256
-COUNTED_ROWS = 1024
+COUNTED_ROWS = 512
 MOST_ROWS = 128  # of a block: the counts are padded to it, so that they are read without a mask
+COUNTING_PROGRAMS = 6  # on a multiprocessor
 ADDED_LANES = 64
 ADDED_AT_ONCE = 16
 
@@ -81,7 +82,8 @@ def counted(
     if by_atomics:
         _draw(counts.view(torch.int32), drawn.positives, embeddings, rows_B, chosen_BK, plan, n=n, dim=dim)
         return drawn
-    draw_kernels.count_kernel[(samples, triton.cdiv(stride, COUNTED_ROWS))](
+    blocks, wanted = triton.cdiv(stride, COUNTED_ROWS), max(COUNTING_PROGRAMS * _device(counts)[0] // samples, 1)
+    draw_kernels.count_kernel[(samples, min(blocks, wanted))](
         counts,
         drawn.positives,
         *embeddings,

@@ -38,12 +38,13 @@ def own_class(own_row, starts_ptr, classes, SEARCH: tl.constexpr):
 
 @triton.jit
 def pairs_of(n):
-    """a, b of a permutation of 0 … n-1, and what a place is multiplied by to be divided by b."""
-    a = tl.ceil(tl.sqrt(n.to(tl.float64))).to(tl.uint32)
+    """a, b of a permutation of 0 … n-1, n < 2³¹, and what a place is multiplied by to be divided by b."""
+    a = tl.sqrt(n.to(tl.float32)).to(tl.uint32)  # ⌈√n⌉, perhaps one more or two less
+    a = tl.where(a * a < n, a + 1, a)
+    a = tl.where(a * a < n, a + 1, a)
+    a = tl.where((a - 1) * (a - 1) >= n, a - 1, a)
     b = (n + a - 1) // a
-    # Rounded down: the quotient may be one too small. b = 1 has no reciprocal of 32 bits.
-    reciprocal = tl.where(b > 1, (4294967296 // b.to(tl.int64)).to(tl.uint32), 0xFFFFFFFF)
-    return a, b, reciprocal
+    return a, b, 0xFFFFFFFF // b  # rounded down: the quotient may be one too small
 
 
 @triton.jit
@@ -105,9 +106,8 @@ def permuted(place, n, seed, own_place, step):
 
 
 @triton.jit
-def returned(place, n, key0, key1, key2, key3):
+def returned(place, n, a, b, reciprocal, key0, key1, key2, key3):
     """The inverse of `permuted`."""
-    a, b, reciprocal = pairs_of(n)
     place = returned_once(place, a, b, reciprocal, key0, key1, key2, key3)
     while tl.max((place >= n).to(tl.int32), 0) > 0:
         place = tl.where(place >= n, returned_once(place, a, b, reciprocal, key0, key1, key2, key3), place)
@@ -310,34 +310,35 @@ def count_kernel(
     D: tl.constexpr,
     PADDED: tl.constexpr,
 ):
-    """How often one sample drew each of ROWS rows, without replacement; of a sample that has too few, with it."""
-    sample, first_row = tl.program_id(0), tl.program_id(1) * ROWS
-    row = first_row + tl.arange(0, ROWS)
+    """How often one sample drew each of some blocks of rows, without replacement; where it has too few, with it."""
+    sample = tl.program_id(0)
     own_row = tl.load(rows_ptr + sample)
     start, size = own_class(own_row, starts_ptr, classes, SEARCH)
     others = n.to(tl.uint32) - size
     place = (first_place + sample).to(tl.uint32)
     step = tl.load(step_ptr).to(tl.uint32)
-    if others < negatives:
-        lane = tl.arange(0, LANES)
-        drawn = tl.zeros((ROWS,), tl.int32)
-        for first in range(0, negatives, 4 * LANES):
-            column = first_column(first, lane)
-            row0, row1, row2, row3 = drawn_again(first, lane, others, seed, place, step)
-            drawn += tally(row0, start, size, column, negatives, first_row, ROWS)
-            drawn += tally(row1, start, size, column + DRAW_LANES, negatives, first_row, ROWS)
-            drawn += tally(row2, start, size, column + 2 * DRAW_LANES, negatives, first_row, ROWS)
-            drawn += tally(row3, start, size, column + 3 * DRAW_LANES, negatives, first_row, ROWS)
-    else:
-        word = tl.full((ROWS,), KEY_COUNTER, tl.uint32)
-        key0, key1, key2, key3 = words(seed, word, place, step)
-        other = row.to(tl.uint32)
-        other = tl.where(other < start, other, other - size)
-        eligible = (row < start) | (row >= start + size)
-        column = returned(tl.minimum(other, others - 1), others, key0, key1, key2, key3)
-        drawn = (eligible & (column < negatives) & (row < n)).to(tl.int32)
-    tl.store(counts_ptr + sample.to(tl.int64) * STRIDE + row, drawn.to(tl.int16), row < STRIDE)
-    if first_row == 0:
+    a, b, reciprocal = pairs_of(others)
+    key0, key1, key2, key3 = words(seed, tl.full((ROWS,), KEY_COUNTER, tl.uint32), place, step)
+    for first_row in range(tl.program_id(1) * ROWS, STRIDE, tl.num_programs(1) * ROWS):
+        row = first_row + tl.arange(0, ROWS)
+        if others < negatives:
+            lane = tl.arange(0, LANES)
+            drawn = tl.zeros((ROWS,), tl.int32)
+            for first in range(0, negatives, 4 * LANES):
+                column = first_column(first, lane)
+                row0, row1, row2, row3 = drawn_again(first, lane, others, seed, place, step)
+                drawn += tally(row0, start, size, column, negatives, first_row, ROWS)
+                drawn += tally(row1, start, size, column + DRAW_LANES, negatives, first_row, ROWS)
+                drawn += tally(row2, start, size, column + 2 * DRAW_LANES, negatives, first_row, ROWS)
+                drawn += tally(row3, start, size, column + 3 * DRAW_LANES, negatives, first_row, ROWS)
+        else:
+            other = row.to(tl.uint32)
+            other = tl.where(other < start, other, other - size)
+            eligible = (row < n) & ((row < start) | (row >= start + size))
+            column = returned(tl.minimum(other, others - 1), others, a, b, reciprocal, key0, key1, key2, key3)
+            drawn = (eligible & (column < negatives)).to(tl.int32)
+        tl.store(counts_ptr + sample.to(tl.int64) * STRIDE + row, drawn.to(tl.int16), row < STRIDE)
+    if tl.program_id(1) == 0:
         tl.store(positives_ptr + sample, positive_of(own_row, start, size, seed, place, step, RELAXED))
         prepare(sample, student_ptr, teacher_ptr, settings_ptr, anchors_ptr, D, PADDED)
 

@@ -6,6 +6,7 @@ from crd_cases import PROBLEMS, check_counts, check_golden, check_path, check_up
 
 from fastkd.losses import CRDLoss
 from fastkd.ops import crd
+from fastkd.ops.crd import dense
 
 SMALL = {name: options | {"negatives": min(options.get("negatives", 70), 200)} for name, options in PROBLEMS.items()}
 
@@ -40,7 +41,9 @@ def test_counts_are_those_of_the_draws(name):
     check_counts(problem(**SMALL[name]))
 
 
-def test_counts_of_several_blocks_and_many_classes():
+@pytest.mark.parametrize("programs", [0, 1])  # 0: one for each sample
+def test_counts_of_several_blocks_and_many_classes(programs, monkeypatch):
+    monkeypatch.setattr(dense, "COUNTING_PROGRAMS", programs)
     check_counts(problem(rows=2100, classes=300, negatives=900, samples=3, relaxed=True))
     check_counts(problem(rows=1100, classes=2, negatives=700, samples=3))  # too few of the other class
 
