@@ -83,14 +83,9 @@ def main() -> None:
 
 
 def _measure(case: str, contenders: dict[str, Pass], repetitions: int, step_rate: float, workers: int) -> list[Record]:
-    """Passes in turn, round after round; the first of each is not counted."""
-    timed: dict[str, list[Timed]] = {name: [] for name in contenders}
-    for repetition in range(repetitions + 1):
-        for name, one_pass in contenders.items():
-            found = _time(one_pass)
-            if repetition:
-                timed[name].append(found)
-    waits = {name: _time(one_pass, step_rate) for name, one_pass in contenders.items()}
+    """Times of an image, after `_check` went through all of them once."""
+    timed = _rounds(contenders, repetitions)
+    waits = _rounds(contenders, (repetitions + 1) // 3, step_rate)
     images = next(iter(timed.values()))[0].images
     print(f"\n{case}: {images:,} images a pass, median of {repetitions}")
     print(f"{'':16}{'images/s':>10}{'p20':>9}{'p80':>9}{'per CPU s':>11}   waited, a step doing {step_rate:,.0f}/s")
@@ -99,20 +94,31 @@ def _measure(case: str, contenders: dict[str, Pass], repetitions: int, step_rate
     taken, waited = [], []
     for name, passes in timed.items():
         seconds = [one.seconds / images for one in passes]
-        p20, _, _, p80 = statistics.quantiles(seconds, n=5, method="inclusive")
-        median, cpu = statistics.median(seconds), statistics.median(one.cpu_seconds for one in passes) / images
-        wait = waits[name]
+        (median, p20, p80), cpu = quantiles(seconds), statistics.median(one.cpu_seconds for one in passes) / images
+        stood = [one.waited / images for one in waits[name]]
+        share = statistics.median(one.waited / one.seconds for one in waits[name])
         rates = f"{1 / median:10,.0f}{1 / p80:9,.0f}{1 / p20:9,.0f}{1 / cpu:11,.0f}"
-        print(f"{name:16}{rates}   {wait.waited / wait.seconds:.0%}", flush=True)
+        print(f"{name:16}{rates}   {share:.0%}", flush=True)
         taken.append(Record("data", name, f"{case}, an image of {images:,}", device, median, p20, p80, cpu, **common))
-        stood = wait.waited / images
-        what = f"{case}, waited for an image by a step that takes {_microseconds(1 / step_rate)} for it"
-        waited.append(Record("data", name, what, device, stood, stood, stood, wait.cpu_seconds / images, **common))
+        what = f"{case}, waited for an image by a step that takes {1e6 / step_rate:,.0f} µs for it"
+        cpu = statistics.median(one.cpu_seconds for one in waits[name]) / images
+        waited.append(Record("data", name, what, device, *quantiles(stood), cpu, **common))
     return taken + waited
 
 
-def _microseconds(seconds: float) -> str:
-    return f"{seconds * 1e6:,.0f} µs"
+def quantiles(values: list[float]) -> tuple[float, float, float]:
+    """Median, the 20th and the 80th percentile."""
+    p20, _, _, p80 = statistics.quantiles(values * 2 if len(values) == 1 else values, n=5, method="inclusive")
+    return statistics.median(values), p20, p80
+
+
+def _rounds(contenders: dict[str, Pass], repetitions: int, step_rate: float | None = None) -> dict[str, list[Timed]]:
+    """Passes in turn, round after round."""
+    timed: dict[str, list[Timed]] = {name: [] for name in contenders}
+    for _ in range(repetitions):
+        for name, one_pass in contenders.items():
+            timed[name].append(_time(one_pass, step_rate))
+    return timed
 
 
 def _time(one_pass: Pass, step_rate: float | None = None) -> Timed:

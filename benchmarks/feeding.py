@@ -9,7 +9,6 @@ with it shows in the images a second, beside those of `held`.
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ import torch
 import torchvision
 from torch.nn import functional
 
-from benchmarks.data import SIZE, cpu_seconds, loader_versions
+from benchmarks.data import SIZE, cpu_seconds, loader_versions, quantiles
 from benchmarks.pictures import photographs, re_encoded
 from benchmarks.timing import Record, commit, device_name, write_json
 from fastkd.data import (
@@ -179,14 +178,9 @@ def _records(title: str, case: str, found: Timed, workers: int) -> list[Record]:
     contender, _, files = case.partition(", ")
     what = ", ".join(filter(None, (title, files)))
     return [
-        Record("feeding", contender, text, device, *_quantiles(values), found.cpu_seconds, **common)
+        Record("feeding", contender, text, device, *quantiles(values), found.cpu_seconds, **common)
         for text, values in ((f"{what}, a step", found.seconds), (f"{what}, waited before a step", found.waited))
     ]
-
-
-def _quantiles(values: list[float]) -> tuple[float, float, float]:
-    fifths = statistics.quantiles(values, n=5, method="inclusive")
-    return statistics.median(values), fifths[0], fifths[3]
 
 
 if __name__ == "__main__":
