@@ -11,6 +11,7 @@ The JPEGs are those of imagenet-sample beside the checkout, else pictures made f
 """
 
 import argparse
+import functools
 import os
 import resource
 import statistics
@@ -35,8 +36,8 @@ from fastkd.data import Augmentation, Source, Split, open_dataset, resolved_load
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE, CIFAR_BATCH = 224, 128
 CPU = torch.device("cpu")
-Pass = Callable[[], Iterable[Tensor]]
-"""One pass over the images: float batches [B,3,H,W]."""
+Pass = Callable[[], Iterable[Callable[[], Tensor]]]
+"""One pass over the images: what a loader gives, each with what the step does to it: float batches [B,3,H,W]."""
 
 
 class Timed(NamedTuple):
@@ -125,10 +126,11 @@ def _time(one_pass: Pass, step_rate: float | None = None) -> Timed:
     """With a step_rate, each batch is followed by a sleep of so long as a GPU would take for it."""
     cpu, started = cpu_seconds(), time.perf_counter()
     images, waited, asked = 0, 0.0, started
-    for batch in one_pass():
+    for prepared in one_pass():
+        waited += time.perf_counter() - asked
+        batch = prepared()
         if batch.is_cuda:
             torch.cuda.synchronize()
-        waited += time.perf_counter() - asked
         images += len(batch)
         if step_rate is not None:
             time.sleep(len(batch) / step_rate)
@@ -155,7 +157,8 @@ def _check(contenders: dict[str, Pass], size: int) -> None:
     counts, means = {}, {}
     for name, one_pass in contenders.items():
         count, total = 0, 0.0
-        for batch in one_pass():
+        for prepared in one_pass():
+            batch = prepared()
             assert batch.shape[1:] == (3, size, size) and batch.isfinite().all(), name
             count, total = count + len(batch), total + batch.double().mean((1, 2, 3)).sum().item()
         counts[name], means[name] = count, total / count
@@ -172,10 +175,10 @@ class _Batches:
         self.source, self.device, self.epoch = source, device, 0
         source.prepare.to(device)
 
-    def __call__(self) -> Iterator[Tensor]:
+    def __call__(self) -> Iterator[Callable[[], Tensor]]:
         zero = torch.zeros((), dtype=torch.int64, device=self.device)
         for raw in self.source.loader.epoch(self.epoch):
-            yield self.source.prepare(raw.to(self.device), zero, zero + self.epoch).images[0]
+            yield lambda raw=raw: self.source.prepare(raw.to(self.device), zero, zero + self.epoch).images[0]
         self.epoch += 1
 
 
@@ -252,7 +255,7 @@ def _usual(dataset: Dataset, batch_size: int, workers: int, device: torch.device
         dataset, batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0,
         worker_init_fn=_one_thread, pin_memory=device.type == "cuda",
     )  # fmt: skip
-    return lambda: (batch.to(device, non_blocking=True) for batch, _ in loader)
+    return lambda: (functools.partial(batch.to, device, non_blocking=True) for batch, _ in loader)
 
 
 def _to_float_by_pillow(image: Image.Image) -> Tensor:
