@@ -20,6 +20,8 @@ from benchmarks.timing import commit
 from fastkd.recipe import read_recipe
 
 TEACHERS = ("sftn", "standard")
+WALL = "wall_seconds.json"
+"""In a run's folder: of the whole process, in all slices; starting, compiling and capturing included."""
 STOPPED = 130
 """What fastkd.train exits with when a signal stopped it."""
 
@@ -28,6 +30,7 @@ def train(data: str, teacher: str, folder: Path, options: list[str], seconds: fl
     """Begins or continues one pair; its exit code."""
     begin = ["cifar100-sftn", "--data", data, "--teacher-training", teacher, "--run", str(folder), *options]
     arguments = ["--resume", str(folder)] if (folder / "recipe.json").exists() else begin
+    started = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "fastkd.train", *arguments])
     try:
         return process.wait(timeout=max(seconds, 1))
@@ -37,6 +40,11 @@ def train(data: str, teacher: str, folder: Path, options: list[str], seconds: fl
     except KeyboardInterrupt:
         process.wait()  # it got the signal too, and writes
         raise
+    finally:
+        if folder.exists():
+            wall = folder / WALL
+            before = json.loads(wall.read_text()) if wall.exists() else 0.0
+            wall.write_text(json.dumps(before + time.monotonic() - started))
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -55,9 +63,17 @@ def summary(folder: Path) -> dict[str, Any]:
             "epochs": found["epochs"],
             "top1": 100 * counts["top1"] / counts["samples"],
             "seconds": found["seconds"],
+            "starting_seconds": found["starting_seconds"],
             "paper": stage.published.top1 if stage.published else None,
         }
-    return {"stages": stages, "environment": environment, "commit": commit(), "deviations": list(recipe.deviations)}
+    wall_s = json.loads((folder / WALL).read_text())
+    return {
+        "stages": stages,
+        "wall_seconds": wall_s,
+        "environment": environment,
+        "commit": commit(),
+        "deviations": list(recipe.deviations),
+    }
 
 
 def main() -> int:
@@ -81,9 +97,11 @@ def main() -> int:
             break
     (options.out / "headline.json").write_text(json.dumps(found, indent=1) + "\n")
     for teacher, pair in found.items():
+        print(f"{teacher:9} {pair['wall_seconds'] / 60:.1f} min in all")
         for name, stage in pair["stages"].items():
             beside = f" (paper {stage['paper']:.2f})" if stage["paper"] else ""
             took = f"{stage['epochs']} epochs in {stage['seconds'] / 60:.1f} min"
+            took += f" and {stage['starting_seconds']:.0f} s to start"
             print(f"{teacher:9} {name:8} {stage['network']:9} {stage['top1']:.2f}%{beside}  {took}")
     return 0 if code == STOPPED else code
 

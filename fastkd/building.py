@@ -27,7 +27,7 @@ from fastkd.losses import SFTNLoss
 from fastkd.methods import Context, Method, find_method, split_methods
 from fastkd.networks.base import Network, output_shapes
 from fastkd.networks.checkpoints import Report, load_weights
-from fastkd.networks.folding import frozen_copy
+from fastkd.networks.folding import frozen_copy, in_bfloat16
 from fastkd.networks.grafts import graft
 from fastkd.plain import to_plain
 from fastkd.recipe import Branches, Recipe, StageRecipe
@@ -221,7 +221,7 @@ class Builder:
         fold = self.execution.fold and all(method.teacher_norm == "running" for method in methods.values())
         frozen = [frozen_copy(teacher, self.recipe.image_size, fold=fold) for teacher in teachers]
         if self.execution.bfloat16 and self.device.type == "cuda":
-            frozen = [teacher.to(torch.bfloat16) for teacher in frozen]  # else autocast casts its weights every step
+            frozen = [in_bfloat16(teacher) for teacher in frozen]  # else autocast casts its weights every step
         if recipe.kind == "prestage":
             return Prestage(student, frozen, methods, recipe.name, method=recipe.prestage)
         assert recipe.training is not None

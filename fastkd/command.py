@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+import torch
+
 from fastkd.errors import UserError
 
 
@@ -11,6 +13,9 @@ def command(main: Callable[[list[str]], int]) -> int:
         return main(sys.argv[1:])
     except UserError as error:
         print(f"fastkd: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError:
+        print("fastkd: out of memory on the device; does another program hold it?", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fastkd: interrupted", file=sys.stderr)

@@ -97,6 +97,11 @@ def from_all(value: Any) -> list[Any]:
     return boxes
 
 
+def first_of_all(value: Any) -> Any:
+    """That of the first rank whose value says something; every rank gets the same answer."""
+    return next((found for found in from_all(value) if found), None)
+
+
 def agreed(flag: bool) -> bool:
     """Whether any rank says so; every rank gets the same answer."""
     if world_size() == 1:

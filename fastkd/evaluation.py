@@ -33,8 +33,8 @@ def accuracies(predictions: Predictions, source: Source, device: torch.device) -
 class Evaluation:
     """Counts hits over a test set, each time it is called.
 
-    fixed_shape: the last batch is filled up to the size of the others, so that nothing is compiled for it alone; what
-    it is filled with is not counted. With a recorder a batch is recorded and replayed.
+    fixed_shape: a batch that is smaller than the others is filled up to their size, so that nothing is compiled for it
+    alone; what it is filled with is not counted. With a recorder a batch is recorded and replayed.
     """
 
     def __init__(
@@ -58,11 +58,9 @@ class Evaluation:
     @torch.no_grad()
     def __call__(self) -> dict[str, Accuracy]:
         self._clear()
-        size = None
         for raw in self.source.loader.epoch(0):
-            size = size or len(raw.index)
             real = len(raw.index)
-            filled = _filled(raw, size) if self.fixed_shape else raw
+            filled = _filled(raw, self.source.batch_size) if self.fixed_shape else raw
             if self.recorder is None:
                 self._count(filled.to(self.device), torch.full((), real, device=self.device))
             else:

@@ -73,6 +73,14 @@ class Meter:
     def state(self) -> dict:
         return {"sums": self.sums, "hits": self.hits, "steps": self.steps, "images": self.images}
 
+    @staticmethod
+    def shared(states: list[dict], among: int) -> list[dict]:
+        """The states of so many ranks, made into those of `among` ranks whose means and hits are the same."""
+        first = states[0]
+        means = {name: sum(state["sums"][name] for state in states) / len(states) for name in first["sums"]}
+        hits = torch.stack([state["hits"] for state in states]).sum(0)
+        return [first | {"sums": means, "hits": hits if rank == 0 else torch.zeros_like(hits)} for rank in range(among)]
+
     def load(self, state: dict) -> Self:
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self.hits = state["hits"].to(self.device)

@@ -17,7 +17,7 @@ from fastkd.building import Builder
 from fastkd.course import course, kept_epochs
 from fastkd.data import DataSet
 from fastkd.display import Display
-from fastkd.distributed import is_main, local_processes, wait_for_all, world_size
+from fastkd.distributed import first_of_all, is_main, local_processes, on_main, wait_for_all, world_size
 from fastkd.errors import UserError
 from fastkd.evaluation import accuracies, similarity
 from fastkd.execution import resolve, set_up
@@ -111,7 +111,7 @@ class Run:
         self.folder, self.display, self.interrupt = folder, display, interrupt
         self.course = course(self.recipe)
         self.results: dict[str, Any] = {"seed": self.seed, "stages": {}, "similarity": {}}
-        """{"seed", "stages": {name: {"network", "parameters", "epochs", "train", "test", "best", "seconds"}},
+        """{"seed", "stages": {name: {"network", "parameters", "epochs", "train", "test", "best", "seconds", …}},
         "similarity": {name: {"kl", "cka", "agreement"}}}, as it stands in results.json."""
 
     def carry_out(self, *, tensorboard: bool = False) -> dict[str, Any]:
@@ -178,12 +178,13 @@ class Run:
                 "test": {name: counts for name, counts in progress.test.items() if name not in stage.peers()},
                 "best": progress.best,
                 "seconds": progress.seconds,
+                "starting_seconds": progress.starting_seconds,
             }
             if trainer.step.average is not None:
                 self._save_network(f"{recipe.name}-ema.safetensors", recipe, trainer.step.average.network)
         self.builder.keep(recipe, stage)
-        if recipe.name in self.builder.passing_on and is_main():
-            write_weights(self._passed_on(recipe), self.builder.passed_on[recipe.name], {})
+        if recipe.name in self.builder.passing_on:
+            on_main(lambda: write_weights(self._passed_on(recipe), self.builder.passed_on[recipe.name], {}))
         if recipe.kind != "prestage":
             self._save_networks("{}.safetensors", recipe, stage)
             self._compare_with_teacher(recipe)
@@ -194,13 +195,15 @@ class Run:
             self.results["stages"][peer.name] = (
                 result | own | {"test": {peer.name: progress.test[peer.name]}, "best": {}}
             )
-        if is_main():
-            self.results["metrics_bytes"] = log.size()
-            write_json(self.folder / "results.json", self.results)
-            checkpoint.unlink(missing_ok=True)
-        wait_for_all()
+        on_main(lambda: self._write_results(log, checkpoint))
+        self.interrupt.requested = first_of_all(self.interrupt.requested)
         if self.interrupt.requested and recipe is not self.course[-1]:
             raise Stopped(f"stopped by {self.interrupt.requested} after {recipe.name}")
+
+    def _write_results(self, log: MetricsLog, checkpoint: Path) -> None:
+        self.results["metrics_bytes"] = log.size()
+        write_json(self.folder / "results.json", self.results)
+        checkpoint.unlink(missing_ok=True)
 
     def _compare_with_teacher(self, recipe: StageRecipe) -> None:
         teacher, network = self.builder.trained.get("teacher"), self.builder.trained[recipe.name]
@@ -272,8 +275,7 @@ class Run:
             self._save_network(file.format(name), stages[name], network)
 
     def _save_network(self, name: str, recipe: StageRecipe, network: Network) -> None:
-        if is_main():
-            save_network(self.folder / name, network, self.builder.description(recipe))
+        on_main(lambda: save_network(self.folder / name, network, self.builder.description(recipe)))
 
 
 def read_results(path: Path) -> dict[str, Any]:

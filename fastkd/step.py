@@ -13,7 +13,7 @@ from fastkd.compilation import compile_stage, undo_compile
 from fastkd.data import ResidentLoader
 from fastkd.data.base import Batch, Loader, RawBatch
 from fastkd.display import duration
-from fastkd.distributed import any_rank, world_size
+from fastkd.distributed import any_rank, share_buffers, world_size
 from fastkd.execution import Resolved
 from fastkd.meter import Meter
 from fastkd.optimisation import (
@@ -98,7 +98,7 @@ class Step:
         known = list(self.meter.sums.values())
         counters = [self.step, self.epoch, self.first_bad_step, self.meter.hits, *known]
         averaged = [self.average.network] if self.average else []
-        snapshot = Snapshot([self.stage, self.prepare, *averaged], self.optimizer, counters)
+        snapshot = Snapshot([self.stage, *averaged], self.optimizer, counters)
         done = []
         if self.execution.compile != "off":
             done.append(self._compiled(raw))
@@ -117,11 +117,16 @@ class Step:
         compile_stage(self.stage, self.execution.compile)
         try:
             self._train(raw)
+        except torch.OutOfMemoryError:  # it would be no better without
+            raise
         except Exception as error:  # whatever the compiler may raise: training goes on without it
-            undo_compile(self.stage)
-            self.execution = self.execution._replace(compile="off")
+            self.uncompile()
             return f"not compiled: {first_lines(error)}"
         return f"compiled in {duration(time.perf_counter() - started)}"
+
+    def uncompile(self) -> None:
+        undo_compile(self.stage)
+        self.execution = self.execution._replace(compile="off")
 
     def _recorded(self, raw: RawBatch, loader: Loader, recorder: Recorder, snapshot: Snapshot) -> str:
         if len(raw.index) != self.batch_size:
@@ -154,8 +159,9 @@ class Step:
             clip_gradients(self.optimizer, self.training.clip_norm)
         # The fused optimisers skip the update where this is 1.
         self.optimizer.found_inf = bad.to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
-        # Indexed by a tensor the table would be read on the host.
-        rate = self.learning_rates.index_select(0, self.step.view(1)).squeeze(0)
+        # Indexed by a tensor the table would be read on the host. Warming up may go beyond its end, training does not.
+        place = self.step.clamp(max=len(self.learning_rates) - 1).view(1)
+        rate = self.learning_rates.index_select(0, place).squeeze(0)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -169,18 +175,29 @@ class Step:
         parts = self.training.accumulate
         if parts == 1:
             return self._forward_backward(batch, 1.0)
-        losses = []
-        for number in range(parts):
-            images, labels, index = (
-                value.chunk(parts, dim=axis)[number]
-                for value, axis in ((batch.images, 1), (batch.labels, 0), (batch.index, 0))
-            )
-            with self._without_reduction(number + 1 < parts):
-                part = batch._replace(images=images, labels=labels, index=index)
-                losses.append(self._forward_backward(part, 1 / parts))
-        terms = {name: torch.stack([loss.terms[name] for loss in losses]).mean() for name in losses[0].terms}
-        total, hits = torch.stack([loss.total for loss in losses]).mean(), torch.stack([loss.hits for loss in losses])
-        return StageLoss(total, terms, hits.sum(0))
+        losses, count = [], len(batch.labels)
+        divided = zip(
+            batch.images.tensor_split(parts, dim=1),
+            batch.labels.tensor_split(parts),
+            batch.index.tensor_split(parts),
+            strict=True,
+        )
+        pieces = [
+            batch._replace(images=images, labels=labels, index=index)
+            for images, labels, index in divided
+            if len(labels)  # the last batch of an epoch can be smaller than `accumulate`
+        ]
+        shares = [len(part.labels) / count for part in pieces]
+        for number, (part, share) in enumerate(zip(pieces, shares, strict=True), start=1):
+            with self._without_reduction(number < len(pieces)):
+                losses.append(self._forward_backward(part, share))
+
+        def mean(values: list[Tensor]) -> Tensor:
+            return torch.stack([value * share for value, share in zip(values, shares, strict=True)]).sum()
+
+        terms = {name: mean([loss.terms[name] for loss in losses]) for name in losses[0].terms}
+        hits = torch.stack([loss.hits for loss in losses]).sum(0)
+        return StageLoss(mean([loss.total for loss in losses]), terms, hits)
 
     def _forward_backward(self, batch: Batch, weight: float) -> StageLoss:
         with self.forward_context():
@@ -205,6 +222,12 @@ class Step:
         """The precision of a forward pass, in training as in evaluation."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.execution.bfloat16):
             yield
+
+    def share_buffers(self) -> None:
+        """Rank 0's, of the stage and of its averaged weights."""
+        share_buffers(self.stage)
+        if self.average is not None:
+            share_buffers(self.average.network)
 
     @contextlib.contextmanager
     def _without_reduction(self, wanted: bool) -> Iterator[None]:

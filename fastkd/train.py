@@ -1,6 +1,8 @@
 """python -m fastkd.train [RECIPE] [options]: trains a teacher, distils a student from it, shows what came out."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -60,27 +62,34 @@ def _main(chosen: options.Options, device: torch.device) -> int:
             display.note(f"data  {note}")
         data.failures.report = lambda line: display.note(f"data  {line}")
         try:
-            results = carry_out(
-                recipe,
-                folder,
-                data,
-                device=device,
-                display=display,
-                interrupt=interrupt,
-                tensorboard=chosen.tensorboard,
-            )
+            with _out_of_memory_names_the_knobs(recipe, device):
+                results = carry_out(
+                    recipe,
+                    folder,
+                    data,
+                    device=device,
+                    display=display,
+                    interrupt=interrupt,
+                    tensorboard=chosen.tensorboard,
+                )
         except Stopped as stopped:
             display.note(f"{stopped}; go on with: python -m fastkd.train --resume {folder}")
             return 130
-        except torch.OutOfMemoryError as error:
-            batch = recipe.stages[-1].training
-            size = f" (now {batch.batch_size})" if batch else ""
-            knobs = f"raise --accumulate, or lower --batch-size{size} or --image-size"
-            raise UserError(f"out of memory on {device}: {knobs}") from error
     if distributed.is_main():
         write_report([folder], folder / "report.html")
         print_table(recipe, results, folder)
     return 0
+
+
+@contextlib.contextmanager
+def _out_of_memory_names_the_knobs(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        batch = recipe.stages[-1].training
+        size = f" (now {batch.batch_size})" if batch else ""
+        knobs = f"raise --accumulate, or lower --batch-size{size} or --image-size"
+        raise UserError(f"out of memory on {device}: {knobs}") from error
 
 
 def _of_other_classes(recipe: Recipe, classes: int) -> Recipe:
@@ -130,7 +139,8 @@ def _dry_run(recipe: Recipe, device: torch.device) -> int:
         execution, _ = resolve(recipe.execution, device, distributed.world_size())
         set_up(execution, device)
         builder = Builder(recipe, open_data(recipe), recipe.seed, device, execution)
-        rows = Run(builder, Path(), display=display, interrupt=Interrupt()).dry_run()
+        with _out_of_memory_names_the_knobs(recipe, device):
+            rows = Run(builder, Path(), display=display, interrupt=Interrupt()).dry_run()
     table = Table(title=f"{recipe.name}: one step of every stage on {device}", title_justify="left")
     for heading in ("stage", "network", "parameters", "trained", "loss", "images/s", "process peak"):
         table.add_column(heading, justify="right")

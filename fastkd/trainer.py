@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
-from fastkd.capture import CudaRecorder
+from fastkd.capture import CudaRecorder, first_lines
 from fastkd.data import Source
 from fastkd.display import Display
-from fastkd.distributed import agreed, from_all, is_main, rank, share_buffers, wait_for_all, world_size
+from fastkd.distributed import agreed, first_of_all, from_all, is_main, on_main, rank, world_size
 from fastkd.errors import UserError
 from fastkd.evaluation import Accuracy, Evaluation
 from fastkd.execution import Resolved
 from fastkd.files import read_state, write_state
 from fastkd.interrupt import Interrupt, Stopped
 from fastkd.log import MetricsLog
-from fastkd.meter import Totals
+from fastkd.meter import Meter, Totals
 from fastkd.optimisation import Training, build_optimizer, load_optimizer_state
 from fastkd.plain import differences
 from fastkd.stages import Stage
@@ -41,6 +42,8 @@ class Progress:
     """Steps done of the epoch that is running."""
     seconds: float = 0.0
     """Of training and evaluation, over all sessions."""
+    starting_seconds: float = 0.0
+    """Of compiling and capturing, once a session."""
     test: dict[str, Accuracy] = field(default_factory=dict)
     """Of the last evaluation."""
     best: dict[str, Any] = field(default_factory=dict)
@@ -88,6 +91,7 @@ class Trainer:
         self.progress = Progress()
         self.logged: Totals | None = None
         """What the meter read at the last record inside the epoch."""
+        self.logged_at = time.monotonic()
         self.saved_at = time.monotonic()
 
     def fit(self, after_epoch: Callable[[int], None] = lambda epoch: None) -> Progress:
@@ -101,13 +105,16 @@ class Trainer:
             after_epoch(self.progress.epoch)
             self._save()
             self._stop_if_asked()
+        self.step.uncompile()  # what the networks are used for next has other shapes and types
         return self.progress
 
     def warm_up(self) -> None:
         """Compiles and captures, where that is on; not a step of the training."""
+        started = time.monotonic()
         self.stage.train()
         for done in self.step.warm_up(self.train_source.loader, self.recorder):
             self.display.note(f"{self.title}  {done}")
+        self.progress.starting_seconds += time.monotonic() - started
 
     def some_steps(self) -> tuple[float, int]:
         """The first steps of a training, for a dry run: their loss, and how many."""
@@ -118,7 +125,9 @@ class Trainer:
 
     def _epoch(self) -> None:
         progress, meter = self.progress, self.step.meter
-        started = logged_at = time.monotonic()
+        started = time.monotonic()
+        if not progress.step:
+            self.logged_at = started
         first_step = progress.step
         self.stage.train()
         self.stage.begin_epoch(progress.epoch)
@@ -127,8 +136,7 @@ class Trainer:
             if progress.step == self.steps_per_epoch:
                 break
             if progress.step % LOG_STEPS == 0:
-                self._log_steps(time.monotonic() - logged_at)
-                logged_at = time.monotonic()
+                self._log_steps()
             if self._due():
                 self._show(time.monotonic() - started, progress.step - first_step)
             if self._should_save():
@@ -140,7 +148,7 @@ class Trainer:
         train = self._means(meter.read())
         rate = (progress.step - first_step) * self.training.batch_size / max(time.monotonic() - started, 1e-9)
         progress.epoch, progress.step = progress.epoch + 1, 0
-        share_buffers(self.stage)
+        self.step.share_buffers()
         if self._evaluation_is_due():
             self._evaluate()
         progress.seconds += time.monotonic() - started
@@ -169,7 +177,12 @@ class Trainer:
     def _evaluate(self) -> None:
         self.stage.eval()
         progress = self.progress
-        progress.test = self.evaluation()
+        try:
+            progress.test = self.evaluation()
+        except TorchDynamoException as error:  # compiled for training, but not for evaluation
+            self.display.note(f"{self.title}  not compiled: {first_lines(error)}")
+            self.step.uncompile()
+            progress.test = self.evaluation()
         if self.evaluation.why_not_captured:
             self.display.note(f"{self.title}  {self.evaluation.why_not_captured}")
             self.evaluation.why_not_captured = ""
@@ -201,8 +214,9 @@ class Trainer:
             f"{hits}{test}  {rate:,.0f} images/s"
         )
 
-    def _log_steps(self, seconds: float) -> None:
+    def _log_steps(self) -> None:
         self._check_finite()
+        seconds, self.logged_at = time.monotonic() - self.logged_at, time.monotonic()
         totals = self.step.meter.read()
         recent = totals.since(self.logged)
         self.logged = totals
@@ -244,26 +258,27 @@ class Trainer:
 
     def _save(self) -> None:
         self._check_finite()
-        share_buffers(self.stage)
+        self.step.share_buffers()
         meters, rngs = from_all(self.step.meter.state()), from_all(self._rng_state())
+        state: dict[str, Any] = {}
         if is_main():
             state = {
                 "format": CHECKPOINT_FORMAT,
                 "stage": self.name,
                 "identity": self.identity,
                 "progress": asdict(self.progress),
-                "global_step": self.step.step.item(),
                 "model": self.stage.state_dict(),
                 "optimizer": self.optimizer.state_dict()["state"],
                 "meters": meters,
                 "rngs": rngs,
                 "threads": torch.get_num_threads(),
                 "metrics_bytes": self.log.size(),
+                "logged": asdict(self.logged) if self.logged else {},
+                "logged_seconds": time.monotonic() - self.logged_at,
             }
             if self.step.average is not None:
                 state["average"] = self.step.average.network.state_dict()
-            write_state(self.checkpoint, state)
-        wait_for_all()
+        on_main(lambda: write_state(self.checkpoint, state))
         self.saved_at = time.monotonic()
 
     def _rng_state(self) -> dict[str, Tensor]:
@@ -288,7 +303,9 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         load_optimizer_state(self.optimizer, {"state": state["optimizer"], "param_groups": groups})
         self.progress = Progress(**state["progress"])
-        self.step.step.fill_(state["global_step"])
+        self.step.step.fill_(self.progress.epoch * self.steps_per_epoch + self.progress.step)
+        self.logged = Totals(**state["logged"]) if state["logged"] else None
+        self.logged_at = time.monotonic() - state["logged_seconds"]
         if self.step.average is not None:
             self.step.average.network.load_state_dict(state["average"])
         self._load_of_this_rank(state)
@@ -310,21 +327,15 @@ class Trainer:
                 f"{self.name}: begun with {began} processes, goes on with {world_size()}: the batches are the same, "
                 "BatchNorm's shares of them are not"
             )
-        if began == world_size():
-            self.step.meter.load(state["meters"][mine])
-        elif state["progress"]["step"]:
-            raise UserError(
-                f"{self.checkpoint} stands inside an epoch that {began} processes began: resume with as many, "
-                f"and change to {world_size()} at the end of an epoch"
-            )
+        meters = state["meters"] if began == world_size() else Meter.shared(state["meters"], world_size())
+        self.step.meter.load(meters[mine])
         if mine < began:
             torch.set_rng_state(state["rngs"][mine]["cpu"])
             if self.device.type == "cuda" and "cuda" in state["rngs"][mine]:
                 torch.cuda.set_rng_state(state["rngs"][mine]["cuda"], self.device)
 
     def _stop_if_asked(self) -> None:
-        if world_size() > 1:
-            self.interrupt.requested = next((name for name in from_all(self.interrupt.requested) if name), None)
+        self.interrupt.requested = first_of_all(self.interrupt.requested)
         if self.interrupt.requested:
             where = f"epoch {self.progress.epoch + (self.progress.step > 0)}"
             raise Stopped(f"stopped by {self.interrupt.requested} in {self.name}, {where}")

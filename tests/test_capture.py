@@ -12,13 +12,14 @@ from test_step import CPU, close, make_step, weights
 from tiny import Quiet, assert_same, outcome, tiny_recipe, train
 
 from fastkd.building import Builder, open_data
+from fastkd.compilation import compile_stage
 from fastkd.data import RawBatch
 from fastkd.evaluation import Evaluation, accuracies
-from fastkd.interrupt import Interrupt
+from fastkd.interrupt import Interrupt, Stopped
 from fastkd.log import MetricsLog
 from fastkd.replays import STEPS
 from fastkd.run import Run
-from fastkd.step import PLAIN
+from fastkd.step import PLAIN, Step
 
 
 def steps_of(step, epoch=0, start=0):
@@ -138,7 +139,7 @@ def test_an_evaluation_counts_every_image_once(recorder):
     source, network = builder.test_source(), builder.network("resnet8").eval()
 
     def predictions(images):
-        assert recorder is None or len(images) in (source.loader.order.largest, source.samples)
+        assert recorder is None or len(images) == source.batch_size
         return {"student": network(images).logits}
 
     expected = accuracies(lambda images: {"student": network(images).logits}, source, CPU)
@@ -149,6 +150,68 @@ def test_an_evaluation_counts_every_image_once(recorder):
         network.head.classifier.weight.normal_()
     assert evaluation() == accuracies(lambda images: {"student": network(images).logits}, source, CPU)
     assert evaluation()["student"]["samples"] == source.samples
+
+
+def test_a_batch_that_lost_images_is_filled_up_too():
+    """Also the first one; what fills it up is not counted."""
+    recipe = tiny_recipe()
+    builder = Builder(recipe, open_data(recipe), 0, CPU, PLAIN)
+    source, network = builder.test_source(), builder.network("resnet8").eval()
+    batches = list(source.loader.epoch(0))
+    batches[0] = RawBatch(batches[0].index[:-3])
+
+    class Lossy:
+        def epoch(self, epoch, start=0):
+            return iter(batches)
+
+    lossy, sizes = source._replace(loader=Lossy()), set()
+
+    def predictions(images):
+        sizes.add(len(images))
+        return {"student": network(images).logits}
+
+    found = Evaluation(predictions, lossy, CPU, fixed_shape=True)()
+    assert sizes == {source.batch_size} and found["student"]["samples"] == source.samples - 3
+    assert found == accuracies(predictions, lossy, CPU)
+
+
+def test_what_cannot_be_compiled_for_evaluation_says_why_and_goes_on(tmp_path, monkeypatch):
+    def only_training(graph, inputs):
+        if not torch.is_grad_enabled():
+            raise RuntimeError("no graph without gradients")
+        return graph
+
+    torch._dynamo.reset()
+    recipe = tiny_recipe()
+    plain = replace(recipe, stages=recipe.stages[:1])
+    train(plain, tmp_path / "plain")
+    compiled = replace(plain, execution=replace(plain.execution, compile="blocks"))
+    monkeypatch.setattr("fastkd.step.compile_stage", lambda stage, mode: compile_stage(stage, mode, only_training))
+    display = Quiet()
+    train(compiled, tmp_path / "compiled", display=display)
+    assert any("not compiled: BackendCompilerFailed: backend=" in note for note in display.notes), display.notes
+    assert_same(outcome(tmp_path / "compiled"), outcome(tmp_path / "plain"))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("mode", ("blocks", "whole"))
+def test_a_compiled_run_is_the_run(mode, tmp_path, monkeypatch):
+    """By the eager backend: bit for bit; nothing is left compiled when a stage is done."""
+    torch._dynamo.reset()
+    recipe = tiny_recipe()
+    train(recipe, tmp_path / "plain")
+    stages = []
+
+    def compiling(stage, how):
+        stages.append(stage)
+        compile_stage(stage, how, "eager")
+
+    monkeypatch.setattr("fastkd.step.compile_stage", compiling)
+    train(replace(recipe, execution=replace(recipe.execution, compile=mode)), tmp_path / "compiled")
+    assert_same(outcome(tmp_path / "compiled"), outcome(tmp_path / "plain"))
+    assert len(stages) == 3 and torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3
+    assert all(module._compiled_call_impl is None for stage in stages for module in stage.modules())
+    torch._dynamo.reset()
 
 
 def test_a_finished_stage_is_let_go_of():
@@ -169,12 +232,40 @@ def test_a_finished_stage_is_let_go_of():
         gc.enable()
 
 
-def test_a_captured_run_is_the_run(tmp_path, monkeypatch):
-    """Both stages, evaluation and resuming in the middle of an epoch included; bit for bit."""
+class AfterReplays(Interrupt):
+    """A Ctrl-C that comes while step `count` of the run is taken."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.left = count
+
+    def saw(self, steps):
+        self.left -= steps
+        if self.left <= 0 and self.requested is None:
+            self.requested = "SIGINT"
+
+
+@pytest.mark.parametrize("count", (None, 3, 14, 31, 47))
+def test_a_captured_run_is_the_run(count, tmp_path, monkeypatch):
+    """Both stages and evaluation, also stopped in the middle of an epoch and resumed; bit for bit.
+
+    16 steps an epoch, two epochs a stage; 31 is the last step but one of the first stage: its warm-up looks beyond.
+    """
     recipe = tiny_recipe()
     stages = tuple(replace(s, training=replace(s.training, batch_size=8)) for s in recipe.stages)
     recipe = replace(recipe, stages=stages)
     train(recipe, tmp_path / "plain")
     record_everything(monkeypatch)
+    if count is not None:
+        interrupt, plain_steps = AfterReplays(count), Step.epoch_of
+
+        def counted(step, *arguments):
+            for steps in plain_steps(step, *arguments):
+                interrupt.saw(steps)
+                yield steps
+
+        with monkeypatch.context() as patch, pytest.raises(Stopped):
+            patch.setattr(Step, "epoch_of", counted)
+            train(recipe, tmp_path / "captured", interrupt)
     train(recipe, tmp_path / "captured")
     assert_same(outcome(tmp_path / "captured"), outcome(tmp_path / "plain"))

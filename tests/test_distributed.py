@@ -14,9 +14,14 @@ from safetensors.torch import load_file
 from tiny import assert_same, outcome
 
 from fastkd import train
+from fastkd.building import Builder, open_data
+from fastkd.evaluation import accuracies
+from fastkd.recipe import read_recipe
+from fastkd.step import PLAIN
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--seeds", "1", "--limit-train", "128", "--epochs", "2", "--threads", "1", "--teacher-net", "resnet8"]
+TINY += ["--ema", "0.9"]
 # `--` keeps torchrun from reading `--run` as an abbreviation of an option of its own.
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
 TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
@@ -69,7 +74,7 @@ def test_two_processes_differ_from_one_with_the_whole_batch(two, tmp_path):
 def test_without_batchnorm_two_processes_equal_one_with_the_whole_batch(tmp_path):
     """Teacher, student by KD, and a control; grafted branches bring BatchNorm of their own."""
     program = Path(__file__).parent / "without_batchnorm.py"
-    how = [*TINY[:-2], "--teacher-net", "plain8", "--student", "plain8", "--teacher-training", "standard"]
+    how = [*TINY, "--teacher-net", "plain8", "--student", "plain8", "--teacher-training", "standard"]
     finish(start(*how, "--run", tmp_path / "two", program=("--", program)))
     line = [sys.executable, str(program), *how, "--run", str(tmp_path / "one")]
     done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
@@ -81,6 +86,21 @@ def test_without_batchnorm_two_processes_equal_one_with_the_whole_batch(tmp_path
     logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("two", "one")]
     for mine, theirs in zip(*([json.loads(line) for line in lines] for lines in logs), strict=True):
         assert mine["train"] == pytest.approx(theirs["train"], rel=1e-4)
+
+
+def test_averaged_weights_are_one_network_on_all_ranks(two):
+    """Their BatchNorm statistics too: what the ranks counted together is what the saved network gives alone."""
+    from fastkd.run import load_network
+    from fastkd.weights import open_network
+
+    recipe = read_recipe(two / "recipe.json")
+    source = Builder(recipe, open_data(recipe), 0, torch.device("cpu"), PLAIN).test_source()
+    averaged = open_network(two / "student-ema.safetensors").eval()
+    networks = {"student": load_network(two, "student"), "student (ema)": averaged}
+    counts = accuracies(
+        lambda images: {name: network(images).logits for name, network in networks.items()}, source, torch.device("cpu")
+    )
+    assert counts == json.loads((two / "results.json").read_text())["stages"]["student"]["test"]
 
 
 def test_every_test_image_is_counted_once(two):
@@ -136,9 +156,29 @@ def test_a_mistake_stops_every_rank(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_resumed_by_another_number_of_processes(two, tmp_path):
-    process = start(*TINY, "--epochs", "30", "--run", tmp_path / "run")
-    wait_for(process, tmp_path / "run" / "checkpoints" / "teacher.pt")
-    process.kill()
-    process.communicate()
-    assert train.main(["--resume", str(tmp_path / "run")]) == 0
+@pytest.mark.parametrize("began, goes_on", ((2, 1), (1, 2)))
+def test_resumed_by_another_number_of_processes(began, goes_on, tmp_path):
+    """In the middle of an epoch: what the ranks had counted of it is counted on."""
+    folder = tmp_path / "run"
+    how = [*TINY, "--limit-train", "640", "--epochs", "12", "--teacher-training", "standard", "--control", "off"]
+    if began == 2:
+        process = start(*how, "--run", folder)
+    else:
+        line = [sys.executable, "-m", "fastkd.train", *how, "--run", str(folder)]
+        process = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    wait_for(process, folder / "checkpoints" / "teacher.pt")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert not (folder / "teacher.safetensors").exists(), "nothing is left to go on with"
+    if goes_on == 2:
+        _, err = finish(start("--resume", folder))
+    else:
+        line = [sys.executable, "-m", "fastkd.train", "--resume", str(folder)]
+        done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        err = done.stderr
+    assert f"begun with {began} processes, goes on with {goes_on}" in err
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    epochs = [record for record in records if record["stage"] == "teacher" and "epoch" in record]
+    assert [record["epoch"] for record in epochs] == list(range(1, 13))
+    assert all(record["train"]["loss"] < 4 for record in epochs)

@@ -102,6 +102,18 @@ def test_the_schedule_and_adam_resume_exactly_too(tmp_path):
     assert_same(outcome(tmp_path / "parts"), outcome(tmp_path / "whole"))
 
 
+def test_the_records_inside_an_epoch_go_on_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastkd.trainer.LOG_STEPS", 2)
+    recipe = replace(tiny_recipe(), stages=tiny_recipe().stages[:1])
+    stages = tuple(replace(s, training=replace(s.training, batch_size=16)) for s in recipe.stages)
+    recipe = replace(recipe, stages=stages)
+    train(recipe, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        train(recipe, tmp_path / "parts", AfterSteps(patch, 5))
+    train(recipe, tmp_path / "parts")
+    assert_same(outcome(tmp_path / "parts"), outcome(tmp_path / "whole"))
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing catches it, nothing is cleaned up."""
 

@@ -51,7 +51,7 @@ def outcome(folder: Path) -> dict:
     results = json.loads((folder / "results.json").read_text())
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for record in [*results["stages"].values(), *log, results]:
-        for timing in ("seconds", "images_per_second", "metrics_bytes"):
+        for timing in ("seconds", "starting_seconds", "images_per_second", "metrics_bytes"):
             record.pop(timing, None)
     return {"weights": weights, "results": results, "log": log}
 

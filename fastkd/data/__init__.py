@@ -81,6 +81,8 @@ class Source(NamedTuple):
     loader: Loader
     prepare: nn.Module
     samples: int
+    batch_size: int
+    """Of this process; a batch can be smaller: the last one, or one that lost images that cannot be read."""
 
 
 def open_dataset(
@@ -157,10 +159,10 @@ def training_source(
         if augmentation.crop == "resized":
             raise UserError(f"random-resized crops need image files; {data.name} is held as bytes")
         prepare = ResidentImages(_on(device, data.train), normalise, augmentation, seed, views, format)
-        return Source(ResidentLoader(data.train.labels, data.classes, order, device), prepare, samples)
+        return Source(ResidentLoader(data.train.labels, data.classes, order, device), prepare, samples, order.largest)
     plan = Plan(data.train, image_size, augmentation, views, seed)
     prepare = StreamedImages(data.train.labels, normalise, augmentation, seed, views, format)
-    return Source(_file_loader(plan, data, order, loader, workers, device), prepare, samples)
+    return Source(_file_loader(plan, data, order, loader, workers, device), prepare, samples, order.largest)
 
 
 def evaluation_source(
@@ -187,10 +189,10 @@ def evaluation_source(
     normalise = Normalise(mean or data.mean, std or data.std)
     if isinstance(data.test, Split):
         prepare = ResidentImages(_on(device, data.test), normalise, None, format=format)
-        return Source(ResidentLoader(data.test.labels, data.classes, order, device), prepare, samples)
+        return Source(ResidentLoader(data.test.labels, data.classes, order, device), prepare, samples, order.largest)
     plan = Plan(data.test, image_size, None, crop=crop)
     prepare = StreamedImages(data.test.labels, normalise, None, format=format)
-    return Source(_file_loader(plan, data, order, loader, workers, device), prepare, samples)
+    return Source(_file_loader(plan, data, order, loader, workers, device), prepare, samples, order.largest)
 
 
 def resolved_loader(loader: Literal["auto", "dali", "torchvision"]) -> Literal["dali", "torchvision"]:

@@ -20,6 +20,15 @@ def frozen_copy(network: Network, image_size: int, *, fold: bool) -> Network:
     return twin
 
 
+def in_bfloat16(network: Network) -> Network:
+    """The network itself, its weights in bfloat16; BatchNorm keeps its statistics in float32, as autocast would."""
+    network.to(torch.bfloat16)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.float()
+    return network
+
+
 @torch.no_grad()
 def foldable(network: Network, image_size: int) -> list[tuple[str, str]]:
     """The names of every convolution whose output goes into one BatchNorm in eval mode, and nowhere else.
