@@ -226,7 +226,10 @@ class Builder:
             return Prestage(student, frozen, methods, recipe.name, method=recipe.prestage)
         assert recipe.training is not None
         epochs = recipe.training.epochs if in_turn else 0
-        return Distill(student, frozen, methods, recipe.name, epochs_in_turn=epochs)
+        stage = Distill(student, frozen, methods, recipe.name, epochs_in_turn=epochs)
+        if not any(parameter.requires_grad for parameter in stage.parameters()):
+            raise UserError(f"--method {recipe.method} trains nothing: join a method with a loss of its own to it")
+        return stage
 
     def _methods(self, recipe: StageRecipe, student: Network, teachers: Sequence[Network]) -> dict[str, Method]:
         assert recipe.training is not None

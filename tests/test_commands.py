@@ -201,6 +201,7 @@ class TestMistakes:
                 ["--method", "dml", "--teacher-epochs", "3"],
                 "the teacher learns together with the student",
             ),
+            (["--method", "none+fsp", "--teacher-net", "resnet8"], r"--method none\+fsp trains nothing"),
             (["--method", "dml+at"], "dml trains several networks together, nothing joins it"),
             (["--image-size", "9"], "digits has images of 8 pixels, --image-size says 9"),
             (["--resume", "/no/such/run"], "no run folder /no/such/run"),

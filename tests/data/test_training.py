@@ -10,6 +10,7 @@ from real_data import REAL, needs_real_data
 from fastkd import evaluate, train
 from fastkd.errors import UserError
 from fastkd.files import read_json
+from fastkd.log import read_metrics
 from fastkd.run import load_network
 
 NETWORKS = ["--teacher-net", "resnet8", "--student", "resnet8"]
@@ -54,6 +55,16 @@ def test_workers_change_no_weight(root, tmp_path, loader):
         trained(root, tmp_path / name, "--loader", loader, "--workers", workers)
     first, second = (load_network(tmp_path / name, "student").state_dict() for name in ("one", "two"))
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_method_gets_the_views_that_it_names(root, tmp_path, loader):
+    """Four rotations for SSKD, of which the student's head and the teacher's learn."""
+    method = ["--method", "kd+sskd", "--sskd.epochs", "1", "--teacher-training", "standard"]
+    results = trained(root, tmp_path / "run", "--loader", loader, *method)
+    assert list(results["stages"]) == ["teacher", "student-sskd", "student"]
+    losses = [record["train"] for record in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert losses[1]["contrast"] > 0 and losses[2]["sskd.ss"] > 0
 
 
 def test_a_bad_image_is_an_error_or_told(tmp_path, capsys):

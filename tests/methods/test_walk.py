@@ -12,14 +12,17 @@ from fastkd.errors import UserError
 from fastkd.methods import METHODS, Context, split_methods
 from fastkd.networks.base import output_shapes
 from fastkd.networks.mobilenet_v2 import MobileNetV2
-from fastkd.networks.resnet import BasicUnit, KuangliuResNet
+from fastkd.networks.resnet import BasicUnit, Bottleneck, KuangliuResNet
 from fastkd.networks.vgg import VGG
-from fastkd.stages import Distill, Prestage
+from fastkd.stages import Distill, Mutual, Prestage
 
 CLASSES, SIZE, COUNT = 10, 32, 4
 SMALL = {
     "four": lambda num_classes: KuangliuResNet(
         BasicUnit, depths=(1, 1, 1, 1), widths=(8, 12, 16, 24), num_classes=num_classes
+    ),
+    "bottlenecks": lambda num_classes: KuangliuResNet(
+        Bottleneck, depths=(1, 1, 1, 1), widths=(16, 24, 32, 48), num_classes=num_classes
     ),
     "vgg": lambda num_classes: VGG((1, 1, 1, 1, 1), widths=(8, 8, 12, 16, 24), num_classes=num_classes),
     "mobile": lambda num_classes: MobileNetV2(width=0.25, num_classes=num_classes),
@@ -27,7 +30,7 @@ SMALL = {
 PAIRS = {
     "same depth": ("resnet8x2", "resnet8"),
     "wrn to shuffle": ("wrn_16_1", "ShuffleV2_0_2"),
-    "resnet to vgg": ("four", "vgg"),
+    "resnet to vgg": ("bottlenecks", "vgg"),
     "mobile": ("four", "mobile"),
     "fewer blocks": ("four", "resnet8"),
     "more blocks": ("wrn_16_1", "vgg"),
@@ -39,6 +42,16 @@ REFUSED = {
     "reviewkd": (UNEQUAL, "need the same number of blocks"),
 }
 TRUNCATED = ("at", "vid", "nst", "oh")
+VARIANTS = {
+    "ab": {"weight": 1.0},
+    "fsp": {"weight": 1.0},
+    "kdcl linear": {"target": "linear"},
+    "kdcl min_logit": {"target": "min_logit"},
+    "simkd joint": {"ce_weight": 0.5, "kl_weight": 0.5},
+    "simkd vector": {"projector": "vector"},
+    "simkd +": {"reused_blocks": 1},
+    "tfkd_reg code": {"arithmetic": "code", "multiplier": 50.0},
+}
 SETTINGS = {"crd": {"negatives": 8}}
 
 
@@ -75,8 +88,8 @@ def distill(name, student_name, *teacher_names, seed=0, **settings):
     given = context(student, *teachers)
     methods = {}
     for part in split_methods("none+at" if name == "none" else name):
-        kind = METHODS[part]
-        methods[part] = kind(kind.Settings(**(SETTINGS.get(part, {}) | (settings if part == name else {}))), given)
+        kind, own = METHODS[part], settings if part == name else settings.get(part, {})
+        methods[part] = kind(kind.Settings(**(SETTINGS.get(part, {}) | own)), given)
     return Distill(student, teachers, methods)
 
 
@@ -126,6 +139,30 @@ def test_two_steps(name, pair):
         assert stage.deployed is stage.network
 
 
+@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if not kind.is_logit_method])
+def test_without_a_loss_on_the_logits_nothing_idle_is_trained(name):
+    """`none+crd`: what the method does not reach is frozen."""
+    settings = {name: VARIANTS.get(name, {})}
+    pair = ("resnet14", "resnet8") if name == "fsp" else PAIRS["same depth"]
+    stage = distill(f"none+{name}", pair[1], pair[0], **settings)
+    assert step(stage, torch.optim.SGD(trained(stage), lr=1e-3), batch()) == []
+    assert any(parameter.requires_grad for parameter in stage.network.stem.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.among_peers])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_two_steps_of_peers(name, pair):
+    teacher, student = (build(network) for network in PAIRS[pair])
+    method = METHODS[name](METHODS[name].Settings(), context(student, teacher))
+    stage = Mutual({"student": student, "teacher": teacher}, method, (1.0, 1.0))
+    optimizer = torch.optim.SGD(stage.parameter_groups()[0]["params"], lr=1e-3, momentum=0.9)
+    before = [parameter.clone() for parameter in teacher.parameters()]
+    for seed in (0, 1):
+        assert step(stage, optimizer, batch(seed)) == []
+        stage.zero_grad()
+    assert all(torch.equal(*both) for both in zip(teacher.parameters(), before, strict=True)), "it has its own group"
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_state_survives(name):
     pair = ("resnet14", "resnet8") if name == "fsp" else PAIRS["same depth"]
@@ -147,16 +184,6 @@ def test_the_trainings_before(name, pair):
     assert before.passed_on()
 
 
-VARIANTS = {
-    "ab": {"weight": 1.0},
-    "fsp": {"weight": 1.0},
-    "kdcl linear": {"target": "linear"},
-    "kdcl min_logit": {"target": "min_logit"},
-    "simkd joint": {"ce_weight": 0.5, "kl_weight": 0.5},
-    "simkd vector": {"projector": "vector"},
-    "simkd +": {"reused_blocks": 1},
-    "tfkd_reg code": {"arithmetic": "code", "multiplier": 50.0},
-}
 EACH = list(dict.fromkeys([*METHODS, *VARIANTS]))
 
 
