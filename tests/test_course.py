@@ -16,7 +16,7 @@ from fastkd.building import Builder, open_data
 from fastkd.course import course, kept_epochs
 from fastkd.errors import UserError
 from fastkd.interrupt import Interrupt, Stopped
-from fastkd.methods import find_method
+from fastkd.methods import find_method, split_methods
 from fastkd.run import Run, check, load_network
 from fastkd.stages import Mutual
 from fastkd.step import PLAIN
@@ -29,7 +29,7 @@ def recipe(method, teachers=1, epochs=2, **settings):
     names = tuple("teacher" if number == 1 else f"teacher-{number}" for number in range(1, teachers + 1))
     training = replace(teacher.training, epochs=epochs)
     plain = [replace(teacher, kind="supervised", branches=None, name=name, training=training) for name in names]
-    given = {method: find_method(method).Settings(**settings)}
+    given = {name: find_method(name).Settings(**(settings if name == method else {})) for name in split_methods(method)}
     student = replace(student, method=method, settings=given, teachers=names)
     return replace(base, stages=(*plain, student))
 
@@ -173,7 +173,7 @@ class TestAnchors:
             course(replace(given, stages=(loaded, given.stages[1])))
 
 
-@pytest.mark.parametrize("method", ("aveg", "aekd", "simkd"))
+@pytest.mark.parametrize("method", ("aveg", "aekd+aekd_f", "simkd"))
 def test_several_teachers(method, tmp_path):
     given = recipe(method, 2)
     train(given, tmp_path / "whole")
@@ -198,6 +198,24 @@ def test_a_captured_run_is_the_run(method, settings, tmp_path, monkeypatch):
 def test_the_number_of_teachers_is_checked():
     with pytest.raises(UserError, match="kd has 1 teacher, got 2"):
         check(recipe("kd", 2), open_data(recipe("kd", 2)))
+
+
+def test_whole_batches_are_asked_for():
+    given = recipe("semckd")
+    training = replace(given.stages[1].training, drop_last=False, batch_size=48)
+    with pytest.raises(UserError, match="semckd: every batch has the same size: it needs --drop-last on"):
+        check(replace(given, stages=(given.stages[0], replace(given.stages[1], training=training))), open_data(given))
+    check(given, open_data(given))
+
+
+@pytest.mark.parametrize("norm, folded", [("running", True), ("batch", False)])
+def test_a_teacher_on_batch_statistics_is_not_folded(norm, folded):
+    given = recipe("oh", teacher_norm=norm)
+    builder = Builder(given, open_data(given), 0, CPU, PLAIN._replace(fold=True))
+    for planned in course(given):
+        stage = builder.stage(planned)
+        builder.keep(planned, stage)
+    assert any(isinstance(module, torch.nn.Identity) for module in stage.teachers[0].stem.modules()) == folded
 
 
 def test_dry_run_takes_every_stage_of_the_course():
