@@ -20,6 +20,7 @@ from fastkd.data import (
     open_dataset,
     training_source,
 )
+from fastkd.data.order import Order
 from fastkd.errors import UserError
 from fastkd.execution import Resolved
 from fastkd.files import sha256
@@ -57,6 +58,16 @@ def workers(recipe: Recipe) -> int:
 
 def _epochs(stage: StageRecipe) -> int:
     return stage.training.epochs if stage.training is not None else 0
+
+
+def _in_turn(recipe: StageRecipe, teachers: Sequence[Network]) -> bool:
+    """Whether they are anchors (RCO): one network at several times, used one after the other."""
+    methods = split_methods(recipe.method)
+    if len(teachers) < 2 or not any(find_method(name).anchors(recipe.settings[name]) for name in methods):
+        return False
+    if len({tuple(value.shape for value in teacher.state_dict().values()) for teacher in teachers}) > 1:
+        raise UserError(f"{recipe.method}: the anchors are one network at several times, not several networks")
+    return True
 
 
 class Builder:
@@ -208,14 +219,7 @@ class Builder:
 
     def _distill(self, recipe: StageRecipe, student: Network) -> Distill:
         teachers = tuple(self._teacher(name) for name in recipe.teachers)
-        in_turn = len(teachers) > 1 and any(
-            find_method(name).anchors(recipe.settings[name]) for name in split_methods(recipe.method)
-        )
-        if (
-            in_turn
-            and len({tuple(tensor.shape for tensor in teacher.state_dict().values()) for teacher in teachers}) > 1
-        ):
-            raise UserError(f"{recipe.method}: the anchors are one network at several times, not several networks")
+        in_turn = _in_turn(recipe, teachers)
         methods = self._methods(recipe, student, teachers[-1:] if in_turn else teachers)
         # Folded, a teacher could not normalise by the statistics of a batch.
         fold = self.execution.fold and all(method.teacher_norm == "running" for method in methods.values())
@@ -234,7 +238,9 @@ class Builder:
     def _methods(self, recipe: StageRecipe, student: Network, teachers: Sequence[Network]) -> dict[str, Method]:
         assert recipe.training is not None
         size = self.recipe.image_size
-        labels = self.data.train.labels
+        labels, training = self.data.train.labels, recipe.training
+        processes = distributed.world_size()
+        order = Order(len(labels), training.batch_size, self.seed, drop_last=training.drop_last, world_size=processes)
         context = Context(
             student=student,
             teachers=tuple(teachers),
@@ -243,8 +249,8 @@ class Builder:
             classes=len(self.data.classes),
             samples=len(labels),
             labels=labels,
-            batch_size=recipe.training.batch_size // distributed.world_size() // recipe.training.accumulate,
-            steps_per_epoch=self.train_source(recipe).loader.steps,
+            batch_size=training.batch_size // processes // training.accumulate,
+            steps_per_epoch=order.steps,
             seed=self.seed,
         )
         return {name: self._method(name, recipe, context) for name in split_methods(recipe.method)}

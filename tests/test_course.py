@@ -166,6 +166,12 @@ class TestAnchors:
         with pytest.raises(UserError, match=words):
             course(recipe("rco", **change))
 
+    def test_of_several_networks(self):
+        given = recipe("rco", 2)
+        other = replace(given.stages[1], network="resnet14")
+        with pytest.raises(UserError, match="rco: the anchors are one network at several times, not several"):
+            check(replace(given, stages=(given.stages[0], other, given.stages[2])), open_data(given))
+
     def test_one_that_is_loaded_has_no_past(self):
         given = recipe("rco")
         loaded = replace(given.stages[0], kind="loaded", training=None, file="teacher.pt")
