@@ -1,8 +1,8 @@
 """Every method's loss at the papers' shapes: python -m benchmarks.methods [--quick] [--only nst rkd …]
 
 Forward and backward of the loss alone, on random outputs of the pair's shapes: `ours` is the class of `METHODS`,
-`plain` the form one writes down first (`plain_methods.py`: broadcast tensors, masks, loops), where there is another.
-Totals and the gradients of everything the student gives are compared before anything is timed. A plain form that does
+`reference` the form one writes down first (`plain_methods.py`: broadcast tensors, masks, loops), where there is one.
+Totals and the gradients of everything the student gives are compared before anything is timed. A reference that does
 not fit on the device is reported as such. The bank of CRD has a benchmark of its own.
 """
 
@@ -121,7 +121,7 @@ def contenders(name: str, of: Given) -> dict[str, Callable[[], list[Tensor | Non
 
     calls = {"ours": lambda: run(of.method(of.student, of.teachers, of.batch).total)}
     if name in PLAIN:
-        calls["plain"] = lambda: run(PLAIN[name](of.method, of.student, of.teachers, of.batch))
+        calls["reference"] = lambda: run(PLAIN[name](of.method, of.student, of.teachers, of.batch))
     return calls
 
 
@@ -143,24 +143,24 @@ def measure(name: str, case: Case, device: str, repetitions: int) -> list[Record
     checked = dict.fromkeys(calls, False)
     left_out = ""
     try:
-        if "plain" in calls:
-            good = agree(calls["ours"](), calls["plain"]())
+        if "reference" in calls:
+            good = agree(calls["ours"](), calls["reference"]())
             checked = dict.fromkeys(calls, good)
             if not good:
-                left_out = "plain gives another result: not timed"
+                left_out = "the reference gives another result: not timed"
         memory = {which: extra_bytes(call, device) for which, call in calls.items()} if not left_out else {}
     except torch.OutOfMemoryError:
-        memory, left_out = {}, "plain does not fit on the device"
+        memory, left_out = {}, "the reference does not fit on the device"
     if left_out:
-        calls.pop("plain")
+        calls.pop("reference")
         memory = {"ours": extra_bytes(calls["ours"], device)}
     timings = interleaved({which: [call] for which, call in calls.items()}, repetitions, device)
     show(name, timings, memory, left_out)
     return [
         Record(
-            f"methods {name}",
+            "methods",
             which,
-            str(case),
+            f"{name}, {case}",
             device_name(device),
             timing.median_s,
             timing.p20_s,
@@ -177,12 +177,12 @@ def measure(name: str, case: Case, device: str, repetitions: int) -> list[Record
 
 def show(name: str, timings: dict[str, Timing], memory: dict[str, int | None], left_out: str) -> None:
     line = f"{name:10}"
-    for which in ("ours", "plain"):
+    for which in ("ours", "reference"):
         timing, extra = timings.get(which), memory.get(which)
         line += f"{1e3 * timing.median_s:11.3f}" if timing else " " * 11
         line += f"{extra / 1e6:11.1f}" if extra is not None else " " * 11
-    if "plain" in timings:
-        line += f"{timings['plain'].median_s / timings['ours'].median_s:9.1f}x"
+    if "reference" in timings:
+        line += f"{timings['reference'].median_s / timings['ours'].median_s:9.1f}x"
     print(line + ("" if not left_out else f"   {left_out}"), flush=True)
 
 
@@ -197,11 +197,11 @@ def main() -> None:
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
     cases = [CIFAR, IMAGENET] if on_gpu and not options.quick else [CIFAR if on_gpu or not options.quick else CIFAR_8]
-    repetitions = (20 if on_gpu else 3) if options.quick else (50 if on_gpu else 5)
+    repetitions = 20 if on_gpu and options.quick else 50 if on_gpu else 5
     found: list[Record] = []
     for case in cases:
         print(f"\n{case}, {device_name(options.device)}")
-        print(f"{'':10}{'ours ms':>11}{'extra MB':>11}{'plain ms':>11}{'extra MB':>11}{'ratio':>10}")
+        print(f"{'':10}{'ours ms':>11}{'extra MB':>11}{'reference':>11}{'extra MB':>11}{'ratio':>10}")
         for name in METHODS:
             if name in LEFT_OUT or (options.only and name not in options.only):
                 continue

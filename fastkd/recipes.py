@@ -16,9 +16,8 @@ from fastkd.methods.kd import KDSettings
 from fastkd.methods.oh import OHSettings
 from fastkd.methods.semckd import SemCKDSettings
 from fastkd.methods.simkd import SimKDSettings
-from fastkd.methods.tfkd import TfKDRegSettings, TfKDSelfSettings
 from fastkd.optimisation import Training
-from fastkd.papers import sftn, tfkd
+from fastkd.papers import sftn, tfkd_settings
 from fastkd.recipe import Branches, Recipe, StageRecipe
 
 TeacherTraining = Literal["standard", "sftn"]
@@ -88,13 +87,14 @@ def cifar100_sftn(**chosen: Any) -> Recipe:
     )
     teacher, student = _CIFAR_TRAINING, _cifar_training(choice.student)
     joint = "kd" in _parts(choice) and set(_parts(choice)) & set(sftn.WITH_KD)
+    unprinted = {"the weight of KD beside other methods": joint, "how it set this method": choice.method in _TABLE_4}
     return Recipe(
         name="cifar100-sftn",
         data=choice.data,
         image_size=32,
         stages=_stages(choice, teacher, student, {"kd": _EVEN_KD if joint else _REPDISTILLER_KD}),
         published_classes=100,
-        deviations=("the paper does not print the weight of KD beside other methods",) if joint else (),
+        deviations=tuple(f"the paper does not print {what}" for what, so in unprinted.items() if so),
     )
 
 
@@ -273,6 +273,8 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
 
 _REPDISTILLER_KD = KDSettings(ce_weight=0.1, kl_weight=0.9, temperature=4.0)
 _EVEN_KD = KDSettings(ce_weight=1.0, kl_weight=1.0, temperature=4.0)
+_TABLE_4 = ("dml", "kdcl", "rco")
+"""Of SFTN, which compares its teachers with these."""
 _IMAGENET_METHODS = {
     "crd": CRDSettings(replacement=True),
     "oh": OHSettings(weight=1e-4),
@@ -368,70 +370,15 @@ _TFKD_IMAGENET = Recipe(name="", data="", image_size=224, stages=(), augmentatio
 def _tfkd(name: str, choice: Choice, classes: int) -> Recipe:
     where, _, kind = name.partition("-")
     frame = {"tiny": _TFKD_TINY, "imagenet": _TFKD_IMAGENET}.get(where, _TFKD_CIFAR)
-    teacher = _tfkd_training(where, choice.teacher_net)
+    teacher = tfkd_settings.training_of(where, choice.teacher_net)
     if kind == "dekd":
         teacher = replace(teacher, epochs=1 if choice.teacher_net == "ResNet18" else 50, milestones=())
-    settings, deviations = _tfkd_settings(name, choice, classes)
+    settings, deviations = tfkd_settings.settings_of(name, choice.teacher_net, choice.student, choice.method, classes)
     return replace(
         frame,
         name=name,
         data=choice.data,
-        stages=_stages(choice, teacher, _tfkd_training(where, choice.student), settings),
+        stages=_stages(choice, teacher, tfkd_settings.training_of(where, choice.student), settings),
         published_classes=classes,
         deviations=deviations,
     )
-
-
-def _tfkd_training(where: str, network: str) -> Training:
-    if where == "imagenet":
-        batch = 256 if "resnext101" in network else 512
-        return Training(
-            epochs=90,
-            batch_size=batch,
-            lr=0.1 * batch / 256,
-            weight_decay=1e-4,
-            milestones=(30, 60, 80),
-            drop_last=False,
-        )
-    if where == "tiny":
-        batch = 64 if network in ("ResNet50", "tf_densenet121") else 128
-    else:
-        small = ("tf_googlenet", "ResNet50", "tf_resnext29_8x64d")
-        batch = 64 if network in small else 100 if network == "tf_densenet121" else 128
-    training = Training(
-        epochs=200,
-        batch_size=batch,
-        lr=round(0.1 * batch / 128, 3),
-        milestones=(60, 120, 160),
-        factor=0.1 if where == "tiny" else 0.2,
-        warmup_epochs=1,
-        drop_last=False,
-    )
-    return replace(training, optimizer="adam", lr=1e-3, weight_decay=0.0) if network == "tf_cnn" else training
-
-
-def _tfkd_settings(name: str, choice: Choice, classes: int) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Of KD, Tf-KD_self and Tf-KD_reg for the pair; where the paper has none, its commonest."""
-    pair = (name, choice.teacher_net, choice.student)
-    kd = tfkd.KD_WEIGHTS.get(pair, tfkd.KDWeights(20.0, 0.10 if name == "imagenet-tfkd" else 0.95))
-    divisor = kd.temperature**2 if name == "imagenet-tfkd" else classes  # KDSettings multiplies by τ²
-    settings: dict[str, Any] = {
-        "kd": KDSettings(
-            ce_weight=round(1 - kd.alpha, 6), kl_weight=kd.alpha / divisor, temperature=float(kd.temperature)
-        )
-    }
-    deviations = []
-    for method, table, kind in (
-        ("tfkd_self", tfkd.SELF_WEIGHTS, TfKDSelfSettings),
-        ("tfkd_reg", tfkd.REG_WEIGHTS, TfKDRegSettings),
-    ):
-        weights = table.get((name, choice.student), tfkd.TfWeights(20.0, 0.10))
-        how: dict[str, Any] = {"temperature": float(weights.temperature), "alpha": weights.alpha}
-        if weights.multiplier is not None:
-            how |= {"arithmetic": "code", "multiplier": float(weights.multiplier)}
-        settings[method] = kind(**how)
-        if weights.multiplier is None and choice.method == method:
-            deviations.append("what the paper's code multiplied KL by is not published: this is the paper's formula")
-    if name == "imagenet-tfkd" and choice.method == "kd":
-        deviations.append("the paper's code for ImageNet is not published: this is the paper's formula")
-    return settings, tuple(deviations)

@@ -13,7 +13,7 @@ from fastkd.options import parse, recipe_of
 from fastkd.papers import ENTRIES, sftn, simkd, tfkd
 from fastkd.papers.grid import figure, read_grid
 from fastkd.published import beside_the_paper, run_of
-from fastkd.recipes import RECIPES, cifar100_sftn
+from fastkd.recipes import RECIPES, cifar100_sftn, cifar100_tfkd
 
 READING = (Path(__file__).parent / "data" / "second_reading.md").read_text()
 NUMBER = re.compile(r"\d+\.\d+(?:±\d+\.\d+)?")
@@ -46,6 +46,12 @@ class TestSecondReading:
         for name, cells in read.items():
             ordered = [*cells[:3], cells[4], cells[3], *cells[5:]]  # Table 1's pair stands before vgg13's there
             assert numbers(own[name]) == numbers(ordered), name
+
+    def test_sftn_collaborative(self):
+        read = {row[0]: numbers(row[1:]) for row in second_reading("sftn 4")}
+        names = {"student": "student w/o KD", "RCO-1": "RCO-one-stage-EEI", "RCO-4": "RCO-EEI-4"}
+        for name, cells in sftn._TABLE_4.rows.items():
+            assert numbers(cells) == read[names.get(name, name)], name
 
     def test_sftn_imagenet(self):
         own = [numbers(cells) for cells in sftn._TABLE_3.rows.values()]
@@ -107,6 +113,62 @@ class TestSecondReading:
         )
         own = Counter(numbers([cells[2] for grid in tfkd._TABLE_4.values() for cells in grid.rows.values()]))
         assert own <= read
+
+
+class TestTfKDWeights:
+    """Weights of KL (batch mean, without τ²) as read from the code's runs on CIFAR-100 by themselves."""
+
+    @pytest.mark.parametrize(
+        "teacher, student, ce, kl",
+        [
+            ("ResNet18", "tf_mobilenet_v2", 0.05, 3.8),
+            ("tf_densenet121", "tf_shufflenet_v2", 0.05, 3.8),
+            ("tf_resnext29_8x64d", "ResNet18", 0.4, 2.4),
+            ("tf_mobilenet_v2", "ResNet18", 0.4, 2.4),  # Re-KD
+        ],
+    )
+    def test_kd(self, teacher, student, ce, kl):
+        given = cifar100_tfkd(teacher_net=teacher, student=student).stages[1].settings["kd"]
+        assert (given.ce_weight, given.kl_weight * given.temperature**2) == pytest.approx((ce, kl))
+
+    def test_kd_on_cifar10(self):
+        given = RECIPES["cifar10-tfkd"]().stages[1].settings["kd"]
+        assert given.kl_weight * given.temperature**2 == pytest.approx(36)
+
+    @pytest.mark.parametrize(
+        "network, ce, kl",
+        [
+            ("tf_mobilenet_v2", 0.05, 3.8),
+            ("tf_shufflenet_v2", 0.05, 3.8),
+            ("ResNet18", 0.05, 17.1),
+            ("tf_googlenet", 0.6, 80),
+            ("tf_densenet121", 0.1, 180),
+            ("tf_resnext29_8x64d", 0.1, 360),
+        ],
+    )
+    def test_self(self, network, ce, kl):
+        given = cifar100_tfkd(teacher_net=network, student=network, method="tfkd_self").stages[1].settings["tfkd_self"]
+        assert given.arithmetic == "code"
+        weight = given.alpha * given.multiplier * given.temperature**2 / 100
+        assert (1 - given.alpha, weight) == pytest.approx((ce, kl))
+
+    @pytest.mark.parametrize(
+        "network, kl",
+        [("tf_mobilenet_v2", 0.0095), ("tf_shufflenet_v2", 0.0095), ("ResNet18", 0.1), ("tf_googlenet", 0.05)],
+    )
+    def test_reg(self, network, kl):
+        recipe = cifar100_tfkd(student=network, method="tfkd_reg")
+        given = recipe.stages[0].settings["tfkd_reg"]
+        assert [stage.name for stage in recipe.stages] == ["student"]
+        assert given.alpha * given.multiplier / 100 == pytest.approx(kl)
+
+    @pytest.mark.parametrize(
+        "network, batch, lr",
+        [("ResNet18", 128, 0.1), ("ResNet50", 64, 0.05), ("tf_densenet121", 100, 0.078), ("tf_googlenet", 64, 0.05)],
+    )
+    def test_batches_and_rates(self, network, batch, lr):
+        training = cifar100_tfkd(student=network).stages[1].training
+        assert (training.batch_size, training.lr, training.factor, training.warmup_epochs) == (batch, lr, 0.2, 1)
 
 
 class TestPrintedTwice:

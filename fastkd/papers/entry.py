@@ -32,11 +32,17 @@ class Entry:
             words += ["--teacher-training", "standard"]  # those recipes' own is the other
         for name, value in self.options.items():
             values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{name}", *(f"{one:g}" if isinstance(one, float) else str(one) for one in values)]
+            words += [f"--{name}", *map(_word, values)]
         return words
 
     def command(self) -> str:
         return shlex.join(self.arguments())
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
