@@ -120,6 +120,7 @@ class Trainer:
         """The first steps of a training, for a dry run: their loss, and how many."""
         self.stage.train()
         self.step.meter.clear()
+        self.step.step.zero_()  # a training may have no more steps than these
         steps = next(self.step.epoch_of(self.train_source.loader, 0))
         return self.step.meter.read().means()["loss"], steps
 

@@ -84,6 +84,11 @@ def test_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_dry_run_of_a_training_of_one_step(capsys):
+    assert train.main([*TINY, "--epochs", "1", "--limit-train", "64", "--dry-run"]) == 0
+    assert "student" in capsys.readouterr().out
+
+
 def test_a_recipe_can_be_given_back(finished, tmp_path):
     assert train.main([str(finished / "recipe.json"), "--run", str(tmp_path / "again")]) == 0
     first, second = (load_network(folder, "student").state_dict() for folder in (finished, tmp_path / "again"))
