@@ -219,7 +219,7 @@ def tables(measured: Measured) -> dict[str, tuple[tuple[str, ...], Rows]]:
 
 def page(measured: Measured) -> str:
     """The HTML that stands above the runs' own report."""
-    parts = [f"<h2>Comparison</h2><p>{html.escape(NOTE)}</p>"]
+    parts = [f"<h2>Comparison</h2><p>{html.escape(NOTE)} In the plots the bars are two standard errors of a mean.</p>"]
     for title, (heads, rows) in tables(measured).items():
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)

@@ -7,7 +7,7 @@ import pytest
 
 from fastkd import networks
 from fastkd.errors import UserError
-from fastkd.options import parse, recipe_of
+from fastkd.options import parse, recipe_of, refuse_other_recipe
 from fastkd.papers import sftn
 from fastkd.plain import differences
 from fastkd.published import beside_the_paper
@@ -144,6 +144,14 @@ class TestCommandLine:
         (tmp_path / "recipe.json").write_text(json.dumps(recipe_to_plain(recipe)))
         changed = resolved(str(tmp_path / "recipe.json"), "--seeds", "5")
         assert [place for place, *_ in differences(recipe_to_plain(recipe), recipe_to_plain(changed))] == ["seeds"]
+
+    def test_a_resumed_run_knows_its_method_by_the_short_name(self):
+        saved = resolved("cifar100-sftn", "--method", "at")
+        assert saved.stages[1].method == "kd+at"
+        for method in ("at", "kd+at"):
+            refuse_other_recipe(saved, parse(["cifar100-sftn", "--resume", "run", "--method", method]))
+        with pytest.raises(UserError, match="begun with method = 'kd.at', the command says 'ce.at'"):
+            refuse_other_recipe(saved, parse(["--resume", "run", "--method", "ce+at"]))
 
     def test_a_standard_teacher_has_no_branches(self):
         recipe = resolved("digits", "--teacher-training", "standard")
