@@ -58,7 +58,7 @@ class Options:
     data: str | None = None
     """NAME or NAME:PATH, e.g. cifar100:/data/cifar-100-binary, imagefolder:/data/imagenet."""
     teacher_net: str | None = None
-    """Network of the teacher."""
+    """Network of the teacher; several joined by + are teachers of one student, as --method aveg wants them."""
     student: str | None = None
     """Network of the student."""
     pair: str | None = None
@@ -313,8 +313,8 @@ def _base(options: Options) -> Recipe:
 def _refuse_unknown(options: Options) -> None:
     if options.recipe not in RECIPES:
         raise UserError(f"no recipe {options.recipe!r}{nearest(options.recipe, RECIPES)}")
-    for network in (options.teacher_net, options.student, options.branch):
-        if network is not None and network not in networks.NETWORKS:
+    for network in (*(options.teacher_net or "").split("+"), options.student, options.branch):
+        if network and network not in networks.NETWORKS:
             raise UserError(f"no network {network!r}{nearest(network, networks.NETWORKS)}")
 
 
@@ -368,7 +368,7 @@ def _overridden_training(training: Training, stage: str, options: Options) -> Tr
     given = _given(options, *names, "milestones", "warmup_epochs", "warmup_by", "drop_last", "accumulate")
     given |= _given(options, "clip_norm", "ema", "sync_batchnorm")
     epochs = options.epochs
-    if stage == "teacher" and options.teacher_epochs is not None:
+    if stage.startswith("teacher") and options.teacher_epochs is not None:
         epochs = options.teacher_epochs
     if epochs is not None:
         if epochs < 1:

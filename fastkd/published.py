@@ -31,6 +31,7 @@ def choice_of(recipe: Recipe) -> dict[str, Any]:
     """The fields of the `Choice` that a recipe was made from."""
     stages = {stage.name: stage for stage in recipe.stages}
     student, teacher = stages["student"], stages.get("teacher")
+    networks = [stage.network for stage in recipe.stages if stage.name.startswith("teacher")]
     branches = teacher.branches if teacher else None
     choice = {
         "data": recipe.data,
@@ -41,7 +42,7 @@ def choice_of(recipe: Recipe) -> dict[str, Any]:
         "method": student.method,
         "control": "control" in stages,
     }
-    return choice | ({"teacher_net": teacher.network} if teacher else {})
+    return choice | ({"teacher_net": "+".join(networks)} if networks else {})
 
 
 def run_of(entry: Entry, recipe: Recipe | None = None) -> Recipe:

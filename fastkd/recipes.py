@@ -29,6 +29,7 @@ class Choice:
 
     data: str
     teacher_net: str
+    """One network, or several joined by +, each trained for itself."""
     student: str
     method: str
     branch: str | None = None
@@ -314,17 +315,17 @@ def _stages(
     aware = choice.teacher_training == "sftn"
     branches = Branches(network=choice.branch or choice.student, blocks=choice.branch_blocks, kl_weight=kl_weight)
     with_teacher = any(find_method(name).teachers_needed[0] for name in _parts(choice))
-    stages = []
-    if with_teacher:
-        stages.append(
-            StageRecipe(
-                name="teacher",
-                kind="student_aware" if aware else "supervised",
-                network=choice.teacher_net,
-                training=teacher,
-                branches=branches if aware else None,
-            )
+    networks = choice.teacher_net.split("+") if with_teacher else []
+    stages = [
+        StageRecipe(
+            name=f"teacher-{number}" if number > 1 else "teacher",
+            kind="student_aware" if aware else "supervised",
+            network=network,
+            training=teacher,
+            branches=branches if aware else None,
         )
+        for number, network in enumerate(networks, 1)
+    ]
     if any(find_method(name).fixed_batch_size for name in _parts(choice)):
         student = replace(student, drop_last=True)
     stages.append(
@@ -333,7 +334,7 @@ def _stages(
             kind="distill",
             network=choice.student,
             training=student,
-            teachers=("teacher",) if with_teacher else (),
+            teachers=tuple(stage.name for stage in stages),
             method=choice.method,
             settings=method_settings(choice.method, settings),
         )

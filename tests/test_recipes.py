@@ -153,6 +153,13 @@ class TestCommandLine:
         with pytest.raises(UserError, match="begun with method = 'kd.at', the command says 'ce.at'"):
             refuse_other_recipe(saved, parse(["--resume", "run", "--method", "ce+at"]))
 
+    def test_several_teachers_are_trained_one_after_the_other(self):
+        several = resolved("cifar100-simkd", "--pair", "resnet32x4+resnet110x2/ShuffleV2", "--method", "aveg")
+        assert [stage.name for stage in several.stages] == ["teacher", "teacher-2", "student"]
+        assert several.stages[-1].teachers == ("teacher", "teacher-2")
+        with pytest.raises(UserError, match="no network 'resnet32x5'"):
+            resolved("cifar100-simkd", "--pair", "resnet32x4+resnet32x5/ShuffleV2")
+
     def test_a_standard_teacher_has_no_branches(self):
         recipe = resolved("digits", "--teacher-training", "standard")
         assert recipe.stages[0].kind == "supervised" and recipe.stages[0].branches is None
