@@ -55,8 +55,8 @@ def jobs(out: Path, *, steps: bool) -> list[Job]:
         command = (python, "-m", f"benchmarks.{name}", "--quick", "--json", str(out / f"{name}.json"))
         return Job(part, name, command, seconds)
 
-    found = [Job("tests", "gpu tests", tests, 180), benchmark("ops", "distill_loss", 60), benchmark("ops", "crd", 60)]
-    found += [benchmark("steps", "methods", 90), benchmark("steps", "training_step", 150)] if steps else []
+    found = [Job("tests", "gpu tests", tests, 150), benchmark("ops", "distill_loss", 60), benchmark("ops", "crd", 60)]
+    found += [benchmark("steps", "methods", 60), benchmark("steps", "training_step", 150)] if steps else []
     return [*found, benchmark("data", "data", 180), benchmark("data", "feeding", 120)]
 
 

@@ -135,24 +135,29 @@ def measure(case: Case, device: torch.device, quick: bool) -> list[Record]:
     styles = ("reference", "amp", "compile") if device.type == "cuda" else ("reference",)
     recipe = case.recipe()
     turns: dict[str, Callable[[], object]] = {}
+    starting: dict[str, float] = {}
     for style in styles:
         step = research_script(recipe, data, case.stage, case.batch, device, style=style, loader=case.loader)
+        if style == "compile":
+            began = time.perf_counter()
+            step()
+            starting[style] = time.perf_counter() - began
         turns[style] = lambda step=step: [step() for _ in range(TURN)]
     engines = {"fastkd": engine(case, data, device, Execution())}
     if device.type == "cuda":
         engines["fastkd fp32"] = engine(case, data, device, Execution(precision="float32"))
     turns |= {name: found.turn for name, found in engines.items()}
+    starting |= {name: found.starting_s for name, found in engines.items()}
     timings = interleaved({name: [turn] for name, turn in turns.items()}, 5 if quick else 20, device.type)
     print(f"{case} on {device_name(device.type)}")
     records = []
     for name, turn in timings.items():
         timing = turn.per(TURN)
-        starting = engines[name].starting_s if name in engines else None
         ratio = timings["reference"].median_s / turn.median_s
         print(
             f"  {name:12} {timing.median_s * 1e3:9.3f} ms ({timing.p20_s * 1e3:.3f} to {timing.p80_s * 1e3:.3f})"
             f"  cpu {timing.cpu_s * 1e3:8.3f} ms  {case.batch / timing.median_s:9,.0f} images/s  {ratio:5.2f}x"
-            + (f"  start {starting:.1f} s" if starting else ""),
+            + (f"  start {starting[name]:.1f} s" if starting.get(name) else ""),
             flush=True,
         )
         peak = None
@@ -161,7 +166,7 @@ def measure(case: Case, device: torch.device, quick: bool) -> list[Record]:
         place, found = device_name(device.type), versions("torchvision")
         # Nothing is compared here: what a step computes is tested in tests/.
         at = ("training_step", name, str(case), place, timing.median_s, timing.p20_s, timing.p80_s, timing.cpu_s)
-        records.append(Record(*at, peak, False, found, commit(), starting))
+        records.append(Record(*at, peak, False, found, commit(), starting.get(name)))
     return records
 
 

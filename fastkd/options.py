@@ -173,7 +173,7 @@ class Options:
     tensorboard: bool = False
     """Also write TensorBoard files."""
     dry_run: bool = False
-    """One step of every stage, with its memory and speed; writes nothing."""
+    """A few steps of every stage, with their memory and speed; writes nothing."""
     list: bool = False
     """Show the papers' tables; with a RECIPE, and --pair or --method, its lines, each of which can be run."""
 
