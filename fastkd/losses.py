@@ -4,19 +4,33 @@
     loss = KDLoss(temperature=4.0, kl_weight=0.9, ce_weight=0.1)
     loss(student_logits, teacher_logits, labels).total.backward()
 
-Every function returns a small named tuple: `total`, the one differentiable value, its parts detached, and the hit
-counts; all stay on the device of the logits and nothing waits for it.
+Logits are [B,K], floating point, of one device; labels [B] int64 on it. Every function returns a small named tuple:
+`total`, the one differentiable value, its parts detached, and the hit counts; all stay on that device and nothing waits
+for it. Temperatures and weights are numbers, or tensors of one number on that device, to which no gradient goes.
+
+The modules take numbers, and those may be set by their names at any time: `loss.temperature = 2.0`. A captured graph
+and a compiled one follow.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastkd.ops import distill_loss
 from fastkd.ops.crd import CRDTerms
 from fastkd.ops.crd.memory import CRDLoss
 from fastkd.ops.distill_loss import CETerms, DKDTerms, KDTerms, KLDirection, Scalar, SFTNTerms, SmoothingSpread
+from fastkd.ops.distill_loss.checks import (
+    check_batch,
+    check_choice,
+    check_decoupled,
+    check_scalar,
+    check_scalars,
+    check_several,
+    check_teacher_weights,
+)
+from fastkd.ops.settings import Adjustable, Setting, above_zero, from_0_to_1
 
 __all__ = [
     "CETerms",
@@ -40,21 +54,27 @@ __all__ = [
     "virtual_teacher_loss",
 ]
 
+DIRECTIONS = ("forward", "reverse")
+SPREADS = ("all", "others")
 
-def ce_loss(logits_BK: Tensor, labels_B: Tensor, *, ignore_index: int = -100) -> CETerms:
+
+def ce_loss(logits: Tensor, labels: Tensor, *, ignore_index: int = -100) -> CETerms:
     """Cross-entropy with hit counts, in nats, averaged over the rows whose label is not `ignore_index`.
 
-    Raises ValueError for logits that are not a [B,K] floating-point matrix or labels that are not [B] integers, and
-    RuntimeError on the CPU for a label outside 0..K-1 (on a GPU, FASTKD_CHECK_LABELS=1 turns on a device assertion).
+    logits: [B,K]; labels: [B] int64.
+
+    Raises ValueError or TypeError for logits that are not a [B,K] floating-point matrix or labels that are not [B]
+    int64 beside them, and RuntimeError on the CPU for a label outside 0..K-1 (on a GPU, FASTKD_CHECK_LABELS=1 turns on
+    a device assertion).
     """
-    _check(logits_BK, labels_B)
-    return distill_loss.ce_loss(logits_BK, labels_B, ignore_index=ignore_index)
+    check_batch(labels, logits=logits)
+    return distill_loss.ce_loss(logits, labels, ignore_index=ignore_index)
 
 
 def kd_loss(
-    student_logits_BK: Tensor,
-    teacher_logits_BK: Tensor,
-    labels_B: Tensor,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
     *,
     temperature: Scalar,
     kl_weight: Scalar,
@@ -63,18 +83,21 @@ def kd_loss(
 ) -> KDTerms:
     """Knowledge distillation (Hinton et al. 2015): ce_weight · CE + kl_weight · τ² KL(teacher ‖ student).
 
+    student_logits, teacher_logits: [B,K]; labels: [B] int64.
+
     CE is taken at temperature 1, KL at `temperature`; no gradient reaches the teacher. Errors as in `ce_loss`.
     """
-    _check(student_logits_BK, labels_B, teacher_logits_BK)
-    _check_temperature(temperature)
+    check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
+    check_scalar("temperature", temperature, student_logits, above_zero)
+    check_scalars(student_logits, kl_weight=kl_weight, ce_weight=ce_weight)
     settings = (temperature, kl_weight, ce_weight)
-    return distill_loss.kd_loss(student_logits_BK, [teacher_logits_BK], labels_B, settings, ignore_index=ignore_index)
+    return distill_loss.kd_loss(student_logits, [teacher_logits], labels, settings, ignore_index=ignore_index)
 
 
 def multi_teacher_loss(
-    student_logits_BK: Tensor,
+    student_logits: Tensor,
     teacher_logits: Tensor | Sequence[Tensor],
-    labels_B: Tensor,
+    labels: Tensor,
     *,
     temperature: Scalar,
     kl_weight: Scalar,
@@ -84,26 +107,31 @@ def multi_teacher_loss(
 ) -> KDTerms:
     """`kd_loss` from several teachers: KL is the sum over them of weight · τ² KL(teacher ‖ student).
 
-    Its gradient is that of KL to the teachers' (weighted) mean probability; the value is greater by what the teachers
-    disagree among themselves.
+    This is KL(mean teacher ‖ student), the mean teacher being the weighted mean of the teachers' probabilities at
+    `temperature`, plus what the teachers disagree among themselves (with weights that sum to 1, their Jensen-Shannon
+    divergence times τ²). That does not depend on the student: the gradient is the mean teacher's. The value is that of
+    the sum, as in the code of the multi-teacher papers.
 
-    teacher_logits: [M,B,K], or a sequence of M tensors [B,K]; M >= 1.
-    teacher_weights: [M], or [M,B] for weights of each sample; 1/M by default. They are used as they are.
+    student_logits: [B,K]; labels: [B] int64.
+    teacher_logits: [M,B,K], or a sequence of M tensors [B,K]; M >= 1. No gradient reaches them.
+    teacher_weights: [M], or [M,B] for weights of each sample; 1/M by default. They are used as they are, detached.
+
+    Errors as in `ce_loss`.
     """
-    teachers = _several(teacher_logits, "multi_teacher_loss needs the logits of at least one teacher, got none")
-    _check(student_logits_BK, labels_B, *teachers)
-    _check_temperature(temperature)
-    _check_teacher_weights(teacher_weights, len(teachers), len(labels_B))
+    teachers = check_several(labels, "teacher_logits", teacher_logits, student_logits=student_logits)
+    check_scalar("temperature", temperature, student_logits, above_zero)
+    check_scalars(student_logits, kl_weight=kl_weight, ce_weight=ce_weight)
+    check_teacher_weights(teacher_weights, teachers)
     settings = (temperature, kl_weight, ce_weight)
     return distill_loss.kd_loss(
-        student_logits_BK, teachers, labels_B, settings, teacher_weights=teacher_weights, ignore_index=ignore_index
+        student_logits, teachers, labels, settings, teacher_weights=teacher_weights, ignore_index=ignore_index
     )
 
 
 def sftn_loss(
-    teacher_logits_BK: Tensor,
+    teacher_logits: Tensor,
     branch_logits: Tensor | Sequence[Tensor],
-    labels_B: Tensor,
+    labels: Tensor,
     *,
     temperature: Scalar,
     teacher_weight: Scalar,
@@ -120,6 +148,7 @@ def sftn_loss(
     teacher_weight · CE(teacher) + mean over branches of (kl_weight · τ² KL + ce_weight · CE(branch)), with gradients to
     the teacher and to every branch.
 
+    teacher_logits: [B,K]; labels: [B] int64.
     branch_logits: [N,B,K], or a sequence of N tensors [B,K]; N >= 1.
     kl: "forward" is KL(teacher ‖ branch), "reverse" KL(branch ‖ teacher). The paper's Eq. 5 prints the reverse; its
         training loop was not found, and the loss class its code family uses gives the forward one: the default here is
@@ -129,13 +158,15 @@ def sftn_loss(
 
     Errors as in `ce_loss`.
     """
-    branches = _branches(teacher_logits_BK, branch_logits, labels_B, kl)
-    _check_temperature(temperature)
-    _check_temperature(ce_temperature)
+    check_choice("kl", kl, DIRECTIONS)
+    branches = check_several(labels, "branch_logits", branch_logits, teacher_logits=teacher_logits)
+    check_scalar("temperature", temperature, teacher_logits, above_zero)
+    check_scalar("ce_temperature", ce_temperature, teacher_logits, above_zero)
+    check_scalars(teacher_logits, teacher_weight=teacher_weight, kl_weight=kl_weight, ce_weight=ce_weight)
     return distill_loss.sftn_loss(
-        teacher_logits_BK,
+        teacher_logits,
         branches,
-        labels_B,
+        labels,
         (temperature, kl_weight, teacher_weight, ce_weight, ce_temperature),
         kl=kl,
         detach_teacher=detach_teacher,
@@ -145,9 +176,9 @@ def sftn_loss(
 
 
 def dkd_loss(
-    student_logits_BK: Tensor,
-    teacher_logits_BK: Tensor,
-    labels_B: Tensor,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
     *,
     temperature: Scalar,
     alpha: Scalar,
@@ -157,19 +188,21 @@ def dkd_loss(
 ) -> DKDTerms:
     """Decoupled knowledge distillation (Zhao et al. 2022): ce_weight · CE + τ² (alpha · TCKD + beta · NCKD).
 
+    student_logits, teacher_logits: [B,K], K >= 2; labels: [B] int64.
+
     TCKD is KL between (label, all other classes), NCKD that within the other classes. The paper's warm-up multiplies
-    both by min(epoch / 20, 1): a change of alpha and beta. K >= 2. No gradient reaches the teacher. Errors as in
-    `ce_loss`.
+    both by min(epoch / 20, 1): a change of alpha and beta. No gradient reaches the teacher. Errors as in `ce_loss`.
     """
-    _check_decoupled(student_logits_BK, teacher_logits_BK, labels_B)
-    _check_temperature(temperature)
+    check_decoupled(labels, student_logits=student_logits, teacher_logits=teacher_logits)
+    check_scalar("temperature", temperature, student_logits, above_zero)
+    check_scalars(student_logits, alpha=alpha, beta=beta, ce_weight=ce_weight)
     settings = (temperature, alpha, ce_weight, beta)
-    return distill_loss.dkd_loss(student_logits_BK, teacher_logits_BK, labels_B, settings, ignore_index=ignore_index)
+    return distill_loss.dkd_loss(student_logits, teacher_logits, labels, settings, ignore_index=ignore_index)
 
 
 def virtual_teacher_loss(
-    student_logits_BK: Tensor,
-    labels_B: Tensor,
+    student_logits: Tensor,
+    labels: Tensor,
     *,
     label_probability: Scalar,
     kl_weight: Scalar,
@@ -179,23 +212,26 @@ def virtual_teacher_loss(
 ) -> KDTerms:
     """ce_weight · CE + kl_weight · KL(virtual teacher ‖ student), the student at temperature 1; nothing is stored.
 
+    student_logits: [B,K]; labels: [B] int64.
+
     The virtual teacher u (Tf-KD, Yuan et al. 2020) gives `label_probability` to the label and the rest evenly to the
     other classes. With a `temperature` it is softmax(u / τ), a second softmax, as in the paper's released code (whose
     KL is also a mean over the classes: kl_weight = α · multiplier / K). Errors as in `ce_loss`.
     """
-    _check(student_logits_BK, labels_B)
-    if temperature is not None:
-        _check_temperature(temperature)
-    _check_probability("label_probability", label_probability)
-    settings = (1.0 if temperature is None else temperature, kl_weight, ce_weight, label_probability)
+    check_batch(labels, student_logits=student_logits)
+    softening = 1.0 if temperature is None else temperature
+    check_scalar("temperature", softening, student_logits, above_zero)
+    check_scalar("label_probability", label_probability, student_logits, from_0_to_1)
+    check_scalars(student_logits, kl_weight=kl_weight, ce_weight=ce_weight)
+    settings = (softening, kl_weight, ce_weight, label_probability)
     return distill_loss.virtual_teacher_loss(
-        student_logits_BK, labels_B, settings, softened=temperature is not None, ignore_index=ignore_index
+        student_logits, labels, settings, softened=temperature is not None, ignore_index=ignore_index
     )
 
 
 def label_smoothing_loss(
-    logits_BK: Tensor,
-    labels_B: Tensor,
+    logits: Tensor,
+    labels: Tensor,
     *,
     smoothing: Scalar,
     spread: SmoothingSpread = "all",
@@ -203,31 +239,29 @@ def label_smoothing_loss(
 ) -> CETerms:
     """Cross-entropy with smoothed labels; the part `ce` is that with the labels themselves.
 
+    logits: [B,K]; labels: [B] int64.
     spread: `smoothing` goes evenly to "all" classes, the label's too (as in torch.nn.functional.cross_entropy), or to
         the "others" (as in Tf-KD's code). Errors as in `ce_loss`.
     """
-    _check(logits_BK, labels_B)
-    _check_smoothing(smoothing, spread)
+    check_batch(labels, logits=logits)
+    check_scalar("smoothing", smoothing, logits, from_0_to_1)
+    check_choice("spread", spread, SPREADS)
     settings = (1.0, 1.0, 0.0, 1.0 - smoothing)
-    return distill_loss.label_smoothing_loss(logits_BK, labels_B, settings, spread=spread, ignore_index=ignore_index)
+    return distill_loss.label_smoothing_loss(logits, labels, settings, spread=spread, ignore_index=ignore_index)
 
 
-class _Loss(nn.Module):
-    """Temperature and weights live in a float32 buffer on the device, so that a schedule may change them in place.
-
-    A captured graph follows; so does a compiled one, without compiling again.
-    """
-
-    settings: Tensor
-
-    def __init__(self, settings: Sequence[float], ignore_index: int):
-        super().__init__()
-        self.register_buffer("settings", torch.tensor(settings, dtype=torch.float32), persistent=False)
+class _Loss(Adjustable):
+    def __init__(self, settings: int, ignore_index: int):
+        super().__init__(settings)
         self.ignore_index = ignore_index
 
 
 class KDLoss(_Loss):
-    """`kd_loss` as a module. Its `settings`: temperature, KL weight, CE weight."""
+    """`kd_loss` as a module. Its numbers may be set at any time."""
+
+    temperature = Setting(0, above_zero)
+    kl_weight = Setting(1)
+    ce_weight = Setting(2)
 
     def __init__(
         self,
@@ -237,18 +271,22 @@ class KDLoss(_Loss):
         ce_weight: float = 0.1,
         ignore_index: int = -100,
     ):
-        _check_temperature(temperature)
-        super().__init__((temperature, kl_weight, ce_weight), ignore_index)
+        super().__init__(3, ignore_index)
+        self.temperature, self.kl_weight, self.ce_weight = temperature, kl_weight, ce_weight
 
-    def forward(self, student_logits_BK: Tensor, teacher_logits_BK: Tensor, labels_B: Tensor) -> KDTerms:
-        _check(student_logits_BK, labels_B, teacher_logits_BK)
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> KDTerms:
+        check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
         return distill_loss.kd_loss(
-            student_logits_BK, [teacher_logits_BK], labels_B, self.settings, ignore_index=self.ignore_index
+            student_logits, [teacher_logits], labels, self.settings, ignore_index=self.ignore_index
         )
 
 
 class MultiTeacherLoss(_Loss):
-    """`multi_teacher_loss` as a module. Its `settings`: temperature, KL weight, CE weight."""
+    """`multi_teacher_loss` as a module. Its numbers may be set at any time."""
+
+    temperature = Setting(0, above_zero)
+    kl_weight = Setting(1)
+    ce_weight = Setting(2)
 
     def __init__(
         self,
@@ -258,23 +296,22 @@ class MultiTeacherLoss(_Loss):
         ce_weight: float = 0.1,
         ignore_index: int = -100,
     ):
-        _check_temperature(temperature)
-        super().__init__((temperature, kl_weight, ce_weight), ignore_index)
+        super().__init__(3, ignore_index)
+        self.temperature, self.kl_weight, self.ce_weight = temperature, kl_weight, ce_weight
 
     def forward(
         self,
-        student_logits_BK: Tensor,
+        student_logits: Tensor,
         teacher_logits: Tensor | Sequence[Tensor],
-        labels_B: Tensor,
+        labels: Tensor,
         teacher_weights: Tensor | None = None,
     ) -> KDTerms:
-        teachers = _several(teacher_logits, "MultiTeacherLoss needs the logits of at least one teacher, got none")
-        _check(student_logits_BK, labels_B, *teachers)
-        _check_teacher_weights(teacher_weights, len(teachers), len(labels_B))
+        teachers = check_several(labels, "teacher_logits", teacher_logits, student_logits=student_logits)
+        check_teacher_weights(teacher_weights, teachers)
         return distill_loss.kd_loss(
-            student_logits_BK,
+            student_logits,
             teachers,
-            labels_B,
+            labels,
             self.settings,
             teacher_weights=teacher_weights,
             ignore_index=self.ignore_index,
@@ -282,10 +319,13 @@ class MultiTeacherLoss(_Loss):
 
 
 class SFTNLoss(_Loss):
-    """`sftn_loss` as a module, with the paper's CIFAR weights by default.
+    """`sftn_loss` as a module, with the paper's CIFAR weights by default. Its numbers may be set at any time."""
 
-    Its `settings`: temperature, KL weight, teacher weight, CE weight, CE temperature.
-    """
+    temperature = Setting(0, above_zero)
+    kl_weight = Setting(1)
+    teacher_weight = Setting(2)
+    ce_weight = Setting(3)
+    ce_temperature = Setting(4, above_zero)
 
     def __init__(
         self,
@@ -300,20 +340,19 @@ class SFTNLoss(_Loss):
         tau_squared: bool = True,
         ignore_index: int = -100,
     ):
-        _check_temperature(temperature)
-        _check_temperature(ce_temperature)
-        super().__init__((temperature, kl_weight, teacher_weight, ce_weight, ce_temperature), ignore_index)
+        check_choice("kl", kl, DIRECTIONS)
+        super().__init__(5, ignore_index)
+        self.temperature, self.ce_temperature = temperature, ce_temperature
+        self.teacher_weight, self.kl_weight, self.ce_weight = teacher_weight, kl_weight, ce_weight
         self.kl: KLDirection = kl
         self.detach_teacher = detach_teacher
         self.tau_squared = tau_squared
 
-    def forward(
-        self, teacher_logits_BK: Tensor, branch_logits: Tensor | Sequence[Tensor], labels_B: Tensor
-    ) -> SFTNTerms:
+    def forward(self, teacher_logits: Tensor, branch_logits: Tensor | Sequence[Tensor], labels: Tensor) -> SFTNTerms:
         return distill_loss.sftn_loss(
-            teacher_logits_BK,
-            _branches(teacher_logits_BK, branch_logits, labels_B, self.kl),
-            labels_B,
+            teacher_logits,
+            check_several(labels, "branch_logits", branch_logits, teacher_logits=teacher_logits),
+            labels,
             self.settings,
             kl=self.kl,
             detach_teacher=self.detach_teacher,
@@ -323,7 +362,12 @@ class SFTNLoss(_Loss):
 
 
 class DKDLoss(_Loss):
-    """`dkd_loss` as a module, with the reference's defaults. Its `settings`: temperature, alpha, CE weight, beta."""
+    """`dkd_loss` as a module, with the reference's defaults. Its numbers may be set at any time."""
+
+    temperature = Setting(0, above_zero)
+    alpha = Setting(1)
+    ce_weight = Setting(2)
+    beta = Setting(3)
 
     def __init__(
         self,
@@ -334,18 +378,30 @@ class DKDLoss(_Loss):
         ce_weight: float = 1.0,
         ignore_index: int = -100,
     ):
-        _check_temperature(temperature)
-        super().__init__((temperature, alpha, ce_weight, beta), ignore_index)
+        super().__init__(4, ignore_index)
+        self.temperature, self.alpha, self.beta, self.ce_weight = temperature, alpha, beta, ce_weight
 
-    def forward(self, student_logits_BK: Tensor, teacher_logits_BK: Tensor, labels_B: Tensor) -> DKDTerms:
-        _check_decoupled(student_logits_BK, teacher_logits_BK, labels_B)
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> DKDTerms:
+        check_decoupled(labels, student_logits=student_logits, teacher_logits=teacher_logits)
         return distill_loss.dkd_loss(
-            student_logits_BK, teacher_logits_BK, labels_B, self.settings, ignore_index=self.ignore_index
+            student_logits, teacher_logits, labels, self.settings, ignore_index=self.ignore_index
         )
 
 
+class _Softening(Setting):
+    def __set__(self, module: Adjustable, value: float) -> None:
+        if not cast(VirtualTeacherLoss, module).softened:
+            raise ValueError("temperature: this virtual teacher was made without one, and is not softened")
+        super().__set__(module, value)
+
+
 class VirtualTeacherLoss(_Loss):
-    """`virtual_teacher_loss` as a module. Its `settings`: temperature, KL weight, CE weight, label probability."""
+    """`virtual_teacher_loss` as a module. Its numbers may be set at any time, `temperature` where it was given one."""
+
+    temperature = _Softening(0, above_zero)
+    kl_weight = Setting(1)
+    ce_weight = Setting(2)
+    label_probability = Setting(3, from_0_to_1)
 
     def __init__(
         self,
@@ -356,85 +412,38 @@ class VirtualTeacherLoss(_Loss):
         temperature: float | None = None,
         ignore_index: int = -100,
     ):
-        if temperature is not None:
-            _check_temperature(temperature)
-        _check_probability("label_probability", label_probability)
-        settings = (1.0 if temperature is None else temperature, kl_weight, ce_weight, label_probability)
-        super().__init__(settings, ignore_index)
+        super().__init__(4, ignore_index)
+        self.label_probability, self.kl_weight, self.ce_weight = label_probability, kl_weight, ce_weight
         self.softened = temperature is not None
+        if temperature is not None:
+            self.temperature = temperature
 
-    def forward(self, student_logits_BK: Tensor, labels_B: Tensor) -> KDTerms:
-        _check(student_logits_BK, labels_B)
+    def forward(self, student_logits: Tensor, labels: Tensor) -> KDTerms:
+        check_batch(labels, student_logits=student_logits)
         return distill_loss.virtual_teacher_loss(
-            student_logits_BK, labels_B, self.settings, softened=self.softened, ignore_index=self.ignore_index
+            student_logits, labels, self.settings, softened=self.softened, ignore_index=self.ignore_index
         )
+
+
+class _Smoothing(Setting):
+    def stored(self, value: float) -> float:
+        return 1.0 - value
 
 
 class LabelSmoothingLoss(_Loss):
-    """`label_smoothing_loss` as a module. The last of its `settings` is 1 - smoothing."""
+    """`label_smoothing_loss` as a module. `smoothing` may be set at any time."""
+
+    smoothing = _Smoothing(3, from_0_to_1)
 
     def __init__(self, *, smoothing: float = 0.1, spread: SmoothingSpread = "all", ignore_index: int = -100):
-        _check_smoothing(smoothing, spread)
-        super().__init__((1.0, 1.0, 0.0, 1.0 - smoothing), ignore_index)
+        check_choice("spread", spread, SPREADS)
+        super().__init__(4, ignore_index)
+        self.settings[2].fill_(0.0)  # the plain cross-entropy's weight
+        self.smoothing = smoothing
         self.spread: SmoothingSpread = spread
 
-    def forward(self, logits_BK: Tensor, labels_B: Tensor) -> CETerms:
-        _check(logits_BK, labels_B)
+    def forward(self, logits: Tensor, labels: Tensor) -> CETerms:
+        check_batch(labels, logits=logits)
         return distill_loss.label_smoothing_loss(
-            logits_BK, labels_B, self.settings, spread=self.spread, ignore_index=self.ignore_index
+            logits, labels, self.settings, spread=self.spread, ignore_index=self.ignore_index
         )
-
-
-def _check(logits_BK: Tensor, labels_B: Tensor, *others_BK: Tensor) -> None:
-    if logits_BK.ndim != 2 or not logits_BK.is_floating_point():
-        raise ValueError(f"logits are a floating-point matrix [B,K], got {logits_BK.dtype} {list(logits_BK.shape)}")
-    if labels_B.shape != logits_BK.shape[:1] or labels_B.dtype != torch.int64:
-        expected = f"int64 [{logits_BK.shape[0]}]"
-        raise ValueError(f"labels are {expected}, got {labels_B.dtype} {list(labels_B.shape)}")
-    for other in others_BK:
-        if other.shape != logits_BK.shape:
-            raise ValueError(f"logits must agree in shape, got {list(logits_BK.shape)} and {list(other.shape)}")
-
-
-def _check_temperature(temperature: Scalar) -> None:
-    if not isinstance(temperature, Tensor) and not temperature > 0:
-        raise ValueError(f"the temperature is a number above 0, got {temperature}")
-
-
-def _several(logits: Tensor | Sequence[Tensor], none: str) -> list[Tensor]:
-    several = list(logits.unbind(0)) if isinstance(logits, Tensor) else list(logits)
-    if not several:
-        raise ValueError(none)
-    return several
-
-
-def _branches(
-    teacher_BK: Tensor, branch_logits: Tensor | Sequence[Tensor], labels_B: Tensor, kl: KLDirection
-) -> list[Tensor]:
-    branches = _several(branch_logits, "sftn_loss needs the logits of at least one branch, got none")
-    if kl not in ("forward", "reverse"):
-        raise ValueError(f"kl is 'forward' or 'reverse', got {kl!r}")
-    _check(teacher_BK, labels_B, *branches)
-    return branches
-
-
-def _check_decoupled(student_BK: Tensor, teacher_BK: Tensor, labels_B: Tensor) -> None:
-    _check(student_BK, labels_B, teacher_BK)
-    if student_BK.shape[1] < 2:
-        raise ValueError("dkd_loss needs classes other than the label's: K is at least 2, got 1")
-
-
-def _check_teacher_weights(weights: Tensor | None, teachers: int, samples: int) -> None:
-    if weights is not None and list(weights.shape) not in ([teachers], [teachers, samples]):
-        raise ValueError(f"teacher_weights are [{teachers}] or [{teachers}, {samples}], got {list(weights.shape)}")
-
-
-def _check_probability(name: str, value: Scalar) -> None:
-    if not isinstance(value, Tensor) and not 0 <= value <= 1:
-        raise ValueError(f"{name} is a number from 0 to 1, got {value}")
-
-
-def _check_smoothing(smoothing: Scalar, spread: str) -> None:
-    _check_probability("smoothing", smoothing)
-    if spread not in ("all", "others"):
-        raise ValueError(f"spread is 'all' or 'others', got {spread!r}")

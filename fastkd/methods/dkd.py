@@ -44,11 +44,5 @@ class DKD(Method):
 
     def begin_epoch(self, epoch: int) -> None:
         share = min((epoch + 1) / max(self.settings.warmup_epochs, 1), 1.0)
-        settings = (
-            self.settings.temperature,
-            share * self.settings.alpha,
-            self.settings.ce_weight,
-            share * self.settings.beta,
-        )
-        for place, value in enumerate(settings):
-            self.loss.settings[place].fill_(value)
+        self.loss.alpha = share * self.settings.alpha
+        self.loss.beta = share * self.settings.beta

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from fastkd.ops import crd
 from fastkd.ops.crd.draws import Plan
+from fastkd.ops.settings import Adjustable, Setting, above_zero, from_0_to_below_1
 
 BANK_DTYPES = (torch.float32, torch.bfloat16)
 
 
-class CRDLoss(nn.Module):
+class CRDLoss(Adjustable):
     """Contrastive representation distillation (Tian et al. 2020) against a memory bank of the whole training set.
 
     student_dim, teacher_dim: of the embeddings that go in; a head with an L2 norm maps each to `embed_dim`.
@@ -26,6 +27,7 @@ class CRDLoss(nn.Module):
     bank_dtype: torch.float32 or torch.bfloat16, which halves memory and traffic.
     seed: of the draws and of the bank's first values.
 
+    `loss.temperature` and `loss.momentum` may be set at any time; a captured graph follows.
     The banks, Z and the number of steps are buffers: a state dict carries them on exactly. With torch.distributed
     initialised every process keeps the same banks and Z, from the embeddings of all; batches are of one size then.
     The bank is updated by a call in training mode alone.
@@ -41,8 +43,8 @@ class CRDLoss(nn.Module):
     """[num_samples] int64: the row of each sample in the bank."""
     starts: Tensor
     """[classes+1] int64: class c has the rows starts[c] … starts[c+1]-1."""
-    settings: Tensor
-    """Temperature, momentum: may be changed in place."""
+    temperature = Setting(0, above_zero)
+    momentum = Setting(1, from_0_to_below_1)
 
     def __init__(
         self,
@@ -60,8 +62,9 @@ class CRDLoss(nn.Module):
         bank_dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ):
-        super().__init__()
-        _check(num_samples, labels, embed_dim, negatives, temperature, momentum, positive, bank_dtype)
+        super().__init__(2)
+        self.temperature, self.momentum = temperature, momentum
+        _check(num_samples, labels, embed_dim, negatives, positive, bank_dtype)
         self.negatives, self.replacement, self.seed = negatives, replacement, seed
         self.relaxed = positive == "relaxed"
         self.student_head = nn.Linear(student_dim, embed_dim)
@@ -75,7 +78,6 @@ class CRDLoss(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("position", position)
         self.register_buffer("starts", F.pad(sizes.cumsum(0), (1, 0)))
-        self.register_buffer("settings", torch.tensor((temperature, momentum)), persistent=False)
 
     def forward(
         self,
@@ -167,18 +169,12 @@ def _check(
     labels: Tensor | None,
     embed_dim: int,
     negatives: int,
-    temperature: float,
-    momentum: float,
     positive: str,
     bank_dtype: torch.dtype,
 ) -> None:
     for name, value, least in (("num_samples", samples, 2), ("embed_dim", embed_dim, 1), ("negatives", negatives, 1)):
         if value < least:
             raise ValueError(f"{name} is at least {least}, got {value}")
-    if not temperature > 0:
-        raise ValueError(f"the temperature is a number above 0, got {temperature}")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"the momentum is a number from 0 to below 1, got {momentum}")
     if positive not in ("exact", "relaxed"):
         raise ValueError(f"positive is 'exact' or 'relaxed', got {positive!r}")
     if bank_dtype not in BANK_DTYPES:

@@ -5,6 +5,7 @@ rows.py        Triton, rows in registers; wide.py the same for rows that are too
                pieces.py what they share
 launch.py      grids and tiles
 operation.py   registration with torch.library
+checks.py      what users may pass
 
 This file is the choice between them. `settings` are the numbers that may change from step to step, in the order that
 the functions name: a float32 tensor on the device goes to the kernel as it is, so that a captured graph follows it.
@@ -187,9 +188,7 @@ def _packed(settings: Settings, device: torch.device) -> Tensor:
         return settings
     # Filled on the device: a copy from the host would wait for it, and could not be captured.
     scalars = (
-        value.detach().to(device, torch.float32)
-        if isinstance(value, Tensor)
-        else torch.full((), value, dtype=torch.float32, device=device)
+        value.float() if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float32, device=device)
         for value in settings
     )
     return torch.stack(list(scalars))

@@ -55,11 +55,11 @@ def _(anchor_BK, partners_BK, labels_B, settings, shares_MB, form, wanted, detac
     logits = [anchor_BK, *partners_BK]
     networks = len(logits) if launch.FORMS[form].PARTNERS_LEARN else 1
     return (
-        settings.new_empty(()),
-        settings.new_empty(3),
+        settings.new_empty((), dtype=torch.float32),
+        settings.new_empty(3, dtype=torch.float32),
         labels_B.new_empty(networks, 2),
         [_gradient_like(tensor) for tensor, want in zip(logits, wanted, strict=True) if want],
-        settings.new_empty(()),
+        settings.new_empty((), dtype=torch.float32),
     )
 
 

@@ -133,8 +133,8 @@ def test_a_captured_graph_follows_inputs_and_weights(classes, dtype):
             for leaf, tensor in zip(leaves, new, strict=True):
                 leaf.copy_(tensor)
         labels.copy_(new_labels)
-        loss.settings[1] = weight
-        loss.settings[0] = 1.0 + weight
+        loss.kl_weight = weight
+        loss.temperature = 1.0 + weight
         scale.fill_(factor)
         graph.replay()
         replayed = ([value.clone() for value in captured[0]], [gradient.clone() for gradient in captured[1]])
@@ -183,7 +183,7 @@ def test_schedules_and_the_last_batch_do_not_compile_again():
     cache = kernel.device_caches[torch.cuda.current_device()][0]
     compiled = len(cache)
     for samples in (1, 16, 13):
-        loss.settings.mul_(1.1)
+        loss.temperature *= 1.1
         loss(logits[0][:samples], logits[1][:samples], labels[:samples])
     assert len(cache) == compiled
 
@@ -205,6 +205,25 @@ def test_a_loss_left_on_the_cpu_is_named():
     (student, teacher), labels = on_gpu(2, 4, 10)
     with pytest.raises(ValueError, match=r"the loss is on cpu, the logits are on cuda:0: move it with \.to"):
         KDLoss()(student, teacher, labels)
+
+
+def test_a_temperature_left_on_the_cpu_is_named():
+    """Its copy to the device could not be captured."""
+    (student, teacher), labels = on_gpu(2, 4, 10)
+    weights = {"temperature": torch.tensor(4.0), "kl_weight": 0.9, "ce_weight": 0.1}
+    with pytest.raises(ValueError, match="temperature: on cpu, where the logits are on cuda:0"):
+        kd_loss(student, teacher, labels, **weights)
+
+
+def test_a_number_is_set_without_waiting_for_the_gpu():
+    loss = KDLoss().cuda().bfloat16()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss.temperature *= 0.5
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    assert loss.settings.tolist() == pytest.approx([2.0, 0.9, 0.1])
 
 
 def test_the_label_assertion():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from distill_cases import FORMS, forced, random_logits
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -84,10 +85,29 @@ def test_schedules_do_not_compile_again():
     loss = KDLoss()
     step = torch.compile(loss, fullgraph=True, backend=counter)
     for temperature in (4.0, 3.0, 2.0):
-        loss.settings[0] = temperature
+        loss.temperature = temperature
         expected = kd_loss(student, teacher, labels, temperature=temperature, kl_weight=0.9, ce_weight=0.1)
         torch.testing.assert_close(step(student, teacher, labels), expected)
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float64))
+def test_a_loss_inside_a_model_that_was_cast(dtype):
+    (student, teacher), labels = random_logits(2, 3, 5, torch.float32, 0)
+    loss = torch.nn.Sequential(KDLoss()).to(dtype)[0]
+    step = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    expected = KDLoss()(student, teacher, labels)
+    torch.testing.assert_close([loss(student, teacher, labels), step(student, teacher, labels)], [expected] * 2)
+
+
+def test_the_loss_is_promised_in_float32():
+    with FakeTensorMode():
+        logits, settings = torch.empty(3, 5), torch.empty(5, dtype=torch.bfloat16)
+        labels = torch.empty(3, dtype=torch.int64)
+        total, parts, *_, correction = operation.distill_loss(
+            logits, [logits], labels, settings, None, "kd", [True, False], False, True, -100
+        )
+    assert {total.dtype, parts.dtype, correction.dtype} == {torch.float32}
 
 
 def test_a_second_backward_raises():

@@ -1,0 +1,181 @@
+"""What the losses refuse: one line that names the argument and what was expected."""
+
+import inspect
+
+import pytest
+import torch
+
+from fastkd import losses
+from fastkd.losses import (
+    DKDLoss,
+    KDLoss,
+    LabelSmoothingLoss,
+    MultiTeacherLoss,
+    SFTNLoss,
+    VirtualTeacherLoss,
+    ce_loss,
+    kd_loss,
+    multi_teacher_loss,
+    sftn_loss,
+)
+
+LOGITS, LABELS = torch.randn(2, 3), torch.tensor([0, 1])
+KD = {"temperature": 4.0, "kl_weight": 0.9, "ce_weight": 0.1}
+SFTN = KD | {"teacher_weight": 1.0}
+
+
+def kd(**changed):
+    return kd_loss(
+        **{"student_logits": LOGITS, "teacher_logits": LOGITS, "labels": LABELS, **KD, **changed},
+    )
+
+
+def teachers(several, **changed):
+    return multi_teacher_loss(LOGITS, several, LABELS, **KD | changed)
+
+
+CASES = {
+    "labels as a list": (lambda: ce_loss(LOGITS, [0, 1]), TypeError, "labels are int64 [2], got list"),
+    "labels of a wrong type": (
+        lambda: ce_loss(LOGITS, LABELS.int()),
+        ValueError,
+        "labels are int64 [2], got torch.int32 [2]",
+    ),
+    "labels elsewhere": (
+        lambda: kd(labels=LABELS.to("meta")),
+        ValueError,
+        "labels: on meta, where the logits are on cpu",
+    ),
+    "integer logits": (
+        lambda: ce_loss(torch.zeros(2, 3, dtype=torch.int64), LABELS),
+        ValueError,
+        "logits are a floating-point matrix [B,K], got torch.int64 [2, 3]",
+    ),
+    "logits as a list": (
+        lambda: kd(student_logits=[[0.0]]),
+        TypeError,
+        "student_logits are a floating-point matrix [B,K], got list",
+    ),
+    "logits of other shapes": (
+        lambda: KDLoss()(LOGITS, torch.randn(2, 4), LABELS),
+        ValueError,
+        "logits agree in shape, got student_logits [2, 3] and teacher_logits [2, 4]",
+    ),
+    "a teacher elsewhere": (
+        lambda: kd(teacher_logits=LOGITS.to("meta")),
+        ValueError,
+        "teacher_logits: on meta, where the logits are on cpu",
+    ),
+    "a single branch": (
+        lambda: SFTNLoss()(LOGITS, LOGITS, LABELS),
+        ValueError,
+        "branch_logits are a tensor [N,B,K] or a sequence of N tensors [B,K], N at least 1, got a tensor [2, 3]",
+    ),
+    "no branches": (lambda: SFTNLoss()(LOGITS, [], LABELS), ValueError, "N at least 1, got none"),
+    "a branch of another shape": (
+        lambda: SFTNLoss()(LOGITS, [LOGITS, LOGITS[:, :2]], LABELS),
+        ValueError,
+        "got teacher_logits [2, 3] and branch_logits[1] [2, 2]",
+    ),
+    "a branch that is none": (
+        lambda: SFTNLoss()(LOGITS, [None], LABELS),
+        TypeError,
+        "branch_logits[0] are a floating-point matrix [B,K], got NoneType",
+    ),
+    "teachers of a wrong type": (lambda: teachers(3.0), TypeError, "teacher_logits are a tensor [N,B,K]"),
+    "no teachers": (lambda: teachers([]), ValueError, "teacher_logits are a tensor [N,B,K]"),
+    "teacher weights as a list": (
+        lambda: teachers([LOGITS], teacher_weights=[1.0]),
+        TypeError,
+        "teacher_weights are a tensor [1] or [1, 2], got list",
+    ),
+    "teacher weights of a wrong shape": (
+        lambda: MultiTeacherLoss()(LOGITS, [LOGITS], LABELS, torch.ones(2)),
+        ValueError,
+        "teacher_weights are a tensor [1] or [1, 2], got [2]",
+    ),
+    "teacher weights elsewhere": (
+        lambda: teachers([LOGITS], teacher_weights=torch.ones(1, device="meta")),
+        ValueError,
+        "teacher_weights: on meta, where the logits are on cpu",
+    ),
+    "a temperature of zero": (lambda: KDLoss(temperature=0.0), ValueError, "temperature is a number above 0, got 0.0"),
+    "a temperature in words": (lambda: kd(temperature="hot"), TypeError, "temperature is a number above 0, got 'hot'"),
+    "a CE temperature below zero": (
+        lambda: sftn_loss(LOGITS, [LOGITS], LABELS, ce_temperature=-1.0, **SFTN),
+        ValueError,
+        "ce_temperature is a number above 0, got -1.0",
+    ),
+    "two temperatures": (
+        lambda: kd(temperature=torch.ones(2)),
+        ValueError,
+        "temperature is one number, got a tensor [2]",
+    ),
+    "a weight that is none": (lambda: kd(kl_weight=None), TypeError, "kl_weight is a number, got None"),
+    "a weight to be learnt": (
+        lambda: kd(kl_weight=torch.tensor(1.0, requires_grad=True)),
+        ValueError,
+        "kl_weight gets no gradient from this loss, but requires one: detach it",
+    ),
+    "a weight elsewhere": (
+        lambda: kd(ce_weight=torch.tensor(1.0, device="meta")),
+        ValueError,
+        "ce_weight: on meta, where the logits are on cpu",
+    ),
+    "a single class": (
+        lambda: DKDLoss()(torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64)),
+        ValueError,
+        "K is at least 2",
+    ),
+    "a probability above one": (
+        lambda: VirtualTeacherLoss(label_probability=1.5),
+        ValueError,
+        "label_probability is a number from 0 to 1, got 1.5",
+    ),
+    "a smoothing below zero": (
+        lambda: LabelSmoothingLoss(smoothing=-0.1),
+        ValueError,
+        "smoothing is a number from 0 to 1, got -0.1",
+    ),
+    "an unknown spread": (
+        lambda: LabelSmoothingLoss(spread="some"),
+        ValueError,
+        "spread is 'all' or 'others', got 'some'",
+    ),
+    "an unknown direction": (lambda: SFTNLoss(kl="bar"), ValueError, "kl is 'forward' or 'reverse', got 'bar'"),
+    "an unknown direction of the function": (
+        lambda: sftn_loss(LOGITS, [LOGITS], LABELS, kl="bar", **SFTN),
+        ValueError,
+        "kl is 'forward' or 'reverse', got 'bar'",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", CASES)
+def test_is_one_clear_line(mistake):
+    call, error, message = CASES[mistake]
+    with pytest.raises(error) as raised:
+        call()
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "name, positional",
+    {
+        "ce_loss": ["logits", "labels"],
+        "kd_loss": ["student_logits", "teacher_logits", "labels"],
+        "multi_teacher_loss": ["student_logits", "teacher_logits", "labels"],
+        "sftn_loss": ["teacher_logits", "branch_logits", "labels"],
+        "dkd_loss": ["student_logits", "teacher_logits", "labels"],
+        "virtual_teacher_loss": ["student_logits", "labels"],
+        "label_smoothing_loss": ["logits", "labels"],
+    }.items(),
+)
+def test_the_names_of_the_arguments(name, positional):
+    given = inspect.signature(getattr(losses, name)).parameters.values()
+    assert [one.name for one in given if one.kind is one.POSITIONAL_OR_KEYWORD] == positional
+    module = "".join({"kd": "KD", "sftn": "SFTN", "dkd": "DKD"}.get(part, part.title()) for part in name.split("_"))
+    if name != "ce_loss":
+        forward = inspect.signature(getattr(losses, module).forward).parameters
+        assert list(forward)[1 : 1 + len(positional)] == positional
