@@ -1,17 +1,15 @@
 """Builds a method of `METHODS` for the tensors of a golden case, and compares what it does with what stands there."""
 
 import re
-from collections.abc import Sequence
-from unittest.mock import patch
 
 import torch
 from golden_cases import Case
 from torch import Tensor, nn
 
-from fastkd import losses
 from fastkd.data import Batch
 from fastkd.methods import METHODS, Context, Method, MethodLoss
 from fastkd.networks.base import Head, Network, Output
+from fastkd.ops.settings import Adjustable
 
 NOTHING = torch.empty(0)
 DTYPES = (torch.float64, torch.float32)
@@ -61,15 +59,18 @@ def built(
         seed=0,
     )
     kind = METHODS[name]
-    with patch.object(losses._Loss, "__init__", _with_exact_settings):
-        return kind(kind.Settings(**settings), context).to(student.logits.dtype)
+    method = kind(kind.Settings(**settings), context).to(student.logits.dtype)
+    for module in method.modules():
+        if isinstance(module, Adjustable):
+            _make_exact(module, student.logits.dtype)
+    return method
 
 
-def _with_exact_settings(self: nn.Module, settings: Sequence[float], ignore_index: int) -> None:
+def _make_exact(loss: Adjustable, dtype: torch.dtype) -> None:
     """Its float32 buffer would round a weight of 0.9, which in float64 is seen."""
-    nn.Module.__init__(self)
-    self.register_buffer("settings", torch.tensor(settings, dtype=torch.float64), persistent=False)
-    self.ignore_index = ignore_index
+    loss.settings = loss.settings.to(dtype)
+    for name, value in loss._numbers.items():
+        setattr(loss, name, value)
 
 
 def batch(labels: Tensor) -> Batch:
