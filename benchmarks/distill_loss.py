@@ -38,10 +38,9 @@ class Case(NamedTuple):
     branches: int
     dtype: torch.dtype
 
-    @property
-    def least_bytes(self) -> int:
+    def least_bytes(self, backward: bool) -> int:
         """Each logit read once, each gradient written once."""
-        return 2 * (self.branches + 1) * self.samples * self.classes * self.dtype.itemsize
+        return (2 if backward else 1) * (self.branches + 1) * self.samples * self.classes * self.dtype.itemsize
 
     def __str__(self) -> str:
         return f"B={self.samples} K={self.classes} N={self.branches} {str(self.dtype).removeprefix('torch.')}"
@@ -61,7 +60,11 @@ ON_GPU = [
     Case(4096, 21841, 4, BF16),
 ]
 ON_CPU = [Case(64, 100, 3, FP32), Case(256, 1000, 1, FP32), Case(256, 1000, 3, FP32), Case(1024, 1000, 3, FP32)]
-QUICK = {"cuda": [ON_GPU[0], ON_GPU[4], ON_GPU[7]], "cpu": [ON_CPU[0], ON_CPU[2]]}
+FORWARD, STEP = "forward", "forward+backward"
+QUICK = {
+    "cuda": [(ON_GPU[0], STEP), (ON_GPU[4], STEP), (ON_GPU[7], STEP), (ON_GPU[7], FORWARD)],
+    "cpu": [(ON_CPU[0], STEP), (ON_CPU[2], STEP), (ON_CPU[0], FORWARD)],
+}
 
 
 def hits(logits: Tensor, labels: Tensor) -> Tensor:
@@ -163,10 +166,12 @@ def copy_bandwidth() -> float:
     return 2 * source.nbytes / interleaved({"copy": [lambda: target.copy_(source)]}, 20, "cuda")["copy"].median_s
 
 
-def measure(case: Case, mode: str, capture: bool, repetitions: int, device: str) -> list[Record]:
-    backward = mode != "forward"
+def measure(
+    case: Case, mode: str, capture: bool, repetitions: int, device: str, bandwidth: float | None
+) -> list[Record]:
+    backward = mode != FORWARD
     calls, peaks, checked = {}, {}, {}
-    sets = [inputs(case, seed, device) for seed in range(input_sets(case.least_bytes // 2, device))]
+    sets = [inputs(case, seed, device) for seed in range(input_sets(case.least_bytes(False), device))]
     for name, loss in contenders(device).items():
         if capture and name == "liger":
             continue
@@ -189,17 +194,16 @@ def measure(case: Case, mode: str, capture: bool, repetitions: int, device: str)
             checked=checked[name],
             versions=versions("liger-kernel"),
             commit=commit(),
+            bandwidth_share=bandwidth and case.least_bytes(backward) / timing.median_s / bandwidth,
         )
         for name, timing in interleaved(calls, repetitions, device).items()
     ]
 
 
-def show(records: list[Record], case: Case, bandwidth: float | None) -> None:
+def show(records: list[Record]) -> None:
     reference = records[0].median_s
     for record in records:
-        share = ""
-        if bandwidth and "backward" in record.case:
-            share = f"{case.least_bytes / record.median_s / bandwidth:6.1%} of copy bandwidth"
+        share = "" if record.bandwidth_share is None else f"{record.bandwidth_share:6.1%} of copy bandwidth"
         memory = "" if record.peak_bytes is None else f"{record.peak_bytes / 2**20:9.1f} MiB"
         times = f"{record.median_s * 1e6:10.1f} us ({record.p20_s * 1e6:.1f}-{record.p80_s * 1e6:.1f})"
         ratio = f"{reference / record.median_s:6.2f}x"
@@ -215,19 +219,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    cases = QUICK[device] if options.quick else ON_GPU if device == "cuda" else ON_CPU
-    modes = ("forward+backward",) if options.quick else ("forward", "forward+backward")
+    every = [(case, mode) for case in (ON_GPU if device == "cuda" else ON_CPU) for mode in (FORWARD, STEP)]
     bandwidth = copy_bandwidth() if device == "cuda" else None
     print(device_name(device), versions("liger-kernel"))
     if bandwidth:
         print(f"copy bandwidth {bandwidth / 1e12:.2f} TB/s")
     records = []
-    for case in cases:
-        for mode in modes:
-            for capture in (False, True) if device == "cuda" else (False,):
-                new = measure(case, mode, capture, 20 if options.quick else 60, device)
-                show(new, case, bandwidth)
-                records += new
+    for case, mode in QUICK[device] if options.quick else every:
+        for capture in (False, True) if device == "cuda" else (False,):
+            new = measure(case, mode, capture, 20 if options.quick else 60, device, bandwidth)
+            show(new)
+            records += new
     if options.json:
         write_json(records, options.json)
     if not all(record.checked for record in records):

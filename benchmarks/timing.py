@@ -36,6 +36,8 @@ class Record:
     commit: str
     starting_s: float | None = None
     """Compiling and capturing, before the first call."""
+    bandwidth_share: float | None = None
+    """The least bytes that must move, over the time, as a fraction of what a copy moves; None where not measured."""
 
 
 class Timing(NamedTuple):
