@@ -81,21 +81,22 @@ class CRDLoss(Adjustable):
 
     def forward(
         self,
-        student_embedding_BD: Tensor,
-        teacher_embedding_BD: Tensor,
-        index_B: Tensor,
-        contrast_index_BK: Tensor | None = None,
+        student_embedding: Tensor,
+        teacher_embedding: Tensor,
+        index: Tensor,
+        contrast_index: Tensor | None = None,
     ) -> crd.CRDTerms:
         """The loss of a batch, with gradients to both heads and both embeddings; then the bank's update.
 
-        index_B: [B] int64, places in the training set.
-        contrast_index_BK: [B,K+1] int64, the positive first, in place of the module's own draws.
+        student_embedding, teacher_embedding: [B,student_dim], [B,teacher_dim], floating point.
+        index: [B] int64, places in the training set.
+        contrast_index: [B,K+1] int64, the positive first, in place of the module's own draws.
         """
-        student, teacher = self.embed(student_embedding_BD, teacher_embedding_BD)
-        _check_batch(student, teacher, index_B, contrast_index_BK)
-        rows = self.position[index_B]
+        student, teacher = self.embed(student_embedding, teacher_embedding)
+        _check_batch(student, teacher, index, contrast_index)
+        rows = self.position[index]
         everybody = _of_all_processes(rows, student.detach(), teacher.detach())
-        chosen = None if contrast_index_BK is None else self.position[contrast_index_BK]
+        chosen = None if contrast_index is None else self.position[contrast_index]
         negatives = self.negatives if chosen is None else chosen.shape[1] - 1
         path = crd.implementation(self.bank, len(rows), negatives)[0]
         first_place = dist.get_rank() * len(rows) if _distributed() else 0
@@ -114,10 +115,10 @@ class CRDLoss(Adjustable):
             crd.update_(self.bank, self.z, self.step, *everybody, z, self.settings, path)
         return crd.CRDTerms(terms.total, terms.student.detach(), terms.teacher.detach())
 
-    def embed(self, student_embedding_BD: Tensor, teacher_embedding_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """Both on the unit sphere, in float32."""
-        student = _unit(self.student_head(student_embedding_BD))
-        teacher = _unit(self.teacher_head(teacher_embedding_BD))
+    def embed(self, student_embedding: Tensor, teacher_embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings [B,D] mapped by the heads to [B,embed_dim]: both on the unit sphere, in float32."""
+        student = _unit(self.student_head(student_embedding))
+        teacher = _unit(self.teacher_head(teacher_embedding))
         return student, teacher
 
     def implementation(self, batch_size: int) -> tuple[str, str]:
