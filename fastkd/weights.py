@@ -40,13 +40,13 @@ class Description(NamedTuple):
 
 
 def save_network(path: Path, network: Network, description: Description) -> None:
-    plain = _plain(description)
-    metadata = {name: str(plain[name]) for name in PLAIN}
-    if description.deployment is not None:
-        metadata["deployment"] = json.dumps(plain["deployment"])
+    # Under one name: several would stand in the file in an order of their own each time, and equal runs would leave
+    # files that differ.
+    metadata = {KEY: json.dumps(_plain(description))}
     write_weights(path, public_state_dict(network), metadata)
 
 
+KEY = "fastkd"
 PLAIN = ("network", "num_classes", "image_size")
 
 
@@ -73,10 +73,7 @@ def describe(path: Path) -> Description | None:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError):
         return None
-    if not set(PLAIN) <= metadata.keys():
-        return None
-    deployment = {"deployment": json.loads(metadata["deployment"])} if "deployment" in metadata else {}
-    return _from_plain(metadata | deployment)
+    return _from_plain(json.loads(metadata[KEY])) if KEY in metadata else None
 
 
 def rebuilt(description: Description) -> Network:

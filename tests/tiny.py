@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from fastkd import recipes
 from fastkd.building import open_data
 from fastkd.display import Display
+from fastkd.files import sha256
 from fastkd.interrupt import Interrupt
 from fastkd.recipe import Recipe
 from fastkd.run import carry_out, create_folder
@@ -48,12 +49,13 @@ def train(recipe: Recipe, folder: Path, interrupt: Interrupt | None = None, disp
 def outcome(folder: Path) -> dict:
     """Everything a run leaves that must not depend on when it was interrupted: weights, results, log (not times)."""
     weights = {path.name: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    hashes = {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
     results = json.loads((folder / "results.json").read_text())
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for record in [*results["stages"].values(), *log, results]:
         for timing in ("seconds", "starting_seconds", "images_per_second", "metrics_bytes"):
             record.pop(timing, None)
-    return {"weights": weights, "results": results, "log": log}
+    return {"weights": weights, "files": hashes, "results": results, "log": log}
 
 
 def assert_same(found: dict, expected: dict) -> None:
@@ -63,5 +65,6 @@ def assert_same(found: dict, expected: dict) -> None:
         assert tensors.keys() == found["weights"][name].keys()
         for key, value in tensors.items():
             assert torch.equal(found["weights"][name][key], value), f"{name}: {key}"
+    assert found["files"] == expected["files"]
     assert found["results"] == expected["results"]
     assert found["log"] == expected["log"]
