@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_distributed import TINY, finish, parameters, start
+from test_distributed import finish, parameters, start
 
 from fastkd import train
 
@@ -16,7 +16,7 @@ CASES = {
 }
 
 
-SHORT = [*TINY[:-2], "--epochs", "1", "--control", "off"]
+SHORT = ["--seeds", "1", "--limit-train", "128", "--epochs", "1", "--threads", "1", "--control", "off"]
 
 
 @pytest.fixture(scope="module")
