@@ -141,7 +141,7 @@ def _dry_run(recipe: Recipe, device: torch.device) -> int:
         builder = Builder(recipe, open_data(recipe), recipe.seed, device, execution)
         with _out_of_memory_names_the_knobs(recipe, device):
             rows = Run(builder, Path(), display=display, interrupt=Interrupt()).dry_run()
-    table = Table(title=f"{recipe.name}: one step of every stage on {device}", title_justify="left")
+    table = Table(title=f"{recipe.name}: a few steps of every stage on {device}", title_justify="left")
     for heading in ("stage", "network", "parameters", "trained", "loss", "images/s", "process peak"):
         table.add_column(heading, justify="right")
     for row in rows:
