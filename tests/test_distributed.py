@@ -160,17 +160,8 @@ def test_a_mistake_stops_every_rank(tmp_path):
 def test_resumed_by_another_number_of_processes(began, goes_on, tmp_path):
     """In the middle of an epoch: what the ranks had counted of it is counted on."""
     folder = tmp_path / "run"
-    how = [
-        *TINY,
-        "--limit-train",
-        "640",
-        "--teacher-epochs",
-        "60",
-        "--teacher-training",
-        "standard",
-        "--control",
-        "off",
-    ]
+    how = [*TINY, "--limit-train", "640", "--teacher-epochs", "40", "--eval-every", "40"]
+    how += ["--teacher-training", "standard", "--control", "off"]
     if began == 2:
         process = start(*how, "--run", folder)
     else:

@@ -4,10 +4,9 @@ import multiprocessing
 import random
 import time
 
+import pytest
 import torch
 from tiny import assert_same, outcome, tiny_recipe, train
-
-KILLS = 20
 
 
 def go_on(folder):
@@ -16,7 +15,8 @@ def go_on(folder):
     train(tiny_recipe(), folder)
 
 
-def test_killed_twenty_times(tmp_path):
+@pytest.mark.parametrize("times", (8, pytest.param(20, marks=pytest.mark.slow)))
+def test_killed_many_times(times, tmp_path):
     expected = tmp_path / "whole"
     train(tiny_recipe(), expected)
     # Children fork from a server that has imported everything already, so that the kills hit the training.
@@ -28,14 +28,14 @@ def test_killed_twenty_times(tmp_path):
     warm.join()
     length = time.monotonic() - started
     chance, kills, runs = random.Random(0), 0, 0
-    while kills < KILLS:
+    while kills < times:
         folder = tmp_path / f"run {runs}"
         runs += 1
         exit_code = None
         while exit_code != 0:
             child = context.Process(target=go_on, args=(folder,))
             child.start()
-            child.join(chance.uniform(0.0, 0.6 * length) if kills < KILLS else None)
+            child.join(chance.uniform(0.0, 0.6 * length) if kills < times else None)
             if child.is_alive():
                 child.kill()
                 child.join()

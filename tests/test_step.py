@@ -116,6 +116,7 @@ class TestCompile:
 
 
 SMALL = ("resnet20", "resnet8x4", "wrn_16_1", "vgg8", "ShuffleV1", "ShuffleV2_0_2", "MobileNetV2", "tf_cnn")
+SMALLEST = ("resnet20", "wrn_16_1", "ShuffleV2_0_2")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_no_network_falls_back_to_frames_that_are_not_compiled(name):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inductor's own
 @pytest.mark.parametrize("backend", ("aot_eager", pytest.param("inductor", marks=pytest.mark.slow)))
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in SMALL else pytest.mark.slow) for name in networks.NETWORKS]
+    "name", [pytest.param(name, marks=[] if name in SMALLEST else pytest.mark.slow) for name in networks.NETWORKS]
 )
 def test_a_compiled_network_equals_itself_uncompiled(name, backend):
     """Outputs and gradients of a training step, in float64; then the outputs in evaluation."""

@@ -215,7 +215,7 @@ def test_without_labels_every_sample_is_a_class():
     assert torch.equal(drawn, others)
 
 
-@pytest.mark.parametrize("replacement", ["0", "1"])
+@pytest.mark.parametrize("replacement", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_two_processes_equal_one(path, replacement, tmp_path):
     script = Path(__file__).with_name("two_processes.py")
     done = subprocess.run(

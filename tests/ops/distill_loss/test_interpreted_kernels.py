@@ -69,7 +69,10 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("form", ("sftn", "sftn reverse", "teachers", "dkd", "tfkd"))
+@pytest.mark.parametrize(
+    "form",
+    ("sftn", "dkd", *(pytest.param(form, marks=pytest.mark.slow) for form in ("sftn reverse", "teachers", "tfkd"))),
+)
 @pytest.mark.parametrize("classes, layout", [(classes, layout) for classes in LAYOUTS for layout in LAYOUTS[classes]])
 def test_every_layout_with_more_blocks_than_programs(form, classes, layout, monkeypatch):
     monkeypatch.setattr(launch, "layout", lambda *_: layout)
