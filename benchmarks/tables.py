@@ -50,7 +50,7 @@ def _cell(record: dict[str, Any], reference: float | None) -> str:
     words = [_time(record["median_s"]) + ratio]
     words += [f"{peak / 2**20:,.1f} MiB"] if peak else []
     words += [f"cpu {_time(record['cpu_s'])}"] if peak is None else []
-    words += [f"start {started:.0f} s"] if started else []
+    words += [f"start {started:.0f} s"] if started and started >= 0.5 else []
     return ", ".join(words)
 
 
