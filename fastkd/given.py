@@ -1,6 +1,8 @@
 """The command line: options that stand for "as the recipe has it" until they are given, and those there are not."""
 
+import contextlib
 import dataclasses
+import io
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ def read_options(
     description: str | None = None,
     nested: Mapping[str, type[Any]] | None = None,
 ) -> T:
-    """The options of a command. An unknown one is a `UserError`; other mistakes and --help end the program.
+    """The options of a command. An unknown one or a bad value is a `UserError`; --help ends the program.
 
     nested: the classes whose fields are the options `--NAME.FIELD`.
     """
@@ -35,7 +37,27 @@ def read_options(
         if argument.startswith("--") and name and name.removeprefix("no-") not in known:
             hint = nearest(f"--{name}", (f"--{option}" for option in known))
             raise UserError(f"no option --{name}" + ("; --help lists them" if hint.startswith("; known") else hint))
-    return tyro.cli(kind, args=list(arguments), prog=program, description=description)
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(kind, args=list(arguments), prog=program, description=description)
+    except SystemExit as end:
+        if end.code:
+            raise UserError(_first_sentence(shown.getvalue())) from None
+        raise
+
+
+def _first_sentence(box: str) -> str:
+    """Of tyro's frame around a mistake (drawn in ASCII where the terminal needs it): what stands between its title and
+    the line above the help."""
+    words: list[str] = []
+    for line in box.strip().splitlines()[1:]:
+        is_rule = set(line) <= set(" │|╭╮╰╯─+-")
+        if is_rule and words:
+            break
+        if not is_rule:
+            words.append(line.strip(" │|"))
+    return " ".join(words) or box.strip()
 
 
 def _names(kind: type[Any]) -> set[str]:

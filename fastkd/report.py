@@ -12,6 +12,7 @@ import tyro
 from fastkd.charts import Line, line_chart
 from fastkd.command import command
 from fastkd.course import course
+from fastkd.errors import UserError
 from fastkd.files import read_json, write_bytes
 from fastkd.given import read_options
 from fastkd.log import read_metrics
@@ -33,6 +34,8 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     options = read_options(Options, arguments, program="python -m fastkd.report")
+    if not options.runs:
+        raise UserError("name the folder of a run, or of several")
     out = options.out or options.runs[0] / "report.html"
     write_report(options.runs, out)
     print(out)

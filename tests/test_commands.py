@@ -142,6 +142,25 @@ def test_every_command_names_the_nearest_option(main):
         main(["somewhere", "--outt" if main is not evaluate.main else "--jsonn", "x"])
 
 
+@pytest.mark.parametrize(
+    "main, arguments, words",
+    [
+        (train.main, ["--epochs", "abc"], "^Error parsing --epochs: expected INT, got 'abc'$"),
+        (train.main, ["--epochs"], "^Missing value for argument '--epochs'"),
+        (train.main, ["--kd.temperature", "x"], "^Error parsing --kd.temperature: expected FLOAT"),
+        (train.main, ["digits", "cifar"], "^Unrecognized options: cifar$"),
+        (train.main, ["--teacher-training", "nope"], "invalid choice 'nope'.*'standard', 'sftn'"),
+        (evaluate.main, [], "^Missing from python -m fastkd.evaluate: RUN"),
+        (report.main, [], "^name the folder of a run"),
+    ],
+)
+def test_a_bad_value_is_one_line(main, arguments, words, capsys):
+    with pytest.raises(UserError, match=words) as error:
+        main(arguments)
+    assert "\n" not in str(error.value) and "│" not in str(error.value)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_report_of_several_runs(finished, tmp_path, capsys):
     out = tmp_path / "both.html"
     assert report.main([str(finished), str(finished), "--out", str(out)]) == 0
