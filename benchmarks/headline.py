@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import commit
-from fastkd.recipe import read_recipe
+from fastkd.recipes.recipe import read_recipe
 
 TEACHERS = ("sftn", "standard")
 WALL = "wall_seconds.json"

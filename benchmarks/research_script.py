@@ -20,7 +20,7 @@ from fastkd import networks
 from fastkd.data import DataSet, Split
 from fastkd.networks.base import output_shapes
 from fastkd.networks.grafts import graft
-from fastkd.recipe import Recipe
+from fastkd.recipes.recipe import Recipe
 
 NEGATIVES, DIM, TEMPERATURE, MOMENTUM = 16_384, 128, 0.07, 0.5
 

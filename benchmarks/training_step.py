@@ -21,13 +21,13 @@ import torch
 from benchmarks.research_script import research_script
 from benchmarks.timing import Record, commit, device_name, interleaved, peak_bytes, versions, write_json
 from fastkd import recipes
-from fastkd.building import Builder
-from fastkd.capture import CudaRecorder
 from fastkd.data import DataSet, Loader, Split, open_dataset
-from fastkd.execution import Execution, resolve, set_up
-from fastkd.optimisation import build_optimizer
-from fastkd.recipe import Recipe
-from fastkd.step import Step
+from fastkd.recipes.recipe import Recipe
+from fastkd.run.builder import Builder
+from fastkd.training.capture import CudaRecorder
+from fastkd.training.execution import Execution, resolve, set_up
+from fastkd.training.optimisation import build_optimizer
+from fastkd.training.step import Step
 
 TURN = 10  # steps of a contender's turn
 

@@ -12,26 +12,25 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from fastkd.building import open_data
-from fastkd.charts import Dot, dot_chart
-from fastkd.command import command
-from fastkd.display import Display
-from fastkd.environment import pick_device
-from fastkd.errors import UserError
-from fastkd.files import write_json
-from fastkd.given import read_options
-from fastkd.interrupt import Stopped, interruptible
 from fastkd.methods.at import ATSettings
 from fastkd.methods.crd import CRDSettings
 from fastkd.methods.kd import KDSettings
 from fastkd.methods.simkd import SimKDSettings
 from fastkd.options import with_absolute_path
-from fastkd.plain import to_plain
-from fastkd.recipe import Recipe, StageRecipe
 from fastkd.recipes import RECIPES, TeacherTraining, method_settings
+from fastkd.recipes.recipe import Recipe, StageRecipe
 from fastkd.report import write_report
 from fastkd.run import carry_out, check, create_folder, open_run
-from fastkd.table import mean_and_std
+from fastkd.run.builder import open_data
+from fastkd.run.charts import Dot, dot_chart
+from fastkd.run.figures import mean_and_std
+from fastkd.support.command_line import command, read_options
+from fastkd.support.display import Display
+from fastkd.support.environment import pick_device
+from fastkd.support.errors import UserError
+from fastkd.support.files import write_json
+from fastkd.support.interrupt import Stopped, interruptible
+from fastkd.support.plain import to_plain
 
 METHODS = ("kd", "kd+fitnet", "kd+at", "kd+sp", "simkd", "crd")
 TEACHERS: tuple[TeacherTraining, ...] = ("standard", "sftn")

@@ -3,8 +3,8 @@
 import json
 import sys
 
-from fastkd import environment
-from fastkd.command import command
+from fastkd.support import environment
+from fastkd.support.command_line import command
 
 
 def main(arguments: list[str]) -> int:

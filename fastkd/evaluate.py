@@ -12,18 +12,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from fastkd import environment
-from fastkd.building import EVALUATION_BATCH, open_data, workers
-from fastkd.command import command
 from fastkd.data import evaluation_source
-from fastkd.environment import pick_device
-from fastkd.errors import UserError
-from fastkd.evaluation import accuracies, similarity
-from fastkd.given import read_options
 from fastkd.options import with_absolute_path
 from fastkd.run import load_network, open_run, seed_folders
-from fastkd.table import mean_and_std
-from fastkd.weights import describe, export_network, find_weights
+from fastkd.run.builder import EVALUATION_BATCH, open_data, workers
+from fastkd.run.figures import mean_and_std
+from fastkd.run.weights import describe, export_network, find_weights
+from fastkd.support import environment
+from fastkd.support.command_line import command, read_options
+from fastkd.support.environment import pick_device
+from fastkd.support.errors import UserError
+from fastkd.training.evaluation import accuracies, similarity
 
 
 @dataclass(frozen=True, kw_only=True)

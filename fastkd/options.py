@@ -8,18 +8,18 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 
-from fastkd import listing, networks
-from fastkd.course import learning_together
+from fastkd import networks
 from fastkd.data import DATASETS, settled
-from fastkd.errors import UserError, nearest
-from fastkd.given import command_line_class, read_options
 from fastkd.methods import METHODS, find_method, split_methods
-from fastkd.optimisation import Training
-from fastkd.plain import differences
-from fastkd.published import beside_the_paper, choice_of, spoken
-from fastkd.recipe import Recipe, StageRecipe, read_recipe, recipe_to_plain
-from fastkd.recipes import RECIPES, Choice
-from fastkd.teachers import with_loaded_teacher, with_more_teachers
+from fastkd.recipes import RECIPES, Choice, listing
+from fastkd.recipes.course import learning_together
+from fastkd.recipes.published import beside_the_paper, choice_of, spoken
+from fastkd.recipes.recipe import Recipe, StageRecipe, read_recipe, recipe_to_plain
+from fastkd.run.teachers import with_loaded_teacher, with_more_teachers
+from fastkd.support.command_line import command_line_class, read_options
+from fastkd.support.errors import UserError, nearest
+from fastkd.support.plain import differences
+from fastkd.training.optimisation import Training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,17 +9,16 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from fastkd.charts import Line, line_chart
-from fastkd.command import command
-from fastkd.course import course
-from fastkd.errors import UserError
-from fastkd.files import read_json, write_bytes
-from fastkd.given import read_options
-from fastkd.log import read_metrics
-from fastkd.plain import to_plain
-from fastkd.recipe import Recipe
+from fastkd.recipes.course import course
+from fastkd.recipes.recipe import Recipe
 from fastkd.run import open_run, read_results, seed_folders
-from fastkd.table import SIMILARITIES, Row, rows
+from fastkd.run.charts import Line, line_chart
+from fastkd.run.figures import SIMILARITIES, Row, rows
+from fastkd.support.command_line import command, read_options
+from fastkd.support.errors import UserError
+from fastkd.support.files import read_json, write_bytes
+from fastkd.support.log import read_metrics
+from fastkd.support.plain import to_plain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,21 +11,22 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastkd import distributed, environment, options
-from fastkd.building import Builder, open_data
-from fastkd.command import command
-from fastkd.course import course
+from fastkd import options
 from fastkd.data import keep_index
-from fastkd.display import Display
-from fastkd.environment import pick_device
-from fastkd.errors import UserError
-from fastkd.execution import resolve, set_up
-from fastkd.interrupt import Interrupt, Stopped, interruptible
 from fastkd.ops import select
-from fastkd.recipe import Recipe
+from fastkd.recipes.course import course
+from fastkd.recipes.recipe import Recipe
 from fastkd.report import write_report
 from fastkd.run import Run, carry_out, check, create_folder, open_run
-from fastkd.table import print_table
+from fastkd.run.builder import Builder, open_data
+from fastkd.run.figures import print_table
+from fastkd.support import distributed, environment
+from fastkd.support.command_line import command
+from fastkd.support.display import Display
+from fastkd.support.environment import pick_device
+from fastkd.support.errors import UserError
+from fastkd.support.interrupt import Interrupt, Stopped, interruptible
+from fastkd.training.execution import resolve, set_up
 
 
 def main(arguments: list[str]) -> int:

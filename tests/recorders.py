@@ -2,8 +2,8 @@
 
 import torch
 
-from fastkd.evaluation import Evaluation
-from fastkd.trainer import Trainer
+from fastkd.training.evaluation import Evaluation
+from fastkd.training.trainer import Trainer
 
 
 class RunAgain:

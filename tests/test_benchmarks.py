@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from benchmarks import research_script, tables
 from fastkd import networks, recipes
-from fastkd.building import Builder, open_data
 from fastkd.data import Batch
-from fastkd.step import PLAIN
+from fastkd.run.builder import Builder, open_data
+from fastkd.training.step import PLAIN
 
 ROOT = tables.README.parents[1]
 

@@ -11,15 +11,15 @@ from recorders import Refuses, RunAgain, record_everything
 from test_step import CPU, close, make_step, weights
 from tiny import Quiet, assert_same, outcome, tiny_recipe, train
 
-from fastkd.building import Builder, open_data
-from fastkd.compilation import compile_stage
 from fastkd.data import RawBatch
-from fastkd.evaluation import Evaluation, accuracies
-from fastkd.interrupt import Interrupt, Stopped
-from fastkd.log import MetricsLog
-from fastkd.replays import STEPS
 from fastkd.run import Run
-from fastkd.step import PLAIN, Step
+from fastkd.run.builder import Builder, open_data
+from fastkd.support.interrupt import Interrupt, Stopped
+from fastkd.support.log import MetricsLog
+from fastkd.training.compilation import compile_stage
+from fastkd.training.evaluation import Evaluation, accuracies
+from fastkd.training.replays import STEPS
+from fastkd.training.step import PLAIN, Step
 
 
 def steps_of(step, epoch=0, start=0):
@@ -186,7 +186,9 @@ def test_what_cannot_be_compiled_for_evaluation_says_why_and_goes_on(tmp_path, m
     plain = replace(recipe, stages=recipe.stages[:1])
     train(plain, tmp_path / "plain")
     compiled = replace(plain, execution=replace(plain.execution, compile="blocks"))
-    monkeypatch.setattr("fastkd.step.compile_stage", lambda stage, mode: compile_stage(stage, mode, only_training))
+    monkeypatch.setattr(
+        "fastkd.training.step.compile_stage", lambda stage, mode: compile_stage(stage, mode, only_training)
+    )
     display = Quiet()
     train(compiled, tmp_path / "compiled", display=display)
     assert any("not compiled: BackendCompilerFailed: backend=" in note for note in display.notes), display.notes
@@ -206,7 +208,7 @@ def test_a_compiled_run_is_the_run(mode, tmp_path, monkeypatch):
         stages.append(stage)
         compile_stage(stage, how, "eager")
 
-    monkeypatch.setattr("fastkd.step.compile_stage", compiling)
+    monkeypatch.setattr("fastkd.training.step.compile_stage", compiling)
     train(replace(recipe, execution=replace(recipe.execution, compile=mode)), tmp_path / "compiled")
     assert_same(outcome(tmp_path / "compiled"), outcome(tmp_path / "plain"))
     assert len(stages) == 3 and torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3

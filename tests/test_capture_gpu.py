@@ -9,17 +9,17 @@ from test_capture import Streamed
 from test_step import close, weights
 from tiny import Quiet, tiny_recipe
 
-from fastkd.building import Builder, open_data
-from fastkd.capture import CudaRecorder
-from fastkd.course import course
 from fastkd.data.augment import Augmentation, Normalise, StreamedImages
-from fastkd.evaluation import Evaluation
-from fastkd.interrupt import Interrupt
 from fastkd.methods import METHODS
-from fastkd.optimisation import build_optimizer
 from fastkd.recipes import digits
+from fastkd.recipes.course import course
 from fastkd.run import Run
-from fastkd.step import PLAIN, Step
+from fastkd.run.builder import Builder, open_data
+from fastkd.support.interrupt import Interrupt
+from fastkd.training.capture import CudaRecorder
+from fastkd.training.evaluation import Evaluation
+from fastkd.training.optimisation import build_optimizer
+from fastkd.training.step import PLAIN, Step
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -216,7 +216,7 @@ def test_evaluation_is_captured():
 def test_a_run_is_captured_evaluated_saved_and_resumed(tmp_path):
     recipe = tiny_recipe()
     recipe = replace(recipe, execution=replace(recipe.execution, compile="off"))
-    from fastkd.execution import resolve
+    from fastkd.training.execution import resolve
 
     execution, _ = resolve(recipe.execution, CUDA)
     display = Quiet()

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from fastkd import compare, evaluate, options, report, train
-from fastkd.errors import UserError
 from fastkd.run import load_network
+from fastkd.support.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--seeds", "1", "--limit-train", "128", "--epochs", "2", "--threads", "1", "--teacher-net", "resnet8"]

@@ -7,7 +7,7 @@ import pytest
 
 from fastkd import compare
 from fastkd.compare import ALONE, METHODS, TEACHERS, Difference, Options, difference, measure, page, recipe_of, tables
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 
 def made_up(top1: dict[str, list[int]]) -> list[dict]:

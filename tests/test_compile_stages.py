@@ -9,10 +9,10 @@ from test_prestages import recipe as prestage_recipe
 from test_step import close
 from tiny import CPU
 
-from fastkd.building import Builder, open_data
-from fastkd.compilation import compile_stage
-from fastkd.course import course
-from fastkd.step import PLAIN
+from fastkd.recipes.course import course
+from fastkd.run.builder import Builder, open_data
+from fastkd.training.compilation import compile_stage
+from fastkd.training.step import PLAIN
 
 STAGES = {
     "student-ab": lambda: prestage_recipe("ab"),

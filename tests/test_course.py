@@ -11,15 +11,15 @@ from safetensors.torch import load_file
 from test_run import AfterSteps
 from tiny import CPU, Quiet, assert_same, outcome, tiny_recipe, train
 
-from fastkd import files
-from fastkd.building import Builder, open_data
-from fastkd.course import course, kept_epochs
-from fastkd.errors import UserError
-from fastkd.interrupt import Interrupt, Stopped
 from fastkd.methods import find_method, split_methods
+from fastkd.recipes.course import course, kept_epochs
 from fastkd.run import Run, check, load_network
-from fastkd.stages import Mutual
-from fastkd.step import PLAIN
+from fastkd.run.builder import Builder, open_data
+from fastkd.support import files
+from fastkd.support.errors import UserError
+from fastkd.support.interrupt import Interrupt, Stopped
+from fastkd.training.stages import Mutual
+from fastkd.training.step import PLAIN
 
 
 def recipe(method, teachers=1, epochs=2, **settings):

@@ -12,11 +12,11 @@ from real_data import REAL, needs_real_data
 from test_run import AfterSteps
 from tiny import assert_same, outcome, tiny_recipe, train
 
-from fastkd.errors import UserError
-from fastkd.interrupt import Stopped
 from fastkd.methods import METHODS, split_methods
 from fastkd.methods.ce import CESettings
 from fastkd.methods.crd import CRDSettings
+from fastkd.support.errors import UserError
+from fastkd.support.interrupt import Stopped
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}

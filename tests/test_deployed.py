@@ -8,11 +8,12 @@ import torch
 from test_run import AfterSteps
 from tiny import assert_same, outcome, tiny_recipe, train
 
-from fastkd import evaluate, files
-from fastkd.interrupt import Stopped
+from fastkd import evaluate
 from fastkd.methods.simkd import SimKDSettings
 from fastkd.run import load_network
-from fastkd.weights import describe, export_network, open_network
+from fastkd.run.weights import describe, export_network, open_network
+from fastkd.support import files
+from fastkd.support.interrupt import Stopped
 
 pytestmark = pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch.export.load
 IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))

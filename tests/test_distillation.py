@@ -7,8 +7,8 @@ import pytest
 from tiny import train
 
 from fastkd import recipes
-from fastkd.recipe import Recipe
-from fastkd.table import rows
+from fastkd.recipes.recipe import Recipe
+from fastkd.run.figures import rows
 
 
 def figures(recipe: Recipe, folder) -> tuple[float, float, float]:

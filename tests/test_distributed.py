@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from tiny import assert_same, outcome
 
 from fastkd import train
-from fastkd.building import Builder, open_data
-from fastkd.evaluation import accuracies
-from fastkd.recipe import read_recipe
-from fastkd.step import PLAIN
+from fastkd.recipes.recipe import read_recipe
+from fastkd.run.builder import Builder, open_data
+from fastkd.training.evaluation import accuracies
+from fastkd.training.step import PLAIN
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--seeds", "1", "--limit-train", "128", "--epochs", "2", "--threads", "1", "--teacher-net", "resnet8"]
@@ -91,7 +91,7 @@ def test_without_batchnorm_two_processes_equal_one_with_the_whole_batch(tmp_path
 def test_averaged_weights_are_one_network_on_all_ranks(two):
     """Their BatchNorm statistics too: what the ranks counted together is what the saved network gives alone."""
     from fastkd.run import load_network
-    from fastkd.weights import open_network
+    from fastkd.run.weights import open_network
 
     recipe = read_recipe(two / "recipe.json")
     source = Builder(recipe, open_data(recipe), 0, torch.device("cpu"), PLAIN).test_source()

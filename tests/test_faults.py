@@ -8,8 +8,8 @@ import torch
 from tiny import assert_same, outcome, tiny_recipe, train
 
 from fastkd import train as command
-from fastkd.errors import UserError
-from fastkd.step import Step
+from fastkd.support.errors import UserError
+from fastkd.training.step import Step
 
 
 def test_out_of_memory_names_the_knobs_and_what_was_written_stays(tmp_path, monkeypatch):

@@ -11,30 +11,15 @@ ROOT = Path(__file__).parents[1]
 
 # From the top of the house to its cellar; what stands in one line may not import each other.
 LAYERS = (
-    ("train", "evaluate", "env", "compare"),
-    ("report",),
-    ("options",),
-    ("listing",),
-    ("published",),
-    ("recipes", "charts"),
-    ("table",),
+    ("train", "evaluate", "compare", "env"),
+    ("options", "report"),
     ("run",),
-    ("building", "teachers"),
-    ("weights", "course"),
-    ("papers",),
-    ("recipe", "trainer"),
-    ("step", "evaluation"),
-    ("replays",),
-    ("optimisation", "meter", "similarity", "compilation"),
-    ("stages",),
+    ("recipes",),
+    ("training",),
     ("methods",),
-    ("networks",),
-    ("data",),
-    ("losses",),
-    ("ops",),
-    ("environment", "command", "display", "interrupt", "log", "execution", "distributed", "snapshot", "capture"),
-    ("plain", "files", "given"),
-    ("errors",),
+    ("losses", "data"),
+    ("ops", "networks"),
+    ("support",),
 )
 LEVEL = {name: level for level, names in enumerate(reversed(LAYERS)) for name in names}
 SOURCES = sorted((ROOT / "fastkd").rglob("*.py"))

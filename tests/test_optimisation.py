@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from fastkd.errors import UserError
-from fastkd.optimisation import (
+from fastkd.support.errors import UserError
+from fastkd.training.optimisation import (
     Training,
     build_optimizer,
     learning_rates,
     load_optimizer_state,
     set_learning_rate,
 )
-from fastkd.stages import Stage
+from fastkd.training.stages import Stage
 
 
 def scheduled(make, steps, lr):

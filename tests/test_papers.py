@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fastkd import listing, networks, train
-from fastkd.errors import UserError
+from fastkd import networks, train
 from fastkd.options import parse, recipe_of
-from fastkd.papers import ENTRIES, sftn, simkd, tfkd
-from fastkd.papers.grid import figure, read_grid
-from fastkd.published import beside_the_paper, run_of
-from fastkd.recipes import RECIPES, cifar100_sftn, cifar100_tfkd
+from fastkd.recipes import RECIPES, cifar100_sftn, cifar100_tfkd, listing
+from fastkd.recipes.published import beside_the_paper, run_of
+from fastkd.recipes.tables import ENTRIES, sftn, simkd, tfkd
+from fastkd.recipes.tables.grid import figure, read_grid
+from fastkd.support.errors import UserError
 
 READING = (Path(__file__).parent / "data" / "second_reading.md").read_text()
 NUMBER = re.compile(r"\d+\.\d+(?:±\d+\.\d+)?")

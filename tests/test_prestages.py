@@ -10,15 +10,15 @@ from safetensors.torch import load_file
 from test_run import AfterSteps
 from tiny import CPU, Quiet, assert_same, outcome, tiny_recipe, train
 
-from fastkd.building import Builder, open_data
-from fastkd.course import course
-from fastkd.errors import UserError
-from fastkd.interrupt import Stopped
 from fastkd.methods import find_method, split_methods
 from fastkd.options import parse, recipe_of
-from fastkd.recipe import plain_to_recipe, recipe_to_plain
-from fastkd.stages import Prestage
-from fastkd.step import PLAIN
+from fastkd.recipes.course import course
+from fastkd.recipes.recipe import plain_to_recipe, recipe_to_plain
+from fastkd.run.builder import Builder, open_data
+from fastkd.support.errors import UserError
+from fastkd.support.interrupt import Stopped
+from fastkd.training.stages import Prestage
+from fastkd.training.step import PLAIN
 
 SETTINGS = {"ab": {"epochs": 2}, "fsp": {"epochs": 2}, "ft": {"epochs": 2}, "sskd": {"epochs": 2, "milestones": (1,)}}
 

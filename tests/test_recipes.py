@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from fastkd import networks
-from fastkd.errors import UserError
 from fastkd.options import parse, recipe_of, refuse_other_recipe
-from fastkd.papers import sftn
-from fastkd.plain import differences
-from fastkd.published import beside_the_paper
-from fastkd.recipe import plain_to_recipe, recipe_to_plain
 from fastkd.recipes import RECIPES, cifar100_sftn, imagenet_sftn
+from fastkd.recipes.published import beside_the_paper
+from fastkd.recipes.recipe import plain_to_recipe, recipe_to_plain
+from fastkd.recipes.tables import sftn
+from fastkd.support.errors import UserError
+from fastkd.support.plain import differences
 
 
 def resolved(*arguments):

@@ -10,13 +10,13 @@ import torch
 from tiny import CPU, Quiet, assert_same, outcome, tiny_recipe, train
 
 import fastkd
-from fastkd import files
-from fastkd.errors import UserError
-from fastkd.interrupt import Interrupt, Stopped
 from fastkd.methods.kd import KDSettings
 from fastkd.run import load_network, open_run
-from fastkd.step import Step
-from fastkd.weights import describe, find_weights
+from fastkd.run.weights import describe, find_weights
+from fastkd.support import files
+from fastkd.support.errors import UserError
+from fastkd.support.interrupt import Interrupt, Stopped
+from fastkd.training.step import Step
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_the_schedule_and_adam_resume_exactly_too(tmp_path):
 
 
 def test_the_records_inside_an_epoch_go_on_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastkd.trainer.LOG_STEPS", 2)
+    monkeypatch.setattr("fastkd.training.trainer.LOG_STEPS", 2)
     recipe = replace(tiny_recipe(), stages=tiny_recipe().stages[:1])
     stages = tuple(replace(s, training=replace(s.training, batch_size=16)) for s in recipe.stages)
     recipe = replace(recipe, stages=stages)

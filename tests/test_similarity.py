@@ -5,7 +5,7 @@ import torch
 from golden_cases import Case
 
 from fastkd.networks.base import Output
-from fastkd.similarity import LinearCKA, Similarity
+from fastkd.training.similarity import LinearCKA, Similarity
 
 
 @pytest.mark.parametrize("batch", (12, 5, 1))

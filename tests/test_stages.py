@@ -10,7 +10,7 @@ from fastkd.losses import SFTNLoss
 from fastkd.methods import METHODS, Context
 from fastkd.networks.base import output_shapes
 from fastkd.networks.grafts import graft
-from fastkd.stages import Distill, StudentAware, Supervised
+from fastkd.training.stages import Distill, StudentAware, Supervised
 
 CLASSES = 5
 

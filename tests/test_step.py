@@ -8,14 +8,14 @@ import torch
 from tiny import tiny_recipe, train
 
 from fastkd import networks
-from fastkd.building import Builder, open_data
-from fastkd.compilation import compile_stage, compiled_parts, undo_compile
-from fastkd.errors import UserError
-from fastkd.execution import Execution, Resolved, resolve
 from fastkd.networks.folding import foldable, frozen_copy
-from fastkd.optimisation import Training, WeightAverage, build_optimizer
-from fastkd.stages import Supervised
-from fastkd.step import PLAIN, Step
+from fastkd.run.builder import Builder, open_data
+from fastkd.support.errors import UserError
+from fastkd.training.compilation import compile_stage, compiled_parts, undo_compile
+from fastkd.training.execution import Execution, Resolved, resolve
+from fastkd.training.optimisation import Training, WeightAverage, build_optimizer
+from fastkd.training.stages import Supervised
+from fastkd.training.step import PLAIN, Step
 
 CPU = torch.device("cpu")
 
@@ -38,6 +38,11 @@ def weights(step):
     return {name: value.clone() for name, value in step.stage.state_dict().items()}
 
 
+def eagerly(stage, mode):
+    """Compiles with the backend that traces and guards but leaves the arithmetic alone."""
+    compile_stage(stage, mode, "eager")
+
+
 def close(found, expected, **tolerance):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -53,7 +58,9 @@ class TestCompile:
 
     def test_warming_up_is_no_training(self, monkeypatch):
         step, _ = make_step(PLAIN._replace(compile="blocks"))
-        monkeypatch.setattr("fastkd.step.compile_stage", lambda stage, mode: compile_stage(stage, mode, "eager"))
+        monkeypatch.setattr(
+            "fastkd.training.step.compile_stage", lambda stage, mode: compile_stage(stage, mode, "eager")
+        )
         torch.manual_seed(5)
         before, rng = weights(step), torch.get_rng_state()
         (done,) = step.warm_up(step.loader)
@@ -66,7 +73,9 @@ class TestCompile:
     @pytest.mark.parametrize("optimizer", ("sgd", "adam"))
     def test_compiled_steps_equal_eager_ones(self, optimizer, monkeypatch):
         """By the eager backend, which traces and guards but leaves the arithmetic alone: bit for bit."""
-        monkeypatch.setattr("fastkd.step.compile_stage", lambda stage, mode: compile_stage(stage, mode, "eager"))
+        monkeypatch.setattr(
+            "fastkd.training.step.compile_stage", lambda stage, mode: compile_stage(stage, mode, "eager")
+        )
         eager, raws = make_step(optimizer=optimizer)
         compiled, _ = make_step(PLAIN._replace(compile="blocks"), optimizer=optimizer)
         compiled.warm_up(compiled.loader)
@@ -77,7 +86,9 @@ class TestCompile:
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
 
     def test_a_smaller_batch_is_not_compiled_again(self, monkeypatch):
-        monkeypatch.setattr("fastkd.step.compile_stage", lambda stage, mode: compile_stage(stage, mode, "eager"))
+        monkeypatch.setattr(
+            "fastkd.training.step.compile_stage", lambda stage, mode: compile_stage(stage, mode, "eager")
+        )
         step, raws = make_step(PLAIN._replace(compile="blocks"))
         step.warm_up(step.loader)
         torch._dynamo.utils.counters.clear()
@@ -93,7 +104,7 @@ class TestCompile:
 
             compile_stage(stage, mode, backend)
 
-        monkeypatch.setattr("fastkd.step.compile_stage", broken)
+        monkeypatch.setattr("fastkd.training.step.compile_stage", broken)
         eager, raws = make_step()
         step, _ = make_step(PLAIN._replace(compile="blocks"))
         (why,) = step.warm_up(step.loader)

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from fastkd import recipes
-from fastkd.building import open_data
-from fastkd.display import Display
-from fastkd.files import sha256
-from fastkd.interrupt import Interrupt
-from fastkd.recipe import Recipe
+from fastkd.recipes.recipe import Recipe
 from fastkd.run import carry_out, create_folder
+from fastkd.run.builder import open_data
+from fastkd.support.display import Display
+from fastkd.support.files import sha256
+from fastkd.support.interrupt import Interrupt
 
 CPU = torch.device("cpu")
 

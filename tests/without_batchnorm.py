@@ -5,7 +5,7 @@ import sys
 from torch import nn
 
 from fastkd import networks, train
-from fastkd.command import command
+from fastkd.support.command_line import command
 
 
 def plain8(num_classes):

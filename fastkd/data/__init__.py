@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastkd import environment
 from fastkd.data.augment import Augmentation, Format, Normalise, ResidentImages, StreamedImages
 from fastkd.data.base import (
     FOUR_ROTATIONS,
@@ -31,7 +30,8 @@ from fastkd.data.order import InOrder, Order
 from fastkd.data.resident import ResidentLoader
 from fastkd.data.stl10 import stl10
 from fastkd.data.streaming import Plan, StreamingLoader
-from fastkd.errors import UserError, nearest
+from fastkd.support import environment
+from fastkd.support.errors import UserError, nearest
 
 __all__ = [
     "DATASETS",

@@ -11,8 +11,6 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from fastkd import environment
-from fastkd.command import command
 from fastkd.data import (
     DATASETS,
     FOLDERS,
@@ -27,8 +25,9 @@ from fastkd.data import (
 )
 from fastkd.data.folder import class_folder_tree
 from fastkd.data.inspect import contact_sheet, describe, verify
-from fastkd.errors import UserError
-from fastkd.given import read_options
+from fastkd.support import environment
+from fastkd.support.command_line import command, read_options
+from fastkd.support.errors import UserError
 
 _SHOWN = 20
 

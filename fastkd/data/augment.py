@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, RawBatch, Split, Views
-from fastkd.errors import UserError
 from fastkd.ops.augment import augment, turns_table
 from fastkd.ops.philox import split_seed
+from fastkd.support.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import torch
 
 from fastkd.data.base import DataSet, Split
 from fastkd.data.folder import existing_folder
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 _PIXELS = 3 * 32 * 32
 # As RepDistiller and its descendants normalise CIFAR-100; for CIFAR-10 the usual figures of its training set.

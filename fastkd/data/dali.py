@@ -23,7 +23,7 @@ from fastkd.data.decoding import BadImage, decode
 from fastkd.data.failures import Failures
 from fastkd.data.order import InOrder, Order
 from fastkd.data.streaming import Plan, consequence
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 # This module is imported where DALI is installed and wanted; type checkers run also where it is not.
 fn: Any = importlib.import_module("nvidia.dali.fn")

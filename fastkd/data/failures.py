@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 _SHOWN = 10
 

@@ -15,8 +15,8 @@ from fastkd.data.boxes import centres
 from fastkd.data.decoding import BadImage, decode
 from fastkd.data.failures import Failures
 from fastkd.data.index import Found, class_folders, scan
-from fastkd.environment import cores
-from fastkd.errors import UserError
+from fastkd.support.environment import cores
+from fastkd.support.errors import UserError
 
 _TEST_FOLDERS = ("val", "test")
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

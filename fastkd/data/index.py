@@ -19,8 +19,8 @@ import numpy as np
 
 from fastkd.data.decoding import EXTENSIONS, BadImage, probe
 from fastkd.data.paths import Paths
-from fastkd.errors import UserError
-from fastkd.files import write_bytes
+from fastkd.support.errors import UserError
+from fastkd.support.files import write_bytes
 
 _FORMAT = 1
 _PORTION = 4096  # files a thread looks at before it takes the next portion

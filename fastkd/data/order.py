@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 
 class Order:

@@ -7,7 +7,7 @@ import torch
 
 from fastkd.data.base import DataSet, Split, channel_statistics
 from fastkd.data.folder import existing_folder
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 _SIZE = 96
 _RECORD = 3 * _SIZE * _SIZE

@@ -2,7 +2,6 @@
 
 import importlib
 
-from fastkd.errors import UserError, nearest
 from fastkd.methods.ab import AB
 from fastkd.methods.aekd import AEKD, AEKDF
 from fastkd.methods.at import AT
@@ -33,6 +32,7 @@ from fastkd.methods.srrl import SRRL
 from fastkd.methods.sskd import SSKD
 from fastkd.methods.tfkd import TfKDReg, TfKDSelf
 from fastkd.methods.vid import VID
+from fastkd.support.errors import UserError, nearest
 
 __all__ = ["METHODS", "Context", "Method", "MethodLoss", "find_method", "split_methods"]
 

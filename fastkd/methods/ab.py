@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.errors import UserError
 from fastkd.methods.base import (
     Context,
     Method,
@@ -21,6 +20,7 @@ from fastkd.methods.base import (
 from fastkd.methods.precision import full_precision
 from fastkd.methods.regressors import Regressor
 from fastkd.networks.base import Network, Output
+from fastkd.support.errors import UserError
 
 SCALE = 3 / 1000
 """Of the reference's loss, beside 1/B."""

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, Views
-from fastkd.errors import UserError
 from fastkd.networks.base import Network, Output
+from fastkd.support.errors import UserError
 
 Terms = dict[str, Tensor]
 """Named loss terms, detached scalars on the device."""

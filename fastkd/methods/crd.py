@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from fastkd.data.base import Batch
-from fastkd.errors import UserError
 from fastkd.losses import CRDLoss
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding
 from fastkd.networks.base import Network, Output
+from fastkd.support.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

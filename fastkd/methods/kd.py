@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from fastkd.data.base import Batch
-from fastkd.errors import UserError
 from fastkd.losses import KDLoss
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.errors import UserError
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
 from fastkd.methods.maps import blocks_left_out, pooled_to
 from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
+from fastkd.support.errors import UserError
 
 LEAST_SHARE = 1e-3
 """Of a channel's values below 0, for their mean to be its margin; with fewer it is -3 standard deviations."""

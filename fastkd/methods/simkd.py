@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.errors import UserError
 from fastkd.losses import KDLoss, ce_loss
 from fastkd.methods.base import Context, Method, MethodLoss, above_zero, at_least, up_to_block, up_to_embedding
 from fastkd.methods.fitnet import mean_squared_error
 from fastkd.methods.maps import pooled_to
 from fastkd.methods.regressors import Frozen
 from fastkd.networks.base import Head, Network, Output
+from fastkd.support.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import FOUR_ROTATIONS, Batch
-from fastkd.errors import UserError
 from fastkd.losses import ce_loss
 from fastkd.methods.base import Context, Method, MethodLoss, Prestage, PrestageTraining, above_zero, at_least
 from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
+from fastkd.support.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

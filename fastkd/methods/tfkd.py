@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastkd.data.base import Batch
-from fastkd.errors import UserError
 from fastkd.losses import KDLoss, VirtualTeacherLoss
 from fastkd.methods.base import Context, Method, MethodLoss, above_zero
 from fastkd.networks.base import Output
+from fastkd.support.errors import UserError
 
 Arithmetic = Literal["paper", "code"]
 

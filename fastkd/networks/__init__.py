@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 
-from fastkd.errors import UserError, nearest
 from fastkd.networks import torchvision_adapter
 from fastkd.networks.base import Head, Network, Output, Tail, Trunk, output_shapes
 from fastkd.networks.checkpoints import Report, load_weights, public_state_dict
@@ -17,6 +16,7 @@ from fastkd.networks.tf_densenet import TfDenseNet
 from fastkd.networks.tf_googlenet import TfGoogLeNet
 from fastkd.networks.vgg import VGG
 from fastkd.networks.wrn import WRN
+from fastkd.support.errors import UserError, nearest
 
 __all__ = [
     "NETWORKS",

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastkd.errors import UserError
 from fastkd.networks.base import Network
+from fastkd.support.errors import UserError
 
 # What rebuilds a NumPy scalar: NumPy 1 and 2 store the same function under different module names.
 _numpy_scalar = np.float64(0).__reduce__()[0]

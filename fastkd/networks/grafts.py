@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fastkd.errors import UserError
 from fastkd.networks.base import Network, Output, Tail, output_shapes
+from fastkd.support.errors import UserError
 
 
 class Branch(nn.Module):

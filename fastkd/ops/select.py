@@ -8,8 +8,8 @@ import importlib.util
 import os
 from collections.abc import Callable
 
-from fastkd.errors import UserError, nearest
 from fastkd.ops.compiled import obstacle as missing
+from fastkd.support.errors import UserError, nearest
 
 FORCED = "forced by FASTKD_OPS"
 

@@ -7,9 +7,9 @@ from PIL import Image
 
 from fastkd.data import FOUR_ROTATIONS, Augmentation, Format, RawBatch, Split, Views
 from fastkd.data.augment import Normalise, ResidentImages
-from fastkd.errors import UserError
 from fastkd.ops.augment import ANGLES
 from fastkd.ops.philox import below, philox, split_seed
+from fastkd.support.errors import UserError
 
 SIZE, COUNT, SEED = 12, 40, (3 << 32) + 11
 IMAGES = torch.randint(256, (COUNT, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ import torch
 from real_data import REAL, needs_real_data
 
 from fastkd.data import open_dataset
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 OPTIONS = {"image_size": 32, "resident": True, "limit_train": None, "threads": 1}
 

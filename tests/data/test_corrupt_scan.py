@@ -11,7 +11,7 @@ import pytest
 from corrupt_folders import opened, trained
 from image_folders import picture, write_folder
 
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 
 def cut(file, share=0.5):

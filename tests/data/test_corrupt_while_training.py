@@ -9,7 +9,7 @@ from corrupt_folders import evaluated, opened, trained
 from image_folders import LOADERS, picture
 
 from fastkd.data.order import Order
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 
 def spoil(data, *places, content=None):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastkd.data import open_dataset
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 OPTIONS = {"image_size": 8, "resident": True, "limit_train": None, "threads": 1}
 

@@ -8,7 +8,7 @@ from PIL import Image
 from real_data import REAL, needs_real_data
 
 from fastkd.data import Augmentation, Reading, open_dataset, training_source
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 OPTIONS = {"image_size": 8, "resident": True, "limit_train": None, "threads": 2}
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fastkd.data import Reading, open_dataset
 from fastkd.data.__main__ import main
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from image_folders import LOADERS, needs_dali, picture, write_folder
 from PIL import Image
 
 from fastkd.data.decoding import decode
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 
 def png(pixels, bits, colour):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastkd.data.order import InOrder, Order
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 
 def epoch_of(order, epoch=0, start=0):

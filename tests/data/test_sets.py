@@ -8,7 +8,7 @@ from real_data import REAL, needs_real_data
 
 from fastkd.data import Augmentation, Reading, evaluation_source, folder, open_dataset, training_source
 from fastkd.data.base import channel_statistics
-from fastkd.errors import UserError
+from fastkd.support.errors import UserError
 
 OPTIONS = {"resident": True, "limit_train": None, "threads": 1}
 

@@ -8,10 +8,10 @@ from image_folders import LOADERS, needs_dali, write_folder
 from real_data import REAL, needs_real_data
 
 from fastkd import evaluate, train
-from fastkd.errors import UserError
-from fastkd.files import read_json
-from fastkd.log import read_metrics
 from fastkd.run import load_network
+from fastkd.support.errors import UserError
+from fastkd.support.files import read_json
+from fastkd.support.log import read_metrics
 
 NETWORKS = ["--teacher-net", "resnet8", "--student", "resnet8"]
 SHORT = [*NETWORKS, "--epochs", "1", "--batch-size", "16", "--image-size", "32", "--threads", "1", "--workers", "1"]

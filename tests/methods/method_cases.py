@@ -7,9 +7,9 @@ from golden_cases import Case
 from torch import Tensor, nn
 
 from fastkd.data import Batch
+from fastkd.losses.module import Adjustable
 from fastkd.methods import METHODS, Context, Method, MethodLoss
 from fastkd.networks.base import Head, Network, Output
-from fastkd.ops.settings import Adjustable
 
 NOTHING = torch.empty(0)
 DTYPES = (torch.float64, torch.float32)

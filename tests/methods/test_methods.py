@@ -9,13 +9,13 @@ from method_cases import Stub, built, output, run
 from test_walk import batch, build, distill
 from torch import nn
 
-from fastkd.errors import UserError
 from fastkd.methods import split_methods
 from fastkd.methods.oh import margin
 from fastkd.methods.regressors import Regressor
 from fastkd.methods.rkd import relations
 from fastkd.methods.smallest_combination import smallest_combination
-from fastkd.stages import with_batch_statistics
+from fastkd.support.errors import UserError
+from fastkd.training.stages import with_batch_statistics
 
 
 def test_dkd_warms_up_in_place():

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from method_cases import batch, built, output
 
-from fastkd.errors import UserError
 from fastkd.methods import split_methods
 from fastkd.methods.kdcl import best_weights, linear_target
 from fastkd.methods.smallest_combination import least_quadratic
+from fastkd.support.errors import UserError
 
 LABELS = torch.tensor([3, 0, 5, 5, 1])
 

@@ -8,13 +8,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastkd import networks
 from fastkd.data import Batch
-from fastkd.errors import UserError
 from fastkd.methods import METHODS, Context, split_methods
 from fastkd.networks.base import output_shapes
 from fastkd.networks.mobilenet_v2 import MobileNetV2
 from fastkd.networks.resnet import BasicUnit, Bottleneck, KuangliuResNet
 from fastkd.networks.vgg import VGG
-from fastkd.stages import Distill, Mutual, Prestage
+from fastkd.support.errors import UserError
+from fastkd.training.stages import Distill, Mutual, Prestage
 
 CLASSES, SIZE, COUNT = 10, 32, 4
 SMALL = {

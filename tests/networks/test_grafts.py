@@ -6,8 +6,8 @@ from golden_cases import GOLDEN
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastkd import networks
-from fastkd.errors import UserError
 from fastkd.networks.grafts import feature_transform, graft
+from fastkd.support.errors import UserError
 
 
 def tables() -> dict[str, list[str]]:

@@ -1,11 +1,12 @@
 """Softmax, KL and CE over a teacher's logits and its branches' (or a student's and its teachers') in one operation.
 
-reference.py   plain PyTorch: the CPU path, the oracle, the definition
-rows.py        Triton, rows in registers; wide.py the same for rows that are too wide; ends.py sum and scale;
-               pieces.py what they share
-launch.py      grids and tiles
-operation.py   registration with torch.library
-checks.py      what users may pass
+reference.py      plain PyTorch: the CPU path, the oracle, the definition
+kernel_rows.py    Triton, rows in registers
+kernel_wide.py    the same for rows that are too wide
+kernel_finish.py  the sum over the batch, and the scaling of gradients
+kernel_parts.py   what the kernels share
+launch.py         grids and tiles
+operation.py      registration with torch.library
 
 This file is the choice between them. `settings` are the numbers that may change from step to step, in the order that
 the functions name: a float32 tensor on the device goes to the kernel as it is, so that a captured graph follows it.
@@ -16,7 +17,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastkd.errors import UserError
 from fastkd.ops import select
 from fastkd.ops.distill_loss import reference
 from fastkd.ops.distill_loss.reference import (
@@ -28,6 +28,7 @@ from fastkd.ops.distill_loss.reference import (
     SFTNTerms,
     SmoothingSpread,
 )
+from fastkd.support.errors import UserError
 
 __all__ = [
     "CETerms",

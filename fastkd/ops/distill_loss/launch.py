@@ -8,9 +8,9 @@ import torch
 import triton
 from torch import Tensor
 
-from fastkd.ops.distill_loss.ends import finish_kernel, scale_kernel
-from fastkd.ops.distill_loss.rows import rows_kernel
-from fastkd.ops.distill_loss.wide import wide_kernel
+from fastkd.ops.distill_loss.kernel_finish import finish_kernel, scale_kernel
+from fastkd.ops.distill_loss.kernel_rows import rows_kernel
+from fastkd.ops.distill_loss.kernel_wide import wide_kernel
 from fastkd.ops.select import checks_labels
 
 WIDEST_ROW = 4096

@@ -4,9 +4,9 @@ import pytest
 import torch
 from crd_cases import PROBLEMS, check_golden, check_path, check_update, golden, needs_library, problem
 
-from fastkd.errors import UserError
 from fastkd.ops import compiled, crd, select
 from fastkd.ops.crd import operation
+from fastkd.support.errors import UserError
 
 pytestmark = needs_library
 

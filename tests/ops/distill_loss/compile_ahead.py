@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastkd.ops.distill_loss import ends, launch
+from fastkd.ops.distill_loss import kernel_finish, launch
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 ALIGNED = [["tt.divisibility", 16]]
@@ -91,9 +91,9 @@ def small_kernels(architecture: int) -> list[dict]:
     quantities = {"HAS_THIRD": True, "QUANTITIES": 12, "PADDED": 16, "LANES": launch.FINISHED_AT_ONCE}
     scale = {"gradient_ptrs": ("*bf16",) * 4, "scale_ptr": "*fp32", "correction_ptr": "*fp32", "B": "i32"}
     return [
-        compiled(ends.finish_kernel, finish, quantities, {}, {"num_warps": 16}, architecture),
+        compiled(kernel_finish.finish_kernel, finish, quantities, {}, {"num_warps": 16}, architecture),
         compiled(
-            ends.scale_kernel,
+            kernel_finish.scale_kernel,
             scale,
             {"K": 1000, "GRADIENTS": 4, "LANES": launch.SCALED_AT_ONCE},
             {},

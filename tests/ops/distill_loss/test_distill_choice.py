@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from fastkd.errors import UserError
 from fastkd.losses import KDLoss, SFTNLoss, kd_loss
 from fastkd.ops import select
+from fastkd.support.errors import UserError
 
 
 @pytest.fixture(autouse=True)

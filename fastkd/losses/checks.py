@@ -1,0 +1,92 @@
+"""What the losses may be given. Every mistake is one line that names the argument and what was expected."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fastkd.losses.module import finite
+from fastkd.ops.distill_loss.reference import Scalar
+
+
+def check_batch(labels: Tensor, **logits: Tensor) -> None:
+    """The first of the logits says what the others and the labels must agree with."""
+    first_name, first = next(iter(logits.items()))
+    for name, tensor in logits.items():
+        _tensor(name, tensor, "a floating-point matrix [B,K]")
+        if tensor.ndim != 2 or not tensor.is_floating_point():
+            raise ValueError(f"{name} are a floating-point matrix [B,K], got {tensor.dtype} {list(tensor.shape)}")
+        if tensor.shape != first.shape:
+            raise ValueError(
+                f"logits agree in shape, got {first_name} {list(first.shape)} and {name} {list(tensor.shape)}"
+            )
+        _on_device(name, tensor, first)
+    expected = f"int64 [{len(first)}]"
+    _tensor("labels", labels, expected)
+    if labels.shape != first.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(f"labels are {expected}, got {labels.dtype} {list(labels.shape)}")
+    _on_device("labels", labels, first)
+
+
+def check_several(labels: Tensor, name: str, several: Tensor | Sequence[Tensor], **logits: Tensor) -> list[Tensor]:
+    """`check_batch` with the logits of several networks besides: [N,B,K] or N times [B,K]. Returns the N."""
+    expected = "a tensor [N,B,K] or a sequence of N tensors [B,K], N at least 1"
+    if isinstance(several, Tensor):
+        if several.ndim != 3:
+            raise ValueError(f"{name} are {expected}, got a tensor {list(several.shape)}")
+        several = several.unbind(0)
+    if not isinstance(several, Sequence):
+        raise TypeError(f"{name} are {expected}, got {type(several).__name__}")
+    if len(several) == 0:
+        raise ValueError(f"{name} are {expected}, got none")
+    check_batch(labels, **logits, **{f"{name}[{i}]": tensor for i, tensor in enumerate(several)})
+    return list(several)
+
+
+def check_decoupled(labels: Tensor, **logits: Tensor) -> None:
+    check_batch(labels, **logits)
+    if next(iter(logits.values())).shape[1] < 2:
+        raise ValueError("dkd_loss needs classes other than the label's: K is at least 2, got 1")
+
+
+def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) -> None:
+    if weights is None:
+        return
+    networks, samples = len(teachers), len(teachers[0])
+    expected = f"a tensor [{networks}] or [{networks}, {samples}]"
+    _tensor("teacher_weights", weights, expected)
+    if list(weights.shape) not in ([networks], [networks, samples]):
+        raise ValueError(f"teacher_weights are {expected}, got {list(weights.shape)}")
+    _on_device("teacher_weights", weights, teachers[0])
+
+
+def check_scalar(name: str, value: Scalar, logits: Tensor, check: Callable[[str, float], None] = finite) -> None:
+    """Numbers go by `check`. A tensor must be where the logits are: a copy could not be captured in a graph."""
+    if not isinstance(value, Tensor):
+        check(name, value)
+    elif value.ndim > 0:
+        raise ValueError(f"{name} is one number, got a tensor {list(value.shape)}")
+    elif value.requires_grad:
+        raise ValueError(f"{name} gets no gradient from this loss, but requires one: detach it")
+    else:
+        _on_device(name, value, logits)
+
+
+def check_scalars(logits: Tensor, **scalars: Scalar) -> None:
+    for name, value in scalars.items():
+        check_scalar(name, value, logits)
+
+
+def check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {' or '.join(map(repr, known))}, got {value!r}")
+
+
+def _tensor(name: str, value: object, expected: str) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} are {expected}, got {type(value).__name__}")
+
+
+def _on_device(name: str, tensor: Tensor, logits: Tensor) -> None:
+    if tensor.device != logits.device:
+        raise ValueError(f"{name}: on {tensor.device}, where the logits are on {logits.device}")

@@ -1,0 +1,200 @@
+"""CRD as a module: embedding heads, memory bank, Z and step counter."""
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastkd.losses.module import Adjustable, Setting, above_zero, from_0_to_below_1
+from fastkd.ops import crd
+from fastkd.ops.crd.draws import Plan
+
+BANK_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class CRDLoss(Adjustable):
+    """Contrastive representation distillation (Tian et al. 2020) against a memory bank of the whole training set.
+
+    student_dim, teacher_dim: of the embeddings that go in; a head with an L2 norm maps each to `embed_dim`.
+    num_samples: of the training set; the index of a sample is its place in it.
+    labels: [num_samples] int64: negatives are of other classes. None: every sample is a class of its own.
+    negatives, replacement: how many are drawn for a sample, and whether one may come twice. Where a class has fewer
+        negatives than that, its samples draw with replacement, as in the paper's code (which draws without on CIFAR,
+        with replacement on ImageNet).
+    positive: "exact" is the sample itself, "relaxed" any sample of its class.
+    bank_dtype: torch.float32 or torch.bfloat16, which halves memory and traffic.
+    seed: of the draws and of the bank's first values.
+
+    `loss.temperature` and `loss.momentum` may be set at any time; a captured graph follows.
+    The banks, Z and the number of steps are buffers: a state dict carries them on exactly. With torch.distributed
+    initialised every process keeps the same banks and Z, from the embeddings of all; batches are of one size then.
+    The bank is updated by a call in training mode alone.
+    """
+
+    bank: Tensor
+    """[num_samples,2,embed_dim], sorted by class: the student's embedding and the teacher's of every sample."""
+    z: Tensor
+    """[2] float32: of the student's and the teacher's side; below 0 until the first batch has set it."""
+    step: Tensor
+    """int64 scalar: batches seen."""
+    position: Tensor
+    """[num_samples] int64: the row of each sample in the bank."""
+    starts: Tensor
+    """[classes+1] int64: class c has the rows starts[c] … starts[c+1]-1."""
+    temperature = Setting(0, above_zero)
+    momentum = Setting(1, from_0_to_below_1)
+
+    def __init__(
+        self,
+        student_dim: int,
+        teacher_dim: int,
+        num_samples: int,
+        *,
+        labels: Tensor | None = None,
+        embed_dim: int = 128,
+        negatives: int = 16384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        replacement: bool = False,
+        positive: Literal["exact", "relaxed"] = "exact",
+        bank_dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ):
+        super().__init__(2)
+        self.temperature, self.momentum = temperature, momentum
+        _check(num_samples, labels, embed_dim, negatives, positive, bank_dtype)
+        self.negatives, self.replacement, self.seed = negatives, replacement, seed
+        self.relaxed = positive == "relaxed"
+        self.student_head = nn.Linear(student_dim, embed_dim)
+        self.teacher_head = nn.Linear(teacher_dim, embed_dim)
+        labels = torch.arange(num_samples) if labels is None else labels.detach().cpu()
+        order = labels.argsort(stable=True)
+        position = torch.empty_like(order).scatter_(0, order, torch.arange(num_samples))
+        sizes = labels.unique(return_counts=True)[1]
+        self.register_buffer("bank", _first_bank(num_samples, embed_dim, seed).to(bank_dtype))
+        self.register_buffer("z", torch.full((2,), -1.0))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("position", position)
+        self.register_buffer("starts", F.pad(sizes.cumsum(0), (1, 0)))
+
+    def forward(
+        self,
+        student_embedding: Tensor,
+        teacher_embedding: Tensor,
+        index: Tensor,
+        contrast_index: Tensor | None = None,
+    ) -> crd.CRDTerms:
+        """The loss of a batch, with gradients to both heads and both embeddings; then the bank's update.
+
+        student_embedding, teacher_embedding: [B,student_dim], [B,teacher_dim], floating point.
+        index: [B] int64, places in the training set.
+        contrast_index: [B,K+1] int64, the positive first, in place of the module's own draws.
+        """
+        student, teacher = self.embed(student_embedding, teacher_embedding)
+        _check_batch(student, teacher, index, contrast_index)
+        rows = self.position[index]
+        everybody = _of_all_processes(rows, student.detach(), teacher.detach())
+        chosen = None if contrast_index is None else self.position[contrast_index]
+        negatives = self.negatives if chosen is None else chosen.shape[1] - 1
+        path = crd.implementation(self.bank, len(rows), negatives)[0]
+        first_place = dist.get_rank() * len(rows) if _distributed() else 0
+        plan = Plan(
+            self.starts,
+            self.step,
+            negatives,
+            self.seed,
+            first_place,
+            replacement=self.replacement,
+            relaxed=self.relaxed,
+        )
+        z = self._normaliser(everybody, plan, chosen, path)
+        terms = crd.loss(crd.Batch(student, teacher, rows, plan, chosen), self.bank, z, self.settings, path)
+        if self.training:
+            crd.update_(self.bank, self.z, self.step, *everybody, z, self.settings, path)
+        return crd.CRDTerms(terms.total, terms.student.detach(), terms.teacher.detach())
+
+    def embed(self, student_embedding: Tensor, teacher_embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings [B,D] mapped by the heads to [B,embed_dim]: both on the unit sphere, in float32."""
+        student = _unit(self.student_head(student_embedding))
+        teacher = _unit(self.teacher_head(teacher_embedding))
+        return student, teacher
+
+    def implementation(self, batch_size: int) -> tuple[str, str]:
+        """Which path computes batches of this size, and why."""
+        return crd.implementation(self.bank, batch_size, self.negatives)
+
+    def _normaliser(
+        self, everybody: tuple[Tensor, Tensor, Tensor], plan: Plan, chosen: Tensor | None, path: str
+    ) -> Tensor:
+        """From the batch of all processes, so that Z is the same everywhere and what one process would find."""
+        rows, student, teacher = everybody
+        if chosen is not None and _distributed():
+            chosen = torch.cat(_gathered(chosen))
+        whole = crd.Batch(student, teacher, rows, plan._replace(first_place=0), chosen)
+        return crd.normaliser(whole, self.bank, self.z, self.settings, path)
+
+
+def _unit(embedding_BD: Tensor) -> Tensor:
+    """Divided by its L2 norm; a zero vector stays one, where the reference code divides by zero."""
+    return F.normalize(embedding_BD.float() if embedding_BD.dtype != torch.float64 else embedding_BD, dim=1)
+
+
+def _first_bank(samples: int, dim: int, seed: int) -> Tensor:
+    """Uniform, with an expected norm of 1, as in the reference code."""
+    generator = torch.Generator().manual_seed(seed)
+    width = (3 / dim) ** 0.5
+    return torch.empty(samples, 2, dim).uniform_(-width, width, generator=generator)
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _of_all_processes(rows_B: Tensor, student_BD: Tensor, teacher_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if not _distributed():
+        return rows_B, student_BD, teacher_BD
+    student, teacher = (torch.cat(_gathered(embedding)) for embedding in (student_BD, teacher_BD))
+    return torch.cat(_gathered(rows_B)), student, teacher
+
+
+def _gathered(tensor: Tensor) -> list[Tensor]:
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return parts
+
+
+def _check(
+    samples: int,
+    labels: Tensor | None,
+    embed_dim: int,
+    negatives: int,
+    positive: str,
+    bank_dtype: torch.dtype,
+) -> None:
+    for name, value, least in (("num_samples", samples, 2), ("embed_dim", embed_dim, 1), ("negatives", negatives, 1)):
+        if value < least:
+            raise ValueError(f"{name} is at least {least}, got {value}")
+    if positive not in ("exact", "relaxed"):
+        raise ValueError(f"positive is 'exact' or 'relaxed', got {positive!r}")
+    if bank_dtype not in BANK_DTYPES:
+        raise ValueError(f"bank_dtype is torch.float32 or torch.bfloat16, got {bank_dtype}")
+    if labels is None:
+        return
+    if list(labels.shape) != [samples] or labels.dtype != torch.int64:
+        raise ValueError(f"labels are int64 [{samples}], got {labels.dtype} {list(labels.shape)}")
+    if bool((labels == labels[0]).all()):
+        raise ValueError("all labels are of one class: no sample has a negative of another class")
+
+
+def _check_batch(student_BD: Tensor, teacher_BD: Tensor, index_B: Tensor, contrast_index_BK: Tensor | None) -> None:
+    if student_BD.ndim != 2 or student_BD.shape != teacher_BD.shape:
+        raise ValueError(f"embeddings are two matrices [B,D], got {list(student_BD.shape)}, {list(teacher_BD.shape)}")
+    samples = len(student_BD)
+    if list(index_B.shape) != [samples] or index_B.dtype != torch.int64:
+        raise ValueError(f"the index is int64 [{samples}], got {index_B.dtype} {list(index_B.shape)}")
+    if contrast_index_BK is not None and (
+        contrast_index_BK.ndim != 2 or len(contrast_index_BK) != samples or contrast_index_BK.shape[1] < 2
+    ):
+        raise ValueError(f"contrast_index is [{samples}, 1 + negatives], got {list(contrast_index_BK.shape)}")

@@ -1,9 +1,0 @@
-"""What the papers report: their tables as data, and which run each cell belongs to."""
-
-from fastkd.papers import sftn, simkd, tfkd
-from fastkd.papers.entry import Entry, Omitted
-
-__all__ = ["ENTRIES", "OMITTED", "Entry", "Omitted"]
-
-ENTRIES: tuple[Entry, ...] = (*sftn.ENTRIES, *simkd.ENTRIES, *tfkd.ENTRIES)
-OMITTED: tuple[Omitted, ...] = (*sftn.OMITTED, *simkd.OMITTED, *tfkd.OMITTED)

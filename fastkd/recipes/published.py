@@ -1,0 +1,125 @@
+"""The figure of a paper that stands beside a run, and in what the run differs from the paper's."""
+
+from dataclasses import replace
+from typing import Any
+
+from fastkd.methods import split_methods
+from fastkd.recipes import RECIPES
+from fastkd.recipes.course import learning_together
+from fastkd.recipes.recipe import Recipe, StageRecipe, recipe_to_plain
+from fastkd.recipes.tables import ENTRIES, Entry
+from fastkd.support.plain import differences
+
+_FREE = {"data", "seed", "seeds", "threads", "eval_every", "keep_epochs", "execution", "reading", "deviations"}
+"""Entries of a recipe that a result does not depend on, or that are compared by hand."""
+
+
+def beside_the_paper(recipe: Recipe) -> Recipe:
+    """The recipe with the figures of the nearest cell of its paper, and its deviations from that cell's run."""
+    stages = {stage.name: stage for stage in recipe.stages}
+    if recipe.name not in RECIPES or "student" not in stages:
+        return replace(recipe, deviations=("it is no recipe of fastkd's",))
+    found = _cells(recipe)
+    if not found:
+        return _with(recipe, {}, _deviations(recipe, RECIPES[recipe.name](**choice_of(recipe))))
+    compared = [(_deviations(recipe, run_of(entry, recipe)), entry) for entry in found]
+    deviations, entry = min(compared, key=lambda pair: len(pair[0]))  # the first of the nearest
+    return _with(recipe, entry.figures, deviations)
+
+
+def choice_of(recipe: Recipe) -> dict[str, Any]:
+    """The fields of the `Choice` that a recipe was made from."""
+    stages = {stage.name: stage for stage in recipe.stages}
+    student, teacher = stages["student"], stages.get("teacher")
+    networks = [stage.network for stage in recipe.stages if stage.name.startswith("teacher")]
+    branches = teacher.branches if teacher else None
+    choice = {
+        "data": recipe.data,
+        "student": student.network,
+        "branch": branches.network if branches else student.network,
+        "branch_blocks": branches.blocks if branches else None,
+        "teacher_training": "sftn" if branches else "standard",
+        "method": student.method,
+        "control": "control" in stages,
+    }
+    return choice | ({"teacher_net": "+".join(networks)} if networks else {})
+
+
+def run_of(entry: Entry, recipe: Recipe | None = None) -> Recipe:
+    """What an entry's command runs; on the recipe's data, with its control."""
+    chosen: dict[str, Any] = {"student": entry.student, "method": entry.method}
+    if entry.teacher:
+        chosen |= {"teacher_net": entry.teacher, "teacher_training": entry.teacher_training}
+    if recipe is not None:
+        chosen |= {name: choice_of(recipe)[name] for name in ("data", "control")}
+    for name in ("branch", "branch-blocks"):
+        if name in entry.options:
+            chosen[name.replace("-", "_")] = entry.options[name]
+    run = RECIPES[entry.recipe](**chosen)
+    return replace(run, stages=tuple(_with_options(stage, entry.options) for stage in run.stages))
+
+
+def spoken(place: str, recipe: Recipe) -> str:
+    """`stages[1].training.lr` as `student lr`."""
+    if not place.startswith("stages["):
+        return place
+    number, _, rest = place.removeprefix("stages[").partition("].")
+    return f"{recipe.stages[int(number)].name} {rest.removeprefix('training.')}"
+
+
+def _cells(recipe: Recipe) -> list[Entry]:
+    """Of this pair, kind of teacher and method; for a method that the paper has not, those of the other stages."""
+    choice = choice_of(recipe)
+    method, kind = choice["method"], choice["teacher_training"]
+    mine = (recipe.name, choice.get("teacher_net", ""), choice["student"], kind)
+    pair = [e for e in ENTRIES if (e.recipe, e.teacher, e.student, e.teacher_training) == mine]
+    return [e for e in pair if _same_method(e.method, method)] or [_of_others(e, method) for e in pair]
+
+
+def _of_others(entry: Entry, method: str) -> Entry:
+    """What an entry says of the stages that do not depend on the student's method."""
+    figures = {stage: figure for stage, figure in entry.figures.items() if stage != "student"}
+    options = {name: value for name, value in entry.options.items() if name.startswith(("sftn.", "branch"))}
+    return replace(entry, method=method, figures=figures, options=options)
+
+
+def _same_method(one: str, other: str) -> bool:
+    return set(split_methods(one)) == set(split_methods(other))
+
+
+def _with_options(stage: StageRecipe, options: dict[str, Any]) -> StageRecipe:
+    """With those options of an entry that are settings of the branches or of a method, `sftn.X` and `METHOD.X`."""
+    for option, value in options.items():
+        owner, _, name = option.partition(".")
+        name = name.replace("-", "_")
+        if owner == "sftn" and stage.branches is not None:
+            stage = replace(stage, branches=replace(stage.branches, **{name: value}))
+        elif owner in stage.settings:
+            changed = replace(stage.settings[owner], **{name: value})
+            stage = replace(stage, settings={**stage.settings, owner: changed})
+    return stage
+
+
+def _with(recipe: Recipe, figures: dict[str, Any], deviations: list[str]) -> Recipe:
+    other = learning_together(recipe)  # than what the paper calls the teacher
+    figures = {name: figure for name, figure in figures.items() if name not in other}
+    stages = tuple(replace(stage, published=figures.get(stage.name)) for stage in recipe.stages)
+    return replace(recipe, stages=stages, deviations=tuple(deviations))
+
+
+def _deviations(resolved: Recipe, published: Recipe) -> list[str]:
+    """In what a recipe differs from a published one, in words."""
+    words = list(published.deviations)
+    own = RECIPES[resolved.name]().data.partition(":")[0]
+    given = resolved.data.partition(":")[0]
+    if given != own:
+        words.append(f"data {given} instead of {own}")
+    loaded = {number for number, stage in enumerate(resolved.stages) if stage.kind == "loaded"}
+    words += [f"{resolved.stages[number].name} loaded instead of trained" for number in sorted(loaded)]
+    for place, before, after in differences(recipe_to_plain(published), recipe_to_plain(resolved)):
+        of_loaded = any(place.startswith(f"stages[{number}]") for number in loaded)
+        if place == "stages":
+            words.append("other stages")
+        elif place.split(".")[0] not in _FREE and not of_loaded and ".published" not in place:
+            words.append(f"{spoken(place, resolved)} {after} instead of {before}")
+    return words

@@ -1,0 +1,297 @@
+"""The tables of "Revisit Knowledge Distillation: a Teacher-free Framework" (Yuan et al. 2020): Tf-KD.
+
+All figures are of the best epoch on the test set, over three runs where a deviation is printed. Figures 4(a), 5(a) and
+6(a) are tables too.
+"""
+
+from typing import Any, NamedTuple
+
+from fastkd.recipes.tables.entry import Entry, Omitted
+from fastkd.recipes.tables.grid import Grid, figure, read_grid
+
+
+class KDWeights(NamedTuple):
+    """Of Eq. 4: (1 - alpha) CE + alpha KL."""
+
+    temperature: float
+    alpha: float
+
+
+class TfWeights(NamedTuple):
+    """Of Eqs. 7 and 9. multiplier: what the released code multiplies KL by; None: that is not published."""
+
+    temperature: float
+    alpha: float
+    multiplier: float | None = None
+
+
+NETWORKS = {
+    "Plain CNN": "tf_cnn",
+    "MobileNetV2": "tf_mobilenet_v2",
+    "ShuffleNetV2": "tf_shufflenet_v2",
+    "ResNet18": "ResNet18",
+    "ResNet50": "ResNet50",
+    "DenseNet121": "tf_densenet121",
+    "ResNeXt29": "tf_resnext29_8x64d",
+    "GoogLeNet": "tf_googlenet",
+}
+_IMAGENET = {
+    "ResNet18": "torchvision_resnet18",
+    "ResNet50": "torchvision_resnet50",
+    "DenseNet121": "torchvision_densenet121",
+    "ResNeXt101": "torchvision_resnext101_32x8d",
+}
+
+# Tables 1 to 3: the networks' own accuracies, KD from the first to the second, and Re-KD, the other way round.
+_TABLES_1_TO_3 = {
+    ("Table 1", "cifar100-tfkd"): read_grid("""
+                                teacher  student  KD          Re-KD
+        ResNet18/MobileNetV2      75.87    68.38  71.05±0.16  77.28±0.28
+        ResNet18/ShuffleNetV2     75.87    70.34  72.05±0.13  77.35±0.32
+        ResNet50/MobileNetV2      78.16    68.38  71.04±0.20  79.30±0.11
+        ResNet50/ShuffleNetV2     78.16    70.34  72.15±0.18  79.43±0.39
+        DenseNet121/MobileNetV2   79.04    68.38  71.29±0.23  79.55±0.11
+        DenseNet121/ShuffleNetV2  79.04    70.34  72.32±0.25  79.83±0.05
+        ResNeXt29/MobileNetV2     81.03    68.38  71.65±0.41  81.53±0.14
+        ResNeXt29/ResNet18        81.03    75.87  77.84±0.15  81.62±0.22
+    """),
+    ("Table 2", "cifar10-tfkd"): read_grid("""
+                               teacher  student  KD          Re-KD
+        ResNet18/Plain CNN       95.12    87.14  87.67±0.17  95.33±0.12
+        ResNet18/MobileNetV2     95.12    90.98  91.69±0.14  95.71±0.11
+        MobileNetV2/Plain CNN    90.98    87.14  87.45±0.18  91.81±0.23
+        ResNeXt29/ResNet18       95.76    95.12  95.80±0.13  96.49±0.15
+    """),
+    ("Table 3", "tiny-tfkd"): read_grid("""
+                               teacher  student  KD          Re-KD
+        ResNet18/MobileNetV2     63.44    55.06  56.70       64.12
+        ResNet18/ShuffleNetV2    63.44    60.51  61.19       64.35
+        ResNet50/MobileNetV2     67.47    55.06  56.02       67.68
+        ResNet50/ShuffleNetV2    67.47    60.51  60.79       67.62
+        ResNet50/ResNet18        67.47    63.44  64.23       67.89
+    """),
+}
+
+# The teacher is the first network after one epoch (ResNet18), or after 50 of 200.
+_TABLE_4 = {
+    "cifar100-dekd": read_grid("""
+                               teacher  student  De-KD
+        ResNet18/MobileNetV2     15.48    68.38  70.65±0.35
+        ResNet18/ShuffleNetV2    15.48    70.34  71.82±0.11
+        ResNet50/MobileNetV2     45.82    68.38  71.45±0.23
+        ResNet50/ShuffleNetV2    45.82    70.34  72.11±0.09
+        ResNeXt29/ShuffleNetV2   51.94    70.34  72.26±0.36
+        ResNeXt29/ResNet18       51.94    75.87  77.28±0.17
+    """),
+    "tiny-dekd": read_grid("""
+                               teacher  student  De-KD
+        ResNet18/MobileNetV2      9.41    55.06  56.22
+        ResNet18/ShuffleNetV2     9.41    60.51  60.66
+        ResNet50/MobileNetV2     31.01    55.06  56.02
+        ResNet50/ShuffleNetV2    31.01    60.51  61.09
+    """),
+}
+
+_SELF = {
+    ("Figure 4(a)", "cifar100-tfkd"): read_grid("""
+                     baseline  self
+        MobileNetV2     68.38  70.96
+        ShuffleNetV2    70.34  72.23
+        ResNet18        75.87  77.10
+        GoogLeNet       78.72  80.17
+        DenseNet121     79.04  80.26
+        ResNeXt29       81.03  82.08
+    """),
+    ("Table 5", "tiny-tfkd"): read_grid("""
+                     baseline  self
+        MobileNetV2     55.06  56.77
+        ShuffleNetV2    60.51  61.36
+        ResNet50        67.47  68.18
+        DenseNet121     68.15  68.29
+    """),
+    ("Table 6", "imagenet-tfkd"): read_grid("""
+                     baseline  self
+        ResNet18        69.84  70.42
+        ResNet50        75.77  76.41
+        DenseNet121     75.28  75.72
+        ResNeXt101      79.28  79.56
+    """),
+}
+
+_REG = {
+    ("Table 8", "cifar100-tfkd"): read_grid("""
+                     baseline  reg    LSR
+        MobileNetV2     68.38  70.88  69.32
+        ShuffleNetV2    70.34  72.09  70.83
+        ResNet18        75.87  77.36  77.26
+        GoogLeNet       78.15  79.22  79.07
+    """),
+    ("Table 9", "tiny-tfkd"): read_grid("""
+                     baseline  reg    LSR
+        MobileNetV2     55.06  56.47  56.24
+        ShuffleNetV2    60.51  60.93  60.66
+        ResNet50        67.47  67.92  67.63
+        DenseNet121     68.15  68.37  68.19
+    """),
+    ("Figure 6(a)", "imagenet-tfkd"): read_grid("""
+                     baseline  reg    LSR
+        ResNet18        69.84  70.24  70.02
+        ResNet50        75.77  76.42  76.38
+        DenseNet121     75.28  75.62  75.24
+        ResNeXt101      79.28  79.76  79.67
+    """),
+}
+
+# Tables 10 and 11: τ and α of KD and Re-KD, and of De-KD. The latter's τ is always 20.
+_TABLE_10 = {
+    "cifar10-tfkd": read_grid("""
+                               KD       Re-KD
+        ResNet18/Plain CNN     20 0.90  20 0.01
+        ResNet18/MobileNetV2   20 0.90  20 0.05
+        MobileNetV2/Plain CNN  20 0.40  20 0.10
+        ResNeXt29/ResNet18     6 0.95   20 0.10
+    """),
+    "cifar100-tfkd": read_grid("""
+                                  KD       Re-KD
+        ResNet18/MobileNetV2      20 0.95  20 0.60
+        ResNet18/ShuffleNetV2     20 0.95  20 0.60
+        ResNet50/MobileNetV2      20 0.95  20 0.60
+        ResNet50/ShuffleNetV2     20 0.95  20 0.60
+        DenseNet121/MobileNetV2   20 0.95  20 0.60
+        DenseNet121/ShuffleNetV2  20 0.95  20 0.60
+        ResNeXt29/MobileNetV2     20 0.60  20 0.60
+        ResNeXt29/ResNet18        20 0.60  20 0.60
+    """),
+    "tiny-tfkd": read_grid("""
+                               KD       Re-KD
+        ResNet18/MobileNetV2   20 0.10  20 0.60
+        ResNet18/ShuffleNetV2  20 0.10  20 0.60
+        ResNet50/MobileNetV2   20 0.10  20 0.10
+        ResNet50/ShuffleNetV2  20 0.10  20 0.50
+        ResNet50/ResNet18      20 0.50  20 0.10
+    """),
+}
+
+
+def _kd_weights() -> dict[tuple[str, str, str], KDWeights]:
+    """By (recipe, teacher, student)."""
+    found = {}
+    for recipe, grid in _TABLE_10.items():
+        for pair, cells in grid.rows.items():
+            large, small = (NETWORKS[name] for name in pair.split("/"))
+            for ends, cell in zip(((large, small), (small, large)), cells, strict=True):
+                temperature, alpha = cell.split()
+                found[(recipe, *ends)] = KDWeights(float(temperature), float(alpha))
+    for recipe, grid in _TABLE_4.items():
+        for pair in grid.rows:
+            large, small = (NETWORKS[name] for name in pair.split("/"))
+            usual = 0.95 if recipe == "cifar100-dekd" else 0.10
+            found[(recipe, large, small)] = KDWeights(20.0, 0.60 if small == "ResNet18" else usual)
+    return found
+
+
+KD_WEIGHTS = _kd_weights()
+
+SELF_WEIGHTS = {
+    # Table 13, but for the multipliers and DenseNet121's α (0.95 there), which are the code's.
+    ("cifar100-tfkd", "tf_mobilenet_v2"): TfWeights(20, 0.95, 1),
+    ("cifar100-tfkd", "tf_shufflenet_v2"): TfWeights(20, 0.95, 1),
+    ("cifar100-tfkd", "ResNet18"): TfWeights(6, 0.95, 50),
+    ("cifar100-tfkd", "tf_googlenet"): TfWeights(20, 0.40, 50),
+    ("cifar100-tfkd", "tf_densenet121"): TfWeights(20, 0.90, 50),
+    ("cifar100-tfkd", "tf_resnext29_8x64d"): TfWeights(20, 0.90, 100),
+    # Table 13.
+    ("tiny-tfkd", "tf_mobilenet_v2"): TfWeights(20, 0.10),
+    ("tiny-tfkd", "tf_shufflenet_v2"): TfWeights(20, 0.10),
+    ("tiny-tfkd", "ResNet18"): TfWeights(6, 0.10),
+    ("tiny-tfkd", "ResNet50"): TfWeights(20, 0.10),
+    ("tiny-tfkd", "tf_densenet121"): TfWeights(20, 0.15),
+    **{("imagenet-tfkd", network): TfWeights(20, 0.10) for network in _IMAGENET.values()},
+}
+
+REG_WEIGHTS = {
+    # The code's; Table 14 prints τ 20 for ShuffleNetV2.
+    ("cifar100-tfkd", "tf_mobilenet_v2"): TfWeights(40, 0.95, 1),
+    ("cifar100-tfkd", "tf_shufflenet_v2"): TfWeights(10, 0.95, 1),
+    ("cifar100-tfkd", "ResNet18"): TfWeights(20, 0.10, 100),
+    ("cifar100-tfkd", "tf_googlenet"): TfWeights(40, 0.10, 50),
+    **{
+        ("tiny-tfkd", NETWORKS[name]): TfWeights(20, 0.10)
+        for name in ("MobileNetV2", "ShuffleNetV2", "ResNet50", "DenseNet121")
+    },
+    **{("imagenet-tfkd", network): TfWeights(20, 0.10) for network in _IMAGENET.values()},
+}
+
+OMITTED = tuple(
+    Omitted(paper="Tf-KD", table=table, what=what, why=why)
+    for table, what, why in (
+        (
+            "Table 4",
+            "ResNet50 to ResNet18, ResNeXt29 to MobileNetV2",
+            "the cells are garbled in the copy that was transcribed",
+        ),
+        ("Figure 5(a)", "Normal KD of ResNet50, GoogLeNet, DenseNet121, ResNeXt29", "their α and τ are not printed"),
+        ("Tables 5, 8, 9", "Normal KD", "as in Tables 1 and 3, or with an α and τ that are not printed"),
+    )
+)
+
+
+def _entry(table: str, recipe: str, student: str, method: str, figures: dict[str, str], teacher: str = "") -> Entry:
+    source = f"Tf-KD, {table}, best epoch"
+    return Entry(
+        paper="Tf-KD",
+        table=table,
+        recipe=recipe,
+        teacher=teacher,
+        student=student,
+        method=method,
+        figures={stage: figure(cell, source) for stage, cell in figures.items()},
+    )
+
+
+def _rows(grid: Grid) -> list[tuple[str, dict[str, str]]]:
+    return [(name, dict(zip(grid.columns, cells, strict=True))) for name, cells in grid.rows.items()]
+
+
+def _pairs() -> list[Entry]:
+    found = []
+    for (table, recipe), grid in _TABLES_1_TO_3.items():
+        for name, cells in _rows(grid):
+            large, small = (NETWORKS[part] for part in name.split("/"))
+            ways: tuple[tuple[str, str, str, Any, Any], ...] = (
+                (large, small, cells["KD"], cells["teacher"], cells["student"]),
+                (small, large, cells["Re-KD"], cells["student"], cells["teacher"]),
+            )
+            for teacher, student, result, of_teacher, of_student in ways:
+                figures = {"teacher": of_teacher, "student": result, "control": of_student}
+                found.append(_entry(table, recipe, student, "kd", figures, teacher))
+    for recipe, grid in _TABLE_4.items():
+        for name, cells in _rows(grid):
+            teacher, student = (NETWORKS[part] for part in name.split("/"))
+            figures = {"teacher": cells["teacher"], "student": cells["De-KD"], "control": cells["student"]}
+            found.append(_entry("Table 4", recipe, student, "kd", figures, teacher))
+    figures = {"teacher": "75.28", "student": "70.40", "control": "69.84"}
+    networks = (_IMAGENET["ResNet18"], "kd", figures, _IMAGENET["DenseNet121"])
+    found.append(_entry("Table 7", "imagenet-tfkd", *networks))
+    return found
+
+
+def _alone() -> list[Entry]:
+    """The students that have no other network for a teacher."""
+    found = []
+    for (table, recipe), grid in _SELF.items():
+        names = _IMAGENET if recipe == "imagenet-tfkd" else NETWORKS
+        for name, cells in _rows(grid):
+            figures = {"teacher": cells["baseline"], "student": cells["self"]}
+            found.append(_entry(table, recipe, names[name], "tfkd_self", figures, names[name]))
+    for (table, recipe), grid in _REG.items():
+        names = _IMAGENET if recipe == "imagenet-tfkd" else NETWORKS
+        for name, cells in _rows(grid):
+            for method, column in (("tfkd_reg", "reg"), ("ls", "LSR")):
+                figures = {"student": cells[column], "control": cells["baseline"]}
+                found.append(_entry(table, recipe, names[name], method, figures))
+    return found
+
+
+ENTRIES = (*_pairs(), *_alone())
+"""Where two tables have a figure for the same run, the first one counts."""

@@ -1,0 +1,105 @@
+"""The table at the end of a run, and the figures in it."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from fastkd.recipes.recipe import Published, Recipe
+
+
+class Figure(NamedTuple):
+    """A mean over seeds; `std` is the sample standard deviation, None for a single seed."""
+
+    mean: float
+    std: float | None
+
+    def show(self, digits: int = 2, unit: str = "") -> str:
+        spread = "" if self.std is None else f" ± {self.std:.{digits}f}"
+        return f"{self.mean:.{digits}f}{unit}{spread}"
+
+
+class Row(NamedTuple):
+    name: str
+    network: str
+    top1: Figure
+    """Percent, after the last epoch."""
+    best: Figure | None
+    """Percent, of the best epoch on the test set: for comparison with papers that print it, never the result."""
+    published: Published | None
+    similarity: dict[str, Figure]
+    """To the teacher: kl (nats), cka, agreement (percent)."""
+
+
+def rows(recipe: Recipe, results: Sequence[dict[str, Any]]) -> list[Row]:
+    """One row for each evaluated network of the finished stages, the means over the seeds that finished them."""
+    found = []
+    for stage in recipe.stages:
+        finished = [result for result in results if stage.name in result["stages"]]
+        if not finished:
+            continue
+        stages = [result["stages"][stage.name] for result in finished]
+        for name in stages[0]["test"]:
+            own = name == stage.name
+            network = stage.network if own or stage.branches is None else stage.branches.network
+            top1 = mean_and_std([100 * part["test"][name]["top1"] / part["test"][name]["samples"] for part in stages])
+            bests = [100 * part["best"]["top1"] for part in stages if own and part.get("best")]
+            alike = [
+                result["similarity"][stage.name] for result in finished if own and stage.name in result["similarity"]
+            ]
+            similarity = {
+                key: mean_and_std([(100 if key == "agreement" else 1) * one[key] for one in alike])
+                for key in ("kl", "cka", "agreement")
+                if alike
+            }
+            published = stage.published if own else None
+            found.append(Row(name, network, top1, mean_and_std(bests) if bests else None, published, similarity))
+    return found
+
+
+def print_table(
+    recipe: Recipe, results: Sequence[dict[str, Any]], folder: Path, console: Console | None = None
+) -> None:
+    """Teacher, branches, student, control, with the paper's figures where they may be compared, and the paths."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    seeds = f", mean ± std over {len(results)} seeds" if len(results) > 1 else ""
+    table = Table(title=f"{recipe.name}: top-1 on the test set after the last epoch, in %{seeds}", title_justify="left")
+    table.add_column("")
+    table.add_column("network")
+    columns = rows(recipe, results)
+    with_paper = any(row.published for row in columns)
+    for heading in ("top-1", *(("paper",) if with_paper else ()), "KL to teacher", "CKA", "same top-1 %", "best epoch"):
+        table.add_column(heading, justify="right")
+    for row in columns:
+        paper = [_paper(row.published, recipe)] if with_paper else []
+        alike = [row.similarity[key].show(digits) if row.similarity else "" for key, digits in SIMILARITIES]
+        best = row.best.show() if row.best else ""
+        table.add_row(row.name, row.network, row.top1.show(), *paper, *alike, best)
+    console.print(table)
+    if with_paper and recipe.deviations:
+        console.print(f"* not the paper's recipe: {'; '.join(recipe.deviations)}", markup=False)
+    for row in columns:
+        if row.published:
+            console.print(f"paper, {row.name}: {row.published.source}", markup=False)
+    inside = folder if recipe.seeds == 1 else folder / "seed-*"
+    names = ", ".join(f"{stage.name}.safetensors" for stage in recipe.stages)
+    console.print(f"weights  {inside}: {names}\nreport   {folder / 'report.html'}", markup=False, soft_wrap=True)
+
+
+SIMILARITIES = (("kl", 4), ("cka", 3), ("agreement", 2))
+
+
+def _paper(published: Published | None, recipe: Recipe) -> str:
+    if published is None:
+        return ""
+    spread = "" if published.std is None else f" ± {published.std:.2f}"
+    return f"{published.top1:.2f}{spread}{'*' if recipe.deviations else ''}"
+
+
+def mean_and_std(values: Sequence[float]) -> Figure:
+    return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)

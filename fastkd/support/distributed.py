@@ -1,0 +1,134 @@
+"""Several processes, one run: started by torchrun, one process a GPU (NCCL), or some on the CPU (gloo).
+
+Without torchrun every function here is that of a single process. Rank 0 writes; all ranks hold the same weights.
+"""
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fastkd.support.errors import UserError
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes and speaks."""
+    return rank() == 0
+
+
+def local_processes() -> int:
+    """Processes on this machine, which share its cores."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[torch.device]:
+    """Joins the group that torchrun started, if it did; yields this process's device."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield device
+        return
+    if device.type == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise UserError(f"{local_size()} processes on this machine, but it has {torch.cuda.device_count()} GPUs")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    # Objects and flags of the host travel by gloo, so that they never wait for a GPU.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend)
+    try:
+        yield device
+        dist.barrier()  # a process that leaves while another one still talks to it can take that one down
+    finally:
+        gc.collect()  # threads of a group that something still holds would abort the interpreter at its end
+        dist.destroy_process_group()
+
+
+def local_size() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+
+
+def wait_for_all() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def from_main(value: Any) -> Any:
+    """Rank 0's value, on every rank; plain types only."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def on_main(action: Callable[[], None]) -> None:
+    """Rank 0 does it, the others wait for it; its mistake is everybody's."""
+    mistake = None
+    if is_main():
+        try:
+            action()
+        except UserError as error:
+            mistake = str(error)
+    mistake = from_main(mistake)
+    if mistake is not None:
+        raise UserError(mistake)
+
+
+def from_all(value: Any) -> list[Any]:
+    """Every rank's value, in the order of the ranks."""
+    if world_size() == 1:
+        return [value]
+    boxes: list[Any] = [None] * world_size()
+    dist.all_gather_object(boxes, value)
+    return boxes
+
+
+def first_of_all(value: Any) -> Any:
+    """That of the first rank whose value says something; every rank gets the same answer."""
+    return next((found for found in from_all(value) if found), None)
+
+
+def agreed(flag: bool) -> bool:
+    """Whether any rank says so; every rank gets the same answer."""
+    if world_size() == 1:
+        return flag
+    found = torch.tensor(int(flag))
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return bool(found.item())
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """In place; the ranks' sum."""
+    if world_size() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def any_rank(flag: Tensor) -> Tensor:
+    """A boolean scalar on the device: whether it is true on any rank."""
+    if world_size() == 1:
+        return flag
+    found = flag.to(torch.float32)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return found > 0
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Rank 0's buffers (BatchNorm statistics, which every rank collects on its own images), on every rank."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)

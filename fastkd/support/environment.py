@@ -1,0 +1,85 @@
+"""What a run was made with: versions, device, git commit."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fastkd
+from fastkd.support.errors import UserError
+
+_PACKAGES = ("torch", "torchvision", "triton", "numpy", "safetensors", "tyro", "rich", "nvidia-dali-cuda130")
+
+
+def collect() -> dict[str, Any]:
+    """Plain types only."""
+    return {
+        "fastkd": fastkd.__version__,
+        "commit": git_commit(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "cuda": torch.version.cuda,
+        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def cores() -> int:
+    """Those this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(wanted: int | None, processes: int = 1) -> int:
+    """Of the CPU for this process: as asked for, else OMP_NUM_THREADS, else its share of the cores."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return wanted or (int(named) if named.isdigit() and int(named) else max(1, cores() // processes))
+
+
+def set_threads(wanted: int | None, processes: int = 1) -> None:
+    torch.set_num_threads(threads(wanted, processes))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of tensors on a GPU since its statistics were reset, or of this whole process so far on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def pick_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no GPU that torch can use")
+    return torch.device(name)
+
+
+def git_commit() -> str | None:
+    """Of the checkout that fastkd runs from, with a + where it was changed; None for an installed package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,66 @@
+"""torch.compile for a stage: its networks block by block, or the stage as a whole."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fastkd.networks.base import Head, Network, Tail
+from fastkd.networks.grafts import Branch
+from fastkd.training.stages import Distill, Stage
+
+# The limit counts for each code object, and all blocks of a family share theirs: every distinct block, in training and
+# in evaluation, is one more. Beyond it torch.compile would raise (`fullgraph`), so it is set above what a network has.
+_RECOMPILE_LIMIT = 256
+
+Backend = str | Callable[..., Any]
+
+
+def compiled_parts(stage: Stage, mode: Literal["blocks", "whole"]) -> list[nn.Module]:
+    """The modules that are compiled each by itself."""
+    if mode == "whole":
+        return [stage]
+    modules = [*stage.modules()]
+    if isinstance(stage, Distill):
+        modules += [module for teacher in stage.teachers for module in teacher.modules()]
+    return [part for module in modules for part in _parts(module)]
+
+
+def _parts(module: nn.Module) -> Iterator[nn.Module]:
+    if isinstance(module, Network):
+        yield module.stem
+    if isinstance(module, Network | Tail):
+        yield from module.blocks
+    if isinstance(module, Branch):
+        yield module.transform
+    if isinstance(module, Head):
+        yield module
+
+
+def compile_stage(
+    stage: Stage, mode: Literal["blocks", "whole"], backend: str | Callable[..., Any] = "inductor"
+) -> None:
+    """From the next call on the parts run compiled; parameter names and states stay as they are."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
+    for part in compiled_parts(stage, mode):
+        # What `Module.compile` sets. It compiles the frame of `_call_impl` itself, which for torch's own modules (a
+        # stem that is a Sequential) is silently left alone; inlined into a frame of ours it is not.
+        compiled = torch.compile(_frame_around(part), dynamic=False, fullgraph=mode == "blocks", backend=backend)
+        part._compiled_call_impl = compiled  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _frame_around(part: nn.Module) -> Callable[..., Any]:
+    call = part._call_impl
+
+    def frame(*arguments: Any, **options: Any) -> Any:
+        return call(*arguments, **options)
+
+    return frame
+
+
+def undo_compile(stage: Stage) -> None:
+    """Back to plain PyTorch."""
+    for mode in ("blocks", "whole"):
+        for part in compiled_parts(stage, mode):
+            part._compiled_call_impl = None  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,88 @@
+"""How a step is carried out: what is on to make it fast, and why what is off is off.
+
+It changes no setting of a paper.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+
+from fastkd.support.errors import UserError
+
+Switch = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """`auto` is on where it was made for: on a GPU."""
+
+    compile: Literal["auto", "blocks", "whole", "off"] = "auto"
+    """torch.compile, block by block or the whole stage."""
+    capture: Switch = "auto"
+    """The whole step as one CUDA graph, recorded once and replayed."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of convolutions and matrix products; losses are always computed in float32."""
+    channels_last: Switch = "auto"
+    fold: Switch = "auto"
+    """BatchNorm of a frozen teacher folded into the convolution before it."""
+    deterministic: bool = False
+    """Bit-equal runs on a GPU, at some cost; on the CPU they are bit-equal anyway."""
+
+
+class Resolved(NamedTuple):
+    compile: Literal["blocks", "whole", "off"]
+    capture: bool
+    bfloat16: bool
+    channels_last: bool
+    fold: bool
+    deterministic: bool
+
+    def words(self) -> str:
+        """For the header of a run."""
+        precision = "bfloat16" if self.bfloat16 else "float32"
+        layout = "channels_last" if self.channels_last else "contiguous"
+        capture = f"capture {'on' if self.capture else 'off'}"
+        parts = [
+            f"compile {self.compile}",
+            capture,
+            precision,
+            layout,
+            f"teacher folding {'on' if self.fold else 'off'}",
+        ]
+        return ", ".join([*parts, "deterministic"] if self.deterministic else parts)
+
+
+def resolve(execution: Execution, device: torch.device, processes: int = 1) -> tuple[Resolved, str]:
+    """What `auto` means on that device, and a line that says why what is off is off ("" where nothing is)."""
+    gpu = device.type == "cuda"
+    if execution.channels_last == "on" and not gpu:
+        raise UserError("--channels-last on: on the CPU it makes convolutions slower; leave it out")
+    if execution.capture == "on" and not gpu:
+        raise UserError("--capture on: only a GPU replays a captured step; leave it out")
+    if execution.capture == "on" and processes > 1:
+        raise UserError("--capture on: with several processes the step is not captured; leave it out")
+    resolved = Resolved(
+        compile=("blocks" if gpu else "off") if execution.compile == "auto" else execution.compile,
+        capture=gpu and processes == 1 and execution.capture != "off",
+        bfloat16=gpu if execution.precision == "auto" else execution.precision == "bfloat16",
+        channels_last=gpu if execution.channels_last == "auto" else execution.channels_last == "on",
+        fold=gpu if execution.fold == "auto" else execution.fold == "on",
+        deterministic=execution.deterministic,
+    )
+    why = ""
+    if gpu and processes > 1 and execution.capture == "auto":
+        why = "the step is not captured with several processes: their messages would have to be part of it"
+    if not gpu and resolved.compile == "off" and execution.compile == "auto":
+        why = "compiling is off on the CPU, where it takes longer than a short run: --compile blocks turns it on"
+    return resolved, why
+
+
+def set_up(resolved: Resolved, device: torch.device) -> None:
+    """The process-wide switches of torch."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not resolved.deterministic
+        if resolved.deterministic:  # read when the first matrix product is made
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(resolved.deterministic, warn_only=True)

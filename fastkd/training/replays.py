@@ -1,0 +1,61 @@
+"""A training step that is replayed: where its batches come from, and how many steps one replay takes."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from fastkd.data import ResidentLoader
+from fastkd.data.base import Loader, RawBatch
+from fastkd.training.capture import Recorder
+
+STEPS = 10  # of one replay, where the host has nothing to bring
+
+
+class StreamedSteps:
+    """One step a replay; every batch is copied to where the recorded step reads it."""
+
+    def __init__(self, train: Callable[[RawBatch], None], recorder: Recorder, raw: RawBatch):
+        self.recorder = recorder
+        self.raw = raw.copied()
+        self.one = recorder.record(lambda: train(self.raw))
+
+    def epoch(self, loader: Loader, epoch: int, start: int) -> Iterator[RawBatch | int]:
+        """What was trained on: so many whole batches; or one of another size, which is left to the caller."""
+        for raw in loader.epoch(epoch, start):
+            if len(raw.index) != len(self.raw.index):
+                yield raw
+                continue
+            self.raw.fill(raw)
+            self.one()
+            self.recorder.pace()
+            yield 1
+
+
+class ResidentSteps:
+    """Several steps a replay: the images are on the device, and so is the order in which an epoch takes them."""
+
+    def __init__(self, train: Callable[[RawBatch], None], recorder: Recorder, loader: ResidentLoader, step: Tensor):
+        self.recorder, self.step = recorder, step
+        self.loader, self.order = loader, loader.order(0).clone()
+        """[steps,B] int64: of the epoch that is running."""
+        self.first = torch.zeros_like(step)
+        """The training step that its first row belongs to."""
+
+        def work() -> None:
+            row = (step - self.first).view(1)
+            train(RawBatch(self.order.index_select(0, row).squeeze(0)))
+
+        self.one, self.several = recorder.record(work), recorder.record(work, STEPS)
+
+    def epoch(self, loader: Loader, epoch: int, start: int) -> Iterator[RawBatch | int]:
+        """As `StreamedSteps.epoch`; the number of a replay's last step is a multiple of `STEPS` where it can be."""
+        self.order.copy_(self.loader.order(epoch))
+        self.first.copy_(self.step - start)
+        while start < len(self.order):
+            several = start % STEPS == 0 and start + STEPS <= len(self.order)
+            (self.several if several else self.one)()
+            self.recorder.pace()
+            start += STEPS if several else 1
+            yield STEPS if several else 1
+        yield from loader.epoch(epoch, start)

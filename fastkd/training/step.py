@@ -1,0 +1,246 @@
+"""One optimisation step: raw batch, augmentation, stage, backward, optimiser, counters."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastkd.data import ResidentLoader
+from fastkd.data.base import Batch, Loader, RawBatch
+from fastkd.support.display import duration
+from fastkd.support.distributed import any_rank, share_buffers, world_size
+from fastkd.training.capture import Recorder, first_lines
+from fastkd.training.compilation import compile_stage, undo_compile
+from fastkd.training.execution import Resolved
+from fastkd.training.meter import Meter
+from fastkd.training.optimisation import (
+    Training,
+    WeightAverage,
+    clip_gradients,
+    gradients_are_finite,
+    learning_rates,
+    set_learning_rate,
+)
+from fastkd.training.replays import STEPS, ResidentSteps, StreamedSteps
+from fastkd.training.snapshot import Snapshot
+from fastkd.training.stages import Stage, StageLoss
+
+PLAIN = Resolved(compile="off", capture=False, bfloat16=False, channels_last=False, fold=False, deterministic=False)
+
+
+class Step:
+    """`step(raw)` trains on one raw batch; its loss terms and hits are added to `meter`, still on the device.
+
+    Nothing in it waits for the device, and everything it changes is changed in place. A loss or a gradient
+    that is not finite changes no weight; the first such step is kept in `first_bad_step` (-1 while there is none) for
+    the trainer's next look.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        prepare: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        training: Training,
+        steps_per_epoch: int,
+        device: torch.device,
+        execution: Resolved = PLAIN,
+    ):
+        self.stage, self.prepare, self.optimizer, self.training = stage, prepare, optimizer, training
+        self.device, self.execution = device, execution
+        self.learning_rates = learning_rates(training, steps_per_epoch).to(device)
+        self.step = torch.zeros((), dtype=torch.int64, device=device)
+        self.epoch = torch.zeros((), dtype=torch.int64, device=device)
+        self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self.bad_terms: dict[str, Tensor] = {}
+        """The terms of that step."""
+        self.meter = Meter(device)
+        self.average = WeightAverage(stage.deployed, training.ema) if training.ema else None
+        self.module: nn.Module = stage
+        if world_size() > 1:
+            ids = [device] if device.type == "cuda" else None
+            # BatchNorm statistics are each rank's own; rank 0's are shared before evaluation and saving.
+            self.module = DistributedDataParallel(
+                stage, device_ids=ids, broadcast_buffers=False, static_graph=training.accumulate == 1
+            )
+        self.batch_size = training.batch_size // world_size()
+        self.replays: ResidentSteps | StreamedSteps | None = None
+        """Of the recorded step, where there is one."""
+
+    def epoch_of(self, loader: Loader, epoch: int, start: int = 0) -> Iterator[int]:
+        """Trains on an epoch from its step `start` on; yields from time to time how many steps were taken since."""
+        self.epoch.fill_(epoch)
+        batches = loader.epoch(epoch, start) if self.replays is None else self.replays.epoch(loader, epoch, start)
+        for trained in batches:
+            if isinstance(trained, int):
+                self.meter.count(trained * self.batch_size, trained)
+                yield trained
+            else:
+                self(trained)
+                yield 1
+
+    def __call__(self, raw: RawBatch) -> None:
+        # Another size than the one that was compiled for would compile once more: it runs as plain PyTorch.
+        odd = self.execution.compile != "off" and len(raw.index) != self.batch_size
+        with torch.compiler.set_stance("force_eager") if odd else contextlib.nullcontext():
+            self._train(raw.to(self.device))
+        self.meter.count(len(raw.index))
+
+    def warm_up(self, loader: Loader, recorder: Recorder | None = None) -> list[str]:
+        """Compiles, and records with the recorder, if there is one; no training: everything is as it was.
+
+        Returns what there is to tell: how long it took, or why something is off.
+        """
+        raw = next(iter(loader.epoch(0))).to(self.device)
+        known = list(self.meter.sums.values())
+        counters = [self.step, self.epoch, self.first_bad_step, self.meter.hits, *known]
+        averaged = [self.average.network] if self.average else []
+        snapshot = Snapshot([self.stage, *averaged], self.optimizer, counters)
+        done = []
+        if self.execution.compile != "off":
+            done.append(self._compiled(raw))
+            snapshot.restore()
+        if recorder is not None:
+            done.append(self._recorded(raw, loader, recorder, snapshot))
+            snapshot.restore()
+        for value in self.meter.sums.values():
+            if not any(value is old for old in known):
+                value.zero_()
+        return done
+
+    def _compiled(self, raw: RawBatch) -> str:
+        started = time.perf_counter()
+        assert self.execution.compile != "off"
+        compile_stage(self.stage, self.execution.compile)
+        try:
+            self._train(raw)
+        except torch.OutOfMemoryError:  # it would be no better without
+            raise
+        except Exception as error:  # whatever the compiler may raise: training goes on without it
+            self.uncompile()
+            return f"not compiled: {first_lines(error)}"
+        return f"compiled in {duration(time.perf_counter() - started)}"
+
+    def uncompile(self) -> None:
+        undo_compile(self.stage)
+        self.execution = self.execution._replace(compile="off")
+
+    def _recorded(self, raw: RawBatch, loader: Loader, recorder: Recorder, snapshot: Snapshot) -> str:
+        if len(raw.index) != self.batch_size:
+            return f"not captured: the only batch has {len(raw.index)} images, not {self.batch_size}"
+        started = time.perf_counter()
+        groups = [group for group in self.optimizer.param_groups if "capturable" in group]
+        try:
+            recorder.rehearse(lambda: self._train(raw))
+            snapshot.restore()
+            for group in groups:  # a fused optimiser is; Adam asks all the same
+                group["capturable"] = True
+            if isinstance(loader, ResidentLoader):
+                self.replays = ResidentSteps(self._train, recorder, loader, self.step)
+            else:
+                self.replays = StreamedSteps(self._train, recorder, raw)
+        except Exception as error:  # whatever cannot be captured: training goes on without it
+            return f"not captured: {first_lines(error)}"
+        finally:
+            for group in groups:
+                group["capturable"] = False
+        steps = f", {STEPS} steps a replay" if isinstance(self.replays, ResidentSteps) else ""
+        return f"captured in {duration(time.perf_counter() - started)}{steps}"
+
+    def _train(self, raw: RawBatch) -> None:
+        batch = self.prepare(raw, self.step, self.epoch)
+        loss = self._accumulated(batch)
+        bad = any_rank(~(loss.total.isfinite() & gradients_are_finite(self.optimizer)))
+        self._keep_first_bad(bad, {"loss": loss.total, **loss.terms})
+        if self.training.clip_norm is not None:
+            clip_gradients(self.optimizer, self.training.clip_norm)
+        # The fused optimisers skip the update where this is 1.
+        self.optimizer.found_inf = bad.to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
+        # Indexed by a tensor the table would be read on the host. Warming up may go beyond its end, training does not.
+        place = self.step.clamp(max=len(self.learning_rates) - 1).view(1)
+        rate = self.learning_rates.index_select(0, place).squeeze(0)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.stage.deployed)
+        self.meter.add(loss)
+        self.step.add_(1)
+
+    def _accumulated(self, batch: Batch) -> StageLoss:
+        """The batch in `accumulate` parts, one after the other; gradients and terms are those of their mean."""
+        parts = self.training.accumulate
+        if parts == 1:
+            return self._forward_backward(batch, 1.0)
+        losses, count = [], len(batch.labels)
+        divided = zip(
+            batch.images.tensor_split(parts, dim=1),
+            batch.labels.tensor_split(parts),
+            batch.index.tensor_split(parts),
+            strict=True,
+        )
+        pieces = [
+            batch._replace(images=images, labels=labels, index=index)
+            for images, labels, index in divided
+            if len(labels)  # the last batch of an epoch can be smaller than `accumulate`
+        ]
+        shares = [len(part.labels) / count for part in pieces]
+        for number, (part, share) in enumerate(zip(pieces, shares, strict=True), start=1):
+            with self._without_reduction(number < len(pieces)):
+                losses.append(self._forward_backward(part, share))
+
+        def mean(values: list[Tensor]) -> Tensor:
+            return torch.stack([value * share for value, share in zip(values, shares, strict=True)]).sum()
+
+        terms = {name: mean([loss.terms[name] for loss in losses]) for name in losses[0].terms}
+        hits = torch.stack([loss.hits for loss in losses]).sum(0)
+        return StageLoss(mean([loss.total for loss in losses]), terms, hits)
+
+    def _forward_backward(self, batch: Batch, weight: float) -> StageLoss:
+        with self.forward_context():
+            if self.execution.channels_last:
+                views, count = batch.images.shape[:2]
+                images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+                batch = batch._replace(images=images.unflatten(0, (views, count)))
+            loss: StageLoss = self.module(batch)
+        (loss.total * weight if weight != 1.0 else loss.total).backward()
+        return StageLoss(loss.total.detach(), loss.terms, loss.hits)
+
+    def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        """The stage's, and those of the averaged weights; the stage is in eval mode."""
+        with self.forward_context():
+            found = self.stage.predictions(images_BCHW)
+            if self.average is not None:
+                found[f"{next(iter(found))} (ema)"] = self.average.network(images_BCHW).logits
+        return found
+
+    @contextlib.contextmanager
+    def forward_context(self) -> Iterator[None]:
+        """The precision of a forward pass, in training as in evaluation."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.execution.bfloat16):
+            yield
+
+    def share_buffers(self) -> None:
+        """Rank 0's, of the stage and of its averaged weights."""
+        share_buffers(self.stage)
+        if self.average is not None:
+            share_buffers(self.average.network)
+
+    @contextlib.contextmanager
+    def _without_reduction(self, wanted: bool) -> Iterator[None]:
+        if wanted and isinstance(self.module, DistributedDataParallel):
+            with self.module.no_sync():
+                yield
+        else:
+            yield
+
+    def _keep_first_bad(self, bad: Tensor, terms: dict[str, Tensor]) -> None:
+        first = bad & (self.first_bad_step < 0)
+        self.first_bad_step.copy_(torch.where(first, self.step, self.first_bad_step))
+        for name, value in terms.items():
+            if name not in self.bad_terms:
+                self.bad_terms[name] = torch.zeros((), dtype=torch.float64, device=self.device)
+            self.bad_terms[name].copy_(torch.where(first, value.detach().double(), self.bad_terms[name]))

@@ -1,0 +1,350 @@
+"""One stage: epochs, evaluation, checkpoints, log."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+
+from fastkd.data import Source
+from fastkd.support.display import Display
+from fastkd.support.distributed import agreed, first_of_all, from_all, is_main, on_main, rank, world_size
+from fastkd.support.errors import UserError
+from fastkd.support.files import read_state, write_state
+from fastkd.support.interrupt import Interrupt, Stopped
+from fastkd.support.log import MetricsLog
+from fastkd.support.plain import differences
+from fastkd.training.capture import CudaRecorder, first_lines
+from fastkd.training.evaluation import Accuracy, Evaluation
+from fastkd.training.execution import Resolved
+from fastkd.training.meter import Meter, Totals
+from fastkd.training.optimisation import Training, build_optimizer, load_optimizer_state
+from fastkd.training.stages import Stage
+from fastkd.training.step import PLAIN, Step
+
+CHECKPOINT_FORMAT = 1
+CHECKPOINT_SECONDS = 600.0  # of training between checkpoints inside an epoch
+LOG_STEPS = 100  # between the records inside an epoch
+AGREE_STEPS = 8  # between the steps at which the ranks agree on whether one of them was asked to stop
+
+
+@dataclass
+class Progress:
+    """Where a stage stands; part of every checkpoint."""
+
+    epoch: int = 0
+    """Epochs done."""
+    step: int = 0
+    """Steps done of the epoch that is running."""
+    seconds: float = 0.0
+    """Of training and evaluation, over all sessions."""
+    starting_seconds: float = 0.0
+    """Of compiling and capturing, once a session."""
+    test: dict[str, Accuracy] = field(default_factory=dict)
+    """Of the last evaluation."""
+    best: dict[str, Any] = field(default_factory=dict)
+    """{"epoch", "top1"} of the best evaluation of the stage's network: never what the tables report."""
+
+
+class Trainer:
+    """Carries out one stage. With several processes every rank has one; rank 0 writes."""
+
+    def __init__(
+        self,
+        name: str,
+        stage: Stage,
+        training: Training,
+        train: Source,
+        test: Source,
+        *,
+        device: torch.device,
+        display: Display,
+        checkpoint: Path,
+        log: MetricsLog,
+        interrupt: Interrupt,
+        title: str | None = None,
+        eval_every: int = 1,
+        execution: Resolved = PLAIN,
+        identity: dict[str, Any] | None = None,
+    ):
+        self.name, self.stage, self.training, self.train_source, self.test_source = name, stage, training, train, test
+        self.device, self.display, self.interrupt = device, display, interrupt
+        self.checkpoint, self.log, self.eval_every = checkpoint, log, eval_every
+        self.title = title or name
+        self.identity = identity or {}
+        """Of the stage and its data, in plain types: a checkpoint goes on with the same only."""
+        self.steps_per_epoch = train.loader.steps
+        for module in (stage, train.prepare, test.prepare):
+            module.to(device)
+        if execution.channels_last:
+            stage.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.optimizer = build_optimizer(stage, training, device)
+        self.step = Step(stage, train.prepare, self.optimizer, training, self.steps_per_epoch, device, execution)
+        self.recorder = CudaRecorder(device) if execution.capture else None
+        self.evaluation = Evaluation(
+            self.step.predictions, test, device, fixed_shape=execution.compile != "off", recorder=self.recorder
+        )
+        self.progress = Progress()
+        self.logged: Totals | None = None
+        """What the meter read at the last record inside the epoch."""
+        self.logged_at = time.monotonic()
+        self.saved_at = time.monotonic()
+
+    def fit(self, after_epoch: Callable[[int], None] = lambda epoch: None) -> Progress:
+        """Trains to the last epoch, from the checkpoint where there is one; calls `after_epoch(epochs done)`."""
+        if self.checkpoint.exists():
+            self._load()
+        if self.progress.epoch < self.training.epochs:
+            self.warm_up()
+        while self.progress.epoch < self.training.epochs:
+            self._epoch()
+            after_epoch(self.progress.epoch)
+            self._save()
+            self._stop_if_asked()
+        self.step.uncompile()  # what the networks are used for next has other shapes and types
+        return self.progress
+
+    def warm_up(self) -> None:
+        """Compiles and captures, where that is on; not a step of the training."""
+        started = time.monotonic()
+        self.stage.train()
+        for done in self.step.warm_up(self.train_source.loader, self.recorder):
+            self.display.note(f"{self.title}  {done}")
+        self.progress.starting_seconds += time.monotonic() - started
+
+    def some_steps(self) -> tuple[float, int]:
+        """The first steps of a training, for a dry run: their loss, and how many."""
+        self.stage.train()
+        self.step.meter.clear()
+        self.step.step.zero_()  # a training may have no more steps than these
+        steps = next(self.step.epoch_of(self.train_source.loader, 0))
+        return self.step.meter.read().means()["loss"], steps
+
+    def _epoch(self) -> None:
+        progress, meter = self.progress, self.step.meter
+        started = time.monotonic()
+        if not progress.step:
+            self.logged_at = started
+        first_step = progress.step
+        self.stage.train()
+        self.stage.begin_epoch(progress.epoch)
+        for steps in self.step.epoch_of(self.train_source.loader, progress.epoch, progress.step):
+            progress.step += steps
+            if progress.step == self.steps_per_epoch:
+                break
+            if progress.step % LOG_STEPS == 0:
+                self._log_steps()
+            if self._due():
+                self._show(time.monotonic() - started, progress.step - first_step)
+            if self._should_save():
+                progress.seconds += time.monotonic() - started
+                started, first_step = time.monotonic(), progress.step
+                self._save()
+                self._stop_if_asked()
+        self._check_finite()
+        train = self._means(meter.read())
+        rate = (progress.step - first_step) * self.training.batch_size / max(time.monotonic() - started, 1e-9)
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        self.step.share_buffers()
+        if self._evaluation_is_due():
+            self._evaluate()
+        progress.seconds += time.monotonic() - started
+        meter.clear()
+        self.logged = None
+        self._log_epoch(train, rate)
+
+    def _evaluation_is_due(self) -> bool:
+        if not self.stage.evaluates:
+            return False
+        return self.progress.epoch % self.eval_every == 0 or self.progress.epoch == self.training.epochs
+
+    def _due(self) -> bool:
+        """Whether to read the live numbers; with several processes all of them must, so only at agreed steps."""
+        if world_size() == 1:
+            return self.display.due()
+        return self.progress.step % LOG_STEPS == 0
+
+    def _should_save(self) -> bool:
+        """In the middle of an epoch: after long, or because somebody asked the run to stop."""
+        wanted = bool(self.interrupt.requested) or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        if world_size() == 1:
+            return wanted
+        return self.progress.step % AGREE_STEPS == 0 and agreed(wanted)
+
+    def _evaluate(self) -> None:
+        self.stage.eval()
+        progress = self.progress
+        try:
+            progress.test = self.evaluation()
+        except TorchDynamoException as error:  # compiled for training, but not for evaluation
+            self.display.note(f"{self.title}  not compiled: {first_lines(error)}")
+            self.step.uncompile()
+            progress.test = self.evaluation()
+        if self.evaluation.why_not_captured:
+            self.display.note(f"{self.title}  {self.evaluation.why_not_captured}")
+            self.evaluation.why_not_captured = ""
+        main = next(iter(progress.test.values()))
+        top1 = main["top1"] / main["samples"]
+        if not progress.best or top1 > progress.best["top1"]:
+            progress.best = {"epoch": progress.epoch, "top1": top1}
+
+    def _log_epoch(self, train: dict[str, float], rate: float) -> None:
+        progress = self.progress
+        evaluated = self._evaluation_is_due()
+        step = progress.epoch * self.steps_per_epoch
+        record = {
+            "stage": self.name,
+            "epoch": progress.epoch,
+            "step": step,
+            "lr": self.step.learning_rates[step - 1].item(),
+            "train": train,
+            "test": progress.test if evaluated else {},
+            "images_per_second": rate,
+            "seconds": progress.seconds,
+        }
+        self._record(record)
+        main = next(iter(progress.test.values())) if evaluated else None
+        test = f"  test {main['top1'] / main['samples']:.2%}" if main else ""
+        hits = f"  train {train['top1']:.2%}" if "top1" in train else ""
+        self.display.note(
+            f"{self.title}  epoch {progress.epoch}/{self.training.epochs}  loss {train['loss']:.4f}"
+            f"{hits}{test}  {rate:,.0f} images/s"
+        )
+
+    def _log_steps(self) -> None:
+        self._check_finite()
+        seconds, self.logged_at = time.monotonic() - self.logged_at, time.monotonic()
+        totals = self.step.meter.read()
+        recent = totals.since(self.logged)
+        self.logged = totals
+        step = self.progress.epoch * self.steps_per_epoch + self.progress.step
+        rate = recent.images / max(seconds, 1e-9)
+        self._record({"stage": self.name, "step": step, "train": self._means(recent), "images_per_second": rate})
+
+    def _means(self, totals: Totals) -> dict[str, float]:
+        """Without hits where the stage has none to count."""
+        means = totals.means()
+        return means if self.stage.evaluates else {name: means[name] for name in means if name not in ("top1", "top5")}
+
+    def _record(self, record: dict[str, Any]) -> None:
+        if is_main():
+            self.log.append(record)
+
+    def _show(self, seconds: float, steps: int) -> None:
+        self._check_finite()
+        done = self.progress.epoch * self.steps_per_epoch + self.progress.step
+        total = self.training.epochs * self.steps_per_epoch
+        per_step = seconds / max(steps, 1)
+        rate = self.training.batch_size / max(per_step, 1e-9)
+        values = self._means(self.step.meter.read())
+        self.display.live(self.title, done, total, values, rate, (total - done) * per_step)
+
+    def _check_finite(self) -> None:
+        bad = self.step.first_bad_step.item()
+        if bad < 0:
+            return
+        terms = ", ".join(f"{name} {value.item():g}" for name, value in self.step.bad_terms.items())
+        kept = (
+            f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "there is no checkpoint"
+        )
+        raise UserError(
+            f"{self.name}: the loss or its gradient was not finite in step {bad} "
+            f"(epoch {bad // self.steps_per_epoch + 1}): {terms}; that step changed no weight; {kept}; "
+            "try a lower learning rate"
+        )
+
+    def _save(self) -> None:
+        self._check_finite()
+        self.step.share_buffers()
+        meters, rngs = from_all(self.step.meter.state()), from_all(self._rng_state())
+        state: dict[str, Any] = {}
+        if is_main():
+            state = {
+                "format": CHECKPOINT_FORMAT,
+                "stage": self.name,
+                "identity": self.identity,
+                "progress": asdict(self.progress),
+                "model": self.stage.state_dict(),
+                "optimizer": self.optimizer.state_dict()["state"],
+                "meters": meters,
+                "rngs": rngs,
+                "threads": torch.get_num_threads(),
+                "metrics_bytes": self.log.size(),
+                "logged": asdict(self.logged) if self.logged else {},
+                "logged_seconds": time.monotonic() - self.logged_at,
+            }
+            if self.step.average is not None:
+                state["average"] = self.step.average.network.state_dict()
+        on_main(lambda: write_state(self.checkpoint, state))
+        self.saved_at = time.monotonic()
+
+    def _rng_state(self) -> dict[str, Tensor]:
+        state = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def _load(self) -> None:
+        state = read_state(self.checkpoint)
+        if state.get("format") != CHECKPOINT_FORMAT:
+            found = state.get("format", "none")
+            raise UserError(f"{self.checkpoint} has format {found}, this fastkd reads {CHECKPOINT_FORMAT}")
+        if state["stage"] != self.name:
+            raise UserError(f"{self.checkpoint} is of the stage {state['stage']!r}, expected {self.name!r}")
+        refuse_changes(self.identity, state["identity"], self.checkpoint)
+        try:
+            self.stage.load_state_dict(state["model"])
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[-1].strip()
+            raise UserError(f"{self.checkpoint} does not fit this stage: {first}") from error
+        groups = self.optimizer.state_dict()["param_groups"]
+        load_optimizer_state(self.optimizer, {"state": state["optimizer"], "param_groups": groups})
+        self.progress = Progress(**state["progress"])
+        self.step.step.fill_(self.progress.epoch * self.steps_per_epoch + self.progress.step)
+        self.logged = Totals(**state["logged"]) if state["logged"] else None
+        self.logged_at = time.monotonic() - state["logged_seconds"]
+        if self.step.average is not None:
+            self.step.average.network.load_state_dict(state["average"])
+        self._load_of_this_rank(state)
+        if is_main():
+            self.log.cut(state["metrics_bytes"])
+        if state["threads"] != torch.get_num_threads():
+            self.display.note(
+                f"{self.name}: begun with {state['threads']} threads, goes on with {torch.get_num_threads()}: "
+                "results are the same but for the last bits"
+            )
+        epoch, step = self.progress.epoch, self.progress.step
+        self.display.note(f"{self.title}  resumed after epoch {epoch}" + (f", step {step}" if step else ""))
+
+    def _load_of_this_rank(self, state: dict[str, Any]) -> None:
+        """The meter and the random numbers, of which every rank has its own."""
+        began, mine = len(state["rngs"]), rank()
+        if began != world_size():
+            self.display.note(
+                f"{self.name}: begun with {began} processes, goes on with {world_size()}: the batches are the same, "
+                "BatchNorm's shares of them are not"
+            )
+        meters = state["meters"] if began == world_size() else Meter.shared(state["meters"], world_size())
+        self.step.meter.load(meters[mine])
+        if mine < began:
+            torch.set_rng_state(state["rngs"][mine]["cpu"])
+            if self.device.type == "cuda" and "cuda" in state["rngs"][mine]:
+                torch.cuda.set_rng_state(state["rngs"][mine]["cuda"], self.device)
+
+    def _stop_if_asked(self) -> None:
+        self.interrupt.requested = first_of_all(self.interrupt.requested)
+        if self.interrupt.requested:
+            where = f"epoch {self.progress.epoch + (self.progress.step > 0)}"
+            raise Stopped(f"stopped by {self.interrupt.requested} in {self.name}, {where}")
+
+
+def refuse_changes(now: dict[str, Any], then: dict[str, Any], where: Path) -> None:
+    """An edited recipe is not the one that a checkpoint or a result was made with."""
+    found = differences(then, now)
+    if found:
+        place, before, after = found[0]
+        raise UserError(f"{where} was made with {place} = {before!r}, the recipe now says {after!r}: start another run")
