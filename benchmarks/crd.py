@@ -30,7 +30,7 @@ from benchmarks.timing import (
     write_json,
 )
 from fastkd.ops import crd, select
-from fastkd.ops.crd import Batch, Plan
+from fastkd.ops.crd import Contrast, DrawPlan, Inputs
 
 TEMPERATURE, MOMENTUM = 0.07, 0.5
 Call = Callable[[], tuple[Tensor, ...]]
@@ -63,14 +63,14 @@ BANDWIDTH = {"cuda": 4.3e12}
 """Bytes a second that an H200 copies; only for the column that sets bytes against it."""
 
 
-class Inputs(NamedTuple):
+class Problems(NamedTuple):
     bank: Tensor
-    batches: list[Batch]
+    batches: list[Contrast]
     chosen: list[Tensor]
     """The same rows as the batches draw for themselves, for the reference."""
 
 
-def inputs(case: Case, device: str, sets: int) -> Inputs:
+def inputs(case: Case, device: str, sets: int) -> Problems:
     generator = torch.Generator().manual_seed(0)
     width = (3 / case.dim) ** 0.5
     bank = torch.empty(case.rows, 2, case.dim).uniform_(-width, width, generator=generator).to(device)
@@ -80,11 +80,13 @@ def inputs(case: Case, device: str, sets: int) -> Inputs:
         student, teacher = torch.randn(2, case.samples, case.dim, generator=generator).to(device)
         student, teacher = (torch.nn.functional.normalize(t, dim=1).requires_grad_() for t in (student, teacher))
         rows = torch.randint(case.rows, (case.samples,), generator=generator).to(device)
-        plan = Plan(starts, torch.tensor(step, device=device), case.negatives, 7, 0, case.replacement, relaxed=False)
-        batches.append(Batch(student, teacher, rows, plan))
+        plan = DrawPlan(
+            starts, torch.tensor(step, device=device), case.negatives, 7, 0, case.replacement, relaxed=False
+        )
+        batches.append(Contrast(student, teacher, rows, None, plan))
         path = crd.implementation(bank, case.samples, case.negatives)[0]
         chosen.append(crd.draw(rows, case.rows, plan, path))
-    return Inputs(bank, batches, chosen)
+    return Problems(bank, batches, chosen)
 
 
 def plain_side(anchor_BD: Tensor, bank_nD: Tensor, chosen_BK: Tensor, z: Tensor) -> Tensor:
@@ -99,7 +101,7 @@ def plain_side(anchor_BD: Tensor, bank_nD: Tensor, chosen_BK: Tensor, z: Tensor)
     return -(positive + negative) / samples
 
 
-def plain_step(bank_1: Tensor, bank_2: Tensor, batch: Batch, chosen_BK: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+def plain_step(bank_1: Tensor, bank_2: Tensor, batch: Contrast, chosen_BK: Tensor, z: Tensor) -> tuple[Tensor, ...]:
     """The student's bank and the teacher's are two tensors, as in the code that is around."""
     total = plain_side(batch.student_BD, bank_2, chosen_BK, z[0]) + plain_side(
         batch.teacher_BD, bank_1, chosen_BK, z[1]
@@ -112,12 +114,12 @@ def plain_step(bank_1: Tensor, bank_2: Tensor, batch: Batch, chosen_BK: Tensor, 
     return total.detach(), *gradients
 
 
-def our_step(bank: Tensor, z: Tensor, step: Tensor, batch: Batch, settings: Tensor, path: str) -> tuple[Tensor, ...]:
-    known = crd.normaliser(batch, bank, z, settings, path)
-    total = crd.loss(batch, bank, known, settings, path).total
+def our_step(bank: Tensor, z: Tensor, step: Tensor, batch: Contrast, numbers: Tensor, path: str) -> tuple[Tensor, ...]:
+    known = crd.normaliser(Inputs(batch, bank, z, numbers), path)
+    total = crd.loss(Inputs(batch, bank, known, numbers), path).total
     gradients = torch.autograd.grad(total, batch[:2])
     student, teacher = batch.student_BD.detach(), batch.teacher_BD.detach()
-    crd.update_(bank, z, step, batch.rows_B, student, teacher, known, settings, path)
+    crd.update_(bank, z, step, batch.rows_B, student, teacher, known, numbers, path)
     return total.detach(), *gradients
 
 
@@ -127,9 +129,9 @@ def paths(case: Case, device: str) -> list[str]:
     return able if device == "cpu" and case.rows < 10**6 else [name for name in able if name != "reference"]
 
 
-def contenders(case: Case, given: Inputs, device: str) -> dict[str, list[Call]]:
+def contenders(case: Case, given: Problems, device: str) -> dict[str, list[Call]]:
     z = torch.full((2,), 2.2 * case.rows, device=device)
-    settings = torch.tensor((TEMPERATURE, MOMENTUM), device=device)
+    numbers = torch.tensor((TEMPERATURE, MOMENTUM), device=device)
     banks = [given.bank[:, side].contiguous() for side in range(2)]
     calls: dict[str, list[Call]] = {
         "reference": [
@@ -142,7 +144,7 @@ def contenders(case: Case, given: Inputs, device: str) -> dict[str, list[Call]]:
             name = f"{'fallback' if path == 'reference' else path} {short}"
             bank = given.bank.to(dtype, copy=True)
             state = (bank, z.clone(), torch.zeros((), dtype=torch.int64, device=device))
-            calls[name] = [lambda s=state, b=batch, p=path: our_step(*s, b, settings, p) for batch in given.batches]
+            calls[name] = [lambda s=state, b=batch, p=path: our_step(*s, b, numbers, p) for batch in given.batches]
     return calls
 
 
@@ -159,7 +161,7 @@ def check(calls: dict[str, list[Call]]) -> dict[str, bool]:
     return checked
 
 
-def samplers(case: Case, given: Inputs, device: str) -> dict[str, Calls]:
+def samplers(case: Case, given: Problems, device: str) -> dict[str, Calls]:
     """The draws of one batch: numpy's as the reference uses it, and for what it costs at its best; ours."""
     others = np.arange(case.rows - case.rows // case.classes)
     generator = np.random.default_rng(0)

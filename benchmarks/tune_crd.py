@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks.crd import CIFAR, MOMENTUM, TEMPERATURE, Inputs, inputs, our_step
+from benchmarks.crd import CIFAR, MOMENTUM, TEMPERATURE, Problems, inputs, our_step
 from benchmarks.timing import captured, commit, device_name, interleaved, versions
 from fastkd.ops import compiled
 from fastkd.ops.crd import dense
@@ -39,17 +39,17 @@ ADDED = tuple(itertools.product((32, 64, 128), (16, 32, 64)))
 Contenders = dict[str, Sequence[Callable[[], object]]]
 
 
-def scored(given: Inputs, banks: Sequence[Tensor], z: Tensor, settings: Tensor) -> Contenders:
+def scored(given: Problems, banks: Sequence[Tensor], z: Tensor, numbers: Tensor) -> Contenders:
     """The large kernel in every shape that runs and agrees with the first."""
     batch, dtype = given.batches[0], banks[0].dtype
-    drawn = dense.counted(*batch[:3], None, CIFAR.rows, settings, batch.plan)
+    drawn = dense.count(batch, CIFAR.rows, numbers)
     expected, found = None, {}
     for (rows, warps, stages, registers), programs in itertools.product(SHAPES[dtype], PROGRAMS):
         tiles = dense.Tiles(rows, warps, stages, programs, registers)
         name = f"scores {str(dtype)[6:]} rows={rows} warps={warps} stages={stages} registers={registers}"
 
         def run(bank: Tensor, tiles: dense.Tiles = tiles) -> tuple[Tensor, Tensor]:
-            return dense.scored(drawn, bank, z, CIFAR.negatives, tiles)
+            return dense.score(drawn, bank, z, CIFAR.negatives, tiles)
 
         try:
             gradient = run(banks[0])[0].sum(0)
@@ -65,32 +65,31 @@ def scored(given: Inputs, banks: Sequence[Tensor], z: Tensor, settings: Tensor) 
     return found
 
 
-def counted(given: Inputs, settings: Tensor) -> Contenders:
+def counted(given: Problems, numbers: Tensor) -> Contenders:
     found = {}
     for rows, programs in COUNTED:
         with mock.patch.multiple(dense, COUNTED_ROWS=rows, COUNTING_PROGRAMS=programs):
             found[f"count rows={rows} programs={programs}"] = [
-                captured(lambda b=batch: dense.counted(*b[:3], None, CIFAR.rows, settings, b.plan))
-                for batch in given.batches
+                captured(lambda b=batch: dense.count(b, CIFAR.rows, numbers)) for batch in given.batches
             ]
     return found
 
 
-def added(given: Inputs, bank: Tensor, z: Tensor, settings: Tensor) -> Contenders:
+def added(given: Problems, bank: Tensor, z: Tensor, numbers: Tensor) -> Contenders:
     batch, found = given.batches[0], {}
-    drawn = dense.counted(*batch[:3], None, CIFAR.rows, settings, batch.plan)
-    parts = dense.scored(drawn, bank, z, CIFAR.negatives)
+    drawn = dense.count(batch, CIFAR.rows, numbers)
+    parts = dense.score(drawn, bank, z, CIFAR.negatives)
     outputs = (z.new_empty(()), z.new_empty(2), torch.empty_like(batch[0]), torch.empty_like(batch[1]))
     for lanes, at_once in ADDED:
         with mock.patch.multiple(dense, ADDED_LANES=lanes, ADDED_AT_ONCE=at_once):
-            found[f"add lanes={lanes} at_once={at_once}"] = [captured(lambda: dense.added(*parts, settings, outputs))]
+            found[f"add lanes={lanes} at_once={at_once}"] = [captured(lambda: dense.add(*parts, numbers, outputs))]
     return found
 
 
-def kernels(given: Inputs, bank: Tensor, z: Tensor, settings: Tensor, path: str) -> dict[str, float]:
+def kernels(given: Problems, bank: Tensor, z: Tensor, numbers: Tensor, path: str) -> dict[str, float]:
     """Microseconds a launch of each kernel of whole steps."""
     step = torch.zeros((), dtype=torch.int64, device="cuda")
-    calls = [captured(lambda b=batch: our_step(bank, z, step, b, settings, path)) for batch in given.batches]
+    calls = [captured(lambda b=batch: our_step(bank, z, step, b, numbers, path)) for batch in given.batches]
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(10):
             for call in calls:
@@ -105,17 +104,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all times there")
     options = parser.parse_args()
     given = inputs(CIFAR, "cuda", 3)
-    settings = torch.tensor((TEMPERATURE, MOMENTUM), device="cuda")
+    numbers = torch.tensor((TEMPERATURE, MOMENTUM), device="cuda")
     z = torch.full((2,), 2.2 * CIFAR.rows, device="cuda")
-    contenders, steps = counted(given, settings), {}
+    contenders, steps = counted(given, numbers), {}
     for dtype in (torch.bfloat16, torch.float32):
         banks = [given.bank.to(dtype, copy=True) for _ in range(3)]
-        contenders |= scored(given, banks, z, settings)
+        contenders |= scored(given, banks, z, numbers)
         if dtype == torch.bfloat16:
-            contenders |= added(given, banks[0], z, settings)
+            contenders |= added(given, banks[0], z, numbers)
         for path in ("dense", "gather"):
             if path == "dense" or not compiled.obstacle("cuda"):
-                steps[f"{path} {str(dtype)[6:]}"] = kernels(given, banks[0], z.clone(), settings, path)
+                steps[f"{path} {str(dtype)[6:]}"] = kernels(given, banks[0], z.clone(), numbers, path)
     timings = interleaved(contenders, 15, "cuda")
     ordered = sorted(timings.items(), key=lambda item: (item[0].split(" rows")[0].split(" lanes")[0], item[1].median_s))
     print(f"\n{CIFAR}, {device_name('cuda')}: median, p20, p80 in microseconds")

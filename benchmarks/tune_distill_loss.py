@@ -22,9 +22,10 @@ from torch import Tensor
 from benchmarks.timing import captured, commit, device_name, input_sets, versions
 from fastkd.ops.distill_loss import launch, reference
 from fastkd.ops.distill_loss.launch import Layout
+from fastkd.ops.numbers import NUMBERS
 
 FP32, BF16 = torch.float32, torch.bfloat16
-SETTINGS = (4.0, 3.0, 1.0, 0.9, 1.0)
+WEIGHTS = (4.0, 3.0, 1.0, 0.9, 1.0, 0.9, 0.9, 0.1)  # by role
 OPTIONS = {"detached": False, "tau_squared": True, "ignore_index": -100}
 
 
@@ -82,8 +83,7 @@ def compiled_layouts(case: Case) -> Iterator[Layout]:
             if not 2 <= numbers <= 32 or warps > max(4, columns // 128):
                 continue
             for registers in REGISTERS[numbers] if case in MAIN else REGISTERS[numbers][:2]:
-                for ahead in (False, True) if case in MAIN else (False,):
-                    yield Layout(rows, columns, warps, registers, 8, AHEAD=ahead)
+                yield Layout(rows, columns, warps, registers, 8)
             if case in MAIN and numbers <= 16:
                 yield Layout(rows, columns, warps, REGISTERS[numbers][0], 8, STAGES=2)
 
@@ -105,7 +105,7 @@ class Inputs(NamedTuple):
     logits: list[Tensor]
     gradients: list[Tensor | None]
     labels: Tensor
-    settings: Tensor
+    numbers: Tensor
 
 
 def inputs(case: Case, seed: int) -> Inputs:
@@ -116,41 +116,22 @@ def inputs(case: Case, seed: int) -> Inputs:
     ]
     gradients = [torch.full_like(one, torch.nan) if i < case.learners else None for i, one in enumerate(logits)]
     labels = torch.randint(case.classes, shape[:1], generator=generator, device="cuda")
-    return Inputs(logits, gradients, labels, torch.tensor(SETTINGS, device="cuda"))
+    return Inputs(logits, gradients, labels, torch.tensor(WEIGHTS, device="cuda"))
 
 
 def run(case: Case, given: Inputs, layout: Layout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return launch.losses_and_gradients(
-        given.logits, given.gradients, given.labels, given.settings, None, case.form, chosen=layout, **OPTIONS
+        given.logits, given.gradients, given.labels, given.numbers, None, case.form, chosen=layout, **OPTIONS
     )
 
 
 def exact(case: Case, given: Inputs) -> tuple[Tensor, list[Tensor]]:
     """Total and gradients in float64."""
     logits = [one.double().requires_grad_(i < case.learners) for i, one in enumerate(given.logits)]
-    labels = given.labels
-    match case.form:
-        case "sftn" | "sftn_reverse":
-            total = reference.sftn_loss(
-                logits[0],
-                logits[1:],
-                labels,
-                *SETTINGS,
-                kl="forward" if case.form == "sftn" else "reverse",
-                detach_teacher=False,
-                tau_squared=True,
-                ignore_index=-100,
-            ).total
-        case "kd":
-            total = reference.kd_loss(
-                logits[0], logits[1:], labels, *SETTINGS[:3], teacher_weights=None, ignore_index=-100
-            ).total
-        case "dkd":
-            total = reference.dkd_loss(logits[0], logits[1], labels, *SETTINGS[:4], ignore_index=-100).total
-        case _:
-            total = reference.virtual_teacher_loss(
-                logits[0], labels, *SETTINGS[:4], softened=False, ignore_index=-100
-            ).total
+    named = {name: WEIGHTS[number.role] for name, number in NUMBERS[case.form].items()}
+    options = {"detached": False, "tau_squared": True} if case.form.startswith("sftn") else {}
+    definition = reference.FORMS[case.form]
+    total = definition(logits[0], logits[1:], given.labels, **named, **options, ignore_index=-100).total
     return total.detach(), list(torch.autograd.grad(total, logits[: case.learners]))
 
 
@@ -239,7 +220,7 @@ def measure(case: Case, rounds: int, bandwidth: float) -> list[dict]:
 
 
 def show(case: Case, records: list[dict], best: int) -> None:
-    default = launch.layout(case.classes, case.form)
+    default = launch.layout(case.classes)
     print(f"\n{case}: {len(records)} layouts, at least {case.least_bytes / 1e6:.1f} MB")
     now = [record for record in records if record["layout"] == default._asdict()]
     for record in records[:best] + now[:1]:

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cpu_draws.h"
+#include "inputs.h"
 #include "nce.h"
 
 namespace {
@@ -269,23 +270,18 @@ void run(const Tensor& student, const Tensor& teacher, const Tensor& bank, const
     }
 }
 
-void crd_loss(Tensor student, Tensor teacher, Tensor bank, Tensor rows, std::optional<Tensor> chosen, Tensor starts,
-              Tensor step, Tensor z, Tensor settings, int64_t negatives, int64_t seed, int64_t first_place,
-              bool replacement, bool relaxed, Tensor total, Tensor sides, Tensor student_gradient,
-              Tensor teacher_gradient) {
+void crd_loss(FASTKD_CRD_INPUTS, Tensor total, Tensor sides, Tensor student_gradient, Tensor teacher_gradient) {
   double sums[2];
   const Draws draws =
       plan(rows, chosen, starts, step, bank.size(0), negatives, seed, first_place, replacement, relaxed);
-  run(student, teacher, bank, draws, z.const_data_ptr<float>(), settings.const_data_ptr<float>()[0], false, sums,
+  run(student, teacher, bank, draws, z.const_data_ptr<float>(), numbers.const_data_ptr<float>()[0], false, sums,
       student_gradient.mutable_data_ptr<float>(), teacher_gradient.mutable_data_ptr<float>());
   float* const parts = sides.mutable_data_ptr<float>();
   for (int side = 0; side < 2; ++side) parts[side] = static_cast<float>(sums[side] / static_cast<double>(student.size(0)));
   *total.mutable_data_ptr<float>() = static_cast<float>((sums[0] + sums[1]) / static_cast<double>(student.size(0)));
 }
 
-void crd_normaliser(Tensor student, Tensor teacher, Tensor bank, Tensor rows, std::optional<Tensor> chosen,
-                    Tensor starts, Tensor step, Tensor z, Tensor settings, int64_t negatives, int64_t seed,
-                    int64_t first_place, bool replacement, bool relaxed, Tensor out) {
+void crd_normaliser(FASTKD_CRD_INPUTS, Tensor out) {
   const float* const known = z.const_data_ptr<float>();
   float* const to = out.mutable_data_ptr<float>();
   to[0] = known[0];
@@ -295,17 +291,17 @@ void crd_normaliser(Tensor student, Tensor teacher, Tensor bank, Tensor rows, st
   const float one[2] = {1, 1};
   const Draws draws =
       plan(rows, chosen, starts, step, bank.size(0), negatives, seed, first_place, replacement, relaxed);
-  run(student, teacher, bank, draws, one, settings.const_data_ptr<float>()[0], true, sums, nullptr, nullptr);
+  run(student, teacher, bank, draws, one, numbers.const_data_ptr<float>()[0], true, sums, nullptr, nullptr);
   const double scores = static_cast<double>(student.size(0)) * static_cast<double>(negatives + 1);
   for (int side = 0; side < 2; ++side)
     to[side] = static_cast<float>(sums[side] / scores * static_cast<double>(bank.size(0)));
 }
 
 void crd_update(Tensor bank, Tensor z, Tensor step, Tensor rows, Tensor student, Tensor teacher, Tensor new_z,
-                Tensor settings) {
+                Tensor numbers) {
   const int64_t samples = rows.size(0), dim = student.size(1);
   const int64_t* const row = rows.const_data_ptr<int64_t>();
-  const float momentum = settings.const_data_ptr<float>()[1];
+  const float momentum = numbers.const_data_ptr<float>()[1];
   const float *const students = student.const_data_ptr<float>(), *const teachers = teacher.const_data_ptr<float>();
   const bool narrow = bank.scalar_type() == ScalarType::BFloat16;
   void* const data = bank.mutable_data_ptr();
@@ -330,8 +326,7 @@ void crd_update(Tensor bank, Tensor z, Tensor step, Tensor rows, Tensor student,
   *step.mutable_data_ptr<int64_t>() += 1;
 }
 
-void crd_draw(Tensor rows, Tensor starts, Tensor step, int64_t n, int64_t negatives, int64_t seed, int64_t first_place,
-              bool replacement, bool relaxed, Tensor out) {
+void crd_draw(Tensor rows, FASTKD_DRAW_PLAN, int64_t n, Tensor out) {
   const Draws draws = plan(rows, std::nullopt, starts, step, n, negatives, seed, first_place, replacement, relaxed);
   const int64_t places = negatives + 1, chunks = (places + CHUNK - 1) / CHUNK;
   int64_t* const to = out.mutable_data_ptr<int64_t>();

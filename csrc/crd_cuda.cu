@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "gather.cuh"
+#include "inputs.h"
 #include "update.cuh"
 
 namespace {
@@ -79,7 +80,7 @@ void launch_gather(const Pass& pass, bool narrow, cudaStream_t stream) {
 }
 
 Pass prepare(const Tensor& student, const Tensor& teacher, const Tensor& bank, const Draws& draws, const Tensor& z,
-             const Tensor& settings, bool measures) {
+             const Tensor& numbers, bool measures) {
   const int64_t samples = student.size(0), dim = student.size(1);
   STD_TORCH_CHECK(dim <= 256, "crd: the gather takes up to 256 dimensions, got ", dim);
   const int64_t tiles = (draws.negatives + TILE) / TILE, most = (tiles + WARPS - 1) / WARPS;
@@ -90,7 +91,7 @@ Pass prepare(const Tensor& student, const Tensor& teacher, const Tensor& bank, c
           teacher.const_data_ptr<float>(),
           bank.const_data_ptr(),
           z.const_data_ptr<float>(),
-          settings.const_data_ptr<float>(),
+          numbers.const_data_ptr<float>(),
           static_cast<int>(samples),
           static_cast<int>(dim),
           static_cast<int>(splits),
@@ -101,15 +102,12 @@ Pass prepare(const Tensor& student, const Tensor& teacher, const Tensor& bank, c
 
 bool is_narrow(const Tensor& bank) { return bank.scalar_type() == ScalarType::BFloat16; }
 
-void crd_loss(Tensor student, Tensor teacher, Tensor bank, Tensor rows, std::optional<Tensor> chosen, Tensor starts,
-              Tensor step, Tensor z, Tensor settings, int64_t negatives, int64_t seed, int64_t first_place,
-              bool replacement, bool relaxed, Tensor total, Tensor sides, Tensor student_gradient,
-              Tensor teacher_gradient) {
+void crd_loss(FASTKD_CRD_INPUTS, Tensor total, Tensor sides, Tensor student_gradient, Tensor teacher_gradient) {
   const torch::stable::accelerator::DeviceGuard guard(student.get_device_index());
   const cudaStream_t stream = stream_of(student);
   const Draws draws =
       plan(rows, chosen, starts, step, bank.size(0), negatives, seed, first_place, replacement, relaxed);
-  Pass pass = prepare(student, teacher, bank, draws, z, settings, false);
+  Pass pass = prepare(student, teacher, bank, draws, z, numbers, false);
   const Tensor gradients = torch::stable::new_empty(student, {pass.samples, pass.splits, 2, pass.dim});
   const Tensor sums = torch::stable::new_empty(student, {pass.samples, pass.splits, 2});
   pass.gradients = gradients.mutable_data_ptr<float>();
@@ -121,14 +119,12 @@ void crd_loss(Tensor student, Tensor teacher, Tensor bank, Tensor rows, std::opt
   check_launch();
 }
 
-void crd_normaliser(Tensor student, Tensor teacher, Tensor bank, Tensor rows, std::optional<Tensor> chosen,
-                    Tensor starts, Tensor step, Tensor z, Tensor settings, int64_t negatives, int64_t seed,
-                    int64_t first_place, bool replacement, bool relaxed, Tensor out) {
+void crd_normaliser(FASTKD_CRD_INPUTS, Tensor out) {
   const torch::stable::accelerator::DeviceGuard guard(student.get_device_index());
   const cudaStream_t stream = stream_of(student);
   const Draws draws =
       plan(rows, chosen, starts, step, bank.size(0), negatives, seed, first_place, replacement, relaxed);
-  Pass pass = prepare(student, teacher, bank, draws, z, settings, true);
+  Pass pass = prepare(student, teacher, bank, draws, z, numbers, true);
   const Tensor sums = torch::stable::new_empty(student, {pass.samples, pass.splits, 2});
   pass.sums = sums.mutable_data_ptr<float>();
   if (pass.samples > 0) launch_gather(pass, is_narrow(bank), stream);
@@ -137,7 +133,7 @@ void crd_normaliser(Tensor student, Tensor teacher, Tensor bank, Tensor rows, st
 }
 
 void crd_update(Tensor bank, Tensor z, Tensor step, Tensor rows, Tensor student, Tensor teacher, Tensor new_z,
-                Tensor settings) {
+                Tensor numbers) {
   const torch::stable::accelerator::DeviceGuard guard(bank.get_device_index());
   const cudaStream_t stream = stream_of(bank);
   const int samples = static_cast<int>(rows.size(0)), dim = static_cast<int>(student.size(1));
@@ -147,7 +143,7 @@ void crd_update(Tensor bank, Tensor z, Tensor step, Tensor rows, Tensor student,
     update<T><<<samples, UPDATE_THREADS, 0, stream>>>(
         data, z.mutable_data_ptr<float>(), step.mutable_data_ptr<int64_t>(), rows.const_data_ptr<int64_t>(),
         student.const_data_ptr<float>(), teacher.const_data_ptr<float>(), new_z.const_data_ptr<float>(),
-        settings.const_data_ptr<float>(), samples, dim, bank.size(0));
+        numbers.const_data_ptr<float>(), samples, dim, bank.size(0));
   };
   void* const data = bank.mutable_data_ptr();
   if (is_narrow(bank))
@@ -157,8 +153,7 @@ void crd_update(Tensor bank, Tensor z, Tensor step, Tensor rows, Tensor student,
   check_launch();
 }
 
-void crd_draw(Tensor rows, Tensor starts, Tensor step, int64_t n, int64_t negatives, int64_t seed, int64_t first_place,
-              bool replacement, bool relaxed, Tensor out) {
+void crd_draw(Tensor rows, FASTKD_DRAW_PLAN, int64_t n, Tensor out) {
   const torch::stable::accelerator::DeviceGuard guard(rows.get_device_index());
   const Draws draws = plan(rows, std::nullopt, starts, step, n, negatives, seed, first_place, replacement, relaxed);
   const unsigned samples = static_cast<unsigned>(rows.size(0)), tiles = static_cast<unsigned>((negatives + TILE) / TILE);

@@ -20,7 +20,7 @@ struct Pass {
   const float* teacher;
   const void* bank;
   const float* z;
-  const float* settings;
+  const float* numbers;
   int samples, dim, splits;
   bool measures;
   float* gradients;  // [samples, splits, 2, dim]
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(THREADS, 2) gather(const Pass pass) {
   const int sample = blockIdx.y, side = 1 - half, dim = pass.dim;  // the student's half meets the teacher's embedding
   const int64_t K = pass.draws.negatives, n = pass.draws.n;
   const Sample own(pass.draws, sample, lane);
-  const Nce nce(pass.settings[0], pass.measures ? 1.0f : pass.z[side], K, n, pass.samples);
+  const Nce nce(pass.numbers[0], pass.measures ? 1.0f : pass.z[side], K, n, pass.samples);
 
   using Raw = Piece<T, V>;
   float anchor[PIECES][V], gradient[PIECES][V];

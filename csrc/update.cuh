@@ -14,7 +14,7 @@ constexpr int UPDATE_WARPS = 4, UPDATE_THREADS = 32 * UPDATE_WARPS;
 template <typename T>
 __global__ void __launch_bounds__(UPDATE_THREADS)
     update(T* bank, float* z, int64_t* step, const int64_t* rows, const float* student, const float* teacher,
-           const float* new_z, const float* settings, int samples, int dim, int64_t n) {
+           const float* new_z, const float* numbers, int samples, int dim, int64_t n) {
   __shared__ float parts[UPDATE_WARPS];
   const int sample = blockIdx.x, lane = threadIdx.x % 32;
   const int64_t own = rows[sample];
@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(UPDATE_THREADS)
   bool again = false;
   for (int later = sample + 1 + threadIdx.x; later < samples; later += UPDATE_THREADS) again |= rows[later] == own;
   if (__syncthreads_or(again) || own < 0 || own >= n) return;
-  const float momentum = settings[1];
+  const float momentum = numbers[1];
   for (int side = 0; side < 2; ++side) {
     T* const row = bank + (own * 2 + side) * dim;
     const float* const embedding = (side == 0 ? student : teacher) + int64_t{sample} * dim;

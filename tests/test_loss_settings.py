@@ -50,11 +50,11 @@ def test_what_is_set_is_what_the_constructor_takes(name):
 def test_the_buffer_is_filled_in_place(name):
     make, numbers, _ = CASES[name]
     loss = make()
-    buffer = loss.settings
+    buffer = loss.numbers
     for number, value in numbers.items():
         setattr(loss, number, value)
-    assert loss.settings is buffer
-    assert dict(loss.named_buffers()).keys() == {"settings"}
+    assert loss.numbers is buffer
+    assert dict(loss.named_buffers()).keys() == {"numbers"}
     assert not loss.state_dict()
 
 
@@ -63,23 +63,23 @@ def test_the_buffer_is_filled_in_place(name):
 def test_a_model_that_is_cast_leaves_them_in_float32(name, dtype):
     make, numbers, arguments = CASES[name]
     loss = make(**numbers)
-    buffer, expected = loss.settings, loss(*arguments)
+    buffer, expected = loss.numbers, loss(*arguments)
     model = nn.ModuleList([loss, nn.Linear(2, 2)]).to(dtype)
     assert model[1].weight.dtype == dtype
-    assert loss.settings is buffer
+    assert loss.numbers is buffer
     torch.testing.assert_close(loss(*arguments), expected, rtol=0, atol=0)
 
 
 def test_a_move_and_a_cast_at_once_move():
     loss = KDLoss().to("meta", torch.bfloat16)
-    assert (loss.settings.device.type, loss.settings.dtype) == ("meta", torch.float32)
+    assert (loss.numbers.device.type, loss.numbers.dtype) == ("meta", torch.float32)
 
 
 def test_a_copy_has_numbers_of_its_own():
     loss = KDLoss(temperature=3.0)
     other = copy.deepcopy(loss)
     other.temperature = 2.0
-    assert (loss.temperature, loss.settings[0], other.temperature, other.settings[0]) == (3.0, 3.0, 2.0, 2.0)
+    assert (loss.temperature, loss.numbers[0], other.temperature, other.numbers[0]) == (3.0, 3.0, 2.0, 2.0)
 
 
 def test_a_compiled_loss_follows():
@@ -104,7 +104,7 @@ def test_crd_has_them_too():
     loss = CRDLoss(3, 3, 10, embed_dim=4, negatives=2)
     loss.temperature = 0.5
     assert loss.momentum == 0.5
-    assert loss.bfloat16().settings.tolist() == [0.5, 0.5]
+    assert loss.bfloat16().numbers.tolist() == [0.5, 0.5]
     assert "temperature=0.5, momentum=0.5" in repr(loss)
     with pytest.raises(ValueError, match="momentum is a number from 0 to below 1, got 1"):
         loss.momentum = 1
@@ -122,10 +122,10 @@ def test_crd_has_them_too():
     ),
 )
 def test_mistakes(loss, name, value, error, message):
-    before = loss.settings.clone()
+    before = loss.numbers.clone()
     with pytest.raises(error, match=message):
         setattr(loss, name, value)
-    assert torch.equal(loss.settings, before)
+    assert torch.equal(loss.numbers, before)
 
 
 def test_a_virtual_teacher_without_a_temperature_has_none():

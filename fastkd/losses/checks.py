@@ -1,12 +1,12 @@
 """What the losses may be given. Every mistake is one line that names the argument and what was expected."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from fastkd.losses.module import finite
-from fastkd.ops.distill_loss.reference import Scalar
+from fastkd.ops.numbers import Scalar
+from fastkd.support.ranges import Range
 
 
 def check_batch(labels: Tensor, **logits: Tensor) -> None:
@@ -60,21 +60,16 @@ def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) ->
     _on_device("teacher_weights", weights, teachers[0])
 
 
-def check_scalar(name: str, value: Scalar, logits: Tensor, check: Callable[[str, float], None] = finite) -> None:
-    """Numbers go by `check`. A tensor must be where the logits are: a copy could not be captured in a graph."""
+def check_scalar(name: str, value: Scalar, logits: Tensor, allowed: Range) -> None:
+    """Numbers go by their range. A tensor must be where the logits are: a copy could not be captured in a graph."""
     if not isinstance(value, Tensor):
-        check(name, value)
+        allowed.check(name, value)
     elif value.ndim > 0:
         raise ValueError(f"{name} is one number, got a tensor {list(value.shape)}")
     elif value.requires_grad:
         raise ValueError(f"{name} gets no gradient from this loss, but requires one: detach it")
     else:
         _on_device(name, value, logits)
-
-
-def check_scalars(logits: Tensor, **scalars: Scalar) -> None:
-    for name, value in scalars.items():
-        check_scalar(name, value, logits)
 
 
 def check_choice(name: str, value: str, known: Sequence[str]) -> None:

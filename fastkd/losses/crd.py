@@ -1,20 +1,21 @@
 """CRD as a module: embedding heads, memory bank, Z and step counter."""
 
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastkd.losses.module import Adjustable, Setting, above_zero, from_0_to_below_1
+from fastkd.losses.module import Loss
 from fastkd.ops import crd
-from fastkd.ops.crd.draws import Plan
+from fastkd.ops.crd import Contrast, DrawPlan, Inputs
+from fastkd.ops.numbers import CRDNumbers
 
 BANK_DTYPES = (torch.float32, torch.bfloat16)
 
 
-class CRDLoss(Adjustable):
+class CRDLoss(Loss):
     """Contrastive representation distillation (Tian et al. 2020) against a memory bank of the whole training set.
 
     student_dim, teacher_dim: of the embeddings that go in; a head with an L2 norm maps each to `embed_dim`.
@@ -33,6 +34,7 @@ class CRDLoss(Adjustable):
     The bank is updated by a call in training mode alone.
     """
 
+    form = "crd"
     bank: Tensor
     """[num_samples,2,embed_dim], sorted by class: the student's embedding and the teacher's of every sample."""
     z: Tensor
@@ -43,8 +45,6 @@ class CRDLoss(Adjustable):
     """[num_samples] int64: the row of each sample in the bank."""
     starts: Tensor
     """[classes+1] int64: class c has the rows starts[c] … starts[c+1]-1."""
-    temperature = Setting(0, above_zero)
-    momentum = Setting(1, from_0_to_below_1)
 
     def __init__(
         self,
@@ -55,15 +55,13 @@ class CRDLoss(Adjustable):
         labels: Tensor | None = None,
         embed_dim: int = 128,
         negatives: int = 16384,
-        temperature: float = 0.07,
-        momentum: float = 0.5,
         replacement: bool = False,
         positive: Literal["exact", "relaxed"] = "exact",
         bank_dtype: torch.dtype = torch.float32,
         seed: int = 0,
+        **numbers: Unpack[CRDNumbers],
     ):
-        super().__init__(2)
-        self.temperature, self.momentum = temperature, momentum
+        super().__init__(numbers)
         _check(num_samples, labels, embed_dim, negatives, positive, bank_dtype)
         self.negatives, self.replacement, self.seed = negatives, replacement, seed
         self.relaxed = positive == "relaxed"
@@ -100,7 +98,7 @@ class CRDLoss(Adjustable):
         negatives = self.negatives if chosen is None else chosen.shape[1] - 1
         path = crd.implementation(self.bank, len(rows), negatives)[0]
         first_place = dist.get_rank() * len(rows) if _distributed() else 0
-        plan = Plan(
+        plan = DrawPlan(
             self.starts,
             self.step,
             negatives,
@@ -110,9 +108,9 @@ class CRDLoss(Adjustable):
             relaxed=self.relaxed,
         )
         z = self._normaliser(everybody, plan, chosen, path)
-        terms = crd.loss(crd.Batch(student, teacher, rows, plan, chosen), self.bank, z, self.settings, path)
+        terms = crd.loss(Inputs(Contrast(student, teacher, rows, chosen, plan), self.bank, z, self.numbers), path)
         if self.training:
-            crd.update_(self.bank, self.z, self.step, *everybody, z, self.settings, path)
+            crd.update_(self.bank, self.z, self.step, *everybody, z, self.numbers, path)
         return crd.CRDTerms(terms.total, terms.student.detach(), terms.teacher.detach())
 
     def embed(self, student_embedding: Tensor, teacher_embedding: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,23 +124,23 @@ class CRDLoss(Adjustable):
         return crd.implementation(self.bank, batch_size, self.negatives)
 
     def _normaliser(
-        self, everybody: tuple[Tensor, Tensor, Tensor], plan: Plan, chosen: Tensor | None, path: str
+        self, everybody: tuple[Tensor, Tensor, Tensor], plan: DrawPlan, chosen: Tensor | None, path: str
     ) -> Tensor:
         """From the batch of all processes, so that Z is the same everywhere and what one process would find."""
         rows, student, teacher = everybody
         if chosen is not None and _distributed():
             chosen = torch.cat(_gathered(chosen))
-        whole = crd.Batch(student, teacher, rows, plan._replace(first_place=0), chosen)
-        return crd.normaliser(whole, self.bank, self.z, self.settings, path)
+        whole = Contrast(student, teacher, rows, chosen, plan._replace(first_place=0))
+        return crd.normaliser(Inputs(whole, self.bank, self.z, self.numbers), path)
 
 
 def _unit(embedding_BD: Tensor) -> Tensor:
-    """Divided by its L2 norm; a zero vector stays one, where the reference code divides by zero."""
+    """Divided by its L2 norm; a zero vector stays one, where the authors' code divides by zero."""
     return F.normalize(embedding_BD.float() if embedding_BD.dtype != torch.float64 else embedding_BD, dim=1)
 
 
 def _first_bank(samples: int, dim: int, seed: int) -> Tensor:
-    """Uniform, with an expected norm of 1, as in the reference code."""
+    """Uniform, with an expected norm of 1, as in the authors' code."""
     generator = torch.Generator().manual_seed(seed)
     width = (3 / dim) ** 0.5
     return torch.empty(samples, 2, dim).uniform_(-width, width, generator=generator)

@@ -1,90 +1,128 @@
-"""The numbers of a loss that a schedule may change, as properties of its module, and what they may be."""
+"""What the losses have in common: numbers that are keywords, attributes, and one buffer on the device.
 
-import math
-from collections.abc import Callable
-from numbers import Real
-from typing import Self, overload
+`fastkd.ops.numbers.NUMBERS` declares them. A loss names its row, and takes all else from there.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from fastkd.losses.checks import check_scalar
+from fastkd.ops.numbers import NUMBERS, Row, Scalar, neutral
 
-def finite(name: str, value: float) -> None:
-    _insist(isinstance(value, Real) and math.isfinite(value), name, value, "a number")
-
-
-def above_zero(name: str, value: float) -> None:
-    _insist(isinstance(value, Real) and 0 < value < math.inf, name, value, "a number above 0")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def from_0_to_1(name: str, value: float) -> None:
-    _insist(isinstance(value, Real) and 0 <= value <= 1, name, value, "a number from 0 to 1")
+class _Attribute:
+    """A number of a loss under its name: `loss.temperature = 2.0`.
 
-
-def from_0_to_below_1(name: str, value: float) -> None:
-    _insist(isinstance(value, Real) and 0 <= value < 1, name, value, "a number from 0 to below 1")
-
-
-def _insist(right: bool, name: str, value: object, expected: str) -> None:
-    if not right:
-        error = ValueError if isinstance(value, Real) else TypeError
-        raise error(f"{name} is {expected}, got {value!r}")
-
-
-class Setting:
-    """A number of an `Adjustable`, at its place in the buffer: `loss.temperature = 2.0`.
-
-    Setting it fills the buffer on its device, without waiting; reading gives what was set last, without asking the
-    device.
+    Setting it fills its place of the buffer on the device, without waiting; reading gives what was set last, without
+    asking the device.
     """
 
-    def __init__(self, place: int, check: Callable[[str, float], None] = finite):
-        self.place, self.check = place, check
-
-    def __set_name__(self, owner: type, name: str) -> None:
+    def __init__(self, name: str):
         self.name = name
 
-    @overload
-    def __get__(self, module: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, module: "Adjustable", owner: type) -> float: ...
-    def __get__(self, module: "Adjustable | None", owner: type) -> Self | float:
-        if module is None:
+    def __get__(self, loss: "Loss | None", owner: type) -> Any:
+        if loss is None:
             return self
-        if self.name not in module._numbers:
-            raise AttributeError(f"{type(module).__name__} was made without {self.name}")
-        return module._numbers[self.name]
+        if self.name not in loss._values:
+            raise AttributeError(f"{type(loss).__name__} was made without {self.name}")
+        return loss._values[self.name]
 
-    def __set__(self, module: "Adjustable", value: float) -> None:
-        self.check(self.name, value)
-        module._numbers[self.name] = value
-        module.settings[self.place].fill_(self.stored(value))
+    def __set__(self, loss: "Loss", value: float) -> None:
+        number = loss.row.get(self.name)
+        if number is None:
+            raise ValueError(loss.lacks(self.name))
+        number.range.check(self.name, value)
+        loss._values[self.name] = value
+        loss.numbers[number.role].fill_(value)
 
-    def stored(self, value: float) -> float:
-        """What the kernel wants to know."""
-        return value
 
-
-class Adjustable(nn.Module):
-    """A module whose `Setting`s live in a buffer on the device, so that a captured graph follows a change.
+class Loss(nn.Module):
+    """A module whose numbers live in a buffer on the device, so that a captured graph follows a change.
 
     So does a compiled one, without compiling again. The buffer is float32 whatever the module is cast to.
+
+    A subclass names in `form` the row of `NUMBERS` that its constructor takes as keywords. An object may use another
+    row, whose names are among these.
     """
 
-    settings: Tensor
+    form: ClassVar[str]
+    numbers: Tensor
+    if TYPE_CHECKING:  # the numbers are attributes that no class body names
 
-    def __init__(self, size: int):
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in NUMBERS[cls.form]:
+            setattr(cls, name, _Attribute(name))
+        cls.__signature__ = _with_numbers(inspect.signature(cls.__init__), NUMBERS[cls.form], skipped=1)
+
+    def __init__(self, given: Mapping[str, Any], form: str | None = None):
+        """given: the numbers that are not to have their defaults."""
         super().__init__()
-        self._numbers: dict[str, float] = {}
-        self.register_buffer("settings", torch.ones(size, dtype=torch.float32), persistent=False)
+        self._form = form or self.form
+        self._values: dict[str, float] = {}
+        self.register_buffer("numbers", torch.tensor(neutral(self._form)), persistent=False)
+        _refuse_unknown(type(self).__name__, given, self.row)
+        for name, number in self.row.items():
+            setattr(self, name, given.get(name, number.default))
+
+    @property
+    def row(self) -> Row:
+        return NUMBERS[self._form]
+
+    def lacks(self, name: str) -> str:
+        """The message for a number of the class that this object does not have."""
+        return f"{name}: this loss was made without one"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = self.settings
+        before = self.numbers
         super()._apply(fn, recurse)
-        if self.settings.dtype != before.dtype:
-            self.settings = before.to(self.settings.device)
+        if self.numbers.dtype != before.dtype:
+            self.numbers = before.to(self.numbers.device)
         return self
 
     def extra_repr(self) -> str:
         options = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"}
-        return ", ".join(f"{name}={value!r}" for name, value in {**self._numbers, **options}.items())
+        return ", ".join(f"{name}={value!r}" for name, value in {**self._values, **options}.items())
+
+
+def takes_numbers(form: str) -> Callable[[F], F]:
+    """Shows the numbers of a row in the signature of a function that takes them as `**numbers`."""
+
+    def decorate(function: F) -> F:
+        function.__signature__ = _with_numbers(inspect.signature(function), NUMBERS[form])  # pyright: ignore[reportFunctionMemberAccess]
+        return function
+
+    return decorate
+
+
+def checked_numbers(function: str, form: str, given: Mapping[str, Any], logits: Tensor) -> dict[str, Scalar]:
+    """The numbers that a function was given, with the defaults of the others; raises ValueError or TypeError."""
+    row = NUMBERS[form]
+    _refuse_unknown(function, given, row)
+    for name, value in given.items():
+        check_scalar(name, value, logits, row[name].range)
+    return {name: given.get(name, number.default) for name, number in row.items()}
+
+
+def _refuse_unknown(owner: str, given: Mapping[str, Any], row: Row) -> None:
+    unknown = next((name for name in given if name not in row), None)
+    if unknown is not None:
+        raise TypeError(f"{owner} has no number {unknown!r}, only {', '.join(row)}")
+
+
+def _with_numbers(signature: inspect.Signature, row: Row, skipped: int = 0) -> inspect.Signature:
+    """The signature with the row's names in place of `**numbers`. skipped: leading parameters (self) left out."""
+    keyword, kept = inspect.Parameter.KEYWORD_ONLY, list(signature.parameters.values())[skipped:]
+    numbers = [inspect.Parameter(name, keyword, default=number.default) for name, number in row.items()]
+    fixed = [one for one in kept if one.kind not in (keyword, inspect.Parameter.VAR_KEYWORD)]
+    options = [one for one in kept if one.kind is keyword and one.name not in row]
+    return signature.replace(parameters=[*fixed, *numbers, *options])

@@ -7,7 +7,7 @@ from golden_cases import Case
 from torch import Tensor, nn
 
 from fastkd.data import Batch
-from fastkd.losses.module import Adjustable
+from fastkd.losses.module import Loss
 from fastkd.methods import METHODS, Context, Method, MethodLoss
 from fastkd.networks.base import Head, Network, Output
 
@@ -61,15 +61,15 @@ def built(
     kind = METHODS[name]
     method = kind(kind.Settings(**settings), context).to(student.logits.dtype)
     for module in method.modules():
-        if isinstance(module, Adjustable):
+        if isinstance(module, Loss):
             _make_exact(module, student.logits.dtype)
     return method
 
 
-def _make_exact(loss: Adjustable, dtype: torch.dtype) -> None:
+def _make_exact(loss: Loss, dtype: torch.dtype) -> None:
     """Its float32 buffer would round a weight of 0.9, which in float64 is seen."""
-    loss.settings = loss.settings.to(dtype)
-    for name, value in loss._numbers.items():
+    loss.numbers = loss.numbers.to(dtype)
+    for name, value in loss._values.items():
         setattr(loss, name, value)
 
 

@@ -22,12 +22,12 @@ def test_dkd_warms_up_in_place():
     case = Case("dkd", "c10")
     student, teacher = (output(logits=case[f"in/{z}"], embedding=case[f"in/{z}"]) for z in ("zs", "zt"))
     method = built("dkd", student, teacher, alpha=1.0, beta=8.0, warmup_epochs=20)
-    place, full = method.loss.settings.data_ptr(), case["loss/dkd_a1.0_b8.0_T4.0"]
+    place, full = method.loss.numbers.data_ptr(), case["loss/dkd_a1.0_b8.0_T4.0"]
     for epoch, share in ((0, 0.05), (9, 0.5), (19, 1.0), (100, 1.0)):
         method.begin_epoch(epoch)
         loss = run(method, student, teacher, labels=case["in/y"])
         close(loss.total, loss.terms["ce"] + share * full)
-    assert method.loss.settings.data_ptr() == place
+    assert method.loss.numbers.data_ptr() == place
 
 
 def test_reviewkd_warms_up():

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from fastkd.ops import select
 from fastkd.ops.crd import reference
-from fastkd.ops.crd.draws import Plan
+from fastkd.ops.crd.draws import DrawPlan
+from fastkd.ops.crd.inputs import Contrast, Inputs, flat
 from fastkd.ops.crd.operation import crd_draw, crd_loss, crd_normaliser, crd_update_
+from fastkd.ops.numbers import CRDRole
 
-__all__ = ["Batch", "CRDTerms", "Plan", "draw", "implementation", "loss", "normaliser", "update_"]
+__all__ = ["CRDTerms", "Contrast", "DrawPlan", "Inputs", "draw", "implementation", "loss", "normaliser", "update_"]
 
-DENSE_ROWS_PER_NEGATIVE = 40  # the matrix products cost more than the gather beyond it: notes/performance.md §0.1
+DENSE_ROWS_PER_NEGATIVE = 40  # the matrix products cost more than the gather beyond it: measured, see docs/LOG.md
 DENSE_MOST_NEGATIVES = 65_535  # its counts have 16 bits
 DENSE_WIDEST = 128  # dimensions: more would spill registers
 GATHER_WIDEST = 256
@@ -35,19 +37,6 @@ class CRDTerms(NamedTuple):
     """The part of the student's embeddings, scored against the teacher's bank."""
     teacher: Tensor
     """The part of the teacher's embeddings, scored against the student's bank."""
-
-
-class Batch(NamedTuple):
-    """Embeddings of samples, where they live in the bank, and what they are contrasted with."""
-
-    student_BD: Tensor
-    """float32, contiguous, as `teacher_BD`."""
-    teacher_BD: Tensor
-    rows_B: Tensor
-    """[B] int64: the samples' own rows of the bank."""
-    plan: Plan
-    chosen_BK: Tensor | None = None
-    """[B,K+1] int64 rows, the positive first; None: drawn by the plan."""
 
 
 def implementation(bank_n2D: Tensor, samples: int, negatives: int) -> tuple[str, str]:
@@ -66,28 +55,33 @@ def implementation(bank_n2D: Tensor, samples: int, negatives: int) -> tuple[str,
     return select.choose("crd", bank_n2D.device.type, tuple(impossible.items()), tuple(unsuitable.items()))
 
 
-def loss(batch: Batch, bank_n2D: Tensor, z: Tensor, settings: Tensor, path: str) -> CRDTerms:
-    """Settings: temperature, momentum. z: [2], of the student's and the teacher's side."""
-    if path == "reference":
-        chosen_BK = _chosen(batch, bank_n2D)
-        few_rows = len(bank_n2D) <= REFERENCE_ROWS_PER_NEGATIVE * batch.plan.negatives
-        formula = reference.loss_by_counts if few_rows else reference.loss
-        total, sides = formula(batch.student_BD, batch.teacher_BD, bank_n2D, chosen_BK, z, settings[0])
-    else:
-        total, sides, _, _ = crd_loss(*_inputs(batch, bank_n2D, z, settings), path)
+def loss(inputs: Inputs, path: str) -> CRDTerms:
+    """The loss of a batch, with gradients to both embeddings."""
+    if path != "reference":
+        total, sides, _, _ = crd_loss(*flat(inputs), path)
         sides = sides.detach()
+        return CRDTerms(total, sides[0], sides[1])
+    contrast, bank_n2D = inputs.contrast, inputs.bank_n2D
+    few_rows = len(bank_n2D) <= REFERENCE_ROWS_PER_NEGATIVE * contrast.plan.negatives
+    formula = reference.loss_by_counts if few_rows else reference.loss
+    temperature = inputs.numbers[CRDRole.TEMPERATURE]
+    total, sides = formula(contrast.student_BD, contrast.teacher_BD, bank_n2D, _chosen(inputs), inputs.z, temperature)
     return CRDTerms(total, sides[0], sides[1])
 
 
 @torch.no_grad()
-def normaliser(batch: Batch, bank_n2D: Tensor, z: Tensor, settings: Tensor, path: str) -> Tensor:
+def normaliser(inputs: Inputs, path: str) -> Tensor:
     """[2]: z where it is known (above 0), else what this batch makes it."""
     if path != "reference":
-        return crd_normaliser(*_inputs(batch, bank_n2D, z, settings), path)
+        return crd_normaliser(*flat(inputs), path)
+    contrast, z = inputs.contrast, inputs.z
     if z.device.type == "cpu" and not torch.compiler.is_compiling() and bool(z[0] > 0):
         return z.clone()
     # Elsewhere the device decides: nobody waits for it.
-    fresh = reference.normaliser(batch.student_BD, batch.teacher_BD, bank_n2D, _chosen(batch, bank_n2D), settings[0])
+    temperature = inputs.numbers[CRDRole.TEMPERATURE]
+    fresh = reference.normaliser(
+        contrast.student_BD, contrast.teacher_BD, inputs.bank_n2D, _chosen(inputs), temperature
+    )
     return torch.where(z > 0, z, fresh.to(z.dtype))
 
 
@@ -100,33 +94,29 @@ def update_(
     student_BD: Tensor,
     teacher_BD: Tensor,
     new_z: Tensor,
-    settings: Tensor,
+    numbers: Tensor,
     path: str,
 ) -> None:
     """Moves the batch's rows towards its embeddings, keeps Z, counts the step. The last of equal rows counts; what is
     not finite is not kept."""
     if path != "reference":
-        crd_update_(bank_n2D, z, step, rows_B, student_BD, teacher_BD, new_z, settings, path)
+        crd_update_(bank_n2D, z, step, rows_B, student_BD, teacher_BD, new_z, numbers, path)
         return
-    fresh = reference.updated_rows(bank_n2D, rows_B, student_BD, teacher_BD, settings[1])
+    fresh = reference.updated_rows(bank_n2D, rows_B, student_BD, teacher_BD, numbers[CRDRole.MOMENTUM])
     bank_n2D.index_copy_(0, rows_B, fresh)
     z.copy_(torch.where(new_z.isfinite(), new_z, z))
     step.add_(1)
 
 
-def draw(rows_B: Tensor, n: int, plan: Plan, path: str) -> Tensor:
+def draw(rows_B: Tensor, n: int, plan: DrawPlan, path: str) -> Tensor:
     """[B,K+1] int64: the positive and the K negatives that the losses draw for themselves."""
-    return crd_draw(rows_B, plan.starts, plan.step, n, *plan[2:], path)
+    return crd_draw(rows_B, *plan, n, path)
 
 
-def _chosen(batch: Batch, bank_n2D: Tensor) -> Tensor:
-    if batch.chosen_BK is not None:
-        return batch.chosen_BK
+def _chosen(inputs: Inputs) -> Tensor:
+    contrast, bank_n2D = inputs.contrast, inputs.bank_n2D
+    if contrast.chosen_BK is not None:
+        return contrast.chosen_BK
     # Drawn in PyTorch, the permutation's walk would wait for the GPU.
     path = "dense" if select.able("crd", "dense", bank_n2D.device.type) else "reference"
-    return draw(batch.rows_B, len(bank_n2D), batch.plan, path)
-
-
-def _inputs(batch: Batch, bank_n2D: Tensor, z: Tensor, settings: Tensor) -> tuple:
-    student_BD, teacher_BD, rows_B, plan, chosen_BK = batch
-    return student_BD, teacher_BD, bank_n2D, rows_B, chosen_BK, plan.starts, plan.step, z, settings, *plan[2:]
+    return draw(contrast.rows_B, len(bank_n2D), contrast.plan, path)

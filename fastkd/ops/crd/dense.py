@@ -8,7 +8,8 @@ import triton
 from torch import Tensor
 
 from fastkd.ops.crd import dense_kernels, draw_kernels
-from fastkd.ops.crd.draws import Plan
+from fastkd.ops.crd.draws import DrawPlan
+from fastkd.ops.crd.inputs import Contrast, Inputs
 from fastkd.ops.select import interpreting
 
 DRAWN_LANES = 256
@@ -32,26 +33,16 @@ class Tiles(NamedTuple):
     """Of a thread, at most."""
 
 
-def losses_and_gradients(
-    student_BD: Tensor,
-    teacher_BD: Tensor,
-    bank_n2D: Tensor,
-    rows_B: Tensor,
-    chosen_BK: Tensor | None,
-    z: Tensor,
-    settings: Tensor,
-    plan: Plan,
-    *,
-    outputs: tuple[Tensor, Tensor, Tensor, Tensor],
-) -> None:
+def losses_and_gradients(inputs: Inputs, *, outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     """Fills total, sides and both gradients."""
-    if len(student_BD) == 0:
+    contrast, bank_n2D = inputs.contrast, inputs.bank_n2D
+    if len(contrast.student_BD) == 0:
         for output in outputs:
             output.zero_()
         return
-    with torch.cuda.device_of(student_BD):
-        drawn = counted(student_BD, teacher_BD, rows_B, chosen_BK, len(bank_n2D), settings, plan)
-        added(*scored(drawn, bank_n2D, z, plan.negatives), settings, outputs)
+    with torch.cuda.device_of(bank_n2D):
+        drawn = count(contrast, len(bank_n2D), inputs.numbers)
+        add(*score(drawn, bank_n2D, inputs.z, contrast.plan.negatives), inputs.numbers, outputs)
 
 
 class Drawn(NamedTuple):
@@ -59,27 +50,21 @@ class Drawn(NamedTuple):
     """[B, n and some zeros] int16, unsigned: how often each sample drew each row."""
     positives: Tensor
     """[B] int64"""
-    anchors: Tensor
+    scaled: Tensor
     """[2,2,B,D]: embeddings · log2(e) / T as the sum of two; of both sides."""
 
 
-def counted(
-    student_BD: Tensor,
-    teacher_BD: Tensor,
-    rows_B: Tensor,
-    chosen_BK: Tensor | None,
-    n: int,
-    settings: Tensor,
-    plan: Plan,
-) -> Drawn:
+def count(contrast: Contrast, n: int, numbers: Tensor) -> Drawn:
+    """Draws, and counts how often each sample drew each of the bank's n rows."""
+    student_BD, teacher_BD, rows_B, chosen_BK, plan = contrast
     (samples, dim), stride = student_BD.shape, triton.cdiv(n, MOST_ROWS) * MOST_ROWS
-    by_atomics = plan.replacement or chosen_BK is not None
-    counts = (torch.zeros if by_atomics else torch.empty)(samples, stride, dtype=torch.int16, device=rows_B.device)
+    counts = torch.empty(samples, stride, dtype=torch.int16, device=rows_B.device)
     # Interpreted, products of bfloat16 are wrong; the kernels take float32 there.
-    anchors = student_BD.new_empty(2, 2, samples, dim, dtype=torch.float32 if interpreting() else torch.bfloat16)
-    drawn = Drawn(counts, torch.empty_like(rows_B), anchors)
-    embeddings = (student_BD, teacher_BD, settings, anchors)
-    if by_atomics:
+    scaled = student_BD.new_empty(2, 2, samples, dim, dtype=torch.float32 if interpreting() else torch.bfloat16)
+    drawn = Drawn(counts, torch.empty_like(rows_B), scaled)
+    embeddings = (student_BD, teacher_BD, numbers, scaled)
+    if plan.replacement or chosen_BK is not None:  # by atomics, one for each draw
+        counts.zero_()
         _draw(counts.view(torch.int32), drawn.positives, embeddings, rows_B, chosen_BK, plan, n=n, dim=dim)
         return drawn
     blocks, wanted = triton.cdiv(stride, COUNTED_ROWS), max(COUNTING_PROGRAMS * _device(counts)[0] // samples, 1)
@@ -107,7 +92,7 @@ def counted(
     return drawn
 
 
-def scored(
+def score(
     drawn: Drawn, bank_n2D: Tensor, z: Tensor, negatives: int, tiles: Tiles | None = None
 ) -> tuple[Tensor, Tensor]:
     """(gradients [programs,2,B,D], sums [2, programs · tiles of samples]): the parts of every program."""
@@ -121,7 +106,7 @@ def scored(
     sums = z.new_empty(2, programs * over_samples)
     gradients = z.new_empty(programs, 2, samples, dim)
     dense_kernels.scores_kernel[(programs, over_samples, 2)](
-        drawn.anchors,
+        drawn.scaled,
         bank_n2D,
         drawn.counts,
         drawn.positives,
@@ -144,14 +129,15 @@ def scored(
     return gradients, sums
 
 
-def added(gradients: Tensor, sums: Tensor, settings: Tensor, outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+def add(gradients: Tensor, sums: Tensor, numbers: Tensor, outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    """Adds the programs' parts, in a fixed order."""
     total, sides, student_gradient, teacher_gradient = outputs
     programs, _, samples, dim = gradients.shape
     at_once = min(ADDED_AT_ONCE, triton.next_power_of_2(programs))
     dense_kernels.finish_kernel[(triton.cdiv(samples * dim, ADDED_LANES), 2)](
         gradients,
         sums,
-        settings,
+        numbers,
         total,
         sides,
         student_gradient,
@@ -168,19 +154,9 @@ def added(gradients: Tensor, sums: Tensor, settings: Tensor, outputs: tuple[Tens
     )
 
 
-def normaliser(
-    student_BD: Tensor,
-    teacher_BD: Tensor,
-    bank_n2D: Tensor,
-    rows_B: Tensor,
-    chosen_BK: Tensor | None,
-    z: Tensor,
-    settings: Tensor,
-    plan: Plan,
-    *,
-    out: Tensor,
-) -> None:
+def normaliser(inputs: Inputs, *, out: Tensor) -> None:
     """Fills `out` [2]; where z is known both kernels return at once."""
+    (student_BD, teacher_BD, rows_B, chosen_BK, plan), bank_n2D, z, numbers = inputs
     (samples, dim), n = student_BD.shape, len(bank_n2D)
     if samples == 0:
         out.copy_(z)
@@ -196,7 +172,7 @@ def normaliser(
             plan.starts,
             plan.step,
             z,
-            settings,
+            numbers,
             sums,
             n,
             plan.negatives,
@@ -223,7 +199,7 @@ def update(
     student_BD: Tensor,
     teacher_BD: Tensor,
     new_z: Tensor,
-    settings: Tensor,
+    numbers: Tensor,
 ) -> None:
     samples, dim = student_BD.shape
     if samples == 0:
@@ -237,7 +213,7 @@ def update(
             student_BD,
             teacher_BD,
             new_z,
-            settings,
+            numbers,
             samples,
             D=dim,
             PADDED=triton.next_power_of_2(dim),
@@ -246,7 +222,7 @@ def update(
         )
 
 
-def draw(rows_B: Tensor, n: int, plan: Plan, out: Tensor) -> None:
+def draw(rows_B: Tensor, n: int, plan: DrawPlan, out: Tensor) -> None:
     """Fills `out` [B,K+1] int64."""
     if len(rows_B):
         with torch.cuda.device_of(rows_B):
@@ -278,7 +254,7 @@ def _draw(
     embeddings: tuple,
     rows_B: Tensor,
     chosen_BK: Tensor | None,
-    plan: Plan,
+    plan: DrawPlan,
     *,
     n: int,
     dim: int,
@@ -309,7 +285,7 @@ def _draw(
     )
 
 
-def _searches(plan: Plan) -> int:
+def _searches(plan: DrawPlan) -> int:
     """Steps of the search for a class, each with 128 probes."""
     classes, steps = len(plan.starts) - 1, 1
     while draw_kernels.PROBES.value**steps < classes:

@@ -121,7 +121,7 @@ def scores_kernel(
 def finish_kernel(
     gradients_ptr,  # [programs, 2, samples, D]
     sums_ptr,
-    settings_ptr,
+    numbers_ptr,
     total_ptr,
     sides_ptr,
     student_gradient_ptr,
@@ -145,7 +145,7 @@ def finish_kernel(
         part = first + tl.arange(0, AT_ONCE)
         own = gradients_ptr + (part.to(tl.int64) * 2 + side)[:, None] * size + place[None, :]
         gradient_L += tl.sum(tl.load(own, (part < programs)[:, None] & (place < size)[None, :], 0.0), 0)
-    slope = 1.0 / (tl.load(settings_ptr) * samples.to(tl.float32))
+    slope = 1.0 / (tl.load(numbers_ptr) * samples.to(tl.float32))
     gradient_ptr = student_gradient_ptr if side == 0 else teacher_gradient_ptr
     tl.store(gradient_ptr + place, gradient_L * slope, place < size)
     if (tl.program_id(0) == 0) & (side == 0):
@@ -179,7 +179,7 @@ def measure_kernel(
     starts_ptr,
     step_ptr,
     z_ptr,
-    settings_ptr,
+    numbers_ptr,
     sums_ptr,  # [2, samples]
     n,
     negatives,
@@ -199,7 +199,7 @@ def measure_kernel(
     d = tl.arange(0, PADDED)
     student_D = tl.load(student_ptr + sample * D + d, d < D, 0.0)
     teacher_D = tl.load(teacher_ptr + sample * D + d, d < D, 0.0)
-    to_power = LOG2_E / tl.load(settings_ptr)
+    to_power = LOG2_E / tl.load(numbers_ptr)
     lane = tl.arange(0, DRAW_LANES)
     ours, theirs = 0.0, 0.0
     for first in range(0, negatives, 4 * DRAW_LANES):
@@ -252,7 +252,7 @@ def update_kernel(
     student_ptr,
     teacher_ptr,
     new_z_ptr,
-    settings_ptr,
+    numbers_ptr,
     samples,
     D: tl.constexpr,
     PADDED: tl.constexpr,
@@ -264,7 +264,7 @@ def update_kernel(
     other = tl.arange(0, SAMPLES)
     again = (tl.load(rows_ptr + other, other < samples, -1) == row) & (other > sample)
     repeated = tl.max(again.to(tl.int32), 0)
-    momentum = tl.load(settings_ptr + 1)
+    momentum = tl.load(numbers_ptr + 1)
     d = tl.arange(0, PADDED)
     for side in tl.static_range(2):
         embedding_ptr = student_ptr if side == 0 else teacher_ptr

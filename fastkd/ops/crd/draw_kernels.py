@@ -202,14 +202,14 @@ def halves(x):
 
 
 @triton.jit
-def prepare(sample, student_ptr, teacher_ptr, settings_ptr, anchors_ptr, D: tl.constexpr, PADDED: tl.constexpr):
+def prepare(sample, student_ptr, teacher_ptr, numbers_ptr, anchors_ptr, D: tl.constexpr, PADDED: tl.constexpr):
     """What the large kernel multiplies the bank by: embeddings · log2(e) / T, each number the sum of two."""
     samples, d = tl.num_programs(0), tl.arange(0, PADDED)
     place = sample.to(tl.int64) * D + d
     size = samples.to(tl.int64) * D
     for side in tl.static_range(2):
         anchor_ptr = student_ptr if side == 0 else teacher_ptr
-        anchor_D = tl.load(anchor_ptr + place, d < D, 0.0) * (LOG2_E / tl.load(settings_ptr))
+        anchor_D = tl.load(anchor_ptr + place, d < D, 0.0) * (LOG2_E / tl.load(numbers_ptr))
         if anchors_ptr.dtype.element_ty == tl.bfloat16:
             upper_D, rest_D = halves(anchor_D)
         else:
@@ -224,7 +224,7 @@ def draw_kernel(
     positives_ptr,  # int64 [samples]
     student_ptr,
     teacher_ptr,
-    settings_ptr,
+    numbers_ptr,
     anchors_ptr,  # [2, 2, samples, D]
     rows_ptr,
     chosen_ptr,
@@ -272,7 +272,7 @@ def draw_kernel(
     if first == 0:
         if COUNT:
             tl.store(positives_ptr + sample, positive)
-            prepare(sample, student_ptr, teacher_ptr, settings_ptr, anchors_ptr, D, PADDED)
+            prepare(sample, student_ptr, teacher_ptr, numbers_ptr, anchors_ptr, D, PADDED)
         else:
             tl.store(out_ptr + sample.to(tl.int64) * (negatives + 1), positive)
 
@@ -292,7 +292,7 @@ def count_kernel(
     positives_ptr,
     student_ptr,
     teacher_ptr,
-    settings_ptr,
+    numbers_ptr,
     anchors_ptr,
     rows_ptr,
     starts_ptr,
@@ -340,7 +340,7 @@ def count_kernel(
         tl.store(counts_ptr + sample.to(tl.int64) * STRIDE + row, drawn.to(tl.int16), row < STRIDE)
     if tl.program_id(1) == 0:
         tl.store(positives_ptr + sample, positive_of(own_row, start, size, seed, place, step, RELAXED))
-        prepare(sample, student_ptr, teacher_ptr, settings_ptr, anchors_ptr, D, PADDED)
+        prepare(sample, student_ptr, teacher_ptr, numbers_ptr, anchors_ptr, D, PADDED)
 
 
 @triton.jit

@@ -8,7 +8,7 @@ ones, and so on, so that a vector unit stores side by side what it computes). Wi
 the first K places of a keyed permutation of all of them: a Feistel network of additions on pairs (left < a, right < b)
 with a · b >= n, whose walk goes on while it stands outside 0 … n-1 ("cycle walking"). Because a · b - n < a, about √n,
 hardly any place walks at all. Where a class has fewer negatives than K, its samples draw with replacement, as in the
-reference code.
+authors' released code.
 """
 
 from typing import NamedTuple
@@ -28,7 +28,7 @@ _LOW = 0xFFFFFFFF
 _Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-class Plan(NamedTuple):
+class DrawPlan(NamedTuple):
     """What the draws of one step depend on."""
 
     starts: Tensor
@@ -44,7 +44,7 @@ class Plan(NamedTuple):
     """The positive is any row of the sample's class, not its own."""
 
 
-def draw(rows_B: Tensor, plan: Plan) -> Tensor:
+def draw(rows_B: Tensor, plan: DrawPlan) -> Tensor:
     """[B,K+1] int64: the positive row, then the K negative rows, of the samples that own `rows_B`."""
     starts, ends = _own_classes(rows_B, plan.starts)
     sizes = ends - starts
@@ -99,18 +99,18 @@ def _own_classes(rows_B: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     return starts[own], starts[own + 1]
 
 
-def _words(plan: Plan, places: Tensor, counter: int | Tensor) -> _Words:
+def _words(plan: DrawPlan, places: Tensor, counter: int | Tensor) -> _Words:
     return philox(split_seed(plan.seed), (counter, places, plan.step & _LOW, STREAM))
 
 
-def _with_replacement(places: Tensor, others: Tensor, plan: Plan) -> Tensor:
+def _with_replacement(places: Tensor, others: Tensor, plan: DrawPlan) -> Tensor:
     blocks = -(-plan.negatives // (4 * LANES))
     counters = torch.arange(blocks * LANES, device=places.device).view(blocks, LANES)
     words = torch.stack(_words(plan, places[:, None, None], counters), 2).flatten(1)[:, : plan.negatives]
     return below(words, others[:, None])
 
 
-def _without_replacement(places: Tensor, others: Tensor, plan: Plan) -> Tensor:
+def _without_replacement(places: Tensor, others: Tensor, plan: DrawPlan) -> Tensor:
     column = torch.arange(plan.negatives, device=places.device)
     given = torch.stack((others, *_words(plan, places, KEY_COUNTER)))[..., None]
     # A few samples at a time, so that the numbers stay in a CPU's cache.

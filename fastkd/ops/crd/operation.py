@@ -4,89 +4,64 @@
 `fastkd::crd_update_` is the step's mutation: the rows of the batch, Z, the step counter. `path` says who computes:
 "cpu" and "gather" are the compiled libraries, "dense" is Triton; `draw` also has "reference".
 
-They are `custom_op`s whose bodies call what the libraries implement, because a mutating operation that is implemented
-in C++ alone does not tell autograd that it has changed anything.
+What they take is declared in `inputs.py`. They are `custom_op`s whose bodies call what the libraries implement, because
+a mutating operation that is implemented in C++ alone does not tell autograd that it has changed anything.
 """
 
 import functools
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastkd.ops import compiled
 from fastkd.ops.crd import draws
+from fastkd.ops.crd.draws import DrawPlan
+from fastkd.ops.crd.inputs import Inputs, leaves, nested, schema
 
 SPENT = (
     "CRD: a second backward needs a second forward; the gradients are computed in the forward pass and the first "
     "backward has used them up"
 )
 
-_INPUTS = (
-    "Tensor student, Tensor teacher, Tensor bank, Tensor rows, Tensor? chosen, Tensor starts, Tensor step, Tensor z, "
-    "Tensor settings, int negatives, int seed, int first_place, bool replacement, bool relaxed"
-)
+_INPUTS, _PLAN = schema(Inputs), schema(DrawPlan)
 # What the libraries implement. They are told where to write: no allocation in C++.
 _SCHEMAS = (
     f"_crd_loss({_INPUTS}, Tensor(a!) total, Tensor(b!) sides, Tensor(c!) student_gradient, "
     "Tensor(d!) teacher_gradient) -> ()",
     f"_crd_normaliser({_INPUTS}, Tensor(a!) out) -> ()",
     "_crd_update(Tensor(a!) bank, Tensor(b!) z, Tensor(c!) step, Tensor rows, Tensor student, Tensor teacher, "
-    "Tensor new_z, Tensor settings) -> ()",
-    "_crd_draw(Tensor rows, Tensor starts, Tensor step, int n, int negatives, int seed, int first_place, "
-    "bool replacement, bool relaxed, Tensor(a!) out) -> ()",
+    "Tensor new_z, Tensor numbers) -> ()",
+    f"_crd_draw(Tensor rows, {_PLAN}, int n, Tensor(a!) out) -> ()",
 )
 _library = torch.library.Library("fastkd", "FRAGMENT")
 for _schema in _SCHEMAS:
     _library.define(_schema)
 
 
-class _Inputs(NamedTuple):
-    """What _INPUTS names, and the path."""
-
-    student_BD: Tensor
-    teacher_BD: Tensor
-    bank_n2D: Tensor
-    rows_B: Tensor
-    chosen_BK: Tensor | None
-    starts: Tensor
-    step: Tensor
-    z: Tensor
-    settings: Tensor
-    negatives: int
-    seed: int
-    first_place: int
-    replacement: bool
-    relaxed: bool
-    path: str
-
-    def for_dense(self) -> tuple:
-        plan = draws.Plan(self.starts, self.step, *self[9:14])
-        return *self[:5], self.z, self.settings, plan
-
-
 @torch.library.custom_op(
     "fastkd::crd_loss", mutates_args=(), schema=f"({_INPUTS}, str path) -> (Tensor, Tensor, Tensor, Tensor)"
 )
-def crd_loss(*inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def crd_loss(*arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Total, its two sides [2], the gradients of the student's and the teacher's embeddings."""
-    given = _Inputs(*inputs)
-    outputs = _outputs(given.student_BD)
-    if given.path == "dense":
+    *given, path = arguments
+    inputs = nested(Inputs, iter(given))
+    outputs = _outputs(inputs)
+    if path == "dense":
         from fastkd.ops.crd import dense  # imports Triton
 
-        dense.losses_and_gradients(*given.for_dense(), outputs=outputs)
+        dense.losses_and_gradients(inputs, outputs=outputs)
     else:
-        _compiled(given.path)._crd_loss(*given[:-1], *outputs)
+        _library_of(path)._crd_loss(*given, *outputs)
     return outputs
 
 
 @crd_loss.register_fake
-def _(student_BD, *_unused):
-    return _outputs(student_BD)
+def _(*arguments):
+    return _outputs(nested(Inputs, iter(arguments)))
 
 
-def _outputs(student_BD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _outputs(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    student_BD = inputs.contrast.student_BD
     return (
         student_BD.new_empty(()),
         student_BD.new_empty(2),
@@ -96,22 +71,23 @@ def _outputs(student_BD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @torch.library.custom_op("fastkd::crd_normaliser", mutates_args=(), schema=f"({_INPUTS}, str path) -> Tensor")
-def crd_normaliser(*inputs) -> Tensor:
+def crd_normaliser(*arguments) -> Tensor:
     """[2]: z where it is known (above 0), else what this batch makes it. The device decides: nobody waits for it."""
-    given = _Inputs(*inputs)
-    out = torch.empty_like(given.z)
-    if given.path == "dense":
+    *given, path = arguments
+    inputs = nested(Inputs, iter(given))
+    out = torch.empty_like(inputs.z)
+    if path == "dense":
         from fastkd.ops.crd import dense
 
-        dense.normaliser(*given.for_dense(), out=out)
+        dense.normaliser(inputs, out=out)
     else:
-        _compiled(given.path)._crd_normaliser(*given[:-1], out)
+        _library_of(path)._crd_normaliser(*given, out)
     return out
 
 
 @crd_normaliser.register_fake
-def _(*inputs):
-    return torch.empty_like(_Inputs(*inputs).z)
+def _(*arguments):
+    return torch.empty_like(nested(Inputs, iter(arguments)).z)
 
 
 @torch.library.custom_op("fastkd::crd_update_", mutates_args=("bank_n2D", "z", "step"))
@@ -123,16 +99,16 @@ def crd_update_(
     student_BD: Tensor,
     teacher_BD: Tensor,
     new_z: Tensor,
-    settings: Tensor,
+    numbers: Tensor,
     path: str,
 ) -> None:
     """Moves the batch's rows towards its embeddings, keeps Z, counts the step."""
     if path == "dense":
         from fastkd.ops.crd import dense
 
-        dense.update(bank_n2D, z, step, rows_B, student_BD, teacher_BD, new_z, settings)
+        dense.update(bank_n2D, z, step, rows_B, student_BD, teacher_BD, new_z, numbers)
     else:
-        _compiled(path)._crd_update(bank_n2D, z, step, rows_B, student_BD, teacher_BD, new_z, settings)
+        _library_of(path)._crd_update(bank_n2D, z, step, rows_B, student_BD, teacher_BD, new_z, numbers)
 
 
 @crd_update_.register_fake
@@ -140,36 +116,28 @@ def _(*_unused):
     return None
 
 
-@torch.library.custom_op("fastkd::crd_draw", mutates_args=())
-def crd_draw(
-    rows_B: Tensor,
-    starts: Tensor,
-    step: Tensor,
-    n: int,
-    negatives: int,
-    seed: int,
-    first_place: int,
-    replacement: bool,
-    relaxed: bool,
-    path: str,
-) -> Tensor:
+@torch.library.custom_op(
+    "fastkd::crd_draw", mutates_args=(), schema=f"(Tensor rows, {_PLAN}, int n, str path) -> Tensor"
+)
+def crd_draw(rows_B, *arguments) -> Tensor:
     """[B,K+1] int64: the positive and the K negatives of every sample. What the losses draw for themselves."""
-    plan = (negatives, seed, first_place, replacement, relaxed)
+    *given, n, path = arguments
+    plan = nested(DrawPlan, iter(given))
     if path == "reference":
-        return draws.draw(rows_B, draws.Plan(starts, step, *plan))
-    out = rows_B.new_empty(len(rows_B), negatives + 1)
+        return draws.draw(rows_B, plan)
+    out = rows_B.new_empty(len(rows_B), plan.negatives + 1)
     if path == "dense":
         from fastkd.ops.crd import dense
 
-        dense.draw(rows_B, n, draws.Plan(starts, step, *plan), out)
+        dense.draw(rows_B, n, plan, out)
     else:
-        _compiled(path)._crd_draw(rows_B, starts, step, n, *plan, out)
+        _library_of(path)._crd_draw(rows_B, *given, n, out)
     return out
 
 
 @crd_draw.register_fake
-def _(rows_B, starts, step, n, negatives, *_unused):
-    return rows_B.new_empty(rows_B.shape[0], negatives + 1)
+def _(rows_B, *arguments):
+    return rows_B.new_empty(rows_B.shape[0], nested(DrawPlan, iter(arguments)).negatives + 1)
 
 
 @torch.library.custom_op("fastkd::crd_scale_", mutates_args=("student_gradient", "teacher_gradient"))
@@ -184,7 +152,7 @@ def _(*_unused):
 
 
 @functools.cache
-def _compiled(path: str):
+def _library_of(path: str):
     assert path in ("cpu", "gather"), path
     compiled.load("cuda" if path == "gather" else "cpu")
     return torch.ops.fastkd
@@ -201,7 +169,8 @@ def _backward(ctx, total_gradient, *_unused):
     except RuntimeError as error:
         raise RuntimeError(SPENT) from error
     crd_scale_(student_gradient, teacher_gradient, total_gradient)
-    return student_gradient, teacher_gradient, *[None] * 13
+    gradients = {"student_BD": student_gradient, "teacher_BD": teacher_gradient}
+    return *(gradients.get(name) for name, _ in leaves(Inputs)), None  # the last is the path's
 
 
 crd_loss.register_autograd(_backward, setup_context=_save)

@@ -8,135 +8,44 @@ kernel_parts.py   what the kernels share
 launch.py         grids and tiles
 operation.py      registration with torch.library
 
-This file is the choice between them. `settings` are the numbers that may change from step to step, in the order that
-the functions name: a float32 tensor on the device goes to the kernel as it is, so that a captured graph follows it.
+This file is the choice between them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from fastkd.ops import select
 from fastkd.ops.distill_loss import reference
-from fastkd.ops.distill_loss.reference import (
-    CETerms,
-    DKDTerms,
-    KDTerms,
-    KLDirection,
-    Scalar,
-    SFTNTerms,
-    SmoothingSpread,
-)
+from fastkd.ops.distill_loss.reference import Losses
+from fastkd.ops.numbers import NUMBERS, Scalar, neutral
 from fastkd.support.errors import UserError
 
-__all__ = [
-    "CETerms",
-    "DKDTerms",
-    "KDTerms",
-    "KLDirection",
-    "SFTNTerms",
-    "Scalar",
-    "Settings",
-    "SmoothingSpread",
-    "ce_loss",
-    "dkd_loss",
-    "kd_loss",
-    "label_smoothing_loss",
-    "sftn_loss",
-    "virtual_teacher_loss",
-]
+__all__ = ["Losses", "Numbers", "compute"]
 
-Settings = Tensor | Sequence[Scalar]
+Numbers = Tensor | Mapping[str, Scalar]
+"""The numbers of a form: by name, or as the float32 tensor of a loss module, which goes to a kernel as it is."""
 
 
-def ce_loss(logits_BK: Tensor, labels_B: Tensor, *, ignore_index: int) -> CETerms:
-    settings = (1.0,) * 3 if _reference_is_chosen(logits_BK) else torch.ones(3, device=logits_BK.device)
-    terms = kd_loss(logits_BK, [], labels_B, settings, ignore_index=ignore_index)
-    return CETerms(terms.total, terms.ce, terms.hits)
-
-
-def sftn_loss(
-    teacher_BK: Tensor,
-    branches_BK: Sequence[Tensor],
+def compute(
+    form: str,
+    anchor_BK: Tensor,
+    partners_BK: Sequence[Tensor],
     labels_B: Tensor,
-    settings: Settings,
+    numbers: Numbers,
     *,
-    kl: KLDirection,
-    detach_teacher: bool,
-    tau_squared: bool,
     ignore_index: int,
-) -> SFTNTerms:
-    """Settings: temperature, KL weight, teacher weight, CE weight, CE temperature."""
-    options = {"tau_squared": tau_squared, "ignore_index": ignore_index}
-    if _reference_is_chosen(teacher_BK):
-        return reference.sftn_loss(
-            teacher_BK, branches_BK, labels_B, *settings, kl=kl, detach_teacher=detach_teacher, **options
-        )
-    form = "sftn" if kl == "forward" else "sftn_reverse"
-    total, parts, hits = _fused(form, teacher_BK, branches_BK, labels_B, settings, detached=detach_teacher, **options)
-    teacher_ce, mean_kl, branch_ce = parts.unbind()
-    return SFTNTerms(total, teacher_ce, mean_kl, branch_ce, hits)
+    **options,
+) -> Losses:
+    """One form of the loss (a row of `fastkd.ops.numbers.NUMBERS`) by the implementation that `select` chooses.
 
-
-def kd_loss(
-    student_BK: Tensor,
-    teachers_BK: Sequence[Tensor],
-    labels_B: Tensor,
-    settings: Settings,
-    *,
-    teacher_weights: Tensor | None = None,
-    ignore_index: int,
-) -> KDTerms:
-    """Settings: temperature, KL weight, CE weight. Without teachers, cross-entropy."""
-    if _reference_is_chosen(student_BK):
-        return reference.kd_loss(
-            student_BK, teachers_BK, labels_B, *settings, teacher_weights=teacher_weights, ignore_index=ignore_index
-        )
-    if teacher_weights is not None:  # [M] or [M,B]
-        shape = (len(teachers_BK), len(labels_B))
-        teacher_weights = teacher_weights.detach().float().reshape(shape[0], -1).expand(shape)
-    frozen = [teacher.detach() for teacher in teachers_BK]
-    total, parts, hits = _fused(
-        "kd", student_BK, frozen, labels_B, settings, shares_MB=teacher_weights, ignore_index=ignore_index
-    )
-    ce, kl, _ = parts.unbind()
-    return KDTerms(total, ce, kl, hits[0])
-
-
-def dkd_loss(
-    student_BK: Tensor, teacher_BK: Tensor, labels_B: Tensor, settings: Settings, *, ignore_index: int
-) -> DKDTerms:
-    """Settings: temperature, alpha, CE weight, beta."""
-    if _reference_is_chosen(student_BK):
-        return reference.dkd_loss(student_BK, teacher_BK, labels_B, *settings, ignore_index=ignore_index)
-    total, parts, hits = _fused("dkd", student_BK, [teacher_BK.detach()], labels_B, settings, ignore_index=ignore_index)
-    ce, tckd, nckd = parts.unbind()
-    return DKDTerms(total, ce, tckd, nckd, hits[0])
-
-
-def virtual_teacher_loss(
-    student_BK: Tensor, labels_B: Tensor, settings: Settings, *, softened: bool, ignore_index: int
-) -> KDTerms:
-    """Settings: temperature (of the teacher, where it is softened), KL weight, CE weight, label probability."""
-    if _reference_is_chosen(student_BK):
-        return reference.virtual_teacher_loss(
-            student_BK, labels_B, *settings, softened=softened, ignore_index=ignore_index
-        )
-    form = "virtual_softened" if softened else "virtual"
-    total, parts, hits = _fused(form, student_BK, [], labels_B, settings, ignore_index=ignore_index)
-    ce, kl, _ = parts.unbind()
-    return KDTerms(total, ce, kl, hits[0])
-
-
-def label_smoothing_loss(
-    logits_BK: Tensor, labels_B: Tensor, settings: Settings, *, spread: SmoothingSpread, ignore_index: int
-) -> CETerms:
-    """Settings: (unused), weight of the smoothed CE, weight of the plain CE, what is left to the label."""
-    if _reference_is_chosen(logits_BK):
-        return reference.label_smoothing_loss(logits_BK, labels_B, *settings, spread=spread, ignore_index=ignore_index)
-    total, parts, hits = _fused(f"smoothing_{spread}", logits_BK, [], labels_B, settings, ignore_index=ignore_index)
-    return CETerms(total, parts[0], hits[0])
+    options: those of the form, as its definition in `reference.py` names them.
+    """
+    if _reference_is_chosen(anchor_BK):
+        named = _named(form, numbers) if isinstance(numbers, Tensor) else numbers
+        return reference.FORMS[form](anchor_BK, partners_BK, labels_B, **named, **options, ignore_index=ignore_index)
+    return _fused(form, anchor_BK, partners_BK, labels_B, numbers, **options, ignore_index=ignore_index)
 
 
 def _reference_is_chosen(logits_BK: Tensor) -> bool:
@@ -153,43 +62,54 @@ def _fused(
     anchor_BK: Tensor,
     partners_BK: Sequence[Tensor],
     labels_B: Tensor,
-    settings: Settings,
+    numbers: Numbers,
     *,
-    shares_MB: Tensor | None = None,
+    shares: Tensor | None = None,
     detached: bool = False,
     tau_squared: bool = True,
     ignore_index: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Losses:
     from fastkd.ops.distill_loss.operation import distill_loss  # imports Triton
 
     if labels_B.device.type == "cpu":  # for its assertion; on a GPU it asserts nothing, and would launch kernels
         reference.counted_rows(labels_B, anchor_BK.shape[1], ignore_index)
+    if shares is not None:  # [M] or [M,B]
+        shape = (len(partners_BK), len(labels_B))
+        shares = shares.detach().float().reshape(shape[0], -1).expand(shape)
     wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in (anchor_BK, *partners_BK)]
     total, parts, hits, *_ = distill_loss(
         anchor_BK,
         list(partners_BK),
         labels_B,
-        _packed(settings, anchor_BK.device),
-        shares_MB,
+        _packed(form, numbers, anchor_BK.device),
+        shares,
         form,
         wanted,
         detached,
         tau_squared,
         ignore_index,
     )
-    return total, parts.detach(), hits
+    return Losses(total, parts.detach().unbind(), hits)
 
 
-def _packed(settings: Settings, device: torch.device) -> Tensor:
-    if isinstance(settings, Tensor):
-        if settings.device != device:
+def _named(form: str, numbers: Tensor) -> dict[str, Tensor]:
+    return {name: numbers[number.role] for name, number in NUMBERS[form].items()}
+
+
+def _packed(form: str, numbers: Numbers, device: torch.device) -> Tensor:
+    if isinstance(numbers, Tensor):
+        if numbers.device != device:
             raise ValueError(
-                f"the loss is on {settings.device}, the logits are on {device}: move it with .to({str(device)!r})"
+                f"the loss is on {numbers.device}, the logits are on {device}: move it with .to({str(device)!r})"
             )
-        return settings
+        return numbers
     # Filled on the device: a copy from the host would wait for it, and could not be captured.
-    scalars = (
-        value.float() if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float32, device=device)
-        for value in settings
-    )
-    return torch.stack(list(scalars))
+    packed = torch.ones(len(neutral(form)), dtype=torch.float32, device=device)
+    for place, value in enumerate(neutral(form)):
+        if value != 1.0:
+            packed[place].fill_(value)
+    for name, value in numbers.items():
+        packed[NUMBERS[form][name].role].copy_(value) if isinstance(value, Tensor) else packed[
+            NUMBERS[form][name].role
+        ].fill_(value)
+    return packed

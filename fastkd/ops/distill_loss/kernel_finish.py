@@ -3,20 +3,21 @@
 import triton
 import triton.language as tl
 
-from fastkd.ops.distill_loss.kernel_parts import ANCHOR_CE_WEIGHT, FIRST_HITS, PAIR_WEIGHT, THIRD
+from fastkd.ops.distill_loss.kernel_parts import ANCHOR_CE_WEIGHT, FIRST_HITS, PAIR_WEIGHT, load_third_weight
 
 
 @triton.jit(do_not_specialize=["programs", "B"])
 def finish_kernel(
     sums_ptr,  # [QUANTITIES, programs]
-    settings_ptr,
+    numbers_ptr,
     total_ptr,
     parts_ptr,  # [3]: CE of the anchor, pair term, third part
     hits_ptr,  # [QUANTITIES - 4]
     correction_ptr,
     programs,
     B,
-    HAS_THIRD: tl.constexpr,
+    PARTNERS_LEARN: tl.constexpr,
+    DECOUPLED: tl.constexpr,
     QUANTITIES: tl.constexpr,
     PADDED: tl.constexpr,
     LANES: tl.constexpr,
@@ -37,10 +38,11 @@ def finish_kernel(
     tl.store(hits_ptr + quantity - FIRST_HITS, (sums + 0.5).to(tl.int64), mask=hits_mask)
     tl.store(correction_ptr, B.to(tl.float32) / counted)
 
-    ce = tl.sum(tl.where(quantity == 1, parts, 0.0)) * tl.load(settings_ptr + ANCHOR_CE_WEIGHT)
-    total = ce + tl.sum(tl.where(quantity == 2, parts, 0.0)) * tl.load(settings_ptr + PAIR_WEIGHT)
-    if HAS_THIRD:
-        total += tl.sum(tl.where(quantity == 3, parts, 0.0)) * tl.load(settings_ptr + THIRD)
+    ce = tl.sum(tl.where(quantity == 1, parts, 0.0)) * tl.load(numbers_ptr + ANCHOR_CE_WEIGHT)
+    total = ce + tl.sum(tl.where(quantity == 2, parts, 0.0)) * tl.load(numbers_ptr + PAIR_WEIGHT)
+    if PARTNERS_LEARN or DECOUPLED:
+        third = tl.sum(tl.where(quantity == 3, parts, 0.0))
+        total += third * load_third_weight(numbers_ptr, PARTNERS_LEARN, DECOUPLED)
     tl.store(total_ptr, total)
 
 

@@ -6,12 +6,17 @@ A tile is padded with -inf behind its last class, so that padding has probabilit
 import triton
 import triton.language as tl
 
-# The settings tensor, float32, on the device: what may change between two replays of a captured graph.
-TEMPERATURE = tl.constexpr(0)
-PAIR_WEIGHT = tl.constexpr(1)
-ANCHOR_CE_WEIGHT = tl.constexpr(2)
-THIRD = tl.constexpr(3)  # weight of the partners' CE, or of the non-target KL, or the virtual teacher's label
-CE_TEMPERATURE = tl.constexpr(4)
+from fastkd.ops.numbers import Role
+
+# Where a number stands in the float32 tensor on the device: what may change between two replays of a captured graph.
+TEMPERATURE = tl.constexpr(int(Role.TEMPERATURE))
+PAIR_WEIGHT = tl.constexpr(int(Role.PAIR_WEIGHT))
+ANCHOR_CE_WEIGHT = tl.constexpr(int(Role.ANCHOR_CE_WEIGHT))
+PARTNER_CE_WEIGHT = tl.constexpr(int(Role.PARTNER_CE_WEIGHT))
+CE_TEMPERATURE = tl.constexpr(int(Role.CE_TEMPERATURE))
+OTHERS_WEIGHT = tl.constexpr(int(Role.OTHERS_WEIGHT))
+LABEL_PROBABILITY = tl.constexpr(int(Role.LABEL_PROBABILITY))
+SMOOTHING = tl.constexpr(int(Role.SMOOTHING))
 
 # The rows of the table of sums [4 + 2 a network, programs]; the hits of network n are 4 + 2n and 5 + 2n.
 COUNTED_ROWS = tl.constexpr(0)
@@ -52,6 +57,18 @@ def own_logit(ptr, row, label, ROW_STRIDE: tl.constexpr, COLUMN_STRIDE: tl.const
     exists = (label >= 0) & (label < K)
     own = tl.load(ptr + row * ROW_STRIDE + label.to(tl.int64) * COLUMN_STRIDE, mask=exists, other=0.0).to(tl.float32)
     return own, tl.where(own == own, label, -1)
+
+
+@triton.jit
+def load_third_weight(numbers_ptr, PARTNERS_LEARN: tl.constexpr, DECOUPLED: tl.constexpr):
+    """That of the third part, where the form has one: the partners' cross-entropy, or KL within the other classes."""
+    if PARTNERS_LEARN:
+        weight = tl.load(numbers_ptr + PARTNER_CE_WEIGHT)
+    elif DECOUPLED:
+        weight = tl.load(numbers_ptr + OTHERS_WEIGHT)
+    else:
+        weight = 0.0
+    return weight
 
 
 @triton.jit
@@ -103,16 +120,16 @@ def binary_kl(target_margin, margin):
 
 
 @triton.jit
-def virtual_probabilities(settings_ptr, K: tl.constexpr, VIRTUAL: tl.constexpr):
+def virtual_probabilities(numbers_ptr, K: tl.constexpr, VIRTUAL: tl.constexpr, SMOOTHED: tl.constexpr):
     """A teacher that is two numbers: the probability of the label and that of every other class."""
     wrong_classes: tl.constexpr = K - 1 if K > 1 else 1
-    label = tl.load(settings_ptr + THIRD)
+    label = 1.0 - tl.load(numbers_ptr + SMOOTHING) if SMOOTHED else tl.load(numbers_ptr + LABEL_PROBABILITY)
     other = (1.0 - label) / wrong_classes
     if VIRTUAL == "spread":  # what the label lacks goes to all classes, itself included
         other = (1.0 - label) / K
         label += other
     if VIRTUAL == "softened":  # Tf-KD's released code: a second softmax, over the probabilities
-        odds = tl.exp((label - other) / tl.load(settings_ptr + TEMPERATURE))
+        odds = tl.exp((label - other) / tl.load(numbers_ptr + TEMPERATURE))
         label, other = odds / (odds + wrong_classes), 1.0 / (odds + wrong_classes)
     return label, other
 

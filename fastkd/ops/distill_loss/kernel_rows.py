@@ -19,7 +19,6 @@ from fastkd.ops.distill_loss.kernel_parts import (
     LOG2_E,
     PAIR_WEIGHT,
     TEMPERATURE,
-    THIRD,
     add_hits,
     ahead_of,
     below_peak,
@@ -28,6 +27,7 @@ from fastkd.ops.distill_loss.kernel_parts import (
     entropy_of_two,
     kl_gaps,
     load_labels,
+    load_third_weight,
     load_tile,
     no_hits,
     own_logit,
@@ -45,7 +45,7 @@ def rows_kernel(
     logits_ptrs,  # anchor, partners
     gradient_ptrs,  # the same order; None: not wanted
     labels_ptr,
-    settings_ptr,
+    numbers_ptr,
     shares_ptr,  # [PARTNERS, B] or None
     sums_ptr,  # [4 + 2 a network, programs]
     B,
@@ -67,17 +67,16 @@ def rows_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STAGES: tl.constexpr,  # of the loop over samples: 2 loads the next ones early
-    AHEAD: tl.constexpr,  # the next network's row is loaded before this one's is worked on
 ):
-    temperature = tl.load(settings_ptr + TEMPERATURE)
+    temperature = tl.load(numbers_ptr + TEMPERATURE)
     tau_squared = temperature * temperature if TAU_SQUARED else 1.0
     inverse_temperature = 1.0 / temperature
-    inverse_ce_temperature = 1.0 / tl.load(settings_ptr + CE_TEMPERATURE) if PARTNERS_LEARN else 1.0
+    inverse_ce_temperature = 1.0 / tl.load(numbers_ptr + CE_TEMPERATURE) if PARTNERS_LEARN else 1.0
     scale, ce_scale = inverse_temperature * LOG2_E, inverse_ce_temperature * LOG2_E
     per_row = 1.0 / B.to(tl.float32)
-    ce_slope = tl.load(settings_ptr + ANCHOR_CE_WEIGHT) * per_row * inverse_ce_temperature
-    pair_slope = tl.load(settings_ptr + PAIR_WEIGHT) * per_row * tau_squared * inverse_temperature
-    third_slope = tl.load(settings_ptr + THIRD) * per_row if PARTNERS_LEARN or DECOUPLED else 0.0
+    ce_slope = tl.load(numbers_ptr + ANCHOR_CE_WEIGHT) * per_row * inverse_ce_temperature
+    pair_slope = tl.load(numbers_ptr + PAIR_WEIGHT) * per_row * tau_squared * inverse_temperature
+    third_slope = load_third_weight(numbers_ptr, PARTNERS_LEARN, DECOUPLED) * per_row
 
     columns = tl.arange(0, COLUMNS)
     rows = tl.arange(0, ROWS)
@@ -94,8 +93,6 @@ def rows_kernel(
         weight = counted.to(tl.float32)  # of a row: 0 where its label is ignored
         anchor = load_tile(logits_ptrs[0], row, columns, counted, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
         own, known_label = own_logit(logits_ptrs[0], row, label, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
-        if AHEAD and PARTNERS > 0:
-            upcoming = load_tile(logits_ptrs[1], row, columns, counted, ROW_STRIDES[1], COLUMN_STRIDES[1], K)
         next_row = (block + programs) * ROWS + rows
         next_label, next_counted = load_labels(labels_ptr, next_row, B, IGNORE_INDEX, K, CHECK_LABELS)
 
@@ -121,23 +118,16 @@ def rows_kernel(
         third = tl.zeros((ROWS,), tl.float32)
 
         if VIRTUAL != "":
-            q_label, q_other = virtual_probabilities(settings_ptr, K, VIRTUAL)
+            q_label, q_other = virtual_probabilities(numbers_ptr, K, VIRTUAL, CROSS_ENTROPY)
             pair += cross_entropy_of_two(q_label, q_other, log_p_label, others - (K - 1) * p_log_total)
             if not CROSS_ENTROPY:
                 pair -= entropy_of_two(q_label, q_other, K)
-            slope = tl.load(settings_ptr + PAIR_WEIGHT) * per_row * weight
+            slope = tl.load(numbers_ptr + PAIR_WEIGHT) * per_row * weight
             p *= (1.0 / p_total)[:, None]
             gradient += slope[:, None] * (p - tl.where(is_label, q_label, q_other))
 
         for i in tl.static_range(1, PARTNERS + 1):
-            if AHEAD:
-                partner = upcoming
-                if i < PARTNERS:
-                    upcoming = load_tile(
-                        logits_ptrs[i + 1], row, columns, counted, ROW_STRIDES[i + 1], COLUMN_STRIDES[i + 1], K
-                    )
-            else:
-                partner = load_tile(logits_ptrs[i], row, columns, counted, ROW_STRIDES[i], COLUMN_STRIDES[i], K)
+            partner = load_tile(logits_ptrs[i], row, columns, counted, ROW_STRIDES[i], COLUMN_STRIDES[i], K)
             share = partner_share(shares_ptr, i - 1, row, counted, PARTNERS, SHARE_ROW_STRIDE, SHARE_COLUMN_STRIDE)
             slope = pair_slope * share * weight
             own_partner, known_label = own_logit(logits_ptrs[i], row, label, ROW_STRIDES[i], COLUMN_STRIDES[i], K)

@@ -12,7 +12,6 @@ from fastkd.ops.distill_loss.kernel_parts import (
     CE_TEMPERATURE,
     PAIR_WEIGHT,
     TEMPERATURE,
-    THIRD,
     add_hits,
     ahead_of,
     binary_kl,
@@ -20,6 +19,7 @@ from fastkd.ops.distill_loss.kernel_parts import (
     entropy_of_two,
     kl_terms,
     load_labels,
+    load_third_weight,
     load_tile,
     no_hits,
     own_logit,
@@ -94,7 +94,7 @@ def wide_kernel(
     logits_ptrs,
     gradient_ptrs,
     labels_ptr,
-    settings_ptr,
+    numbers_ptr,
     shares_ptr,
     sums_ptr,
     B,
@@ -115,17 +115,15 @@ def wide_kernel(
     CHECK_LABELS: tl.constexpr,
     ROWS: tl.constexpr,  # 1
     COLUMNS: tl.constexpr,
-    STAGES: tl.constexpr,
-    AHEAD: tl.constexpr,  # no meaning here
 ):
-    temperature = tl.load(settings_ptr + TEMPERATURE)
+    temperature = tl.load(numbers_ptr + TEMPERATURE)
     inverse_temperature = 1.0 / temperature
     tau_squared = temperature * temperature if TAU_SQUARED else 1.0
-    inverse_ce_temperature = 1.0 / tl.load(settings_ptr + CE_TEMPERATURE) if PARTNERS_LEARN else 1.0
+    inverse_ce_temperature = 1.0 / tl.load(numbers_ptr + CE_TEMPERATURE) if PARTNERS_LEARN else 1.0
     per_row = 1.0 / B.to(tl.float32)
-    ce_slope = tl.load(settings_ptr + ANCHOR_CE_WEIGHT) * per_row * inverse_ce_temperature
-    pair_slope = tl.load(settings_ptr + PAIR_WEIGHT) * per_row * tau_squared * inverse_temperature
-    third_weight = tl.load(settings_ptr + THIRD) * per_row if PARTNERS_LEARN or DECOUPLED else 0.0
+    ce_slope = tl.load(numbers_ptr + ANCHOR_CE_WEIGHT) * per_row * inverse_ce_temperature
+    pair_slope = tl.load(numbers_ptr + PAIR_WEIGHT) * per_row * tau_squared * inverse_temperature
+    third_weight = load_third_weight(numbers_ptr, PARTNERS_LEARN, DECOUPLED) * per_row
 
     counted_rows = tl.zeros((ROWS,), tl.float32)
     anchor_ces = tl.zeros((ROWS,), tl.float32)
@@ -203,7 +201,7 @@ def wide_kernel(
             partners = partners + ((share, kl, q_peak, q_log_total, b_peak, b_log_total),)  # noqa: RUF005 - Triton does not unpack
 
         if VIRTUAL != "":
-            q_label, q_other = virtual_probabilities(settings_ptr, K, VIRTUAL)
+            q_label, q_other = virtual_probabilities(numbers_ptr, K, VIRTUAL, CROSS_ENTROPY)
             others_lanes = tl.zeros((ROWS, COLUMNS), tl.float32)
             for start in range(0, K, COLUMNS):
                 columns = start + tl.arange(0, COLUMNS)
@@ -225,7 +223,7 @@ def wide_kernel(
             log_p, p = log_probabilities(anchor, p_peak, p_log_total, inverse_ce_temperature)
             gradient = ce_slope * (p - is_label)
             if VIRTUAL != "":
-                gradient += tl.load(settings_ptr + PAIR_WEIGHT) * per_row * (p - tl.where(is_label, q_label, q_other))
+                gradient += tl.load(numbers_ptr + PAIR_WEIGHT) * per_row * (p - tl.where(is_label, q_label, q_other))
             if DECOUPLED:
                 anchor = tl.where(is_label, -float("inf"), anchor)
             log_a, a = log_probabilities(anchor, a_peak, a_log_total, inverse_temperature)

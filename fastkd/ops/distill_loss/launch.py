@@ -29,6 +29,7 @@ class Form(NamedTuple):
 
 
 FORMS = {
+    "ce": Form(),
     "sftn": Form(ANCHOR_IS_TARGET=True, PARTNERS_LEARN=True),
     "sftn_reverse": Form(PARTNERS_LEARN=True),
     "kd": Form(),
@@ -53,13 +54,13 @@ class Layout(NamedTuple):
     programs: int
     """At most so many a multiprocessor; each takes every n-th block of samples, n being their number."""
     STAGES: int = 1
-    AHEAD: bool = False
+    """Of the loop over samples, for rows that fit into registers: 2 loads the next samples early."""
 
 
-def layout(classes: int, form: str) -> Layout:
+def layout(classes: int) -> Layout:
     """Eight numbers of a row a thread, which is one 16-byte access in bfloat16; sixteen at 4096 classes.
 
-    As many programs as are resident at once; rows of up to 1024 classes are loaded one sample ahead.
+    As many programs as are resident at once; rows of 513 to 1024 classes are loaded one sample ahead.
     """
     if classes > WIDEST_ROW:
         return Layout(1, 1024, 8, 255, programs=8)
@@ -88,7 +89,8 @@ def constants(
     check_labels: bool = False,
 ) -> dict[str, object]:
     """What the large kernel is compiled for, beside the types of its arguments. `strides`: of anchor and partners."""
-    return {
+    of_kernel: dict[str, object] = {"STAGES": chosen.STAGES} if kernel_for(classes, chosen) is rows_kernel else {}
+    return of_kernel | {
         "K": classes,
         "ROW_STRIDES": tuple(row for row, _ in strides),
         "COLUMN_STRIDES": tuple(column for _, column in strides),
@@ -102,8 +104,6 @@ def constants(
         "CHECK_LABELS": check_labels,
         "ROWS": chosen.ROWS,
         "COLUMNS": chosen.COLUMNS,
-        "STAGES": chosen.STAGES,
-        "AHEAD": chosen.AHEAD,
     }
 
 
@@ -111,7 +111,7 @@ def losses_and_gradients(
     logits: Sequence[Tensor],
     gradients: Sequence[Tensor | None],
     labels_B: Tensor,
-    settings: Tensor,
+    numbers: Tensor,
     shares_MB: Tensor | None,
     form: str,
     *,
@@ -126,7 +126,7 @@ def losses_and_gradients(
     how many rows count; the correction is B over that number, and 1 where no row is ignored.
     """
     (samples, classes), device = logits[0].shape, logits[0].device
-    chosen = chosen or layout(classes, form)
+    chosen = chosen or layout(classes)
     programs = min(triton.cdiv(samples, chosen.ROWS), chosen.programs * multiprocessors(device))
     networks = len(logits) if FORMS[form].PARTNERS_LEARN else 1
     quantities = 4 + 2 * networks
@@ -141,7 +141,7 @@ def losses_and_gradients(
                 tuple(logits),
                 tuple(gradients),
                 labels_B,
-                settings,
+                numbers,
                 shares_MB,
                 sums,
                 samples,
@@ -162,14 +162,15 @@ def losses_and_gradients(
             )
         finish_kernel[(1,)](
             sums,
-            settings,
+            numbers,
             total,
             parts,
             hits,
             correction,
             programs,
             samples,
-            HAS_THIRD=FORMS[form].PARTNERS_LEARN or FORMS[form].DECOUPLED,
+            PARTNERS_LEARN=FORMS[form].PARTNERS_LEARN,
+            DECOUPLED=FORMS[form].DECOUPLED,
             QUANTITIES=quantities,
             PADDED=triton.next_power_of_2(quantities),
             LANES=FINISHED_AT_ONCE,

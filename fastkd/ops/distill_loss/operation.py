@@ -23,7 +23,7 @@ def distill_loss(
     anchor_BK: Tensor,
     partners_BK: Sequence[Tensor],
     labels_B: Tensor,
-    settings: Tensor,
+    numbers: Tensor,
     shares_MB: Tensor | None,
     form: str,
     wanted: Sequence[bool],
@@ -40,7 +40,7 @@ def distill_loss(
         logits,
         gradients,
         labels_B.contiguous(),
-        settings,
+        numbers,
         shares_MB,
         form,
         detached=detached,
@@ -51,15 +51,15 @@ def distill_loss(
 
 
 @distill_loss.register_fake
-def _(anchor_BK, partners_BK, labels_B, settings, shares_MB, form, wanted, detached, tau_squared, ignore_index):
+def _(anchor_BK, partners_BK, labels_B, numbers, shares_MB, form, wanted, detached, tau_squared, ignore_index):
     logits = [anchor_BK, *partners_BK]
     networks = len(logits) if launch.FORMS[form].PARTNERS_LEARN else 1
     return (
-        settings.new_empty((), dtype=torch.float32),
-        settings.new_empty(3, dtype=torch.float32),
+        numbers.new_empty((), dtype=torch.float32),
+        numbers.new_empty(3, dtype=torch.float32),
         labels_B.new_empty(networks, 2),
         [_gradient_like(tensor) for tensor, want in zip(logits, wanted, strict=True) if want],
-        settings.new_empty((), dtype=torch.float32),
+        numbers.new_empty((), dtype=torch.float32),
     )
 
 

@@ -1,134 +1,119 @@
 """The distillation losses in plain PyTorch: short, right in float64, and what every kernel is judged against.
 
-All of them take raw logits. The arithmetic is in log-space, in float32 at least, with no epsilon. Sums run over the
-classes, means over the counted rows (those whose label is not `ignore_index`); an empty batch has zero loss.
+All of them take raw logits: those of an anchor (a student, or SFTN's teacher) and of its partners (its teachers, or
+the branches). The arithmetic is in log-space, in float32 at least, with no epsilon. Sums run over the classes, means
+over the counted rows (those whose label is not `ignore_index`); an empty batch has zero loss.
 
     KL(p ‖ q) = Σ_k p_k (log p_k − log q_k),   p = softmax(z_p / τ),   q = softmax(z_q / τ),   times τ²
 
 τ² keeps the size of the gradient independent of the temperature (Hinton et al. 2015, arXiv 1503.02531).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Scalar = float | Tensor
+from fastkd.ops.numbers import Scalar
+
 KLDirection = Literal["forward", "reverse"]
 SmoothingSpread = Literal["all", "others"]
 
 
-class CETerms(NamedTuple):
-    """Cross-entropy of one network."""
+class Losses(NamedTuple):
+    """What every form gives."""
 
     total: Tensor
     """The one differentiable value."""
-    ce: Tensor
+    parts: tuple[Tensor, ...]
+    """Its terms before their weights, detached. A kernel gives three, some of which the form has no use for."""
     hits: Tensor
-    """[2] int64: in how many counted rows the label is among the top 1, the top 5."""
+    """[networks that learn, 2] int64: in how many counted rows the label is among the top 1, the top 5."""
 
 
-class KDTerms(NamedTuple):
-    """ce_weight · CE + kl_weight · τ² KL(teacher ‖ student)."""
-
-    total: Tensor
-    ce: Tensor
-    kl: Tensor
-    """τ² KL, before its weight."""
-    hits: Tensor
+def ce(anchor_BK: Tensor, _partners_BK: Sequence[Tensor], labels_B: Tensor, *, ignore_index: int) -> Losses:
+    """Cross-entropy. Parts: that."""
+    counted = counted_rows(labels_B, anchor_BK.shape[1], ignore_index)
+    loss = _mean(_cross_entropy(anchor_BK, labels_B, counted, 1.0), counted)
+    return Losses(loss, (loss.detach(),), hit_counts(anchor_BK, labels_B, counted)[None])
 
 
-class SFTNTerms(NamedTuple):
-    """teacher_weight · CE_teacher + mean over branches of (kl_weight · τ² KL + ce_weight · CE)."""
-
-    total: Tensor
-    teacher_ce: Tensor
-    kl: Tensor
-    """Mean over the branches of τ² KL, before its weight."""
-    branch_ce: Tensor
-    """Mean over the branches."""
-    hits: Tensor
-    """[1+N, 2] int64: the teacher's, then each branch's, top-1 and top-5 hits."""
-
-
-class DKDTerms(NamedTuple):
-    """ce_weight · CE + alpha · τ² TCKD + beta · τ² NCKD."""
-
-    total: Tensor
-    ce: Tensor
-    tckd: Tensor
-    """τ² KL between (label, all other classes), before its weight."""
-    nckd: Tensor
-    """τ² KL within the other classes, before its weight."""
-    hits: Tensor
-
-
-def kd_loss(
+def kd(
     student_BK: Tensor,
     teachers_BK: Sequence[Tensor],
     labels_B: Tensor,
+    *,
     temperature: Scalar,
     kl_weight: Scalar,
     ce_weight: Scalar,
-    *,
-    teacher_weights: Tensor | None = None,
+    shares: Tensor | None = None,
     ignore_index: int,
-) -> KDTerms:
-    """KL is the sum over the teachers of weight · KL; the weights [M] or [M,B] are 1/M where none are given."""
+) -> Losses:
+    """ce_weight · CE + kl_weight · τ² KL, the sum over the teachers of share · KL(teacher ‖ student). Parts: CE, τ² KL.
+
+    shares: [M] or [M,B], the teachers' weights; 1/M by default.
+    """
     counted = counted_rows(labels_B, student_BK.shape[1], ignore_index)
     ce = _mean(_cross_entropy(student_BK, labels_B, counted, 1.0), counted)
     kl = ce.new_zeros(())
     for i, teacher_BK in enumerate(teachers_BK):
-        weight = 1 / len(teachers_BK) if teacher_weights is None else teacher_weights[i].detach()
-        kl = kl + _mean(weight * _divergence(teacher_BK.detach(), student_BK, temperature), counted)
+        share = 1 / len(teachers_BK) if shares is None else shares[i].detach()
+        kl = kl + _mean(share * _divergence(teacher_BK.detach(), student_BK, temperature), counted)
     kl = kl * temperature**2
-    total = ce_weight * ce + kl_weight * kl if teachers_BK else ce_weight * ce
-    return KDTerms(total, ce.detach(), kl.detach(), hit_counts(student_BK, labels_B, counted))
+    total = ce_weight * ce + kl_weight * kl
+    return Losses(total, (ce.detach(), kl.detach()), hit_counts(student_BK, labels_B, counted)[None])
 
 
-def sftn_loss(
+def sftn(
     teacher_BK: Tensor,
     branches_BK: Sequence[Tensor],
     labels_B: Tensor,
-    temperature: Scalar,
-    kl_weight: Scalar,
-    teacher_weight: Scalar,
-    ce_weight: Scalar,
-    ce_temperature: Scalar,
     *,
-    kl: KLDirection,
-    detach_teacher: bool,
+    temperature: Scalar,
+    ce_temperature: Scalar,
+    teacher_weight: Scalar,
+    kl_weight: Scalar,
+    ce_weight: Scalar,
+    direction: KLDirection = "forward",
+    detached: bool,
     tau_squared: bool,
     ignore_index: int,
-) -> SFTNTerms:
+) -> Losses:
+    """teacher_weight · CE(teacher) + mean over branches of (kl_weight · τ² KL + ce_weight · CE(branch)).
+
+    Parts: CE of the teacher, mean τ² KL, mean CE of the branches. detached: KL sends no gradient to the teacher.
+    """
     counted = counted_rows(labels_B, teacher_BK.shape[1], ignore_index)
-    target = teacher_BK.detach() if detach_teacher else teacher_BK
+    target = teacher_BK.detach() if detached else teacher_BK
     teacher_ce = _mean(_cross_entropy(teacher_BK, labels_B, counted, ce_temperature), counted)
     hits, kls, ces = [hit_counts(teacher_BK, labels_B, counted)], [], []
     for branch_BK in branches_BK:
-        pair = (target, branch_BK) if kl == "forward" else (branch_BK, target)
+        pair = (target, branch_BK) if direction == "forward" else (branch_BK, target)
         kls.append(_mean(_divergence(*pair, temperature), counted))
         ces.append(_mean(_cross_entropy(branch_BK, labels_B, counted, ce_temperature), counted))
         hits.append(hit_counts(branch_BK, labels_B, counted))
     mean_kl = torch.stack(kls).mean() * (temperature**2 if tau_squared else 1.0)
     branch_ce = torch.stack(ces).mean()
     total = teacher_weight * teacher_ce + kl_weight * mean_kl + ce_weight * branch_ce
-    return SFTNTerms(total, teacher_ce.detach(), mean_kl.detach(), branch_ce.detach(), torch.stack(hits))
+    return Losses(total, (teacher_ce.detach(), mean_kl.detach(), branch_ce.detach()), torch.stack(hits))
 
 
-def dkd_loss(
+def dkd(
     student_BK: Tensor,
-    teacher_BK: Tensor,
+    teachers_BK: Sequence[Tensor],
     labels_B: Tensor,
+    *,
     temperature: Scalar,
     alpha: Scalar,
-    ce_weight: Scalar,
     beta: Scalar,
-    *,
+    ce_weight: Scalar,
     ignore_index: int,
-) -> DKDTerms:
+) -> Losses:
+    """ce_weight · CE + τ² (alpha · TCKD + beta · NCKD). Parts: CE, τ² TCKD, τ² NCKD."""
+    (teacher_BK,) = teachers_BK
     counted = counted_rows(labels_B, student_BK.shape[1], ignore_index)
     column = torch.where(counted, labels_B, 0)[:, None]
     margins, others = [], []
@@ -141,51 +126,71 @@ def dkd_loss(
     tckd = _mean(_kl(*binary), counted) * temperature**2
     nckd = _mean(_divergence(others[0], others[1], 1.0), counted) * temperature**2
     total = ce_weight * ce + alpha * tckd + beta * nckd
-    return DKDTerms(total, ce.detach(), tckd.detach(), nckd.detach(), hit_counts(student_BK, labels_B, counted))
+    parts = (ce.detach(), tckd.detach(), nckd.detach())
+    return Losses(total, parts, hit_counts(student_BK, labels_B, counted)[None])
 
 
-def virtual_teacher_loss(
+def virtual(
     student_BK: Tensor,
+    _partners_BK: Sequence[Tensor],
     labels_B: Tensor,
-    temperature: Scalar,
+    *,
+    label_probability: Scalar,
     kl_weight: Scalar,
     ce_weight: Scalar,
-    label_probability: Scalar,
-    *,
-    softened: bool,
+    temperature: Scalar | None = None,
     ignore_index: int,
-) -> KDTerms:
+) -> Losses:
+    """ce_weight · CE + kl_weight · KL(virtual teacher ‖ student). Parts: CE, KL.
+
+    temperature: None, or that of a second softmax, over the probabilities, as in Tf-KD's released code.
+    """
     counted = counted_rows(labels_B, student_BK.shape[1], ignore_index)
     wrong_classes = max(student_BK.shape[1] - 1, 1)
     label = _tensor(label_probability, student_BK)
     other = (1 - label) / wrong_classes
-    if softened:  # Tf-KD's released code: a second softmax, over the probabilities
+    if temperature is not None:
         odds = ((label - other) / temperature).exp()
         label, other = odds / (odds + wrong_classes), 1 / (odds + wrong_classes)
     ce, soft = _hard_and_soft_cross_entropy(student_BK, labels_B, counted, label, other)
     kl = soft + torch.where(counted.any(), label.xlogy(label) + wrong_classes * other.xlogy(other), 0)
     total = ce_weight * ce + kl_weight * kl
-    return KDTerms(total, ce.detach(), kl.detach(), hit_counts(student_BK, labels_B, counted))
+    return Losses(total, (ce.detach(), kl.detach()), hit_counts(student_BK, labels_B, counted)[None])
 
 
-def label_smoothing_loss(
+def smoothing(
     logits_BK: Tensor,
+    _partners_BK: Sequence[Tensor],
     labels_B: Tensor,
-    _temperature: Scalar,
-    smoothed_weight: Scalar,
-    ce_weight: Scalar,
-    label_probability: Scalar,
     *,
+    smoothing: Scalar,
     spread: SmoothingSpread,
     ignore_index: int,
-) -> CETerms:
+) -> Losses:
+    """Cross-entropy with labels that give `smoothing` of their probability to all classes, or to the others.
+
+    Parts: the cross-entropy with the labels themselves.
+    """
     counted = counted_rows(labels_B, logits_BK.shape[1], ignore_index)
-    label, classes = _tensor(label_probability, logits_BK), logits_BK.shape[1]
+    label, classes = 1.0 - _tensor(smoothing, logits_BK), logits_BK.shape[1]
     other = (1 - label) / (classes if spread == "all" else max(classes - 1, 1))
     label = label + other if spread == "all" else label
     ce, smoothed = _hard_and_soft_cross_entropy(logits_BK, labels_B, counted, label, other)
-    total = ce_weight * ce + smoothed_weight * smoothed
-    return CETerms(total, ce.detach(), hit_counts(logits_BK, labels_B, counted))
+    return Losses(smoothed, (ce.detach(),), hit_counts(logits_BK, labels_B, counted)[None])
+
+
+FORMS: dict[str, Callable[..., Losses]] = {
+    "ce": ce,
+    "kd": kd,
+    "sftn": sftn,
+    "sftn_reverse": partial(sftn, direction="reverse"),
+    "dkd": dkd,
+    "virtual": virtual,
+    "virtual_softened": virtual,
+    "smoothing_all": partial(smoothing, spread="all"),
+    "smoothing_others": partial(smoothing, spread="others"),
+}
+"""The definition of every form. The numbers come by their names in `fastkd.ops.numbers`."""
 
 
 def hit_counts(logits_BK: Tensor, labels_B: Tensor, counted_B: Tensor) -> Tensor:

@@ -20,13 +20,13 @@ void simulate(const Pass& pass) {
 }
 
 extern "C" void simulated_pass(const Arguments* arguments, const char* variant, const float* student,
-                               const float* teacher, const void* bank, const float* z, const float* settings,
+                               const float* teacher, const void* bank, const float* z, const float* numbers,
                                int samples, int dim, int splits, bool measures, float* total, float* sides,
                                float* student_gradient, float* teacher_gradient, float* new_z) {
   std::vector<float> gradients(static_cast<size_t>(samples) * splits * 2 * dim, NAN);
   std::vector<float> sums(static_cast<size_t>(samples) * splits * 2, NAN);
   const Pass pass{draws_of(*arguments), student,  teacher, bank,     z,
-                  settings,             samples,  dim,     splits,   measures,
+                  numbers,             samples,  dim,     splits,   measures,
                   gradients.data(),     sums.data()};
   const auto is = [&](const char* name) { return std::strcmp(variant, name) == 0; };
   if (is("float 4 1 8")) simulate<float, 4, 1, 8>(pass);
@@ -50,12 +50,12 @@ extern "C" void simulated_draw(const Arguments* arguments, int samples, int64_t*
 }
 
 extern "C" void simulated_update(bool narrow, void* bank, float* z, int64_t* step, const int64_t* rows,
-                                 const float* student, const float* teacher, const float* new_z, const float* settings,
+                                 const float* student, const float* teacher, const float* new_z, const float* numbers,
                                  int samples, int dim, int64_t n) {
   launch(dim3(samples), UPDATE_THREADS, [&] {
     if (narrow)
-      update(static_cast<__nv_bfloat16*>(bank), z, step, rows, student, teacher, new_z, settings, samples, dim, n);
+      update(static_cast<__nv_bfloat16*>(bank), z, step, rows, student, teacher, new_z, numbers, samples, dim, n);
     else
-      update(static_cast<float*>(bank), z, step, rows, student, teacher, new_z, settings, samples, dim, n);
+      update(static_cast<float*>(bank), z, step, rows, student, teacher, new_z, numbers, samples, dim, n);
   });
 }

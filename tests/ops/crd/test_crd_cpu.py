@@ -6,6 +6,7 @@ from crd_cases import PROBLEMS, check_golden, check_path, check_update, golden, 
 
 from fastkd.ops import compiled, crd, select
 from fastkd.ops.crd import operation
+from fastkd.ops.crd.inputs import flat
 from fastkd.support.errors import UserError
 
 pytestmark = needs_library
@@ -29,16 +30,16 @@ def test_update(dtype):
 def test_large_and_small_scores():
     # exp(±1/0.07) after a bank of unit rows that are the embeddings themselves, and their opposites.
     case = problem(explicit=True, samples=4)
-    rows = torch.stack(case.batch[:2], 1).detach()
+    rows = torch.stack(case.contrast[:2], 1).detach()
     case.bank[:4], case.bank[4:8] = rows.flip(1), -rows.flip(1)
-    case.batch.chosen_BK.copy_(torch.arange(4 * 71).view(4, 71) % 8)
+    case.contrast.chosen_BK.copy_(torch.arange(4 * 71).view(4, 71) % 8)
     check_path(case, "cpu")
 
 
 def run(case, path="cpu"):
-    z = crd.normaliser(case.batch, case.bank, torch.full((2,), -1.0), case.settings, path)
-    terms = crd.loss(case.batch, case.bank, z, case.settings, path)
-    return z, terms.total, *torch.autograd.grad(terms.total, case.batch[:2])
+    z = crd.normaliser(case.inputs(torch.full((2,), -1.0)), path)
+    terms = crd.loss(case.inputs(z), path)
+    return z, terms.total, *torch.autograd.grad(terms.total, case.contrast[:2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -59,7 +60,7 @@ def test_the_same_bits_every_time_and_for_any_number_of_threads(dtype):
 @pytest.mark.parametrize("row", [-1, 300])
 def test_rows_outside_the_bank_are_refused(row):
     case = problem()
-    case.batch.rows_B[1] = row
+    case.contrast.rows_B[1] = row
     with pytest.raises(RuntimeError, match="outside the bank"):
         run(case)
     with pytest.raises(RuntimeError, match="outside the bank"):
@@ -67,19 +68,19 @@ def test_rows_outside_the_bank_are_refused(row):
             case.bank,
             torch.ones(2),
             torch.tensor(0),
-            case.batch.rows_B,
-            *(t.detach() for t in case.batch[:2]),
+            case.contrast.rows_B,
+            *(t.detach() for t in case.contrast[:2]),
         )
-        crd.update_(*arguments, torch.ones(2), case.settings, "cpu")
+        crd.update_(*arguments, torch.ones(2), case.numbers, "cpu")
     case = problem(explicit=True)
-    case.batch.chosen_BK[2, 3] = row
+    case.contrast.chosen_BK[2, 3] = row
     with pytest.raises(RuntimeError, match="outside the bank"):
         run(case)
 
 
 def arguments_of(case):
     z = torch.tensor((30.0, 40.0))
-    return (*crd._inputs(case.batch, case.bank, z, case.settings), "cpu")
+    return (*flat(case.inputs(z)), "cpu")
 
 
 @pytest.mark.parametrize("explicit", [False, True])
@@ -94,33 +95,33 @@ def test_opcheck_loss_and_normaliser(explicit):
 
 def test_opcheck_the_rest():
     case = problem()
-    student, teacher = (tensor.detach() for tensor in case.batch[:2])
+    student, teacher = (tensor.detach() for tensor in case.contrast[:2])
     z, step = torch.full((2,), -1.0), torch.tensor(0)
-    update = (case.bank, z, step, case.batch.rows_B, student, teacher, torch.ones(2), case.settings, "cpu")
+    update = (case.bank, z, step, case.contrast.rows_B, student, teacher, torch.ones(2), case.numbers, "cpu")
     torch.library.opcheck(operation.crd_update_, update)
-    plan = case.batch.plan
-    torch.library.opcheck(operation.crd_draw, (case.batch.rows_B, plan.starts, plan.step, 300, *plan[2:], "cpu"))
+    plan = case.contrast.plan
+    torch.library.opcheck(operation.crd_draw, (case.contrast.rows_B, *plan, 300, "cpu"))
     torch.library.opcheck(operation.crd_scale_, (student, teacher, torch.tensor(2.0)))
 
 
 def test_the_gradient_that_arrives_is_applied_once():
     case = problem()
     z = torch.tensor((30.0, 40.0))
-    plain = torch.autograd.grad(crd.loss(case.batch, case.bank, z, case.settings, "cpu").total, case.batch[:2])
-    total = crd.loss(case.batch, case.bank, z, case.settings, "cpu").total * 3
-    scaled = torch.autograd.grad(total, case.batch[:2], retain_graph=True)
+    plain = torch.autograd.grad(crd.loss(case.inputs(z), "cpu").total, case.contrast[:2])
+    total = crd.loss(case.inputs(z), "cpu").total * 3
+    scaled = torch.autograd.grad(total, case.contrast[:2], retain_graph=True)
     for one, three in zip(plain, scaled, strict=True):
         torch.testing.assert_close(three, 3 * one)
     with pytest.raises(RuntimeError, match="second backward needs a second forward"):
-        torch.autograd.grad(total, case.batch[:2])
+        torch.autograd.grad(total, case.contrast[:2])
 
 
 def test_the_update_tells_autograd():
     case = problem()
-    student, teacher = (tensor.detach() for tensor in case.batch[:2])
+    student, teacher = (tensor.detach() for tensor in case.contrast[:2])
     bank, z, step = case.bank, torch.ones(2), torch.tensor(0)
     before = [tensor._version for tensor in (bank, z, step)]
-    crd.update_(bank, z, step, case.batch.rows_B, student, teacher, torch.ones(2), case.settings, "cpu")
+    crd.update_(bank, z, step, case.contrast.rows_B, student, teacher, torch.ones(2), case.numbers, "cpu")
     assert all(tensor._version > old for tensor, old in zip((bank, z, step), before, strict=True))
 
 
@@ -157,6 +158,6 @@ def test_large_banks_are_gathered(monkeypatch, rows, samples, negatives, dense):
 def test_golden_cases_are_exercised_by_the_library(monkeypatch):
     # Were the library not called, the golden tests above would say nothing.
     _, given, z = golden("call1", torch.float32)
-    monkeypatch.setattr(operation, "_compiled", lambda path: pytest.fail("called"))
+    monkeypatch.setattr(operation, "_library_of", lambda path: pytest.fail("called"))
     with pytest.raises(pytest.fail.Exception, match="called"):
-        crd.normaliser(given.batch, given.bank, z, given.settings, "cpu")
+        crd.normaliser(given.inputs(z), "cpu")

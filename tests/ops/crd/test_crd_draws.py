@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastkd.ops import crd
-from fastkd.ops.crd.draws import Plan, permute
+from fastkd.ops.crd.draws import DrawPlan, permute
 from fastkd.ops.philox import philox
 
 ROWS, CLASSES = 1000, 10  # of uneven sizes
@@ -18,7 +18,7 @@ PATHS = ["reference", pytest.param("cpu", marks=needs_library)]
 
 
 def drawn(path="reference", *, rows=None, starts=STARTS, negatives=300, seed=11, step=0, first=0, **options):
-    plan = Plan(
+    plan = DrawPlan(
         starts, torch.tensor(step), negatives, seed, first, **({"replacement": False, "relaxed": False} | options)
     )
     rows = torch.arange(0, ROWS, 5) if rows is None else rows

@@ -6,6 +6,7 @@ from crd_cases import PROBLEMS, check_counts, check_path, check_update, in_float
 
 from fastkd.losses import CRDLoss
 from fastkd.ops import compiled, crd
+from fastkd.ops.crd.inputs import Inputs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -55,9 +56,9 @@ def test_update(path, dtype):
 @pytest.mark.parametrize("name", ["plain", "with replacement", "just enough negatives", "every row a class"])
 def test_draws_are_those_of_the_reference(name, path):
     case = problem(**(PROBLEMS[name] | {"negatives": 1500, "rows": 2000}))
-    expected = crd.draw(case.batch.rows_B, 2000, case.batch.plan, "reference")
+    expected = crd.draw(case.contrast.rows_B, 2000, case.contrast.plan, "reference")
     given = case.to("cuda")
-    assert torch.equal(crd.draw(given.batch.rows_B, 2000, given.batch.plan, path).cpu(), expected)
+    assert torch.equal(crd.draw(given.contrast.rows_B, 2000, given.contrast.plan, path).cpu(), expected)
 
 
 @pytest.mark.parametrize("name", [*PROBLEMS, "of CIFAR"])
@@ -72,8 +73,8 @@ def test_bit_for_bit(path, dtype):
     z = in_float64_z(case)
     first = None
     for _ in range(5):
-        terms = crd.loss(case.batch, case.bank, z, case.settings, path)
-        result = (terms.total, terms.student, *torch.autograd.grad(terms.total, case.batch[:2]))
+        terms = crd.loss(case.inputs(z), path)
+        result = (terms.total, terms.student, *torch.autograd.grad(terms.total, case.contrast[:2]))
         first = first or result
         assert all(torch.equal(a, b) for a, b in zip(first, result, strict=True))
 
@@ -85,8 +86,8 @@ def in_float64_z(case) -> torch.Tensor:
 @needs_library
 def test_a_row_outside_the_bank_is_seen():
     case = problem(explicit=True).to("cuda")
-    case.batch.chosen_BK[2, 3] = 300
-    assert crd.loss(case.batch, case.bank, in_float64_z(case), case.settings, "gather").total.isnan()
+    case.contrast.chosen_BK[2, 3] = 300
+    assert crd.loss(case.inputs(in_float64_z(case)), "gather").total.isnan()
 
 
 def module(path: str, monkeypatch, **options) -> CRDLoss:
@@ -177,11 +178,11 @@ def test_extra_memory(path):
     """At CIFAR's shape the plain formulation takes 1.07 GB for the rows of one side and their copies."""
     case = problem(**CIFAR, dtype=torch.bfloat16).to("cuda")
     z = in_float64_z(case)
-    crd.loss(case.batch, case.bank, z, case.settings, path)
+    crd.loss(case.inputs(z), path)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    crd.loss(case.batch, case.bank, z, case.settings, path)
+    crd.loss(case.inputs(z), path)
     torch.cuda.synchronize()
     assert torch.cuda.max_memory_allocated() - before < 1.07e9 / 60
 
@@ -195,9 +196,9 @@ def test_a_bank_beyond_two_to_the_31_numbers():
     bank[-4000:] = case.bank.cuda()
     given = case.to("cuda")
     expected = in_float64(case)
-    shifted = given.batch._replace(chosen_BK=given.batch.chosen_BK + rows - 4000)
+    shifted = given.contrast._replace(chosen_BK=given.contrast.chosen_BK + rows - 4000)
     z = expected.z.float().cuda() * rows / 4000
     # Z and K / n both scale with the rows: only the epsilon of the loss tells them apart.
-    gradients = torch.autograd.grad(crd.loss(shifted, bank, z, given.settings, "gather").total, shifted[:2])
+    gradients = torch.autograd.grad(crd.loss(Inputs(shifted, bank, z, given.numbers), "gather").total, shifted[:2])
     for gradient, right in zip(gradients, expected.gradients, strict=True):
         near(gradient, right, 1e-2)

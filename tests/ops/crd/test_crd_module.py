@@ -60,7 +60,7 @@ def test_golden_with_heads(path, dtype, monkeypatch):
     student_dim, teacher_dim = first["in/f_s"].shape[1], first["in/f_t"].shape[1]
     options = {"embed_dim": bank.shape[2], "negatives": int(negatives), "temperature": temperature}
     loss = CRDLoss(student_dim, teacher_dim, len(bank), momentum=momentum, **options).to(dtype)
-    loss.settings = torch.tensor((temperature, momentum), dtype=dtype)
+    loss.numbers = torch.tensor((temperature, momentum), dtype=dtype)
     loss.bank.copy_(bank)
     for name in ("full1", "full2"):
         case = Case("crd", name)
@@ -209,7 +209,7 @@ def test_wrong_batches():
 def test_without_labels_every_sample_is_a_class():
     loss = CRDLoss(8, 10, 60, embed_dim=12, negatives=59)
     rows = torch.arange(60)
-    plan = crd.Plan(loss.starts, loss.step, 59, 0, 0, replacement=False, relaxed=False)
+    plan = crd.DrawPlan(loss.starts, loss.step, 59, 0, 0, replacement=False, relaxed=False)
     drawn = crd.draw(rows, 60, plan, "reference")[:, 1:].sort(1).values
     others = torch.stack([rows[rows != row] for row in rows])
     assert torch.equal(drawn, others)

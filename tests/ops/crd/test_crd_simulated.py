@@ -74,7 +74,7 @@ def pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
 
 
 def arguments(case) -> Arguments:
-    batch, plan = case.batch, case.batch.plan
+    batch, plan = case.contrast, case.contrast.plan
     chosen = None if batch.chosen_BK is None else batch.chosen_BK.data_ptr()
     tensors = (batch.rows_B.data_ptr(), chosen, plan.starts.data_ptr(), plan.step.data_ptr())
     sizes = (len(plan.starts) - 1, len(case.bank), plan.negatives, plan.first_place)
@@ -86,12 +86,12 @@ def test_loss_gradients_and_z(kernels, variant, dim, dtype, name):
     options = {"dim": dim, "dtype": dtype, "samples": 3} | DRAWS[name]
     splits = options.pop("splits", 1)
     case = problem(**options)
-    student, teacher = (tensor.detach() for tensor in case.batch[:2])
+    student, teacher = (tensor.detach() for tensor in case.contrast[:2])
     total, sides, measured = torch.empty(()), torch.empty(2), torch.empty(2)
     gradients = torch.empty_like(student), torch.empty_like(teacher)
 
     def run(z: torch.Tensor, measures: bool) -> None:
-        tensors = (student, teacher, case.bank, z, case.settings)
+        tensors = (student, teacher, case.bank, z, case.numbers)
         outputs = (total, sides, *gradients, measured)
         kernels.simulated_pass(
             ctypes.byref(arguments(case)),
@@ -121,7 +121,7 @@ def test_draws_are_those_of_the_reference(kernels, name):
     options = dict(DRAWS[name])
     options.pop("splits", None)
     case = problem(**options)
-    batch = case.batch
+    batch = case.contrast
     drawn = torch.empty(len(batch.rows_B), batch.plan.negatives + 1, dtype=torch.int64)
     kernels.simulated_draw(ctypes.byref(arguments(case)), len(drawn), pointer(drawn))
     assert torch.equal(drawn, crd.draw(batch.rows_B, len(case.bank), batch.plan, "reference"))
@@ -131,11 +131,11 @@ def test_draws_are_those_of_the_reference(kernels, name):
 def test_update(kernels, dtype):
     case = problem(samples=6, dtype=dtype, dim=20)
     rows = torch.tensor([4, 9, 4, 200, 9, 4])
-    student, teacher = (tensor.detach().clone() for tensor in case.batch[:2])
+    student, teacher = (tensor.detach().clone() for tensor in case.contrast[:2])
     student[3, 2] = torch.nan
     new_z = torch.tensor([3.0, torch.inf])
     ours, theirs = ((case.bank.clone(), torch.tensor([-1.0, 5.0]), torch.tensor(7)) for _ in range(2))
-    inputs = (rows, student, teacher, new_z, case.settings)
+    inputs = (rows, student, teacher, new_z, case.numbers)
     kernels.simulated_update(
         ctypes.c_bool(dtype == NARROW), *map(pointer, (*ours, *inputs)), 6, 20, ctypes.c_int64(len(case.bank))
     )

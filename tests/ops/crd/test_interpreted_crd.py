@@ -32,7 +32,7 @@ def test_update():
 @pytest.mark.parametrize("name", ["plain", "with replacement", "just enough negatives", "every row a class"])
 def test_draws_are_those_of_the_reference(name):
     case = problem(**(SMALL[name] | {"negatives": 150}))
-    arguments = (case.batch.rows_B, len(case.bank), case.batch.plan)
+    arguments = (case.contrast.rows_B, len(case.bank), case.contrast.plan)
     assert torch.equal(crd.draw(*arguments, "dense"), crd.draw(*arguments, "reference"))
 
 
@@ -57,8 +57,8 @@ def test_the_same_bits_every_time():
     z = torch.tensor((30.0, 40.0))
     results = []
     for _ in range(2):
-        total = crd.loss(case.batch, case.bank, z, case.settings, "dense").total
-        results.append((total, *torch.autograd.grad(total, case.batch[:2])))
+        total = crd.loss(case.inputs(z), "dense").total
+        results.append((total, *torch.autograd.grad(total, case.contrast[:2])))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

@@ -22,7 +22,7 @@ ALIGNED = [["tt.divisibility", 16]]
 
 def large_kernel(form: str, classes: int, dtype: str, partners: int, architecture: int) -> dict:
     """One kernel of the shape table, all gradients wanted that the form has."""
-    layout = launch.layout(classes, form)
+    layout = launch.layout(classes)
     kernel = launch.kernel_for(classes, layout)
     constants = launch.constants(form, classes, ((classes, 1),) * (1 + partners), layout)
     partners_learn = launch.FORMS[form].PARTNERS_LEARN
@@ -32,7 +32,7 @@ def large_kernel(form: str, classes: int, dtype: str, partners: int, architectur
         "logits_ptrs": (f"*{dtype}",) * (1 + partners),
         "gradient_ptrs": gradients,
         "labels_ptr": "*i64",
-        "settings_ptr": "*fp32",
+        "numbers_ptr": "*fp32",
         "shares_ptr": "constexpr",
         "sums_ptr": "*fp32",
         "B": "i32",
@@ -80,7 +80,7 @@ def compiled(kernel, signature: dict, constants: dict, absent: dict, options: di
 def small_kernels(architecture: int) -> list[dict]:
     finish = {
         "sums_ptr": "*fp32",
-        "settings_ptr": "*fp32",
+        "numbers_ptr": "*fp32",
         "total_ptr": "*fp32",
         "parts_ptr": "*fp32",
         "hits_ptr": "*i64",
@@ -88,7 +88,13 @@ def small_kernels(architecture: int) -> list[dict]:
         "programs": "i32",
         "B": "i32",
     }
-    quantities = {"HAS_THIRD": True, "QUANTITIES": 12, "PADDED": 16, "LANES": launch.FINISHED_AT_ONCE}
+    quantities = {
+        "PARTNERS_LEARN": True,
+        "DECOUPLED": False,
+        "QUANTITIES": 12,
+        "PADDED": 16,
+        "LANES": launch.FINISHED_AT_ONCE,
+    }
     scale = {"gradient_ptrs": ("*bf16",) * 4, "scale_ptr": "*fp32", "correction_ptr": "*fp32", "B": "i32"}
     return [
         compiled(kernel_finish.finish_kernel, finish, quantities, {}, {"num_warps": 16}, architecture),

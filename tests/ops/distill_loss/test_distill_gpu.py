@@ -101,9 +101,9 @@ def test_opcheck(form):
     logits, labels = on_gpu(3, 3, 5)
     for i, tensor in enumerate(logits):
         tensor.requires_grad_(i == 0 or form != "kd")
-    settings = torch.tensor([2.0, 0.5, 0.5, 0.5, 1.0], device="cuda")
+    numbers = torch.tensor([2.0, 0.5, 0.5, 0.5, 1.0, 0.5, 0.5, 0.5], device="cuda")
     wanted = [tensor.requires_grad for tensor in logits]
-    arguments = (logits[0], logits[1:], labels, settings, None, form, wanted, False, True, -100)
+    arguments = (logits[0], logits[1:], labels, numbers, None, form, wanted, False, True, -100)
     torch.library.opcheck(operation.distill_loss, arguments)
 
 
@@ -176,7 +176,7 @@ def test_nothing_waits_for_the_gpu():
 
 
 def test_schedules_and_the_last_batch_do_not_compile_again():
-    kernel = launch.kernel_for(100, launch.layout(100, "kd"))
+    kernel = launch.kernel_for(100, launch.layout(100))
     logits, labels = on_gpu(2, 17, 100)
     loss = KDLoss().cuda()
     loss(logits[0], logits[1], labels)
@@ -223,7 +223,7 @@ def test_a_number_is_set_without_waiting_for_the_gpu():
         loss.temperature *= 0.5
     finally:
         torch.cuda.set_sync_debug_mode(before)
-    assert loss.settings.tolist() == pytest.approx([2.0, 0.9, 0.1])
+    assert loss.numbers[:3].tolist() == pytest.approx([2.0, 0.9, 0.1])
 
 
 def test_the_label_assertion():

@@ -64,7 +64,7 @@ def test_imagenet_21k():
 
 
 LAYOUTS = {
-    10: [Layout(rows, 16, 4, 255, programs=1, AHEAD=ahead) for rows in (1, 4) for ahead in (False, True)],
+    10: [Layout(rows, 16, 4, 255, programs=1) for rows in (1, 4)],
     4100: [Layout(1, columns, 4, 255, programs=1) for columns in (512, 8192)],
 }
 

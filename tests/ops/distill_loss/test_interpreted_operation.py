@@ -37,8 +37,8 @@ def test_opcheck_of_the_loss(form):
     for i, tensor in enumerate(logits):
         tensor.requires_grad_(i == 0 or learning)
     wanted = [tensor.requires_grad for tensor in logits]
-    settings = torch.tensor([2.0, 0.5, 0.5, 0.5, 1.0])
-    arguments = (logits[0], logits[1:], labels, settings, None, form, wanted, False, True, -100)
+    numbers = torch.tensor([2.0, 0.5, 0.5, 0.5, 1.0, 0.5, 0.5, 0.5])
+    arguments = (logits[0], logits[1:], labels, numbers, None, form, wanted, False, True, -100)
     torch.library.opcheck(operation.distill_loss, arguments)
 
 
@@ -102,10 +102,10 @@ def test_a_loss_inside_a_model_that_was_cast(dtype):
 
 def test_the_loss_is_promised_in_float32():
     with FakeTensorMode():
-        logits, settings = torch.empty(3, 5), torch.empty(5, dtype=torch.bfloat16)
+        logits, numbers = torch.empty(3, 5), torch.empty(8, dtype=torch.bfloat16)
         labels = torch.empty(3, dtype=torch.int64)
         total, parts, *_, correction = operation.distill_loss(
-            logits, [logits], labels, settings, None, "kd", [True, False], False, True, -100
+            logits, [logits], labels, numbers, None, "kd", [True, False], False, True, -100
         )
     assert {total.dtype, parts.dtype, correction.dtype} == {torch.float32}
 
@@ -211,10 +211,10 @@ def test_the_parts_are_detached():
 
 def test_gradients_are_written_for_the_inputs_that_need_one():
     logits, labels = random_logits(3, 3, 5, torch.float32, 0)
-    settings = torch.tensor([2.0, 0.5, 0.5, 0.5, 1.0])
+    numbers = torch.tensor([2.0, 0.5, 0.5, 0.5, 1.0, 0.5, 0.5, 0.5])
 
     def gradients(*wanted):
-        return operation.distill_loss(logits[0], logits[1:], labels, settings, None, "sftn", wanted, False, True, -100)[
+        return operation.distill_loss(logits[0], logits[1:], labels, numbers, None, "sftn", wanted, False, True, -100)[
             3
         ]
 

@@ -1,0 +1,37 @@
+"""The table of the losses' numbers: what reads it agrees with it."""
+
+import inspect
+
+import pytest
+
+from fastkd.ops.distill_loss import reference
+from fastkd.ops.numbers import NUMBERS, CRDRole, Role, neutral
+
+OPTIONS = {"labels_B", "ignore_index", "shares", "direction", "detached", "tau_squared", "spread"}
+
+
+@pytest.mark.parametrize("form", NUMBERS)
+def test_every_number_has_a_place_of_its_own_and_a_default_in_its_range(form):
+    places = [number.role for number in NUMBERS[form].values()]
+    assert len(set(places)) == len(places)
+    assert len(neutral(form)) == len(CRDRole if form == "crd" else Role)
+    for name, number in NUMBERS[form].items():
+        number.range.check(name, number.default)
+
+
+@pytest.mark.parametrize("form", reference.FORMS)
+def test_the_definition_takes_the_numbers_of_its_row(form):
+    keywords = [
+        name
+        for name, one in inspect.signature(reference.FORMS[form]).parameters.items()
+        if one.kind is one.KEYWORD_ONLY and name not in OPTIONS
+    ]
+    row = set(NUMBERS[form])
+    assert row == set(keywords) - ({"temperature"} if form == "virtual" else set())
+
+
+def test_every_form_has_a_definition_and_a_kernel():
+    pytest.importorskip("triton")
+    from fastkd.ops.distill_loss import launch
+
+    assert set(reference.FORMS) == set(launch.FORMS) == set(NUMBERS) - {"crd"}
