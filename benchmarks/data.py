@@ -31,7 +31,7 @@ from torchvision.transforms import v2
 
 from benchmarks.pictures import cifar, photographs, re_encoded
 from benchmarks.timing import Record, commit, device_name, versions, write_json
-from fastkd.data import Augmentation, Source, Split, open_dataset, resolved_loader, training_source
+from fastkd.data import Augmentation, Feeding, Source, Split, open_dataset, resolved_loader, training_source
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE, CIFAR_BATCH = 224, 128
@@ -195,10 +195,9 @@ def _jpeg_contenders(
     data = open_dataset(f"imagefolder:{root}", image_size=SIZE, resident=False, limit_train=None, threads=workers)
 
     def ours(loader: Literal["dali", "torchvision"], decoding: torch.device) -> Source:
-        return training_source(
-            data, image_size=SIZE, batch_size=batch, augmentation=Augmentation(crop="resized"), seed=0,
-            drop_last=False, workers=workers, loader=loader, device=decoding,
-        )  # fmt: skip
+        feeding = Feeding(image_size=SIZE, workers=workers, loader=loader, device=decoding)
+        resized = Augmentation(crop="resized")
+        return training_source(data, feeding, batch_size=batch, augmentation=resized, seed=0, drop_last=False)
 
     contenders["torchvision"] = _Batches(ours("torchvision", device), device)
     if resolved_loader("auto") == "dali":
@@ -223,10 +222,10 @@ def _cifar_contenders(place: Path, workers: int, device: torch.device, limit: in
     )
 
     def ours(device: torch.device) -> Pass:
+        feeding = Feeding(image_size=32, device=device)
         source = training_source(
-            data, image_size=32, batch_size=CIFAR_BATCH, augmentation=Augmentation(), seed=0, drop_last=False,
-            device=device,
-        )  # fmt: skip
+            data, feeding, batch_size=CIFAR_BATCH, augmentation=Augmentation(), seed=0, drop_last=False
+        )
         return _Batches(source, device)
 
     contenders = {

@@ -27,6 +27,7 @@ from fastkd.data import (
     Augmentation,
     Batch,
     DataSet,
+    Feeding,
     Format,
     RawBatch,
     Source,
@@ -147,10 +148,9 @@ def _time(train: Callable[[Batch], None], source: Source, raws: Iterable[RawBatc
 def _source(
     data: DataSet, loader: Literal["dali", "torchvision"], batch: int, workers: int, load: float | None = None
 ) -> Source:
-    source = training_source(
-        data, image_size=SIZE, batch_size=batch, augmentation=Augmentation(crop="resized"), seed=0, workers=workers,
-        loader=loader, device=GPU, format=Format(dtype=torch.bfloat16, channels_last=True),
-    )  # fmt: skip
+    format = Format(dtype=torch.bfloat16, channels_last=True)
+    feeding = Feeding(image_size=SIZE, workers=workers, loader=loader, device=GPU, format=format)
+    source = training_source(data, feeding, batch_size=batch, augmentation=Augmentation(crop="resized"), seed=0)
     source.prepare.to(GPU)
     if load is not None:
         files: Any = source.loader

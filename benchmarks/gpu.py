@@ -36,7 +36,7 @@ def missing() -> list[str]:
 def jobs(out: Path, *, steps: bool) -> list[Job]:
     """steps: whether whole steps can be run."""
     python = sys.executable
-    of_operations = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "ops").rglob("test_*_gpu.py"))
+    of_operations = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "ops").rglob("test_gpu.py"))
     tests = (
         python,
         "-m",
@@ -63,7 +63,7 @@ def jobs(out: Path, *, steps: bool) -> list[Job]:
 def sanitized() -> list[Job]:
     """compute-sanitizer over the CRD kernels at small shapes: bad addresses, races in shared memory. Not part of the
     whole, since it checks what changes rarely and takes minutes."""
-    tests = (sys.executable, "-m", "pytest", "-p", "no:benchmark", "-m", "gpu", "-q", "tests/ops/crd/test_crd_gpu.py")
+    tests = (sys.executable, "-m", "pytest", "-p", "no:benchmark", "-m", "gpu", "-q", "tests/ops/crd/test_gpu.py")
     which = {
         "gather": "gather and (against_float64 or update or draws_are)",
         "dense": "dense and (draws_are or against_float64 and (plain or replacement or enough or whole))",

@@ -22,10 +22,13 @@ from benchmarks.research_script import research_script
 from benchmarks.timing import Record, commit, device_name, interleaved, peak_bytes, versions, write_json
 from fastkd import recipes
 from fastkd.data import DataSet, Loader, Split, open_dataset
+from fastkd.recipes.planned import PlannedTraining
 from fastkd.recipes.recipe import Recipe
+from fastkd.run import Job
 from fastkd.run.builder import Builder
+from fastkd.run.earlier import Earlier
 from fastkd.training.capture import CudaRecorder
-from fastkd.training.execution import Execution, resolve, set_up
+from fastkd.training.execution import Execution, set_up
 from fastkd.training.optimisation import build_optimizer
 from fastkd.training.step import Step
 
@@ -83,19 +86,20 @@ class Engine(NamedTuple):
 
 def engine(case: Case, data: DataSet, device: torch.device, execution: Execution) -> Engine:
     """`TURN` steps as fastkd takes them."""
-    resolved, _ = resolve(execution, device)
-    set_up(resolved, device)
     recipe = case.recipe(**({"method": case.stage} if case.stage != "sftn" else {}))
-    recipe = replace(recipe, augmentation=replace(recipe.augmentation, crop="pad"))
-    builder = Builder(recipe, data, 0, device, resolved)
-    chosen = recipe.stages[0 if case.stage == "sftn" else 1]
-    assert chosen.training is not None
-    training = replace(chosen.training, batch_size=case.batch)
-    chosen = replace(chosen, training=training)
+    augmentation = replace(recipe.augmentation, crop="pad")
+    job = Job.of(replace(recipe, augmentation=augmentation, execution=execution), data, device)
+    resolved = job.execution
+    set_up(resolved, device)
+    builder, earlier = Builder(job, 0), Earlier(job.course)
+    planned = job.course[0 if case.stage == "sftn" else 1]
+    assert isinstance(planned, PlannedTraining)
+    training = replace(planned.training, batch_size=case.batch)
+    planned = replace(planned, training=training)
     if case.stage != "sftn":
-        builder.trained["teacher"] = builder.network(recipe.stages[0].network).to(device)
-    module = builder.stage(chosen).train()
-    source = builder.train_source(chosen, module.views)
+        earlier.networks["teacher"] = builder.network(recipe.stages[0].network).to(device)
+    module = builder.stage(planned, earlier).train()
+    source = builder.train_source(planned, module.views)
     source.prepare.to(device)
     if resolved.channels_last:
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -127,7 +131,7 @@ def endless_steps(step: Step, loader: Loader) -> Iterator[int]:
             taken += steps
             if taken == whole:
                 break
-        step.step.zero_()
+        step.done.zero_()
 
 
 def measure(case: Case, device: torch.device, quick: bool) -> list[Record]:

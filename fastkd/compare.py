@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 
 from fastkd.methods.at import ATSettings
@@ -17,14 +16,15 @@ from fastkd.methods.crd import CRDSettings
 from fastkd.methods.kd import KDSettings
 from fastkd.methods.simkd import SimKDSettings
 from fastkd.options import with_absolute_path
-from fastkd.recipes import RECIPES, TeacherTraining, method_settings
+from fastkd.recipes import RECIPES
+from fastkd.recipes.choice import TeacherTraining, method_settings
 from fastkd.recipes.recipe import Recipe, StageRecipe
 from fastkd.report import write_report
-from fastkd.run import carry_out, check, create_folder, open_run
-from fastkd.run.builder import open_data
+from fastkd.run import Job, carry_out, check, create_folder, open_data, open_run
 from fastkd.run.charts import Dot, dot_chart
 from fastkd.run.figures import mean_and_std
 from fastkd.support.command_line import command, read_options
+from fastkd.support.console import table_console
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
@@ -68,9 +68,7 @@ def main(arguments: list[str]) -> int:
     write_json(options.out / "comparison.json", measured)
     folders = [options.out / kind for kind in TEACHERS]
     write_report(folders, options.out / "report.html", above=page(measured))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
+    console = table_console()
     for title, (heads, rows) in tables(measured).items():
         table = Table(*heads, title=title, title_justify="left")
         for row in rows:
@@ -118,16 +116,15 @@ def recipe_of(options: Options, kind: TeacherTraining) -> Recipe:
 
 def _shortened(stage: StageRecipe, epochs: int) -> StageRecipe:
     assert stage.training is not None
-    training = replace(stage.training, epochs=max(1, 3 * epochs // 2) if stage.name == "teacher" else epochs)
+    training = replace(stage.training, epochs=max(1, 3 * epochs // 2) if stage.role == "teacher" else epochs)
     cosine = replace(training, schedule="cosine", milestones=(), warmup_epochs=min(1, training.epochs - 1))
     return replace(stage, training=replace(cosine, drop_last=True))
 
 
 def _train(recipe: Recipe, folder: Path, options: Options) -> list[dict[str, Any]] | None:
     """The results of every seed; None where the run was stopped."""
-    device = pick_device(options.device)
-    data = open_data(recipe)
-    check(recipe, data)
+    job = Job.of(recipe, open_data(recipe), pick_device(options.device))
+    check(job)
     if not (folder / "recipe.json").exists():
         create_folder(folder, recipe)
     elif to_plain(open_run(folder)) != to_plain(recipe):
@@ -135,7 +132,7 @@ def _train(recipe: Recipe, folder: Path, options: Options) -> list[dict[str, Any
     with Display() as display, interruptible() as interrupt:
         display.note(f"{recipe.name}  {recipe.data}, {recipe.seeds} seeds  ->  {folder}")
         try:
-            return carry_out(recipe, folder, data, device=device, display=display, interrupt=interrupt)
+            return carry_out(job, folder, display=display, interrupt=interrupt)
         except Stopped as stopped:
             display.note(f"{stopped}; the same command goes on")
             return None

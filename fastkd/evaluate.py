@@ -9,20 +9,19 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
 from rich.table import Table
 
-from fastkd.data import evaluation_source
 from fastkd.options import with_absolute_path
-from fastkd.run import load_network, open_run, seed_folders
-from fastkd.run.builder import EVALUATION_BATCH, open_data, workers
+from fastkd.run import Job, load_network, open_data, open_run, seed_folders
 from fastkd.run.figures import mean_and_std
 from fastkd.run.weights import describe, export_network, find_weights
 from fastkd.support import environment
 from fastkd.support.command_line import command, read_options
+from fastkd.support.console import table_console
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
 from fastkd.training.evaluation import accuracies, similarity
+from fastkd.training.execution import Execution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +61,7 @@ def evaluate(folder: Path, data: str, device: torch.device) -> dict[str, dict[st
         recipe = replace(recipe, data=with_absolute_path(data))
     environment.set_threads(recipe.threads)
     images = open_data(replace(recipe, limit_train=None), folder)
-    source = evaluation_source(
-        images,
-        image_size=recipe.image_size,
-        batch_size=EVALUATION_BATCH,
-        crop=recipe.augmentation.crop,
-        workers=workers(recipe),
-        loader=recipe.reading.loader,
-        device=device,
-        mean=recipe.mean,
-        std=recipe.std,
-    )
-    source.prepare.to(device)
+    source = Job.of(replace(recipe, execution=Execution(channels_last="off")), images, device).test_source()
     for stage in recipe.stages:
         description = describe(find_weights(str(folder), stage.name))
         if description is not None and description.num_classes != len(images.classes):
@@ -111,9 +99,7 @@ def _print(folder: Path, seeds: Sequence[dict[str, dict[str, Any]]]) -> None:
             values = [factor * seed[name][key] / per for seed in seeds if key in seed[name]]
             cells.append(mean_and_std(values).show(digits) if values else "")
         table.add_row(name, first["network"], *cells)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
+    console = table_console()
     console.print(f"{folder}: {samples:,} test images{several}", markup=False, soft_wrap=True)
     console.print(table)
 

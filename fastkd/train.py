@@ -8,25 +8,22 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from fastkd import options
-from fastkd.data import keep_index
-from fastkd.ops import select
-from fastkd.recipes.course import course
+from fastkd.data import DataSet, keep_index
 from fastkd.recipes.recipe import Recipe
 from fastkd.report import write_report
-from fastkd.run import Run, carry_out, check, create_folder, open_run
-from fastkd.run.builder import Builder, open_data
-from fastkd.run.figures import print_table
+from fastkd.run import Job, Run, carry_out, check, create_folder, open_data, open_run
+from fastkd.run.figures import print_dry_run, print_table
+from fastkd.run.header import header
+from fastkd.run.weights import WeightsFiles
 from fastkd.support import distributed, environment
 from fastkd.support.command_line import command
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Interrupt, Stopped, interruptible
-from fastkd.training.execution import resolve, set_up
+from fastkd.training.execution import set_up
 
 
 def main(arguments: list[str]) -> int:
@@ -35,127 +32,78 @@ def main(arguments: list[str]) -> int:
         print("\n".join(options.listed(chosen)))
         return 0
     with distributed.processes(pick_device(chosen.device)) as device:
-        return _main(chosen, device)
-
-
-def _main(chosen: options.Options, device: torch.device) -> int:
-    if chosen.resume is not None:
-        folder = chosen.resume
-        recipe = open_run(folder)
-        options.refuse_other_recipe(recipe, chosen)
-        data = open_data(recipe, folder)
-    else:
-        recipe = options.recipe_of(chosen)
+        if chosen.resume is not None:
+            return _resume(chosen, chosen.resume, device)
+        files = WeightsFiles()
+        recipe = options.recipe_of(chosen, files)
         if chosen.dry_run:
-            return _dry_run(recipe, device)
-        now = distributed.from_main(f"{datetime.now():%Y%m%d-%H%M%S}")
-        folder = chosen.run or Path("runs") / f"{recipe.name}-{now}"
-        data = open_data(recipe)
-        recipe = _of_other_classes(recipe, len(data.classes))
-        resolve(recipe.execution, device, distributed.world_size())
-        check(recipe, data, tensorboard=chosen.tensorboard)  # a mistake leaves no folder behind
-        distributed.on_main(lambda: create_folder(folder, recipe))
-        if recipe.reading.index_cache is None:
-            distributed.on_main(lambda: keep_index(data, folder))
+            return _dry_run(Job.of(recipe, open_data(recipe), device, files))
+        return _begin(chosen, recipe, device, files)
+
+
+def _resume(chosen: options.Options, folder: Path, device: torch.device) -> int:
+    recipe = open_run(folder)
+    options.refuse_other_recipe(recipe, chosen)
+    return _carry_out(Job.of(recipe, open_data(recipe, folder), device), folder, tensorboard=chosen.tensorboard)
+
+
+def _begin(chosen: options.Options, recipe: Recipe, device: torch.device, files: WeightsFiles) -> int:
+    now = distributed.from_main(f"{datetime.now():%Y%m%d-%H%M%S}")
+    folder = chosen.run or Path("runs") / f"{recipe.name}-{now}"
+    data = open_data(recipe)
+    job = Job.of(_with_other_classes(recipe, data), data, device, files)
+    check(job, tensorboard=chosen.tensorboard)  # a mistake leaves no folder behind
+    distributed.on_main(lambda: create_folder(folder, job.recipe))
+    if recipe.reading.index_cache is None:
+        distributed.on_main(lambda: keep_index(data, folder))
+    return _carry_out(job, folder, tensorboard=chosen.tensorboard)
+
+
+def _carry_out(job: Job, folder: Path, *, tensorboard: bool) -> int:
     with Display(silent=not distributed.is_main()) as display, interruptible() as interrupt:
-        display.note(_header(recipe, folder, device))
-        for note in data.notes:
+        display.note(header(job, folder))
+        for note in job.data.notes:
             display.note(f"data  {note}")
-        data.failures.report = lambda line: display.note(f"data  {line}")
+        job.data.failures.report = lambda line: display.note(f"data  {line}")
         try:
-            with _out_of_memory_names_the_knobs(recipe, device):
-                results = carry_out(
-                    recipe,
-                    folder,
-                    data,
-                    device=device,
-                    display=display,
-                    interrupt=interrupt,
-                    tensorboard=chosen.tensorboard,
-                )
+            with _out_of_memory_names_the_knobs(job):
+                results = carry_out(job, folder, display=display, interrupt=interrupt, tensorboard=tensorboard)
         except Stopped as stopped:
             display.note(f"{stopped}; go on with: python -m fastkd.train --resume {folder}")
             return 130
     if distributed.is_main():
         write_report([folder], folder / "report.html")
-        print_table(recipe, results, folder)
+        print_table(job.recipe, results, folder)
+    return 0
+
+
+def _dry_run(job: Job) -> int:
+    environment.set_threads(job.recipe.threads, distributed.local_processes())
+    set_up(job.execution, job.device)
+    with Display() as display, _out_of_memory_names_the_knobs(job):
+        rows = Run(job, job.recipe.seed, Path(), display=display, interrupt=Interrupt()).dry_run()
+    print_dry_run(job, rows)
     return 0
 
 
 @contextlib.contextmanager
-def _out_of_memory_names_the_knobs(recipe: Recipe, device: torch.device) -> Iterator[None]:
+def _out_of_memory_names_the_knobs(job: Job) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        batch = recipe.stages[-1].training
+        batch = job.recipe.stages[-1].training
         size = f" (now {batch.batch_size})" if batch else ""
         knobs = f"raise --accumulate, or lower --batch-size{size} or --image-size"
-        raise UserError(f"out of memory on {device}: {knobs}") from error
+        raise UserError(f"out of memory on {job.device}: {knobs}") from error
 
 
-def _of_other_classes(recipe: Recipe, classes: int) -> Recipe:
+def _with_other_classes(recipe: Recipe, data: DataSet) -> Recipe:
     """Notes where the data cannot be those of the published figures."""
+    classes = len(data.classes)
     if recipe.published_classes in (None, classes):
         return recipe
     words = f"{classes} classes instead of {recipe.published_classes}"
     return replace(recipe, deviations=(*recipe.deviations, words))
-
-
-def _header(recipe: Recipe, folder: Path, device: torch.device) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    count = distributed.world_size()
-    threads = environment.threads(recipe.threads, distributed.local_processes())
-    where = f"{count} processes, each on {name} with {threads} threads" if count > 1 else f"{name}, {threads} threads"
-    lines = [f"{recipe.name}  on {where}, {recipe.data}, {recipe.image_size} pixels  ->  {folder}"]
-    resolved, why = resolve(recipe.execution, device, count)
-    lines.append(f"  {resolved.words()}" + (f" ({why})" if why else ""))
-    chosen = select.choices(device.type)
-    lines.append("  " + ", ".join(f"{operation}: {choice}" for operation, choice in chosen.items()))
-    for stage in course(recipe):
-        training = stage.training
-        if training is None:
-            lines.append(f"  {stage.name}: {stage.network} from {stage.file}")
-            continue
-        what = stage.network
-        if stage.branches is not None:
-            what += f" with branches of {stage.branches.network}"
-        for peer in stage.peers:
-            factor = "" if peer.lr_factor == 1 else f" (lr x{peer.lr_factor:g})"
-            what += f" and {peer.name} {peer.network}{factor}"
-        if stage.peers:
-            what += f" together by {stage.method}"
-        if stage.prestage:
-            what = f"what {stage.prestage} trains before"
-        elif stage.teachers:
-            what += f" from {' and '.join(stage.teachers)} by {stage.method}"
-        share = f" ({training.batch_size // count} a process)" if count > 1 else ""
-        rate = f"{training.optimizer} lr {training.lr:g} for the whole batch of {training.batch_size}{share}"
-        lines.append(f"  {stage.name}: {what}, {training.epochs} epochs, {rate}")
-    return "\n".join(lines)
-
-
-def _dry_run(recipe: Recipe, device: torch.device) -> int:
-    environment.set_threads(recipe.threads, distributed.local_processes())
-    with Display() as display:
-        execution, _ = resolve(recipe.execution, device, distributed.world_size())
-        set_up(execution, device)
-        builder = Builder(recipe, open_data(recipe), recipe.seed, device, execution)
-        with _out_of_memory_names_the_knobs(recipe, device):
-            rows = Run(builder, Path(), display=display, interrupt=Interrupt()).dry_run()
-    table = Table(title=f"{recipe.name}: a few steps of every stage on {device}", title_justify="left")
-    for heading in ("stage", "network", "parameters", "trained", "loss", "images/s", "process peak"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        peak = f"{row['peak_bytes'] / 2**20:,.0f} MiB"
-        counts = (f"{row['parameters']:,}", f"{row['trained_parameters']:,}")
-        table.add_row(
-            row["stage"], row["network"], *counts, f"{row['loss']:.4f}", f"{row['images_per_second']:,.0f}", peak
-        )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
-    console.print(table)
-    return 0
 
 
 if __name__ == "__main__":

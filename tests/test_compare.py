@@ -66,12 +66,12 @@ class TestRecipe:
         recipe = recipe_of(Options(), "sftn")
         assert [stage.name for stage in recipe.stages] == ["teacher", ALONE, *METHODS]
         assert len({(stage.network, stage.training) for stage in recipe.stages[1:]}) == 1
-        assert recipe.stages[0].branches is not None and recipe.seeds == 3
+        assert recipe.stages[0].sftn is not None and recipe.seeds == 3
 
     def test_a_subset_of_cifar100(self):
         recipe = recipe_of(Options(data="cifar100:somewhere"), "standard")
         assert (recipe.limit_train, recipe.image_size, recipe.stages[0].network) == (10_000, 32, "resnet20")
-        assert recipe.stages[-1].training.schedule == "cosine" and recipe.stages[0].branches is None
+        assert recipe.stages[-1].training.schedule == "cosine" and recipe.stages[0].sftn is None
 
     def test_other_data(self):
         with pytest.raises(UserError, match="the comparison is of digits or cifar100:PATH"):

@@ -117,8 +117,8 @@ def _opened(options: Options) -> DataSet:
             raise UserError(f"--{idle[0].replace('_', '-')} changes nothing: {name} has no image files")
     reading = Reading(
         max_bad_images=sys.maxsize,  # here they are to be seen
-        class_list=str(options.class_list) if options.class_list else None,
-        index_cache=str(options.index_cache) if options.index_cache else None,
+        class_list=options.class_list,
+        index_cache=options.index_cache,
     )
     if name not in DATASETS and Path(options.data).is_dir() and not (Path(options.data) / "train").is_dir():
         return class_folder_tree(options.data, reading, options.index_cache)

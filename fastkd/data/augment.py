@@ -10,6 +10,7 @@ from fastkd.data.base import ONE_VIEW, Batch, RawBatch, Split, Views
 from fastkd.ops.augment import augment, turns_table
 from fastkd.ops.philox import split_seed
 from fastkd.support.errors import UserError
+from fastkd.support.fields import fixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,16 +18,16 @@ class Augmentation:
     """What happens to a training image; evaluation images are only normalised (and cropped, see `crop`)."""
 
     crop: Literal["pad", "resized"] = "pad"
-    """"pad": a random window of the zero-padded image. "resized": a random area and aspect ratio, resized, as is usual
-    on ImageNet; evaluation then takes the centre of the image resized to 8/7 of the image size."""
+    """pad: a random window of the zero-padded image. resized: a random area and aspect ratio, resized, as is usual on
+    ImageNet; evaluation then takes the centre of the image resized to 8/7 of the image size."""
     crop_padding: int = 4
-    """Pixels on each side."""
+    """Pixels on each side, of --crop pad."""
     flip: bool = True
-    """Horizontally, every second image."""
+    """Flip every second image horizontally."""
     rotation: float = 0.0
-    """Uniform in ± so many degrees, nearest pixel, black outside (the Tf-KD recipes)."""
-    area: tuple[float, float] = (0.08, 1.0)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Rotate by up to ± so many degrees, uniformly; nearest pixel, black outside (the Tf-KD recipes)."""
+    area: tuple[float, float] = fixed((0.08, 1.0))
+    aspect: tuple[float, float] = fixed((3 / 4, 4 / 3))
 
     def __post_init__(self) -> None:
         if self.crop_padding < 0:
@@ -43,7 +44,7 @@ class Format:
 
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
-    """Each view of its own."""
+    """Each view [B,3,H,W] is channels-last; the view axis stays outermost."""
 
 
 class Normalise(nn.Module):

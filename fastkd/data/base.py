@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -73,17 +74,17 @@ class Reading:
     """How image files are read; nothing of it matters to CIFAR and its like."""
 
     loader: Literal["auto", "dali", "torchvision"] = "auto"
-    """auto: DALI where it is installed. The two differ in the last bits of a resized pixel."""
+    """Who decodes them (default: DALI where it is installed). The two differ in the last bits of a resized pixel."""
     resident: bool | None = None
-    """Decode everything once and keep it on the device as bytes; None: yes for padded crops, no for resized ones."""
+    """Decode all of them once and keep them on the device (default: with --crop pad)."""
     max_bad_images: int = 0
-    """So many images that cannot be used are left out; one more is an error."""
-    class_list: str | None = None
-    """A file with lines FOLDER [NAME]: which class folders there are, in the order of the labels, and their names."""
+    """Leave out so many files that cannot be used; one more is an error (default: 0)."""
+    class_list: Path | None = None
+    """Lines FOLDER [NAME]: the classes in the order of their labels (default: PATH/classes.txt, else the folders)."""
     workers: int | None = None
-    """Processes (torchvision) or threads (DALI); None: as many as there are cores. Never changes a result."""
-    index_cache: str | None = None
-    """Folder that keeps what the scan of a folder found; None: the run's own."""
+    """Processes (torchvision) or threads (DALI) that decode; they never change a result (default: all cores)."""
+    index_cache: Path | None = None
+    """Folder for what the scan of a data set finds (default: the run's)."""
 
 
 @dataclass(frozen=True)

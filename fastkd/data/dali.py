@@ -22,7 +22,7 @@ from fastkd.data.base import RawBatch
 from fastkd.data.decoding import BadImage, decode
 from fastkd.data.failures import Failures
 from fastkd.data.order import InOrder, Order
-from fastkd.data.streaming import Plan, consequence
+from fastkd.data.streaming import PixelPlan, consequence
 from fastkd.support.errors import UserError
 
 # This module is imported where DALI is installed and wanted; type checkers run also where it is not.
@@ -42,7 +42,7 @@ class DALILoader:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: PixelPlan,
         classes: tuple[str, ...],
         order: Order | InOrder,
         failures: Failures,
@@ -178,7 +178,7 @@ class _DecoderFails(RuntimeError):
 class _Source:
     """What DALI is fed with: a function of the number of the batch."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: PixelPlan):
         self.plan, self.epoch = plan, 0
         self.batches: list[Tensor] = []
         self.bad: dict[int, str] = {}
@@ -265,7 +265,7 @@ class _Source:
 
 
 @pipeline_def
-def _graph(source: _Source, plan: Plan, gpu: bool, hw_decoder_load: float):
+def _graph(source: _Source, plan: PixelPlan, gpu: bool, hw_decoder_load: float):
     """Images [N,H,W,3] and indices [N]."""
     paths, first, second, index = fn.external_source(
         source=source,

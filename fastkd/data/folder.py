@@ -195,7 +195,7 @@ def _check_classes(labels: np.ndarray, root: Path, folders: tuple[str, ...]) -> 
     raise UserError(f"the class folder {empty} has no images" if empty.is_dir() else f"no class folder {empty}")
 
 
-def _classes(train: Path, root: Path, class_list: str | None) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
+def _classes(train: Path, root: Path, class_list: Path | None) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
     """Folders in `train`, the names to show, and what is worth telling. root: where a list of them may lie."""
     there = class_folders(train)
     if not there:

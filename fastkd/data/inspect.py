@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from fastkd.data import Augmentation, DataSet, FileSplit, Split, Views, training_source
+from fastkd.data import Augmentation, DataSet, Feeding, FileSplit, Split, Views, training_source
 from fastkd.data.decoding import BadImage, decode
 
 _COLUMNS, _GAP, _LINE = 8, 4, 14
@@ -57,10 +57,8 @@ def contact_sheet(
     """The first training images of epoch 0, each with its views and its class, as a PNG."""
     per_sample = views.count
     count = min(len(data.train), max(1, images // per_sample))
-    source = training_source(
-        data, image_size=image_size, batch_size=count, augmentation=augmentation, seed=seed, views=views,
-        loader="torchvision", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
-    )  # fmt: skip
+    feeding = Feeding(image_size=image_size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    source = training_source(data, feeding, batch_size=count, augmentation=augmentation, seed=seed, views=views)
     raw = next(iter(source.loader.epoch(0)))
     zero = torch.zeros((), dtype=torch.int64)
     batch = source.prepare(raw, zero, zero)

@@ -25,7 +25,7 @@ from fastkd.ops.philox import below, philox, split_seed
 _REPLACEMENT_STREAM = 2  # the fourth counter word: which sample stands in for one that cannot be read
 
 
-class Plan(NamedTuple):
+class PixelPlan(NamedTuple):
     """What a batch is made of, apart from which images: the same for every way of reading files."""
 
     split: FileSplit
@@ -69,7 +69,7 @@ class StreamingLoader:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: PixelPlan,
         classes: tuple[str, ...],
         order: Order | InOrder,
         failures: Failures,
@@ -124,7 +124,7 @@ class _Tasks(Sampler[tuple[int, Tensor]]):
 class _Pictures(Dataset[tuple[Tensor, Tensor, dict[str, str]]]):
     """A whole batch is one item."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: PixelPlan):
         self.plan = plan
 
     def __getitem__(self, task: tuple[int, Tensor]) -> tuple[Tensor, Tensor, dict[str, str]]:
@@ -155,12 +155,12 @@ class _Pictures(Dataset[tuple[Tensor, Tensor, dict[str, str]]]):
         return index_B, out, failed
 
 
-def consequence(plan: Plan) -> str:
+def consequence(plan: PixelPlan) -> str:
     """Of an image that cannot be read, in words."""
     return "left out" if plan.augmentation is None else "another takes its place"
 
 
-def _read(plan: Plan, place: int, failed: dict[str, str]) -> Tensor | None:
+def _read(plan: PixelPlan, place: int, failed: dict[str, str]) -> Tensor | None:
     path = plan.split.paths[place]
     try:
         pixels = decode(path)

@@ -11,8 +11,8 @@ from fastkd.methods.base import (
     Context,
     Method,
     MethodLoss,
-    Prestage,
     PrestageTraining,
+    PrestageWork,
     at_least,
     up_to_embedding,
     weighted,
@@ -82,9 +82,9 @@ class AB(Method):
     def prestage_training(cls, settings: ABSettings) -> PrestageTraining | None:
         return PrestageTraining(epochs=settings.epochs) if settings.epochs else None
 
-    def prestage(self, student: Network) -> Prestage:
+    def prestage(self, student: Network) -> PrestageWork:
         trained = (self.connectors, student.stem, *student.blocks)
-        return Prestage(trained=trained, loss=self._initial, needs_preacts=True)
+        return PrestageWork(trained=trained, loss=self._initial, needs_preacts=True)
 
     def _initial(self, student: Output | None, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         assert student is not None

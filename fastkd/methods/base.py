@@ -58,7 +58,7 @@ class PrestageTraining:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prestage:
+class PrestageWork:
     """What is trained then, and by which loss. The engine carries it out as a stage of the run.
 
     Whatever is not in `trained` is frozen and in eval mode; afterwards the method's own parameters are again as they
@@ -75,8 +75,8 @@ class Prestage:
     views: Views = ONE_VIEW
 
 
-class Anchors(NamedTuple):
-    """Points along its own training at which the teacher is taken, at equal distances, one after the other (RCO)."""
+class Waypoints(NamedTuple):
+    """Equally spaced snapshots of the teacher's own training, learned from one after the other (RCO)."""
 
     count: int
     restart: bool
@@ -122,8 +122,8 @@ class Method(nn.Module):
         """Changes weights in place, where the method has a schedule."""
 
     @classmethod
-    def anchors(cls, settings: Any) -> Anchors | None:
-        """None: the teacher is the one at the end of its training. Several teachers that are given are the anchors."""
+    def waypoints(cls, settings: Any) -> Waypoints | None:
+        """None: the teacher is taken at the end of its training. Several teachers that are given are the waypoints."""
         return None
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
@@ -138,7 +138,7 @@ class Method(nn.Module):
         """
         return None
 
-    def prestage(self, student: Network) -> Prestage:
+    def prestage(self, student: Network) -> PrestageWork:
         """That training; only asked for where there is one."""
         raise NotImplementedError
 

@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.methods.base import Context, Method, MethodLoss, Prestage, PrestageTraining, at_least, up_to_block, weighted
+from fastkd.methods.base import (
+    Context,
+    Method,
+    MethodLoss,
+    PrestageTraining,
+    PrestageWork,
+    at_least,
+    up_to_block,
+    weighted,
+)
 from fastkd.methods.maps import blocks_left_out, to_smaller
 from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
@@ -66,8 +75,8 @@ class FSP(Method):
     def prestage_training(cls, settings: FSPSettings) -> PrestageTraining | None:
         return PrestageTraining(epochs=settings.epochs) if settings.epochs else None
 
-    def prestage(self, student: Network) -> Prestage:
-        return Prestage(trained=(student.stem, *student.blocks), loss=self._initial)
+    def prestage(self, student: Network) -> PrestageWork:
+        return PrestageWork(trained=(student.stem, *student.blocks), loss=self._initial)
 
     def _initial(self, student: Output | None, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         assert student is not None

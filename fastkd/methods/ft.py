@@ -13,8 +13,8 @@ from fastkd.methods.base import (
     Context,
     Method,
     MethodLoss,
-    Prestage,
     PrestageTraining,
+    PrestageWork,
     above_zero,
     at_least,
     up_to_block,
@@ -85,8 +85,8 @@ class FT(Method):
     def prestage_training(cls, settings: FTSettings) -> PrestageTraining | None:
         return PrestageTraining(epochs=settings.epochs, lr=settings.paraphraser_lr) if settings.epochs else None
 
-    def prestage(self, student: Network) -> Prestage:
-        return Prestage(trained=(self.paraphraser,), loss=self._reconstruction, student=False)
+    def prestage(self, student: Network) -> PrestageWork:
+        return PrestageWork(trained=(self.paraphraser,), loss=self._reconstruction, student=False)
 
     def _reconstruction(self, student: Output | None, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         feature = teachers[0].features[-1]

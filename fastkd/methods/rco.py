@@ -3,7 +3,7 @@ arXiv 1904.09149): the student learns from points along the teacher's own traini
 
 from dataclasses import dataclass
 
-from fastkd.methods.base import Anchors, at_least
+from fastkd.methods.base import Waypoints, at_least
 from fastkd.methods.kd import KD, KDSettings
 
 
@@ -31,5 +31,5 @@ class RCO(KD):
     Settings = RCOSettings
 
     @classmethod
-    def anchors(cls, settings: RCOSettings) -> Anchors:
-        return Anchors(settings.anchors, settings.restart)
+    def waypoints(cls, settings: RCOSettings) -> Waypoints:
+        return Waypoints(settings.anchors, settings.restart)

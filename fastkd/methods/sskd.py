@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastkd.data.base import FOUR_ROTATIONS, Batch
 from fastkd.losses import ce_loss
-from fastkd.methods.base import Context, Method, MethodLoss, Prestage, PrestageTraining, above_zero, at_least
+from fastkd.methods.base import Context, Method, MethodLoss, PrestageTraining, PrestageWork, above_zero, at_least
 from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
@@ -78,8 +78,8 @@ class SSKD(Method):
             return None
         return PrestageTraining(epochs=settings.epochs, lr=settings.lr, milestones=settings.milestones)
 
-    def prestage(self, student: Network) -> Prestage:
-        return Prestage(trained=(self.teacher_head,), loss=self._contrast, student=False, views=FOUR_ROTATIONS)
+    def prestage(self, student: Network) -> PrestageWork:
+        return PrestageWork(trained=(self.teacher_head,), loss=self._contrast, student=False, views=FOUR_ROTATIONS)
 
     def _contrast(self, student: Output | None, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         """Which plain image a turned one comes from, by cosine similarity without a temperature."""

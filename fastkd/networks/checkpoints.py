@@ -5,6 +5,7 @@ beside the weights (their parsed options, NumPy scalars).
 """
 
 import argparse
+import io
 import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
@@ -64,13 +65,17 @@ def public_state_dict(network: Network) -> dict[str, Tensor]:
 
 
 def load_weights(network: Network, path: str | PathLike[str]) -> Report:
-    """Fills the network from a checkpoint, whichever of the known repositories wrote it.
+    """Fills the network from a checkpoint file, see `fill`."""
+    path = Path(path)
+    return fill(network, read_weights(path), path)
+
+
+def fill(network: Network, found: Mapping[str, Tensor], path: Path) -> Report:
+    """Fills the network with the weights found in a checkpoint, whichever of the known repositories wrote it.
 
     Tensors the network does not want are reported and left. One that is missing or has another shape is an error, and
     then the network is as it was. BatchNorm's step counters may be missing, as in files from before PyTorch 0.4.1.
     """
-    path = Path(path)
-    found = read_weights(path)
     ours = network.state_dict()
     names = {name: public_name(network, name) for name in ours}
     if sum(name in found for name in ours) > sum(public in found for public in names.values()):
@@ -105,7 +110,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint file on the CPU, unwrapped, without the prefixes of DDP and torch.compile."""
     if not path.is_file():
         raise UserError(f"no checkpoint file {path}")
-    content = _read(path)
+    return weights_in(path.read_bytes(), path)
+
+
+def weights_in(content: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file whose bytes have been read."""
+    return _unwrapped(_parsed(content, path), path)
+
+
+def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
     while isinstance(content, Mapping):
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
@@ -119,14 +132,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read(path: Path) -> object:
+def _parsed(content: bytes, path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors.torch import load
 
-            return load_file(path)
+            return load(content)
         with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or foreign file makes the readers raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path} is no checkpoint that can be read safely: {reason}") from error

@@ -6,28 +6,39 @@ train its teachers together with the student (`dml`).
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from fastkd.methods import find_method, split_methods
-from fastkd.methods.base import Anchors
-from fastkd.recipes.recipe import Peer, Recipe, StageRecipe
+from fastkd.methods.base import Waypoints
+from fastkd.recipes.planned import (
+    Peer,
+    PlannedDistillation,
+    PlannedLoaded,
+    PlannedMutual,
+    PlannedPrestage,
+    PlannedStage,
+    PlannedStudentAware,
+    PlannedSupervised,
+)
+from fastkd.recipes.recipe import Recipe, StageRecipe
 from fastkd.support.errors import UserError
 
+Course = tuple[PlannedStage, ...]
 
-def course(recipe: Recipe) -> tuple[StageRecipe, ...]:
+
+def course(recipe: Recipe) -> Course:
     """The stages as a run carries them out."""
     by_name = {stage.name: stage for stage in recipe.stages}
     peers = learning_together(recipe)
-    found: list[StageRecipe] = []
+    planned: list[PlannedStage] = []
     for stage in recipe.stages:
         if stage.name in peers:
             continue
         elif _among_peers(stage):
-            found.append(_mutual(stage, [by_name[name] for name in stage.teachers]))
-        elif stage.kind == "distill" and stage.training is not None:
-            found += _distillation(stage, by_name)
+            planned.append(_mutual(stage, [by_name[name] for name in stage.teachers]))
         else:
-            found.append(stage)
-    return tuple(found)
+            planned += _planned(stage, by_name)
+    return tuple(planned)
 
 
 def learning_together(recipe: Recipe) -> set[str]:
@@ -35,17 +46,35 @@ def learning_together(recipe: Recipe) -> set[str]:
     return {name for stage in recipe.stages if _among_peers(stage) for name in stage.teachers}
 
 
-def kept_epochs(stages: Sequence[StageRecipe], name: str) -> set[int]:
+def kept_epochs(stages: Course, name: str) -> set[int]:
     """After which epochs of that stage its weights are needed later, as the teacher `NAME@EPOCH`."""
-    teachers = {teacher.partition("@") for stage in stages for teacher in stage.teachers}
+    distillations = (stage for stage in stages if isinstance(stage, PlannedDistillation))
+    teachers = {teacher.partition("@") for stage in distillations for teacher in stage.teachers}
     return {int(epoch) for earlier, at, epoch in teachers if at and earlier == name}
 
 
+def passing_on(stages: Course) -> set[str]:
+    """The stages whose trained part a later one begins with."""
+    return {name for stage in stages if isinstance(stage, PlannedDistillation) for name in stage.after}
+
+
+def _planned(stage: StageRecipe, by_name: dict[str, StageRecipe]) -> Sequence[PlannedStage]:
+    own: dict[str, Any] = {"name": stage.name, "role": stage.role, "network": stage.network}
+    if stage.training is None:
+        return [PlannedLoaded(**own, file=stage.file, sha256=stage.sha256)]
+    if stage.method:
+        learning = {"method": stage.method, "settings": stage.settings, "teachers": stage.teachers}
+        return _distillation(PlannedDistillation(**own, training=stage.training, **learning), by_name)
+    if stage.sftn is not None:
+        return [PlannedStudentAware(**own, training=stage.training, sftn=stage.sftn)]
+    return [PlannedSupervised(**own, training=stage.training)]
+
+
 def _among_peers(stage: StageRecipe) -> bool:
-    return stage.kind == "distill" and any(find_method(name).among_peers for name in split_methods(stage.method))
+    return bool(stage.method) and any(find_method(name).among_peers for name in split_methods(stage.method))
 
 
-def _mutual(stage: StageRecipe, teachers: Sequence[StageRecipe]) -> StageRecipe:
+def _mutual(stage: StageRecipe, teachers: Sequence[StageRecipe]) -> PlannedMutual:
     """One training of the student and its teachers, with the student's settings and every network's learning rate."""
     assert stage.training is not None
     peers = []
@@ -54,64 +83,82 @@ def _mutual(stage: StageRecipe, teachers: Sequence[StageRecipe]) -> StageRecipe:
             raise UserError(f"{stage.method} trains all its networks together: the {teacher.name} cannot be loaded")
         factor = teacher.training.lr / stage.training.lr
         peers.append(Peer(name=teacher.name, network=teacher.network, lr_factor=factor))
-    return replace(stage, kind="mutual", teachers=(), peers=tuple(peers))
+    return PlannedMutual(
+        name=stage.name,
+        role=stage.role,
+        network=stage.network,
+        training=stage.training,
+        method=stage.method,
+        settings=stage.settings,
+        peers=tuple(peers),
+    )
 
 
-def _distillation(stage: StageRecipe, by_name: dict[str, StageRecipe]) -> list[StageRecipe]:
-    methods = [(find_method(name), stage.settings[name]) for name in split_methods(stage.method)]
-    anchors = next((found for method, given in methods if (found := method.anchors(given)) is not None), None)
-    if anchors is None:
-        before = _prestages(stage)
-        return [*before, replace(stage, after=_names(before))]
-    names = _anchors(stage, anchors, by_name)
-    before = _prestages(replace(stage, teachers=names[-1:]))
-    if not anchors.restart or not names:
-        return [*before, replace(stage, teachers=names, after=_names(before))]
-    trainings: list[StageRecipe] = []
-    for number, teacher in enumerate(names, 1):
-        last = number == len(names)
-        name, after = stage.name if last else f"{stage.name}-{number}", trainings[-1:] or before
-        own = replace(stage, name=name, teachers=(teacher,), after=_names(after))
-        trainings.append(own if last else replace(own, published=None))
+def _distillation(student: PlannedDistillation, by_name: dict[str, StageRecipe]) -> list[PlannedDistillation]:
+    methods = [(find_method(name), student.settings[name]) for name in split_methods(student.method)]
+    waypoints = next((found for method, given in methods if (found := method.waypoints(given)) is not None), None)
+    if waypoints is None:
+        before = _prestages(student)
+        return [*before, replace(student, after=_names(before))]
+    teachers = _along_the_way(student, waypoints, by_name)
+    before = _prestages(replace(student, teachers=teachers[-1:]))
+    if not waypoints.restart or not teachers:
+        return [*before, replace(student, teachers=teachers, after=_names(before))]
+    trainings: list[PlannedDistillation] = []
+    for number, teacher in enumerate(teachers, 1):
+        name = student.name if number == len(teachers) else f"{student.name}-{number}"
+        after = trainings[-1:] or before
+        trainings.append(replace(student, name=name, teachers=(teacher,), after=_names(after)))
     return [*before, *trainings]
 
 
-def _anchors(stage: StageRecipe, anchors: Anchors, by_name: dict[str, StageRecipe]) -> tuple[str, ...]:
-    """Several teachers are the anchors themselves; of one, they are kept while it is trained."""
-    if len(stage.teachers) != 1:
-        return stage.teachers
-    teacher = by_name[stage.teachers[0]]
+def _along_the_way(
+    student: PlannedDistillation, waypoints: Waypoints, by_name: dict[str, StageRecipe]
+) -> tuple[str, ...]:
+    """Several teachers are the waypoints themselves; of one, they are kept while it is trained."""
+    if len(student.teachers) != 1:
+        return student.teachers
+    teacher = by_name[student.teachers[0]]
     if teacher.training is None:
         each = " ".join(f"--teacher RUN@{epoch}" for epoch in (60, 120, 180))
-        raise UserError(f"{stage.method} follows the teacher's training: give each point of it, as in {each}")
+        raise UserError(f"{student.method} follows the teacher's training: give each point of it, as in {each}")
     epochs = teacher.training.epochs
-    if anchors.count > epochs:
-        raise UserError(f"{stage.method}: the teacher's {epochs} epochs do not divide into {anchors.count} anchors")
-    points = [round(epochs * number / anchors.count) for number in range(1, anchors.count)]
+    if waypoints.count > epochs:
+        raise UserError(f"{student.method}: the teacher's {epochs} epochs do not divide into {waypoints.count} anchors")
+    points = [round(epochs * number / waypoints.count) for number in range(1, waypoints.count)]
     return (*(f"{teacher.name}@{epoch}" for epoch in points), teacher.name)
 
 
-def _prestages(stage: StageRecipe) -> list[StageRecipe]:
-    assert stage.training is not None
-    found: list[StageRecipe] = []
-    for method in split_methods(stage.method):
-        own = find_method(method).prestage_training(stage.settings[method])
+def _prestages(student: PlannedDistillation) -> list[PlannedDistillation]:
+    before: list[PlannedDistillation] = []
+    for method in split_methods(student.method):
+        own = find_method(method).prestage_training(student.settings[method])
         if own is None:
             continue
         training = replace(
-            stage.training,
+            student.training,
             epochs=own.epochs,
-            lr=own.lr or stage.training.lr,
+            lr=own.lr or student.training.lr,
             schedule="multistep",
             milestones=own.milestones,
             warmup_epochs=0,
             ema=0.0,
         )
-        name = f"{stage.name}-{method.rpartition(':')[2].lower()}"
-        before = replace(stage, name=name, kind="prestage", prestage=method, training=training, published=None)
-        found.append(replace(before, after=_names(found)))
-    return found
+        before.append(
+            PlannedPrestage(
+                name=f"{student.name}-{method.rpartition(':')[2].lower()}",
+                role=student.role,
+                network=student.network,
+                training=training,
+                method=student.method,
+                settings=student.settings,
+                teachers=student.teachers,
+                after=_names(before),
+                prestage=method,
+            )
+        )
+    return before
 
 
-def _names(stages: Sequence[StageRecipe]) -> tuple[str, ...]:
+def _names(stages: Sequence[PlannedStage]) -> tuple[str, ...]:
     return tuple(stage.name for stage in stages)

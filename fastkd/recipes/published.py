@@ -10,14 +10,13 @@ from fastkd.recipes.recipe import Recipe, StageRecipe, recipe_to_plain
 from fastkd.recipes.tables import ENTRIES, Entry
 from fastkd.support.plain import differences
 
-_FREE = {"data", "seed", "seeds", "threads", "eval_every", "keep_epochs", "execution", "reading", "deviations"}
-"""Entries of a recipe that a result does not depend on, or that are compared by hand."""
+_NOT_COMPARED = {"data", "seed", "seeds", "threads", "eval_every", "keep_epochs", "execution", "reading", "deviations"}
+"""Entries of a recipe that may differ without making the figures incomparable."""
 
 
 def beside_the_paper(recipe: Recipe) -> Recipe:
     """The recipe with the figures of the nearest cell of its paper, and its deviations from that cell's run."""
-    stages = {stage.name: stage for stage in recipe.stages}
-    if recipe.name not in RECIPES or "student" not in stages:
+    if recipe.name not in RECIPES or recipe.stage("student") is None:
         return replace(recipe, deviations=("it is no recipe of fastkd's",))
     found = _cells(recipe)
     if not found:
@@ -29,20 +28,19 @@ def beside_the_paper(recipe: Recipe) -> Recipe:
 
 def choice_of(recipe: Recipe) -> dict[str, Any]:
     """The fields of the `Choice` that a recipe was made from."""
-    stages = {stage.name: stage for stage in recipe.stages}
-    student, teacher = stages["student"], stages.get("teacher")
-    networks = [stage.network for stage in recipe.stages if stage.name.startswith("teacher")]
-    branches = teacher.branches if teacher else None
+    student, teachers = recipe.stage("student"), recipe.of_role("teacher")
+    assert student is not None
+    sftn = teachers[0].sftn if teachers else None
     choice = {
         "data": recipe.data,
         "student": student.network,
-        "branch": branches.network if branches else student.network,
-        "branch_blocks": branches.blocks if branches else None,
-        "teacher_training": "sftn" if branches else "standard",
+        "branch": sftn.network if sftn else student.network,
+        "branch_blocks": sftn.blocks if sftn else None,
+        "teacher_training": "sftn" if sftn else "standard",
         "method": student.method,
-        "control": "control" in stages,
+        "control": bool(recipe.of_role("control")),
     }
-    return choice | ({"teacher_net": "+".join(networks)} if networks else {})
+    return choice | ({"teacher_net": "+".join(stage.network for stage in teachers)} if teachers else {})
 
 
 def run_of(entry: Entry, recipe: Recipe | None = None) -> Recipe:
@@ -68,7 +66,10 @@ def spoken(place: str, recipe: Recipe) -> str:
 
 
 def _cells(recipe: Recipe) -> list[Entry]:
-    """Of this pair, kind of teacher and method; for a method that the paper has not, those of the other stages."""
+    """The cells of this pair, kind of teacher and method.
+
+    If the paper lacks the method: the pair's other cells, without the student's figure.
+    """
     choice = choice_of(recipe)
     method, kind = choice["method"], choice["teacher_training"]
     mine = (recipe.name, choice.get("teacher_net", ""), choice["student"], kind)
@@ -88,12 +89,12 @@ def _same_method(one: str, other: str) -> bool:
 
 
 def _with_options(stage: StageRecipe, options: dict[str, Any]) -> StageRecipe:
-    """With those options of an entry that are settings of the branches or of a method, `sftn.X` and `METHOD.X`."""
+    """The stage with those options of an entry that are settings of SFTN or of a method: `sftn.X` and `METHOD.X`."""
     for option, value in options.items():
         owner, _, name = option.partition(".")
         name = name.replace("-", "_")
-        if owner == "sftn" and stage.branches is not None:
-            stage = replace(stage, branches=replace(stage.branches, **{name: value}))
+        if owner == "sftn" and stage.sftn is not None:
+            stage = replace(stage, sftn=replace(stage.sftn, **{name: value}))
         elif owner in stage.settings:
             changed = replace(stage.settings[owner], **{name: value})
             stage = replace(stage, settings={**stage.settings, owner: changed})
@@ -114,12 +115,12 @@ def _deviations(resolved: Recipe, published: Recipe) -> list[str]:
     given = resolved.data.partition(":")[0]
     if given != own:
         words.append(f"data {given} instead of {own}")
-    loaded = {number for number, stage in enumerate(resolved.stages) if stage.kind == "loaded"}
+    loaded = {number for number, stage in enumerate(resolved.stages) if stage.training is None}
     words += [f"{resolved.stages[number].name} loaded instead of trained" for number in sorted(loaded)]
     for place, before, after in differences(recipe_to_plain(published), recipe_to_plain(resolved)):
         of_loaded = any(place.startswith(f"stages[{number}]") for number in loaded)
         if place == "stages":
             words.append("other stages")
-        elif place.split(".")[0] not in _FREE and not of_loaded and ".published" not in place:
+        elif place.split(".")[0] not in _NOT_COMPARED and not of_loaded and ".published" not in place:
             words.append(f"{spoken(place, resolved)} {after} instead of {before}")
     return words

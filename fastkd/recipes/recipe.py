@@ -1,4 +1,7 @@
-"""What a recipe is: stages with all their settings. The papers' recipes are functions in this folder."""
+"""What a recipe is: the stages of a run with all their settings, and how it stands in a file.
+
+A field that is `fixed` is no option of the command line: something else decides on it.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,30 +9,42 @@ from typing import Any, Literal
 
 from fastkd.data import Augmentation, Reading
 from fastkd.methods import find_method, split_methods
+from fastkd.recipes import format_1
 from fastkd.support.errors import UserError
+from fastkd.support.fields import fixed
 from fastkd.support.files import read_json
 from fastkd.support.plain import from_plain, to_plain
 from fastkd.training.execution import Execution
 from fastkd.training.optimisation import Training
 
-FORMAT = 1
+FORMAT = 2
+
+Role = Literal["teacher", "student", "control"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Branches:
-    """The student branches of a student-friendly teacher (SFTN)."""
+class SFTNSettings:
+    """The branches of a student-friendly teacher, and the loss that they share with it (SFTN)."""
 
-    network: str
-    blocks: tuple[int, ...] | None = None
+    network: str = fixed()
+    blocks: tuple[int, ...] | None = fixed(None)
     """Teacher blocks, from 1, that carry a branch; None: all but the last."""
     temperature: float = 1.0
+    """τ, of KL."""
     teacher_weight: float = 1.0
+    """λ_T, of the teacher's cross-entropy."""
     kl_weight: float = 3.0
+    """λ_KL, of KL between teacher and branches."""
     ce_weight: float = 1.0
+    """λ_CE, of the branches' cross-entropy."""
     kl: Literal["forward", "reverse"] = "forward"
+    """forward: KL(teacher ‖ branch); reverse: KL(branch ‖ teacher), as the paper prints it."""
     detach_teacher: bool = False
+    """KL sends no gradient to the teacher."""
     ce_temperature: float = 1.0
+    """Temperature of the cross-entropies, which the paper prints at τ."""
     tau_squared: bool = True
+    """Multiply KL by τ²."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "ce_temperature"):
@@ -47,72 +62,65 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Peer:
-    """A network that learns together with the student."""
-
-    name: str
-    network: str
-    lr_factor: float = 1.0
-    """On the stage's learning rate."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class StageRecipe:
-    """One training, or one network that is loaded instead of trained."""
+    """One network of a recipe: trained, or loaded from a file.
+
+    It learns from labels, with branches beside it where there is `sftn`, and from teachers where there is a `method`.
+    """
 
     name: str
-    """Also the name of its weights file: teacher, student, control …"""
-    kind: Literal["supervised", "student_aware", "distill", "loaded", "prestage", "mutual"]
-    """The last two are in no recipe: they follow from it, as `fastkd.course` says."""
+    """Also the name of its weights file: teacher, teacher-2, student, control …"""
+    role: Role
+    """The control is the student without a teacher: both begin with the same weights and see the same batches."""
     network: str
     training: Training | None = None
-    branches: Branches | None = None
-    """Of kind "student_aware"."""
-    teachers: tuple[str, ...] = ()
-    """Of kind "distill": the names of earlier stages."""
-    method: str = ""
-    """Of kind "distill": names of methods, joined by +."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Of kind "distill": each method's settings dataclass."""
-    prestage: str = ""
-    """Of kind "prestage": the method whose training it is."""
-    after: tuple[str, ...] = ()
-    """Stages of the course whose trained part this one begins with."""
-    peers: tuple[Peer, ...] = ()
-    """Of kind "mutual": who learns together with the student."""
+    """None: the network is loaded."""
     file: str = ""
-    """Of kind "loaded"."""
+    """Where it is loaded from."""
     sha256: str = ""
+    """Of that file."""
+    sftn: SFTNSettings | None = None
+    method: str = ""
+    """Names of methods, joined by +."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Each method's settings dataclass, by the method's name."""
+    teachers: tuple[str, ...] = ()
+    """Names of earlier stages."""
     published: Published | None = None
     """What a paper reports for this stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    name: str
-    data: str
+    """Stages in their order, and what holds for all of them."""
+
+    name: str = fixed()
+    data: str = fixed()
     """`NAME` or `NAME:PATH`."""
+    stages: tuple[StageRecipe, ...] = fixed()
     image_size: int
-    stages: tuple[StageRecipe, ...]
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    reading: Reading = field(default_factory=Reading)
-    mean: tuple[float, float, float] | None = None
-    """Of the channels, where white is 1; None: the data set's own."""
-    std: tuple[float, float, float] | None = None
-    seed: int = 0
-    seeds: int = 1
-    """So many runs, with the seeds seed, seed+1, …"""
+    """Pixels."""
     limit_train: int | None = None
+    """Train on so many images only."""
+    augmentation: Augmentation = fixed(factory=Augmentation)
+    reading: Reading = fixed(factory=Reading)
+    mean: tuple[float, float, float] | None = fixed(None)
+    """Mean of the channels, where white is 1; None: the data set's own."""
+    std: tuple[float, float, float] | None = fixed(None)
+    seed: int = 0
+    """Decides weights, order, augmentation and negatives."""
+    seeds: int = 1
+    """Train so many times, with the seeds SEED, SEED+1, …"""
     eval_every: int = 1
-    """Epochs."""
+    """Epochs between evaluations."""
     keep_epochs: tuple[int, ...] = ()
-    """Epochs after which a stage's weights are kept, for `--teacher RUN@EPOCH`."""
+    """Keep the weights after these epochs, for --teacher RUN@EPOCH."""
     threads: int | None = None
-    """Of the CPU, which the last bits of a result depend on; None: as many as there are cores."""
-    execution: Execution = field(default_factory=Execution)
-    published_classes: int | None = None
+    """Threads of the CPU, which the last bits of a result depend on (default: all cores)."""
+    execution: Execution = fixed(factory=Execution)
+    published_classes: int | None = fixed(None)
     """How many classes the data of the published figures have."""
-    deviations: tuple[str, ...] = ()
+    deviations: tuple[str, ...] = fixed(())
     """In what this recipe differs from the published one; only without any may a result stand beside the paper's."""
 
     def __post_init__(self) -> None:
@@ -125,6 +133,13 @@ class Recipe:
                 raise UserError(f"--keep-epochs are epochs from 1 to {longest}, got {epoch}")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"threads is at least 1, got {self.threads}")
+
+    def stage(self, name: str) -> StageRecipe | None:
+        """The stage of that name, if there is one."""
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+    def of_role(self, role: Role) -> list[StageRecipe]:
+        return [stage for stage in self.stages if stage.role == role]
 
 
 def recipe_to_plain(recipe: Recipe) -> dict[str, Any]:
@@ -139,11 +154,15 @@ def read_recipe(path: Path) -> Recipe:
 def plain_to_recipe(plain: Any, where: str) -> Recipe:
     if not isinstance(plain, dict) or "format" not in plain:
         raise UserError(f"{where} is not a recipe: it has no entry 'format'")
-    if plain["format"] != FORMAT:
-        raise UserError(f"{where} has recipe format {plain['format']}, this fastkd reads {FORMAT}")
+    if plain["format"] == format_1.FORMAT:
+        plain = format_1.recipe(plain, where)
+    elif plain["format"] != FORMAT:
+        raise UserError(
+            f"{where} has recipe format {plain['format']}, this fastkd reads {format_1.FORMAT} and {FORMAT}"
+        )
     recipe = from_plain(Recipe, {key: value for key, value in plain.items() if key != "format"}, where)
     for stage in recipe.stages:
-        for name in split_methods(stage.method) if stage.kind == "distill" else ():
+        for name in split_methods(stage.method) if stage.method else ():
             given = stage.settings.get(name, {})
             stage.settings[name] = from_plain(find_method(name).Settings, given, f"{where}: {name}")
     return recipe

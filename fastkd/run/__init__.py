@@ -1,5 +1,6 @@
-"""Carries out a recipe in a run folder: stages in order, networks as files, figures and charts."""
+"""Carries out a recipe in a run folder: its stages in order, networks as files, figures and charts."""
 
+from fastkd.run.job import Job, open_data
 from fastkd.run.run import (
     Run,
     carry_out,
@@ -13,12 +14,14 @@ from fastkd.run.run import (
 )
 
 __all__ = [
+    "Job",
     "Run",
     "carry_out",
     "check",
     "count_parameters",
     "create_folder",
     "load_network",
+    "open_data",
     "open_run",
     "read_results",
     "seed_folders",

@@ -1,285 +1,231 @@
-"""From a recipe to what is trained: networks, stages, batches."""
+"""From a planned stage to what is trained: networks, methods, batches."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastkd import networks
-from fastkd.data import (
-    ONE_VIEW,
-    DataSet,
-    Format,
-    Source,
-    Views,
-    evaluation_source,
-    is_resident,
-    open_dataset,
-    training_source,
-)
+from fastkd.data import ONE_VIEW, Format, Source, Views, training_source
 from fastkd.data.order import Order
 from fastkd.losses import SFTNLoss
 from fastkd.methods import Context, Method, find_method, split_methods
 from fastkd.networks.base import Network, output_shapes
-from fastkd.networks.checkpoints import Report, load_weights
+from fastkd.networks.checkpoints import Report
 from fastkd.networks.folding import frozen_copy, in_bfloat16
 from fastkd.networks.grafts import graft
-from fastkd.recipes.course import course
-from fastkd.recipes.recipe import Branches, Recipe, StageRecipe
-from fastkd.run.weights import Deployment, Description, describe, open_network, rebuilt
-from fastkd.support import distributed, environment
+from fastkd.recipes.planned import (
+    PlannedDistillation,
+    PlannedLoaded,
+    PlannedMutual,
+    PlannedPrestage,
+    PlannedStage,
+    PlannedStudentAware,
+    PlannedSupervised,
+    PlannedTraining,
+)
+from fastkd.recipes.recipe import StageRecipe
+from fastkd.run.earlier import Earlier
+from fastkd.run.job import Job
+from fastkd.run.weights import Deployment, Description, rebuilt
+from fastkd.support import distributed
 from fastkd.support.errors import UserError
-from fastkd.support.files import sha256
 from fastkd.support.plain import to_plain
-from fastkd.training.execution import Resolved
 from fastkd.training.stages import Distill, Mutual, Prestage, Stage, StudentAware, Supervised
-
-EVALUATION_BATCH = 256
-
-
-def open_data(recipe: Recipe, folder: Path | None = None) -> DataSet:
-    """folder: of the run, if there is one: it keeps what the scan of an image folder found."""
-    return open_dataset(
-        recipe.data,
-        image_size=recipe.image_size,
-        resident=is_resident(recipe.reading, recipe.augmentation.crop),
-        limit_train=recipe.limit_train,
-        threads=environment.cores(),
-        reading=recipe.reading,
-        cache=folder,
-    )
-
-
-def workers(recipe: Recipe) -> int:
-    """Of this process, to decode images."""
-    return recipe.reading.workers or max(1, environment.cores() // distributed.local_processes())
-
-
-def _epochs(stage: StageRecipe) -> int:
-    return stage.training.epochs if stage.training is not None else 0
-
-
-def _in_turn(recipe: StageRecipe, teachers: Sequence[Network]) -> bool:
-    """Whether they are anchors (RCO): one network at several times, used one after the other."""
-    methods = split_methods(recipe.method)
-    if len(teachers) < 2 or not any(find_method(name).anchors(recipe.settings[name]) for name in methods):
-        return False
-    if len({tuple(value.shape for value in teacher.state_dict().values()) for teacher in teachers}) > 1:
-        raise UserError(f"{recipe.method}: the anchors are one network at several times, not several networks")
-    return True
 
 
 class Builder:
-    """Builds the stages of one seed. `trained` holds the networks of earlier stages, by name; the caller fills it."""
+    """Builds the stages of one seed of a job."""
 
-    def __init__(self, recipe: Recipe, data: DataSet, seed: int, device: torch.device, execution: Resolved):
-        self.recipe, self.data, self.seed, self.device, self.execution = recipe, data, seed, device, execution
-        self.trained: dict[str, Network] = {}
-        self.passed_on: dict[str, dict[str, Tensor]] = {}
-        """What earlier trainings of a student leave to the later ones, by the stage's name; the caller fills it."""
-        self.kept: Path | None = None
-        """Where the weights of a teacher's epochs are; None: its last ones will do, as nothing is trained for good."""
+    def __init__(self, job: Job, seed: int):
+        self.job, self.seed = job, seed
         self.reports: dict[str, Report] = {}
-        """Of the networks that were loaded instead of trained."""
-        self.passing_on = {earlier for stage in course(recipe) for earlier in stage.after}
-        """Stages of the course whose trained part a later one begins with."""
+        """What became of the tensors of each file that was loaded, by the stage's name."""
 
     def network(self, name: str) -> Network:
-        return networks.build(name, num_classes=len(self.data.classes))
+        return networks.build(name, num_classes=len(self.job.data.classes))
 
-    def stage(self, recipe: StageRecipe) -> Stage:
+    def stage(self, planned: PlannedStage, earlier: Earlier) -> Stage:
         """A student and its control begin with the same weights and see the same batches: they differ by the teacher.
 
         The random numbers of the training begin here too, apart for each rank.
         """
-        role = recipe.name if recipe.name.startswith("teacher") else "student"
-        torch.manual_seed(zlib.crc32(f"{self.seed}/{role}".encode()))
-        network = self.network(recipe.network)
-        if recipe.kind == "student_aware":
-            assert recipe.branches is not None
-            stage: Stage = self._student_aware(network, recipe.network, recipe.branches)
-        elif recipe.kind in ("distill", "prestage"):
-            stage = self._distill(recipe, network)
-            for earlier in recipe.after:
-                stage.take_over(self.passed_on[earlier])
-        elif recipe.kind == "mutual":
-            stage = self._mutual(recipe, network)
-        elif recipe.kind == "loaded":
-            stage = Supervised(self._loaded(recipe), recipe.name)
-        else:
-            stage = Supervised(network, recipe.name)
+        begins_as = planned.name if planned.role == "teacher" else "student"
+        torch.manual_seed(zlib.crc32(f"{self.seed}/{begins_as}".encode()))
+        stage = BUILDERS[type(planned)](self, planned, earlier)
         if distributed.rank():
-            torch.manual_seed(zlib.crc32(f"{self.seed}/{role}/{distributed.rank()}".encode()))
-        if recipe.training is not None and recipe.training.sync_batchnorm:
+            torch.manual_seed(zlib.crc32(f"{self.seed}/{begins_as}/{distributed.rank()}".encode()))
+        if isinstance(planned, PlannedTraining) and planned.training.sync_batchnorm:
             stage = self._synchronised(stage)
-        return stage.to(self.device)
+        return stage.to(self.job.device)
 
-    def keep(self, recipe: StageRecipe, stage: Stage) -> None:
-        """What a stage leaves to those that follow."""
-        if recipe.name in self.passing_on:
-            assert isinstance(stage, Distill)
-            self.passed_on[recipe.name] = stage.passed_on()
-        if recipe.kind != "prestage":
-            self.trained[recipe.name] = stage.deployed.eval()
-        self.trained |= {name: network.eval() for name, network in stage.peers().items()}
-
-    def description(self, recipe: StageRecipe) -> Description:
+    def description(self, stage: PlannedStage | StageRecipe) -> Description:
         """What the weights file of a stage says of its network."""
-        if recipe.kind == "loaded" and (known := describe(Path(recipe.file))) is not None:
-            return known._replace(num_classes=len(self.data.classes))
-        found = Description(recipe.network, len(self.data.classes), self.recipe.image_size)
-        methods = split_methods(recipe.method) if recipe.kind == "distill" else ()
-        changing = {name: to_plain(recipe.settings[name]) for name in methods if find_method(name).changes_network()}
+        classes, recipe = len(self.job.data.classes), self.job.recipe
+        file = getattr(stage, "file", "")
+        known = self.job.files.describe(Path(file)) if file else None
+        if known is not None:
+            return known._replace(num_classes=classes)
+        described = Description(stage.network, classes, recipe.image_size)
+        if not isinstance(stage, PlannedDistillation | StageRecipe) or not stage.method:
+            return described
+        methods = split_methods(stage.method)
+        changing = {name: to_plain(stage.settings[name]) for name in methods if find_method(name).changes_network()}
         if not changing:
-            return found
-        stages = {stage.name: stage for stage in self.recipe.stages}
-        teachers = tuple(self.description(stages[name.partition("@")[0]]) for name in recipe.teachers)
-        return found._replace(deployment=Deployment(changing, teachers))
+            return described
+        teachers = [recipe.stage(name.partition("@")[0]) for name in stage.teachers]
+        of_teachers = tuple(self.description(teacher) for teacher in teachers if teacher is not None)
+        return described._replace(deployment=Deployment(changing, of_teachers))
 
-    def train_source(self, recipe: StageRecipe, views: Views = ONE_VIEW) -> Source:
+    def train_source(self, planned: PlannedTraining, views: Views = ONE_VIEW) -> Source:
         """views: as the stage names them."""
-        assert recipe.training is not None
-        on_bfloat16 = self.execution.bfloat16 and self.device.type == "cuda"
+        job = self.job
+        in_half = job.execution.bfloat16 and job.device.type == "cuda"
+        dtype = torch.bfloat16 if in_half else torch.float32
         return training_source(
-            self.data,
-            image_size=self.recipe.image_size,
-            batch_size=recipe.training.batch_size,
-            augmentation=self.recipe.augmentation,
+            job.data,
+            replace(job.feeding, format=Format(dtype=dtype, channels_last=job.execution.channels_last)),
+            batch_size=planned.training.batch_size,
+            augmentation=job.recipe.augmentation,
             seed=self.seed,
-            drop_last=recipe.training.drop_last,
+            drop_last=planned.training.drop_last,
             views=views,
-            format=Format(
-                dtype=torch.bfloat16 if on_bfloat16 else torch.float32, channels_last=self.execution.channels_last
-            ),
-            workers=workers(self.recipe),
-            loader=self.recipe.reading.loader,
-            device=self.device,
-            mean=self.recipe.mean,
-            std=self.recipe.std,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
         )
 
-    def test_source(self) -> Source:
-        source = evaluation_source(
-            self.data,
-            image_size=self.recipe.image_size,
-            batch_size=EVALUATION_BATCH,
-            crop=self.recipe.augmentation.crop,
-            format=Format(channels_last=self.execution.channels_last),
-            workers=workers(self.recipe),
-            loader=self.recipe.reading.loader,
-            device=self.device,
-            mean=self.recipe.mean,
-            std=self.recipe.std,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-        )
-        source.prepare.to(self.device)
-        return source
+    def _supervised(self, planned: PlannedSupervised, earlier: Earlier) -> Stage:
+        return Supervised(self.network(planned.network), planned.name)
 
-    def _student_aware(self, teacher: Network, name: str, branches: Branches) -> StudentAware:
-        grafts = graft(
+    def _loaded(self, planned: PlannedLoaded, earlier: Earlier) -> Stage:
+        path = Path(planned.file)
+        if not path.is_file():
+            raise UserError(f"the file of the {planned.name}, {path}, is gone")
+        file = self.job.files.read(path)
+        if planned.sha256 and file.sha256 != planned.sha256:
+            raise UserError(f"the file of the {planned.name}, {path}, is not the one the run began with")
+        network = rebuilt(self.description(planned))
+        self.reports[planned.name] = file.fill(network)
+        return Supervised(network, planned.name)
+
+    def _student_aware(self, planned: PlannedStudentAware, earlier: Earlier) -> Stage:
+        teacher, sftn = self.network(planned.network), planned.sftn
+        branches = graft(
             teacher,
-            self.network(branches.network),
-            self.recipe.image_size,
-            blocks=branches.blocks,
-            names=(f"the teacher {name}", branches.network),
+            self.network(sftn.network),
+            self.job.recipe.image_size,
+            blocks=sftn.blocks,
+            names=(f"the teacher {planned.network}", sftn.network),
         )
-        loss = SFTNLoss(
-            temperature=branches.temperature,
-            teacher_weight=branches.teacher_weight,
-            kl_weight=branches.kl_weight,
-            ce_weight=branches.ce_weight,
-            kl=branches.kl,
-            detach_teacher=branches.detach_teacher,
-            ce_temperature=branches.ce_temperature,
-            tau_squared=branches.tau_squared,
-        )
-        return StudentAware(teacher, grafts, loss)
+        how: dict[str, Any] = {name: value for name, value in vars(sftn).items() if name not in ("network", "blocks")}
+        return StudentAware(teacher, branches, SFTNLoss(**how))
 
-    def _mutual(self, recipe: StageRecipe, student: Network) -> Mutual:
-        networks = {recipe.name: student}
-        for peer in recipe.peers:
-            torch.manual_seed(zlib.crc32(f"{self.seed}/{peer.name}".encode()))
-            networks[peer.name] = self.network(peer.network)
-        method = self._methods(recipe, student, [networks[peer.name] for peer in recipe.peers])[recipe.method]
-        for stage in self.recipe.stages:
-            if stage.name in networks and (stage.branches is not None or _epochs(stage) not in (0, _epochs(recipe))):
-                how = f"{_epochs(recipe)} epochs" + (" and no branches" if stage.branches is not None else "")
-                method.notes.append(f"{recipe.method}: the {stage.name} learns together with the student: {how}")
-        return Mutual(networks, method, [1.0, *(peer.lr_factor for peer in recipe.peers)])
-
-    def _teacher(self, name: str) -> Network:
-        stage, at, _ = name.partition("@")
-        if not at or self.kept is None:
-            return self.trained[stage]
-        return open_network(self.kept / f"{name}.safetensors").to(self.device)
-
-    def _distill(self, recipe: StageRecipe, student: Network) -> Distill:
-        teachers = tuple(self._teacher(name) for name in recipe.teachers)
-        in_turn = _in_turn(recipe, teachers)
-        methods = self._methods(recipe, student, teachers[-1:] if in_turn else teachers)
-        # Folded, a teacher could not normalise by the statistics of a batch.
-        fold = self.execution.fold and all(method.teacher_norm == "running" for method in methods.values())
-        frozen = [frozen_copy(teacher, self.recipe.image_size, fold=fold) for teacher in teachers]
-        if self.execution.bfloat16 and self.device.type == "cuda":
-            frozen = [in_bfloat16(teacher) for teacher in frozen]  # else autocast casts its weights every step
-        if recipe.kind == "prestage":
-            return Prestage(student, frozen, methods, recipe.name, method=recipe.prestage)
-        assert recipe.training is not None
-        epochs = recipe.training.epochs if in_turn else 0
-        stage = Distill(student, frozen, methods, recipe.name, epochs_in_turn=epochs)
+    def _distill(self, planned: PlannedDistillation, earlier: Earlier) -> Stage:
+        student = self.network(planned.network)
+        frozen, methods, in_turn = self._taught(planned, student, earlier)
+        epochs = planned.training.epochs if in_turn else 0
+        stage = Distill(student, frozen, methods, planned.name, epochs_in_turn=epochs)
         if not any(parameter.requires_grad for parameter in stage.parameters()):
-            raise UserError(f"--method {recipe.method} trains nothing: join a method with a loss of its own to it")
+            raise UserError(f"--method {planned.method} trains nothing: join a method with a loss of its own to it")
+        return self._begun(stage, planned, earlier)
+
+    def _prestage(self, planned: PlannedPrestage, earlier: Earlier) -> Stage:
+        student = self.network(planned.network)
+        frozen, methods, _ = self._taught(planned, student, earlier)
+        stage = Prestage(student, frozen, methods, planned.name, method=planned.prestage)
+        return self._begun(stage, planned, earlier)
+
+    def _mutual(self, planned: PlannedMutual, earlier: Earlier) -> Stage:
+        together = {planned.name: self.network(planned.network)}
+        for peer in planned.peers:
+            torch.manual_seed(zlib.crc32(f"{self.seed}/{peer.name}".encode()))
+            together[peer.name] = self.network(peer.network)
+        student, *others = together.values()
+        method = self._methods(planned, student, others)[planned.method]
+        epochs = planned.training.epochs
+        for recipe in self.job.recipe.stages:
+            own = recipe.training.epochs if recipe.training else 0
+            if recipe.name in together and (recipe.sftn is not None or own not in (0, epochs)):
+                how = f"{epochs} epochs" + (" and no branches" if recipe.sftn is not None else "")
+                method.notes.append(f"{planned.method}: the {recipe.name} learns together with the student: {how}")
+        return Mutual(together, method, [1.0, *(peer.lr_factor for peer in planned.peers)])
+
+    def _begun(self, stage: Distill, planned: PlannedDistillation, earlier: Earlier) -> Distill:
+        for name in planned.after:
+            stage.take_over(earlier.passed_on[name])
         return stage
 
-    def _methods(self, recipe: StageRecipe, student: Network, teachers: Sequence[Network]) -> dict[str, Method]:
-        assert recipe.training is not None
-        size = self.recipe.image_size
-        labels, training = self.data.train.labels, recipe.training
-        processes = distributed.world_size()
+    def _taught(
+        self, planned: PlannedDistillation, student: Network, earlier: Earlier
+    ) -> tuple[list[Network], dict[str, Method], bool]:
+        """The frozen teachers, the methods, and whether the teachers are waypoints."""
+        job = self.job
+        teachers = [earlier.teacher(name).to(job.device) for name in planned.teachers]
+        in_turn = _in_turn(planned, teachers)
+        methods = self._methods(planned, student, teachers[-1:] if in_turn else teachers)
+        # Folded, a teacher could not normalise by the statistics of a batch.
+        fold = job.execution.fold and all(method.teacher_norm == "running" for method in methods.values())
+        frozen = [frozen_copy(teacher, job.recipe.image_size, fold=fold) for teacher in teachers]
+        if job.execution.bfloat16 and job.device.type == "cuda":
+            frozen = [in_bfloat16(teacher) for teacher in frozen]  # else autocast casts its weights every step
+        return frozen, methods, in_turn
+
+    def _methods(
+        self, planned: PlannedDistillation | PlannedMutual, student: Network, teachers: Sequence[Network]
+    ) -> dict[str, Method]:
+        size, data, training = self.job.recipe.image_size, self.job.data, planned.training
+        labels, processes = data.train.labels, distributed.world_size()
         order = Order(len(labels), training.batch_size, self.seed, drop_last=training.drop_last, world_size=processes)
         context = Context(
             student=student,
             teachers=tuple(teachers),
             student_shapes=output_shapes(student, size),
             teacher_shapes=tuple(output_shapes(teacher, size) for teacher in teachers),
-            classes=len(self.data.classes),
+            classes=len(data.classes),
             samples=len(labels),
             labels=labels,
             batch_size=training.batch_size // processes // training.accumulate,
             steps_per_epoch=order.steps,
             seed=self.seed,
         )
-        return {name: self._method(name, recipe, context) for name in split_methods(recipe.method)}
-
-    def _method(self, name: str, recipe: StageRecipe, context: Context) -> Method:
-        kind, training, count = find_method(name), recipe.training, len(context.teachers)
-        assert training is not None
-        least, most = kind.teachers_needed
-        if count < least or (most is not None and count > most):
-            wanted = f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
-            raise UserError(f"{name} has {wanted} teacher{'s' * (wanted != '1')}, got {count}")
-        if kind.fixed_batch_size and not training.drop_last and context.samples % training.batch_size:
-            raise UserError(f"{name}: every batch has the same size: it needs --drop-last on")
-        return kind(recipe.settings[name], context)
+        return {name: _method(name, planned, context) for name in split_methods(planned.method)}
 
     def _synchronised(self, stage: Stage) -> Stage:
-        if self.device.type != "cuda":
+        if self.job.device.type != "cuda":
             raise UserError("--sync-batchnorm on: torch synchronises BatchNorm on GPUs only")
         converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(stage)
         assert isinstance(converted, Stage)
         return converted
 
-    def _loaded(self, recipe: StageRecipe) -> Network:
-        path = Path(recipe.file)
-        if not path.is_file():
-            raise UserError(f"the file of the {recipe.name}, {path}, is gone")
-        if recipe.sha256 and sha256(path) != recipe.sha256:
-            raise UserError(f"the file of the {recipe.name}, {path}, is not the one the run began with")
-        network = rebuilt(self.description(recipe))
-        self.reports[recipe.name] = load_weights(network, path)
-        return network
+
+BUILDERS: dict[type[PlannedStage], Callable[[Builder, Any, Earlier], Stage]] = {
+    PlannedLoaded: Builder._loaded,
+    PlannedSupervised: Builder._supervised,
+    PlannedStudentAware: Builder._student_aware,
+    PlannedDistillation: Builder._distill,
+    PlannedPrestage: Builder._prestage,
+    PlannedMutual: Builder._mutual,
+}
+"""Who builds each kind of stage."""
+
+
+def _in_turn(planned: PlannedDistillation, teachers: Sequence[Network]) -> bool:
+    """Whether `teachers` are snapshots of one training, to be followed one after the other (RCO)."""
+    methods = split_methods(planned.method)
+    if len(teachers) < 2 or not any(find_method(name).waypoints(planned.settings[name]) for name in methods):
+        return False
+    if len({tuple(value.shape for value in teacher.state_dict().values()) for teacher in teachers}) > 1:
+        raise UserError(f"{planned.method}: the anchors are one network at several times, not several networks")
+    return True
+
+
+def _method(name: str, planned: PlannedDistillation | PlannedMutual, context: Context) -> Method:
+    kind, training, count = find_method(name), planned.training, len(context.teachers)
+    least, most = kind.teachers_needed
+    if count < least or (most is not None and count > most):
+        wanted = f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
+        raise UserError(f"{name} has {wanted} teacher{'s' * (wanted != '1')}, got {count}")
+    if kind.fixed_batch_size and not training.drop_last and context.samples % training.batch_size:
+        raise UserError(f"{name}: every batch has the same size: it needs --drop-last on")
+    return kind(planned.settings[name], context)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 
 from fastkd.recipes.recipe import Published, Recipe
+from fastkd.run.job import Job
+from fastkd.support.console import table_console
 
 
 class Figure(NamedTuple):
@@ -44,7 +45,7 @@ def rows(recipe: Recipe, results: Sequence[dict[str, Any]]) -> list[Row]:
         stages = [result["stages"][stage.name] for result in finished]
         for name in stages[0]["test"]:
             own = name == stage.name
-            network = stage.network if own or stage.branches is None else stage.branches.network
+            network = stage.network if own or stage.sftn is None else stage.sftn.network
             top1 = mean_and_std([100 * part["test"][name]["top1"] / part["test"][name]["samples"] for part in stages])
             bests = [100 * part["best"]["top1"] for part in stages if own and part.get("best")]
             alike = [
@@ -60,13 +61,9 @@ def rows(recipe: Recipe, results: Sequence[dict[str, Any]]) -> list[Row]:
     return found
 
 
-def print_table(
-    recipe: Recipe, results: Sequence[dict[str, Any]], folder: Path, console: Console | None = None
-) -> None:
+def print_table(recipe: Recipe, results: Sequence[dict[str, Any]], folder: Path) -> None:
     """Teacher, branches, student, control, with the paper's figures where they may be compared, and the paths."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
+    console = table_console()
     seeds = f", mean ± std over {len(results)} seeds" if len(results) > 1 else ""
     table = Table(title=f"{recipe.name}: top-1 on the test set after the last epoch, in %{seeds}", title_justify="left")
     table.add_column("")
@@ -89,6 +86,19 @@ def print_table(
     inside = folder if recipe.seeds == 1 else folder / "seed-*"
     names = ", ".join(f"{stage.name}.safetensors" for stage in recipe.stages)
     console.print(f"weights  {inside}: {names}\nreport   {folder / 'report.html'}", markup=False, soft_wrap=True)
+
+
+def print_dry_run(job: Job, rows: Sequence[dict[str, Any]]) -> None:
+    """What a few steps of every stage took, see `Run.dry_run`."""
+    title = f"{job.recipe.name}: a few steps of every stage on {job.device}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("stage", "network", "parameters", "trained", "loss", "images/s", "process peak"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        counts = (f"{row['parameters']:,}", f"{row['trained_parameters']:,}")
+        speed, peak = f"{row['images_per_second']:,.0f}", f"{row['peak_bytes'] / 2**20:,.0f} MiB"
+        table.add_row(row["stage"], row["network"], *counts, f"{row['loss']:.4f}", speed, peak)
+    table_console().print(table)
 
 
 SIMILARITIES = (("kl", 4), ("cka", 3), ("agreement", 2))

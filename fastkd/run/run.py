@@ -1,4 +1,4 @@
-"""Carries out a recipe: its stages in order, in a run folder.
+"""Carries out a job: its stages in order, in a run folder.
 
 With one seed the folder itself is the run; with several each seed has a run of its own in `seed-N`. With several
 processes every rank carries it out and rank 0 writes.
@@ -12,30 +12,41 @@ from typing import Any
 
 import torch
 
-from fastkd.data import DataSet
 from fastkd.networks.base import Network
 from fastkd.ops import select
-from fastkd.recipes.course import course, kept_epochs
-from fastkd.recipes.recipe import Recipe, StageRecipe, read_recipe, recipe_to_plain
+from fastkd.recipes import format_1
+from fastkd.recipes.course import kept_epochs, passing_on
+from fastkd.recipes.planned import (
+    Peer,
+    PlannedLoaded,
+    PlannedMutual,
+    PlannedPrestage,
+    PlannedStage,
+    PlannedTraining,
+    kind_of,
+)
+from fastkd.recipes.recipe import FORMAT, Recipe, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.run.builder import Builder
+from fastkd.run.earlier import Earlier
+from fastkd.run.job import Job
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
 from fastkd.support.display import Display
-from fastkd.support.distributed import first_of_all, is_main, local_processes, on_main, wait_for_all, world_size
+from fastkd.support.distributed import first_of_all, is_main, local_processes, on_main, wait_for_all
 from fastkd.support.errors import UserError
 from fastkd.support.files import locked, make_folder, read_json, read_weights, write_json, write_weights
 from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.log import MetricsLog, import_tensorboard
 from fastkd.support.plain import to_plain
 from fastkd.training.evaluation import accuracies, similarity
-from fastkd.training.execution import resolve, set_up
+from fastkd.training.execution import set_up
+from fastkd.training.identity import Identity
 from fastkd.training.stages import Stage
-from fastkd.training.step import PLAIN
-from fastkd.training.trainer import Trainer, refuse_changes
+from fastkd.training.trainer import Trainer
 
 
 def create_folder(folder: Path, recipe: Recipe) -> None:
-    """A new run folder with its recipe; one that holds a run already is refused."""
+    """Makes a run folder with its recipe; one that holds a run already is refused."""
     if (folder / "recipe.json").exists():
         raise UserError(f"{folder} holds a run already: go on with it by --resume {folder}, or give another --run")
     make_folder(folder)
@@ -52,7 +63,7 @@ def open_run(folder: Path) -> Recipe:
 
 
 def seed_folders(folder: Path) -> list[Path]:
-    """Of a run with several seeds the folder of each; else none."""
+    """The folder of each seed of a run with several seeds; else none."""
     return sorted(folder.glob("seed-[0-9]*"), key=lambda path: int(path.name.partition("-")[2]))
 
 
@@ -61,35 +72,28 @@ def load_network(run: str | Path, name: str) -> Network:
     return open_network(find_weights(str(run), name))
 
 
-def check(recipe: Recipe, data: DataSet, *, tensorboard: bool = False) -> None:
+def check(job: Job, *, tensorboard: bool = False) -> None:
     """Builds every stage once and throws it away: what does not fit is found now, not after the teacher's training."""
-    builder = Builder(recipe, data, recipe.seed, torch.device("cpu"), PLAIN)
-    for planned in course(recipe):
-        stage = builder.stage(planned)
-        builder.keep(planned, stage)
-        if planned.training is not None:
+    builder, earlier = Builder(job.plainly_on_the_cpu(), job.recipe.seed), Earlier(job.course)
+    for planned in job.course:
+        stage = builder.stage(planned, earlier)
+        earlier.add(planned, stage)
+        if isinstance(planned, PlannedTraining):
             builder.train_source(planned, stage.views)
     if tensorboard:
         import_tensorboard()
 
 
 def carry_out(
-    recipe: Recipe,
-    folder: Path,
-    data: DataSet,
-    *,
-    device: torch.device,
-    display: Display,
-    interrupt: Interrupt,
-    tensorboard: bool = False,
+    job: Job, folder: Path, *, display: Display, interrupt: Interrupt, tensorboard: bool = False
 ) -> list[dict[str, Any]]:
     """Runs what is left to do in the folder and returns the results of every seed, see `Run.results`."""
+    recipe = job.recipe
     environment.set_threads(recipe.threads, local_processes())
-    execution, _ = resolve(recipe.execution, device, world_size())
-    set_up(execution, device)
+    set_up(job.execution, job.device)
     with locked(folder) if is_main() else contextlib.nullcontext():
         if is_main():
-            how = {"execution": execution._asdict(), "operations": select.choices(device.type)}
+            how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
             write_json(folder / "env.json", environment.collect() | how)
         results = []
         for seed in range(recipe.seed, recipe.seed + recipe.seeds):
@@ -97,185 +101,195 @@ def carry_out(
             if is_main() and recipe.seeds > 1:
                 make_folder(own)
                 write_json(own / "recipe.json", recipe_to_plain(dataclasses.replace(recipe, seed=seed, seeds=1)))
-            builder = Builder(recipe, data, seed, device, execution)
-            run = Run(builder, own, display=display, interrupt=interrupt)
+            run = Run(job, seed, own, display=display, interrupt=interrupt)
             results.append(run.carry_out(tensorboard=tensorboard))
         return results
 
 
 class Run:
-    """One seed of a recipe, in its own folder."""
+    """One seed of a job, in its own folder."""
 
-    def __init__(self, builder: Builder, folder: Path, *, display: Display, interrupt: Interrupt):
-        self.builder, self.recipe, self.seed, self.device = builder, builder.recipe, builder.seed, builder.device
-        self.folder, self.display, self.interrupt = folder, display, interrupt
-        self.course = course(self.recipe)
+    def __init__(self, job: Job, seed: int, folder: Path, *, display: Display, interrupt: Interrupt):
+        self.job, self.seed, self.folder = job, seed, folder
+        self.display, self.interrupt = display, interrupt
+        self.builder, self.earlier = Builder(job, seed), Earlier(job.course)
         self.results: dict[str, Any] = {"seed": self.seed, "stages": {}, "similarity": {}}
         """{"seed", "stages": {name: {"network", "parameters", "epochs", "train", "test", "best", "seconds", …}},
         "similarity": {name: {"kl", "cka", "agreement"}}}, as it stands in results.json."""
 
     def carry_out(self, *, tensorboard: bool = False) -> dict[str, Any]:
         """Trains every stage that is not finished yet."""
+        self.earlier.snapshots = self.folder / "checkpoints"
         if is_main():
-            make_folder(self.folder / "checkpoints")
+            make_folder(self.earlier.snapshots)
         wait_for_all()
         if (self.folder / "results.json").exists():
             self.results = read_results(self.folder / "results.json")
-        self.builder.kept = self.folder / "checkpoints"
         log = MetricsLog(self.folder / "metrics.jsonl", tensorboard=tensorboard and is_main())
-        for stage in self.course:
-            if stage.name in self.results["stages"]:
-                self._take_up(stage)
+        for planned in self.job.course:
+            if planned.name in self.results["stages"]:
+                self._take_up(planned)
             else:
-                self._carry_out_stage(stage, log)
+                self._carry_out_stage(planned, log)
         return self.results
 
     def dry_run(self) -> list[dict[str, Any]]:
         """A few steps of every stage with an untrained teacher; nothing is written."""
         rows = []
-        for recipe in self.course:
-            stage = self.builder.stage(recipe)
-            self.builder.keep(recipe, stage)
-            if recipe.training is None:
-                continue
-            trainer = self._trainer(recipe, stage, MetricsLog(Path("none")))
-            if self.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(self.device)
-            trainer.warm_up()
-            trainer.some_steps()
-            started = time.perf_counter()
-            loss, steps = trainer.some_steps()
-            seconds = (time.perf_counter() - started) / steps
-            rows.append(
-                {
-                    "stage": recipe.name,
-                    "network": recipe.network,
-                    "parameters": count_parameters(stage.network),
-                    "trained_parameters": sum(p.numel() for p in stage.parameters() if p.requires_grad),
-                    "loss": loss,
-                    "images_per_second": recipe.training.batch_size / seconds,
-                    "peak_bytes": environment.peak_memory(self.device),
-                }
-            )
+        for planned in self.job.course:
+            stage = self.builder.stage(planned, self.earlier)
+            self.earlier.add(planned, stage)
+            if isinstance(planned, PlannedTraining):
+                rows.append({"stage": planned.name, "network": planned.network} | self._tried(planned, stage))
         return rows
 
-    def _carry_out_stage(self, recipe: StageRecipe, log: MetricsLog) -> None:
-        checkpoint = self.folder / "checkpoints" / f"{recipe.name}.pt"
+    def _tried(self, planned: PlannedTraining, stage: Stage) -> dict[str, Any]:
+        """What a few steps of a stage take."""
+        trainer = self._trainer(planned, stage, MetricsLog(Path("none")))
+        if self.job.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.job.device)
+        trainer.warm_up()
+        trainer.some_steps()
+        started = time.perf_counter()
+        loss, steps = trainer.some_steps()
+        seconds = (time.perf_counter() - started) / steps
+        return {
+            "parameters": count_parameters(stage.network),
+            "trained_parameters": sum(p.numel() for p in stage.parameters() if p.requires_grad),
+            "loss": loss,
+            "images_per_second": planned.training.batch_size / seconds,
+            "peak_bytes": environment.peak_memory(self.job.device),
+        }
+
+    def _carry_out_stage(self, planned: PlannedStage, log: MetricsLog) -> None:
+        checkpoint = self._checkpoint(planned)
         if is_main() and not checkpoint.exists():
             log.cut(self.results.get("metrics_bytes", 0))  # what a stage wrote that was killed before its checkpoint
-        stage = self.builder.stage(recipe)
+        stage = self.builder.stage(planned, self.earlier)
         for note in stage.notes:
-            self.display.note(f"{self._title(recipe)}  {note}")
-        result: dict[str, Any] = {"network": recipe.network, "parameters": count_parameters(stage.deployed)}
-        if recipe.training is None:
-            self._note_report(recipe)
-            result |= {"file": recipe.file, "sha256": recipe.sha256, "test": self._evaluate(stage)}
+            self.display.note(f"{self._title(planned)}  {note}")
+        if isinstance(planned, PlannedTraining):
+            measured, tests = self._train(planned, stage, log)
         else:
-            trainer = self._trainer(recipe, stage, log)
-            progress = trainer.fit(after_epoch=lambda epoch: self._keep(recipe, stage, epoch))
-            result |= {
-                "epochs": progress.epoch,
-                "test": {name: counts for name, counts in progress.test.items() if name not in stage.peers()},
-                "best": progress.best,
-                "seconds": progress.seconds,
-                "starting_seconds": progress.starting_seconds,
-            }
-            if trainer.step.average is not None:
-                self._save_network(f"{recipe.name}-ema.safetensors", recipe, trainer.step.average.network)
-        self.builder.keep(recipe, stage)
-        if recipe.name in self.builder.passing_on:
-            on_main(lambda: write_weights(self._passed_on(recipe), self.builder.passed_on[recipe.name], {}))
-        if recipe.kind != "prestage":
-            self._save_networks("{}.safetensors", recipe, stage)
-            self._compare_with_teacher(recipe)
-        result["identity"] = self._identity(recipe)
-        self.results["stages"][recipe.name] = result
-        for peer in recipe.peers:
-            own = {"network": peer.network, "parameters": count_parameters(stage.peers()[peer.name])}
-            self.results["stages"][peer.name] = (
-                result | own | {"test": {peer.name: progress.test[peer.name]}, "best": {}}
-            )
+            assert isinstance(planned, PlannedLoaded)
+            measured, tests = self._load(planned, stage)
+        self.earlier.add(planned, stage)
+        if planned.name in passing_on(self.job.course):
+            on_main(lambda: write_weights(self._passed_on(planned), self.earlier.passed_on[planned.name], {}))
+        if not isinstance(planned, PlannedPrestage):
+            self._save_networks("{}.safetensors", planned, stage)
+            self._compare_with_teacher(planned)
+        own = {"network": planned.network, "parameters": count_parameters(stage.deployed)}
+        result = own | measured | {"test": tests, "identity": self._identity(planned).plain}
+        self.results["stages"] |= {planned.name: result} | _of_peers(planned, stage, result)
         on_main(lambda: self._write_results(log, checkpoint))
         self.interrupt.requested = first_of_all(self.interrupt.requested)
-        if self.interrupt.requested and recipe is not self.course[-1]:
-            raise Stopped(f"stopped by {self.interrupt.requested} after {recipe.name}")
+        if self.interrupt.requested and planned is not self.job.course[-1]:
+            raise Stopped(f"stopped by {self.interrupt.requested} after {planned.name}")
+
+    def _train(self, planned: PlannedTraining, stage: Stage, log: MetricsLog) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the training took, and what its networks reach on the test set."""
+        trainer = self._trainer(planned, stage, log)
+        progress = trainer.fit(after_epoch=lambda epoch: self._keep(planned, stage, epoch))
+        if trainer.step.average is not None:
+            self._save_network(f"{planned.name}-ema.safetensors", planned, trainer.step.average.network)
+        names = ("best", "seconds", "starting_seconds")
+        return {"epochs": progress.epoch, **{name: getattr(progress, name) for name in names}}, progress.test
+
+    def _load(self, planned: PlannedLoaded, stage: Stage) -> tuple[dict[str, Any], dict[str, Any]]:
+        report = self.builder.reports[planned.name]
+        left = f", left over: {', '.join(report.unexpected[:3])} …" if report.unexpected else ""
+        self.display.note(
+            f"{planned.name}  {len(report.mapped)} tensors of {planned.network} from {planned.file}{left}"
+        )
+        tests = accuracies(stage.eval().predictions, self.job.test_source(), self.job.device)
+        return {"file": planned.file, "sha256": planned.sha256}, dict(tests)
 
     def _write_results(self, log: MetricsLog, checkpoint: Path) -> None:
         self.results["metrics_bytes"] = log.size()
         write_json(self.folder / "results.json", self.results)
         checkpoint.unlink(missing_ok=True)
 
-    def _compare_with_teacher(self, recipe: StageRecipe) -> None:
-        teacher, network = self.builder.trained.get("teacher"), self.builder.trained[recipe.name]
+    def _compare_with_teacher(self, planned: PlannedStage) -> None:
+        teacher, network = self.earlier.networks.get("teacher"), self.earlier.networks[planned.name]
         if teacher is not None and teacher is not network:
-            measured = similarity(teacher, network, self.builder.test_source(), self.device)
-            self.results["similarity"][recipe.name] = measured
+            measured = similarity(teacher, network, self.job.test_source(), self.job.device)
+            self.results["similarity"][planned.name] = measured
 
-    def _title(self, recipe: StageRecipe) -> str:
-        return recipe.name if self.recipe.seeds == 1 else f"seed {self.seed}  {recipe.name}"
+    def _title(self, planned: PlannedStage) -> str:
+        return planned.name if self.job.recipe.seeds == 1 else f"seed {self.seed}  {planned.name}"
 
-    def _passed_on(self, recipe: StageRecipe) -> Path:
-        return self.folder / "checkpoints" / f"{recipe.name}.safetensors"
+    def _checkpoint(self, planned: PlannedStage) -> Path:
+        return self.folder / "checkpoints" / f"{planned.name}.pt"
 
-    def _trainer(self, recipe: StageRecipe, stage: Stage, log: MetricsLog) -> Trainer:
-        assert recipe.training is not None
+    def _passed_on(self, planned: PlannedStage) -> Path:
+        return self.folder / "checkpoints" / f"{planned.name}.safetensors"
+
+    def _trainer(self, planned: PlannedTraining, stage: Stage, log: MetricsLog) -> Trainer:
         return Trainer(
-            recipe.name,
+            planned.name,
             stage,
-            recipe.training,
-            self.builder.train_source(recipe, stage.views),
-            self.builder.test_source(),
-            device=self.device,
+            planned.training,
+            self.builder.train_source(planned, stage.views),
+            self.job.test_source(),
+            device=self.job.device,
             display=self.display,
-            checkpoint=self.folder / "checkpoints" / f"{recipe.name}.pt",
+            checkpoint=self._checkpoint(planned),
             log=log,
             interrupt=self.interrupt,
-            title=self._title(recipe),
-            eval_every=self.recipe.eval_every,
-            execution=self.builder.execution,
-            identity=self._identity(recipe),
+            title=self._title(planned),
+            eval_every=self.job.recipe.eval_every,
+            execution=self.job.execution,
+            identity=self._identity(planned),
         )
 
-    def _identity(self, recipe: StageRecipe) -> dict[str, Any]:
-        """All that a stage's numbers depend on."""
-        whole = self.recipe
+    def _identity(self, planned: PlannedStage) -> Identity:
+        """All that a stage's numbers depend on, in plain types."""
+        whole = self.job.recipe
         data = (whole.data, whole.image_size, whole.augmentation, whole.mean, whole.std, whole.limit_train)
-        return {"stage": to_plain(recipe), "data": to_plain(data), "seed": self.seed}
+        stage = {"kind": kind_of(planned), **to_plain(planned)}
+        plain = {"format": FORMAT, "stage": stage, "data": to_plain(data), "seed": self.seed}
+        return Identity(plain, format_1.identity)
 
-    def _evaluate(self, stage: Stage) -> dict[str, Any]:
-        return accuracies(stage.eval().predictions, self.builder.test_source(), self.device)
+    def _take_up(self, planned: PlannedStage) -> None:
+        """Loads what a finished stage saved: its networks and what it hands on."""
+        then = self.results["stages"][planned.name]["identity"]
+        self._identity(planned).refuse_changes(then, self.folder / "results.json")
+        if planned.name in passing_on(self.job.course):
+            self.earlier.passed_on[planned.name] = read_weights(self._passed_on(planned))
+        if not isinstance(planned, PlannedPrestage):
+            for name in (planned.name, *(peer.name for peer in _peers(planned))):
+                self.earlier.networks[name] = open_network(self.folder / f"{name}.safetensors").to(self.job.device)
+        self.display.note(f"{planned.name}  finished before")
 
-    def _note_report(self, recipe: StageRecipe) -> None:
-        report = self.builder.reports[recipe.name]
-        left = f", left over: {', '.join(report.unexpected[:3])} …" if report.unexpected else ""
-        self.display.note(f"{recipe.name}  {len(report.mapped)} tensors of {recipe.network} from {recipe.file}{left}")
+    def _keep(self, planned: PlannedStage, stage: Stage, epoch: int) -> None:
+        wanted = epoch in self.job.recipe.keep_epochs and not isinstance(planned, PlannedPrestage)
+        if wanted or epoch in kept_epochs(self.job.course, planned.name):
+            self._save_networks(f"checkpoints/{{}}@{epoch}.safetensors", planned, stage)
 
-    def _take_up(self, recipe: StageRecipe) -> None:
-        """What a stage left that was finished before."""
-        refuse_changes(
-            self._identity(recipe), self.results["stages"][recipe.name]["identity"], self.folder / "results.json"
-        )
-        if recipe.name in self.builder.passing_on:
-            self.builder.passed_on[recipe.name] = read_weights(self._passed_on(recipe))
-        if recipe.kind != "prestage":
-            for name in (recipe.name, *(peer.name for peer in recipe.peers)):
-                self.builder.trained[name] = open_network(self.folder / f"{name}.safetensors").to(self.device)
-        self.display.note(f"{recipe.name}  finished before")
-
-    def _keep(self, recipe: StageRecipe, stage: Stage, epoch: int) -> None:
-        wanted = epoch in self.recipe.keep_epochs and recipe.kind != "prestage"
-        if wanted or epoch in kept_epochs(self.course, recipe.name):
-            self._save_networks(f"checkpoints/{{}}@{epoch}.safetensors", recipe, stage)
-
-    def _save_networks(self, file: str, recipe: StageRecipe, stage: Stage) -> None:
-        """What the stage is there for, and its peers; file: with a place for their names."""
-        self._save_network(file.format(recipe.name), recipe, stage.deployed)
-        stages = {other.name: other for other in self.recipe.stages}
+    def _save_networks(self, file: str, planned: PlannedStage, stage: Stage) -> None:
+        """Saves what the stage is there for, and its peers; file: with a place for their names."""
+        self._save_network(file.format(planned.name), planned, stage.deployed)
         for name, network in stage.peers().items():
-            self._save_network(file.format(name), stages[name], network)
+            peer = self.job.recipe.stage(name)
+            assert peer is not None
+            self._save_network(file.format(name), peer, network)
 
-    def _save_network(self, name: str, recipe: StageRecipe, network: Network) -> None:
-        on_main(lambda: save_network(self.folder / name, network, self.builder.description(recipe)))
+    def _save_network(self, name: str, stage: PlannedStage | StageRecipe, network: Network) -> None:
+        on_main(lambda: save_network(self.folder / name, network, self.builder.description(stage)))
+
+
+def _peers(planned: PlannedStage) -> tuple[Peer, ...]:
+    return planned.peers if isinstance(planned, PlannedMutual) else ()
+
+
+def _of_peers(planned: PlannedStage, stage: Stage, result: dict[str, Any]) -> dict[str, Any]:
+    """The results of the networks that were trained beside the student; takes their tests out of the student's."""
+    found = {}
+    for peer in _peers(planned):
+        own = {"network": peer.network, "parameters": count_parameters(stage.peers()[peer.name]), "best": {}}
+        found[peer.name] = result | own | {"test": {peer.name: result["test"].pop(peer.name)}}
+    return found
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Trained networks as files: what a run writes, and what `--teacher` finds."""
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from fastkd import networks
 from fastkd.methods import Context, find_method
 from fastkd.networks.base import Network, output_shapes
-from fastkd.networks.checkpoints import load_weights, public_state_dict
+from fastkd.networks.checkpoints import Report, fill, load_weights, public_state_dict, weights_in
 from fastkd.support.errors import UserError
-from fastkd.support.files import write_bytes, write_weights
+from fastkd.support.files import reason, write_bytes, write_weights
 from fastkd.support.plain import from_plain
 from fastkd.training.stages import deployed
 
@@ -47,11 +48,11 @@ def save_network(path: Path, network: Network, description: Description) -> None
 
 
 KEY = "fastkd"
-PLAIN = ("network", "num_classes", "image_size")
+_FIELDS = ("network", "num_classes", "image_size")
 
 
 def _plain(description: Description) -> dict[str, Any]:
-    found: dict[str, Any] = {name: getattr(description, name) for name in PLAIN}
+    found: dict[str, Any] = {name: getattr(description, name) for name in _FIELDS}
     if (deployment := description.deployment) is not None:
         teachers = [_plain(teacher) for teacher in deployment.teachers]
         found["deployment"] = {"methods": deployment.methods, "teachers": teachers}
@@ -108,6 +109,42 @@ def open_network(path: Path) -> Network:
     network = rebuilt(description)
     load_weights(network, path)
     return network.eval()
+
+
+class WeightsFile(NamedTuple):
+    """A weights file, read once."""
+
+    path: Path
+    sha256: str
+    description: Description | None
+    """None: fastkd did not write it."""
+    content: bytes
+
+    def fill(self, network: Network) -> Report:
+        """Fills the network with the file's weights; raises UserError where they do not fit it."""
+        return fill(network, weights_in(self.content, self.path), self.path)
+
+
+class WeightsFiles:
+    """Weights files by their paths, each read and hashed when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, WeightsFile] = {}
+
+    def read(self, path: Path) -> WeightsFile:
+        """Raises UserError for a file that cannot be read."""
+        if path not in self._read:
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise UserError(f"cannot read the weights {path}: {reason(error)}") from error
+            digest = hashlib.sha256(content).hexdigest()
+            self._read[path] = WeightsFile(path, digest, describe(path), content)
+        return self._read[path]
+
+    def describe(self, path: Path) -> Description | None:
+        """What the file says of itself; None where fastkd did not write it, or where it is gone."""
+        return self._read[path].description if path in self._read else describe(path)
 
 
 class _Logits(nn.Module):

@@ -17,9 +17,9 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from fastkd.support.errors import UserError, nearest
+from fastkd.support.fields import group_prefix, is_fixed
 
 T = TypeVar("T")
-Fields = Sequence[tuple[str, Any, Any]]
 
 
 def command(main: Callable[[list[str]], int]) -> int:
@@ -45,28 +45,47 @@ def read_options(
     *,
     program: str,
     description: str | None = None,
-    nested: Mapping[str, type[Any]] | None = None,
+    groups: Mapping[str, type[Any]] | None = None,
 ) -> T:
     """The options of a command. An unknown one or a bad value is a `UserError`; --help ends the program.
 
-    nested: the classes whose fields are the options `--NAME.FIELD`.
+    groups: further dataclasses, whose fields are the options `--GROUP.FIELD`, all optional; see `of_group`.
     """
-    known = {"help", *_names(kind)}
-    for prefix, inner in (nested or {}).items():
-        known |= {f"{prefix}.{name}" for name in _names(inner)}
+    known = {"help", *option_names(kind)}
+    for prefix, inner in (groups or {}).items():
+        known |= {f"{prefix}.{name}" for name in option_names(inner)}
     for argument in arguments:
         name = argument.removeprefix("--").partition("=")[0].replace("_", "-")
         if argument.startswith("--") and name and name.removeprefix("no-") not in known:
             hint = nearest(f"--{name}", (f"--{option}" for option in known))
             raise UserError(f"no option --{name}" + ("; --help lists them" if hint.startswith("; known") else hint))
+    parsed_by = _command_line_class(kind, groups=groups or {})
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
-            return tyro.cli(kind, args=list(arguments), prog=program, description=description)
+            return tyro.cli(parsed_by, args=list(arguments), prog=program, description=description)
     except SystemExit as end:
         if end.code:
             raise UserError(_first_sentence(shown.getvalue())) from None
         raise
+
+
+def of_group(options: Any, group: str) -> Any:
+    """What was read for one of the `groups`; fields that were not given are None."""
+    return getattr(options, _attribute(group))
+
+
+def option_names(kind: type[Any]) -> list[str]:
+    """`batch-size`, `sftn.kl-weight`: the options that a dataclass makes."""
+    names = []
+    for field in dataclasses.fields(kind):
+        prefix = group_prefix(field)
+        if prefix is not None:
+            assert isinstance(field.type, type)
+            names += [f"{prefix}.{name}" if prefix else name for name in option_names(field.type)]
+        elif not is_fixed(field):
+            names.append(field.name.replace("_", "-"))
+    return names
 
 
 def _first_sentence(box: str) -> str:
@@ -82,24 +101,41 @@ def _first_sentence(box: str) -> str:
     return " ".join(words) or box.strip()
 
 
-def _names(kind: type[Any]) -> set[str]:
-    return {field.name.replace("_", "-") for field in dataclasses.fields(kind)}
+def _attribute(group: str) -> str:
+    return "group_" + "".join(letter if letter.isalnum() else "_" for letter in group)
 
 
-def command_line_class(kind: type[Any], extra: Fields = (), *, all_optional: bool = False) -> type[Any]:
+def _command_line_class(
+    kind: type[Any], *, all_optional: bool = False, groups: Mapping[str, type[Any]] | None = None
+) -> type[Any]:
     """A subclass of a dataclass for `tyro.cli`, which shows `--epochs INT` for a field `int | None`.
 
     tyro's own reading of `int | None` offers a literal None. all_optional: no field has to be given, whatever its type;
     one that is not is None.
     """
-    fields = list(extra)
+    fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(kind):
-        inner = _without_none(field.type)
-        if inner is not None or all_optional:
+        prefix, inner = group_prefix(field), _without_none(field.type)
+        if prefix is not None:
+            fields.append(_group_field(field.name, field.type, prefix))
+        elif is_fixed(field):
+            fields.append((field.name, tyro.conf.Suppress[Any], dataclasses.field(default=None)))
+        elif inner is not None or all_optional:
             annotated = Annotated[Any, _specification(inner or field.type), tyro.conf.arg(help_behavior_hint="")]
             fields.append((field.name, annotated, dataclasses.field(default=None)))
+    for name, settings in (groups or {}).items():
+        fields.append(_group_field(_attribute(name), settings, name, help=f"Settings of {name}."))
     silent = {"__post_init__": lambda self: None}  # there is nothing to validate until the recipe's values are in
     return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), namespace=silent, frozen=True, kw_only=True)
+
+
+def _group_field(name: str, settings: Any, prefix: str, help: str | None = None) -> tuple[str, Any, Any]:
+    optional = _command_line_class(settings, all_optional=True)
+    if prefix:
+        annotated = Annotated[optional, tyro.conf.arg(name=prefix, help=help)]
+    else:
+        annotated = tyro.conf.OmitArgPrefixes[optional]
+    return name, annotated, dataclasses.field(default_factory=optional)
 
 
 def _without_none(kind: Any) -> Any:
@@ -116,7 +152,7 @@ def _specification(kind: Any) -> PrimitiveConstructorSpec[Any]:
         return _specified(1, "{on,off}", lambda words: words[0] == "on", ("on", "off"))
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
-        return _specified("*", f"{_metavar(inner)} …", lambda words: tuple(_read(inner, word) for word in words))
+        return _specified("*", f"{_metavar(inner)} …", lambda words: _read_all(inner, words))
     return _specified(1, _metavar(kind), lambda words: _read(kind, words[0]))
 
 
@@ -133,6 +169,13 @@ def _specified(nargs: Any, metavar: str, read: Any, choices: Any = None) -> Prim
 
 def _metavar(kind: Any) -> str:
     return {int: "INT", float: "FLOAT", str: "NAME", Path: "PATH"}[kind]
+
+
+def _read_all(kind: Any, words: Sequence[str]) -> tuple[Any, ...]:
+    try:
+        return tuple(_read(kind, word) for word in words)
+    except ValueError as error:
+        raise ValueError(f"{error}; the option takes all words that follow it: put RECIPE in front") from None
 
 
 def _read(kind: Any, word: str) -> Any:

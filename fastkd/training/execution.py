@@ -16,17 +16,18 @@ Switch = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """`auto` is on where it was made for: on a GPU."""
+    """What makes a step fast. `auto`: on for a GPU, off for a CPU."""
 
     compile: Literal["auto", "blocks", "whole", "off"] = "auto"
-    """torch.compile, block by block or the whole stage."""
+    """torch.compile, block by block or the whole stage (default: blocks on a GPU)."""
     capture: Switch = "auto"
-    """The whole step as one CUDA graph, recorded once and replayed."""
+    """Record the whole step as one CUDA graph and replay it (default: on one GPU)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of convolutions and matrix products; losses are always computed in float32."""
+    """Type of convolutions and matrix products; losses are always float32 (default: bfloat16 on a GPU)."""
     channels_last: Switch = "auto"
+    """Memory layout (default: on a GPU)."""
     fold: Switch = "auto"
-    """BatchNorm of a frozen teacher folded into the convolution before it."""
+    """Fold a frozen teacher's BatchNorm into its convolutions (default: on a GPU)."""
     deterministic: bool = False
     """Bit-equal runs on a GPU, at some cost; on the CPU they are bit-equal anyway."""
 
@@ -52,6 +53,12 @@ class Resolved(NamedTuple):
             f"teacher folding {'on' if self.fold else 'off'}",
         ]
         return ", ".join([*parts, "deterministic"] if self.deterministic else parts)
+
+
+EVERYTHING_OFF = Resolved(
+    compile="off", capture=False, bfloat16=False, channels_last=False, fold=False, deterministic=False
+)
+"""Plain PyTorch."""
 
 
 def resolve(execution: Execution, device: torch.device, processes: int = 1) -> tuple[Resolved, str]:

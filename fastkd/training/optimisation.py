@@ -19,30 +19,38 @@ class Training:
     """How one stage is optimised. Learning rate and batch size are those of the whole batch, over all processes."""
 
     epochs: int
+    """Epochs of every stage; milestones move in proportion."""
     batch_size: int = 64
+    """Images of a batch, over all processes."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: float = 0.05
+    """Learning rate of every stage, for the whole batch."""
     momentum: float = 0.9
+    """Momentum of SGD."""
     nesterov: bool = False
+    """Nesterov's momentum."""
     weight_decay: float = 5e-4
     """Applies to every parameter, as in the papers' code."""
     schedule: Literal["multistep", "cosine", "constant"] = "multistep"
+    """How the learning rate changes."""
     milestones: tuple[int, ...] = ()
-    """Epochs, counted from 0, from which on the learning rate is multiplied by `factor` once more."""
+    """Epochs, counted from 0, from which on the learning rate is multiplied by --factor once more."""
     factor: float = 0.1
+    """What the learning rate is multiplied by at each milestone."""
     warmup_epochs: int = 0
+    """Epochs of a linear rise of the learning rate."""
     warmup_by: Literal["epoch", "iteration"] = "iteration"
-    """A linear rise to `lr`: one level an epoch, or one a step."""
+    """The rise has one level an epoch, or one a step."""
     drop_last: bool = True
     """Leave out the last, shorter batch of an epoch; the papers' code trains on it."""
     accumulate: int = 1
-    """Forward and backward in so many parts of the batch, to save memory; BatchNorm sees the parts one by one."""
+    """Take each batch in so many parts, to save memory; BatchNorm sees the parts one by one."""
     clip_norm: float | None = None
     """Largest norm of the whole gradient."""
     ema: float = 0.0
     """Decay of an exponential moving average of the weights, evaluated and saved beside them; 0 is none."""
     sync_batchnorm: bool = False
-    """Statistics over all processes; on GPUs only."""
+    """BatchNorm's statistics are those of all processes (GPUs only)."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:

@@ -120,7 +120,7 @@ class Distill(Stage):
         if any(method.teacher_norm == "batch" for method in methods.values()):
             teachers = [with_batch_statistics(teacher) for teacher in teachers]
         frozen = tuple(teacher.eval().requires_grad_(False) for teacher in teachers)
-        self.epochs_in_turn, self.anchors = epochs_in_turn, frozen if epochs_in_turn else ()
+        self.epochs_in_turn, self.waypoints = epochs_in_turn, frozen if epochs_in_turn else ()
         self.teachers = (copy.deepcopy(frozen[0]),) if epochs_in_turn else frozen
         self.preacts = any(method.needs_preacts for method in methods.values())
         # Methods that want one view get the outputs of the first.
@@ -173,14 +173,14 @@ class Distill(Stage):
         assert not unexpected, f"trained for another student: {unexpected}"
 
     def begin_epoch(self, epoch: int) -> None:
-        if self.anchors:
-            _copy(self.anchors[epoch * len(self.anchors) // self.epochs_in_turn], self.teachers[0])
+        if self.waypoints:
+            _copy(self.waypoints[epoch * len(self.waypoints) // self.epochs_in_turn], self.teachers[0])
         for method in self.methods.values():
             assert isinstance(method, Method)
             method.begin_epoch(epoch)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        for teacher in (*self.teachers, *self.anchors):  # `.to(…)` reaches what the tuple hides from it
+        for teacher in (*self.teachers, *self.waypoints):  # `.to(…)` reaches what the tuple hides from it
             teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
 

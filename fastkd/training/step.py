@@ -14,7 +14,7 @@ from fastkd.support.display import duration
 from fastkd.support.distributed import any_rank, share_buffers, world_size
 from fastkd.training.capture import Recorder, first_lines
 from fastkd.training.compilation import compile_stage, undo_compile
-from fastkd.training.execution import Resolved
+from fastkd.training.execution import EVERYTHING_OFF, Resolved
 from fastkd.training.meter import Meter
 from fastkd.training.optimisation import (
     Training,
@@ -27,8 +27,6 @@ from fastkd.training.optimisation import (
 from fastkd.training.replays import STEPS, ResidentSteps, StreamedSteps
 from fastkd.training.snapshot import Snapshot
 from fastkd.training.stages import Stage, StageLoss
-
-PLAIN = Resolved(compile="off", capture=False, bfloat16=False, channels_last=False, fold=False, deterministic=False)
 
 
 class Step:
@@ -47,12 +45,12 @@ class Step:
         training: Training,
         steps_per_epoch: int,
         device: torch.device,
-        execution: Resolved = PLAIN,
+        execution: Resolved = EVERYTHING_OFF,
     ):
         self.stage, self.prepare, self.optimizer, self.training = stage, prepare, optimizer, training
         self.device, self.execution = device, execution
         self.learning_rates = learning_rates(training, steps_per_epoch).to(device)
-        self.step = torch.zeros((), dtype=torch.int64, device=device)
+        self.done = torch.zeros((), dtype=torch.int64, device=device)
         self.epoch = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.bad_terms: dict[str, Tensor] = {}
@@ -96,7 +94,7 @@ class Step:
         """
         raw = next(iter(loader.epoch(0))).to(self.device)
         known = list(self.meter.sums.values())
-        counters = [self.step, self.epoch, self.first_bad_step, self.meter.hits, *known]
+        counters = [self.done, self.epoch, self.first_bad_step, self.meter.hits, *known]
         averaged = [self.average.network] if self.average else []
         snapshot = Snapshot([self.stage, *averaged], self.optimizer, counters)
         done = []
@@ -139,7 +137,7 @@ class Step:
             for group in groups:  # a fused optimiser is; Adam asks all the same
                 group["capturable"] = True
             if isinstance(loader, ResidentLoader):
-                self.replays = ResidentSteps(self._train, recorder, loader, self.step)
+                self.replays = ResidentSteps(self._train, recorder, loader, self.done)
             else:
                 self.replays = StreamedSteps(self._train, recorder, raw)
         except Exception as error:  # whatever cannot be captured: training goes on without it
@@ -151,7 +149,7 @@ class Step:
         return f"captured in {duration(time.perf_counter() - started)}{steps}"
 
     def _train(self, raw: RawBatch) -> None:
-        batch = self.prepare(raw, self.step, self.epoch)
+        batch = self.prepare(raw, self.done, self.epoch)
         loss = self._accumulated(batch)
         bad = any_rank(~(loss.total.isfinite() & gradients_are_finite(self.optimizer)))
         self._keep_first_bad(bad, {"loss": loss.total, **loss.terms})
@@ -160,7 +158,7 @@ class Step:
         # The fused optimisers skip the update where this is 1.
         self.optimizer.found_inf = bad.to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
         # Indexed by a tensor the table would be read on the host. Warming up may go beyond its end, training does not.
-        place = self.step.clamp(max=len(self.learning_rates) - 1).view(1)
+        place = self.done.clamp(max=len(self.learning_rates) - 1).view(1)
         rate = self.learning_rates.index_select(0, place).squeeze(0)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
@@ -168,7 +166,7 @@ class Step:
         if self.average is not None:
             self.average.update(self.stage.deployed)
         self.meter.add(loss)
-        self.step.add_(1)
+        self.done.add_(1)
 
     def _accumulated(self, batch: Batch) -> StageLoss:
         """The batch in `accumulate` parts, one after the other; gradients and terms are those of their mean."""
@@ -239,7 +237,7 @@ class Step:
 
     def _keep_first_bad(self, bad: Tensor, terms: dict[str, Tensor]) -> None:
         first = bad & (self.first_bad_step < 0)
-        self.first_bad_step.copy_(torch.where(first, self.step, self.first_bad_step))
+        self.first_bad_step.copy_(torch.where(first, self.done, self.first_bad_step))
         for name, value in terms.items():
             if name not in self.bad_terms:
                 self.bad_terms[name] = torch.zeros((), dtype=torch.float64, device=self.device)

@@ -17,14 +17,14 @@ from fastkd.support.errors import UserError
 from fastkd.support.files import read_state, write_state
 from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.log import MetricsLog
-from fastkd.support.plain import differences
 from fastkd.training.capture import CudaRecorder, first_lines
 from fastkd.training.evaluation import Accuracy, Evaluation
-from fastkd.training.execution import Resolved
+from fastkd.training.execution import EVERYTHING_OFF, Resolved
+from fastkd.training.identity import Identity
 from fastkd.training.meter import Meter, Totals
 from fastkd.training.optimisation import Training, build_optimizer, load_optimizer_state
 from fastkd.training.stages import Stage
-from fastkd.training.step import PLAIN, Step
+from fastkd.training.step import Step
 
 CHECKPOINT_FORMAT = 1
 CHECKPOINT_SECONDS = 600.0  # of training between checkpoints inside an epoch
@@ -68,15 +68,15 @@ class Trainer:
         interrupt: Interrupt,
         title: str | None = None,
         eval_every: int = 1,
-        execution: Resolved = PLAIN,
-        identity: dict[str, Any] | None = None,
+        execution: Resolved = EVERYTHING_OFF,
+        identity: Identity = Identity(),  # noqa: B008 - it is frozen
     ):
         self.name, self.stage, self.training, self.train_source, self.test_source = name, stage, training, train, test
         self.device, self.display, self.interrupt = device, display, interrupt
         self.checkpoint, self.log, self.eval_every = checkpoint, log, eval_every
         self.title = title or name
-        self.identity = identity or {}
-        """Of the stage and its data, in plain types: a checkpoint goes on with the same only."""
+        self.identity = identity
+        """Of the stage and its data: a checkpoint goes on with the same only."""
         self.steps_per_epoch = train.loader.steps
         for module in (stage, train.prepare, test.prepare):
             module.to(device)
@@ -120,7 +120,7 @@ class Trainer:
         """The first steps of a training, for a dry run: their loss, and how many."""
         self.stage.train()
         self.step.meter.clear()
-        self.step.step.zero_()  # a training may have no more steps than these
+        self.step.done.zero_()  # a training may have no more steps than these
         steps = next(self.step.epoch_of(self.train_source.loader, 0))
         return self.step.meter.read().means()["loss"], steps
 
@@ -266,7 +266,7 @@ class Trainer:
             state = {
                 "format": CHECKPOINT_FORMAT,
                 "stage": self.name,
-                "identity": self.identity,
+                "identity": self.identity.plain,
                 "progress": asdict(self.progress),
                 "model": self.stage.state_dict(),
                 "optimizer": self.optimizer.state_dict()["state"],
@@ -295,7 +295,7 @@ class Trainer:
             raise UserError(f"{self.checkpoint} has format {found}, this fastkd reads {CHECKPOINT_FORMAT}")
         if state["stage"] != self.name:
             raise UserError(f"{self.checkpoint} is of the stage {state['stage']!r}, expected {self.name!r}")
-        refuse_changes(self.identity, state["identity"], self.checkpoint)
+        self.identity.refuse_changes(state["identity"], self.checkpoint)
         try:
             self.stage.load_state_dict(state["model"])
         except RuntimeError as error:
@@ -304,7 +304,7 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         load_optimizer_state(self.optimizer, {"state": state["optimizer"], "param_groups": groups})
         self.progress = Progress(**state["progress"])
-        self.step.step.fill_(self.progress.epoch * self.steps_per_epoch + self.progress.step)
+        self.step.done.fill_(self.progress.epoch * self.steps_per_epoch + self.progress.step)
         self.logged = Totals(**state["logged"]) if state["logged"] else None
         self.logged_at = time.monotonic() - state["logged_seconds"]
         if self.step.average is not None:
@@ -340,11 +340,3 @@ class Trainer:
         if self.interrupt.requested:
             where = f"epoch {self.progress.epoch + (self.progress.step > 0)}"
             raise Stopped(f"stopped by {self.interrupt.requested} in {self.name}, {where}")
-
-
-def refuse_changes(now: dict[str, Any], then: dict[str, Any], where: Path) -> None:
-    """An edited recipe is not the one that a checkpoint or a result was made with."""
-    found = differences(then, now)
-    if found:
-        place, before, after = found[0]
-        raise UserError(f"{where} was made with {place} = {before!r}, the recipe now says {after!r}: start another run")

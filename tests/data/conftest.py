@@ -1,5 +1,5 @@
 import pytest
-from image_folders import write_folder
+from helpers.image_folders import write_folder
 
 
 @pytest.fixture

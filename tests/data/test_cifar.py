@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from real_data import REAL, needs_real_data
+from helpers.real_data import REAL, needs_real_data
 
 from fastkd.data import open_dataset
 from fastkd.support.errors import UserError

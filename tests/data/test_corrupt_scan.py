@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corrupt_folders import opened, trained
-from image_folders import picture, write_folder
+from helpers.corrupt_folders import opened, trained
+from helpers.image_folders import picture, write_folder
 
 from fastkd.support.errors import UserError
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corrupt_folders import evaluated, opened, trained
-from image_folders import LOADERS, picture
+from helpers.corrupt_folders import evaluated, opened, trained
+from helpers.image_folders import LOADERS, picture
 
 from fastkd.data.order import Order
 from fastkd.support.errors import UserError

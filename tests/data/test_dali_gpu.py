@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from image_folders import needs_dali, write_folder
-from real_data import REAL, needs_real_data
+from helpers.feeding import evaluation_of, training_of
+from helpers.image_folders import needs_dali, write_folder
+from helpers.real_data import REAL, needs_real_data
 
-from fastkd.data import Augmentation, Views, evaluation_source, open_dataset, training_source
+from fastkd.data import Augmentation, Views, open_dataset
 
 pytestmark = [pytest.mark.gpu, needs_dali, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 GPU = torch.device("cuda")
@@ -17,7 +18,7 @@ def opened(root):
 
 def train(data, device, **options):
     settings = {"image_size": 64, "batch_size": 8, "seed": 1, "augmentation": Augmentation(crop="resized")}
-    return training_source(data, loader="dali", device=device, **(settings | options)).loader
+    return training_of(data, loader="dali", device=device, **(settings | options)).loader
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_evaluation_equals_torchvision_on_photographs(tmp_path):
             (tmp_path / part / folder.name).symlink_to(folder)
     data = opened(tmp_path)
     ours, theirs = (
-        evaluation_source(data, image_size=224, batch_size=16, loader=kind, device=device).loader.epoch(0)
+        evaluation_of(data, image_size=224, batch_size=16, loader=kind, device=device).loader.epoch(0)
         for kind, device in (("dali", GPU), ("torchvision", None))
     )
     apart = [

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from image_folders import write_folder
+from helpers.feeding import training_of
+from helpers.image_folders import write_folder
+from helpers.real_data import REAL, needs_real_data
 from PIL import Image
-from real_data import REAL, needs_real_data
 
-from fastkd.data import Augmentation, Reading, open_dataset, training_source
+from fastkd.data import Augmentation, Reading, open_dataset
 from fastkd.support.errors import UserError
 
 OPTIONS = {"image_size": 8, "resident": True, "limit_train": None, "threads": 2}
@@ -118,7 +119,7 @@ class TestMistakes:
     def test_resized_crops_of_bytes(self):
         data = open_dataset("digits", **OPTIONS)
         with pytest.raises(UserError, match="random-resized crops need image files"):
-            training_source(data, image_size=8, batch_size=4, seed=3, augmentation=Augmentation(crop="resized"))
+            training_of(data, image_size=8, batch_size=4, seed=3, augmentation=Augmentation(crop="resized"))
 
 
 @needs_real_data

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from image_folders import write_folder
+from helpers.image_folders import write_folder
 
 from fastkd.data import Reading, index, keep_index, open_dataset
 from fastkd.data.index import class_folders, scan
@@ -119,7 +119,7 @@ class TestCache:
 
     def test_kept_where_the_user_says(self, root, tmp_path, probed):
         options = {"image_size": 8, "resident": False, "limit_train": None, "threads": 1}
-        options["reading"] = Reading(index_cache=str(tmp_path / "mine" / "deep"))
+        options["reading"] = Reading(index_cache=tmp_path / "mine" / "deep")
         for _ in range(2):
             open_dataset(f"imagefolder:{root}", **options)
         assert len(probed) == 16

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_folders import write_folder
+from helpers.image_folders import write_folder
 from PIL import Image
 
 from fastkd.data import Reading, open_dataset
@@ -85,7 +85,7 @@ def test_verify_decodes_all_of_it(root, tmp_path, capsys):
     assert code == 1 and list(about["bad"]) == [str(odd)]
 
     def opened(allowed, cache):
-        reading = Reading(max_bad_images=allowed, index_cache=cache and str(cache))
+        reading = Reading(max_bad_images=allowed, index_cache=cache)
         return open_dataset(
             f"imagefolder:{root}", image_size=8, resident=False, limit_train=None, threads=1, reading=reading
         )

@@ -4,18 +4,17 @@ import functools
 
 import pytest
 import torch
-from image_folders import LOADERS, needs_dali, write_folder
+from helpers.feeding import evaluation_of, training_of
+from helpers.image_folders import LOADERS, needs_dali, write_folder
+from helpers.real_data import REAL, needs_real_data
 from PIL import Image
-from real_data import REAL, needs_real_data
 
 from fastkd.data import (
     FOUR_ROTATIONS,
     ONE_VIEW,
     Augmentation,
     Views,
-    evaluation_source,
     open_dataset,
-    training_source,
 )
 
 SIZE = 16
@@ -39,13 +38,13 @@ def train(root, kind, **options):
     crop = "pad" if kind == "resident" else "resized"
     settings = {"image_size": SIZE, "batch_size": 4, "seed": 3, "augmentation": Augmentation(crop=crop)}
     loader = {} if kind == "resident" else {"loader": kind}
-    return training_source(opened(root, kind == "resident"), **(settings | loader | options))
+    return training_of(opened(root, kind == "resident"), **(settings | loader | options))
 
 
 def evaluation(root, kind, **options):
     loader = {} if kind == "resident" else {"loader": kind}
     settings = {"image_size": SIZE, "batch_size": 4, "crop": "pad" if kind == "resident" else "resized"}
-    return evaluation_source(opened(root, kind == "resident"), **(settings | loader | options))
+    return evaluation_of(opened(root, kind == "resident"), **(settings | loader | options))
 
 
 def batches(source, epoch=0, start=0):
@@ -181,7 +180,7 @@ def test_evaluation_is_what_torchvision_makes_of_the_image(tmp_path, kind):
 
     root = write_folder(tmp_path, size=None, per_class=1, tests=20, ending="jpg")
     data = open_dataset(f"imagefolder:{root}", image_size=28, resident=False, limit_train=None, threads=2)
-    source = evaluation_source(data, image_size=28, batch_size=40, loader=kind)
+    source = evaluation_of(data, image_size=28, batch_size=40, loader=kind)
     (raw,) = source.loader.epoch(0)
     total = 0.0
     for place, path in enumerate(data.test.paths):
@@ -203,7 +202,7 @@ def test_dali_equals_torchvision_on_photographs(tmp_path):
         options = {"image_size": 224, "batch_size": 20}
         if split == "train":
             options |= {"seed": 1, "augmentation": Augmentation(crop="resized")}
-        make = evaluation_source if split == "test" else training_source
+        make = evaluation_of if split == "test" else training_of
         ours, theirs = (make(data, loader=kind, **options).loader.epoch(0) for kind in ("dali", "torchvision"))
         means = []
         for left, right in zip(ours, theirs, strict=True):

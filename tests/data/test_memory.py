@@ -2,16 +2,16 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from image_folders import LOADERS, write_folder
+from helpers.image_folders import LOADERS, write_folder
+from helpers.subprocesses import with_paths
 
-ROOT = Path(__file__).parents[2]
 CODE = """
 import gc, os, sys
 import torch
-from fastkd.data import Augmentation, evaluation_source, open_dataset, training_source
+from helpers.feeding import evaluation_of, training_of
+from fastkd.data import Augmentation, open_dataset
 
 def resident_bytes(epoch):
     if epoch in (9, 49):
@@ -25,8 +25,8 @@ held = kind == "resident"
 data = open_dataset(f"imagefolder:{sys.argv[1]}", image_size=32, resident=held, limit_train=None, threads=1)
 how = {"image_size": 32, "workers": workers, "loader": "torchvision" if held else kind}
 augmentation = Augmentation(crop="pad" if held else "resized")
-train = training_source(data, batch_size=16, augmentation=augmentation, seed=0, **how)
-test = evaluation_source(data, batch_size=16, **how)
+train = training_of(data, batch_size=16, augmentation=augmentation, seed=0, **how)
+test = evaluation_of(data, batch_size=16, **how)
 zero, sizes = torch.tensor(0), []
 for epoch in range(50):
     for source in (train, test):
@@ -51,7 +51,7 @@ def test_flat_over_fifty_epochs(tmp_path, kind, workers):
         pytest.skip("DALI is not installed")
     root = write_folder(tmp_path, size=(120, 90), per_class=24, tests=8, ending="jpg")
     command = [sys.executable, "-c", CODE, str(root), kind, str(workers)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, env=with_paths())
     assert done.returncode == 0, done.stderr
     sizes = [int(word) / 2**20 for word in done.stdout.split()]
     assert len(sizes) == 50

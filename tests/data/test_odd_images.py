@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from corrupt_folders import evaluated, opened, trained
-from image_folders import LOADERS, needs_dali, picture, write_folder
+from helpers.corrupt_folders import evaluated, opened, trained
+from helpers.image_folders import LOADERS, needs_dali, picture, write_folder
 from PIL import Image
 
 from fastkd.data.decoding import decode

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.feeding import training_of
 
 from fastkd.data import (
     FOUR_ROTATIONS,
@@ -12,7 +13,6 @@ from fastkd.data import (
     RawBatch,
     Split,
     Views,
-    training_source,
 )
 from fastkd.data.augment import Normalise, StreamedImages
 
@@ -32,7 +32,7 @@ def source(device, **options):
     data = DataSet(
         name="made", train=split, test=split, classes=tuple("abcdefghij"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.1)
     )
-    found = training_source(data, image_size=SIZE, batch_size=BATCH, seed=7, device=device, format=FORMAT, **options)
+    found = training_of(data, image_size=SIZE, batch_size=BATCH, seed=7, device=device, format=FORMAT, **options)
     found.prepare.to(device or "cpu")
     return found
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from helpers.feeding import evaluation_of, training_of
+from helpers.real_data import REAL, needs_real_data
 from PIL import Image
-from real_data import REAL, needs_real_data
 
-from fastkd.data import Augmentation, Reading, evaluation_source, folder, open_dataset, training_source
+from fastkd.data import Augmentation, Reading, folder, open_dataset
 from fastkd.data.base import channel_statistics
 from fastkd.support.errors import UserError
 
@@ -149,13 +150,13 @@ class TestCIFAR100C:
         assert (len(data.test), len(fog.test), len(data.classes)) == (12, 6, 100)
         assert torch.equal(data.test.images[6:], fog.test.images)
         assert data.test.labels.tolist() == [0, 1, 2] * 4
-        source = evaluation_source(data, image_size=32, batch_size=5)
+        source = evaluation_of(data, image_size=32, batch_size=5)
         assert [len(raw.index) for raw in source.loader.epoch(0)] == [5, 5, 2]
 
     def test_it_is_for_evaluation(self, tmp_path):
         self.write(tmp_path)
         with pytest.raises(UserError, match="cifar100c has no training images: it is for evaluation"):
-            training_source(self.opened(tmp_path), image_size=32, batch_size=2, augmentation=Augmentation(), seed=0)
+            training_of(self.opened(tmp_path), image_size=32, batch_size=2, augmentation=Augmentation(), seed=0)
 
     def test_mistakes(self, tmp_path):
         with pytest.raises(UserError, match="no CIFAR-100-C in"):

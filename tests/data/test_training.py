@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from image_folders import LOADERS, needs_dali, write_folder
-from real_data import REAL, needs_real_data
+from helpers.image_folders import LOADERS, needs_dali, write_folder
+from helpers.real_data import REAL, needs_real_data
 
 from fastkd import evaluate, train
 from fastkd.run import load_network

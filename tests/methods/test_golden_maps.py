@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from golden_cases import Case, close
-from method_cases import DTYPES, Stub, built, check, load, output, run
+from helpers.golden import Case, close
+from helpers.method_cases import DTYPES, Stub, built, check, load, output, run
 from torch import nn
 
 from fastkd.methods.ab import boundary_loss

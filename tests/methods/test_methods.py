@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from golden_cases import Case, close
-from method_cases import Stub, built, output, run
-from test_walk import batch, build, distill
+from helpers.golden import Case, close
+from helpers.method_cases import Stub, built, output, run
+from helpers.walk import batch, build, distill
 from torch import nn
 
 from fastkd.methods import split_methods

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_walk import EACH, batch, with_a_weight
+from helpers.walk import EACH, batch, with_a_weight
 
 pytestmark = pytest.mark.gpu
 

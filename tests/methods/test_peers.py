@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from method_cases import batch, built, output
+from helpers.method_cases import batch, built, output
 
 from fastkd.methods import split_methods
 from fastkd.methods.kdcl import best_weights, linear_target

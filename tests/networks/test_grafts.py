@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden_cases import GOLDEN
+from helpers.golden import GOLDEN
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastkd import networks

@@ -10,9 +10,6 @@ from fastkd.recipes.recipe import Published
 from fastkd.recipes.tables.entry import Entry, Omitted
 from fastkd.recipes.tables.grid import Grid, figure, read_grid
 
-WITH_KD = ("fitnet", "at", "sp", "vid", "rkd", "pkt", "ab", "ft", "oh")
-"""Methods that the paper says it runs jointly with KD (Section 4.1); CRD is not among them."""
-
 _METHODS = {
     "KD": "kd",
     "FitNet": "kd+fitnet",

@@ -4,26 +4,10 @@ All figures are of the best epoch on the test set, over three runs where a devia
 6(a) are tables too.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastkd.recipes.tables.entry import Entry, Omitted
 from fastkd.recipes.tables.grid import Grid, figure, read_grid
-
-
-class KDWeights(NamedTuple):
-    """Of Eq. 4: (1 - alpha) CE + alpha KL."""
-
-    temperature: float
-    alpha: float
-
-
-class TfWeights(NamedTuple):
-    """Of Eqs. 7 and 9. multiplier: what the released code multiplies KL by; None: that is not published."""
-
-    temperature: float
-    alpha: float
-    multiplier: float | None = None
-
 
 NETWORKS = {
     "Plain CNN": "tf_cnn",
@@ -35,7 +19,7 @@ NETWORKS = {
     "ResNeXt29": "tf_resnext29_8x64d",
     "GoogLeNet": "tf_googlenet",
 }
-_IMAGENET = {
+IMAGENET_NETWORKS = {
     "ResNet18": "torchvision_resnet18",
     "ResNet50": "torchvision_resnet50",
     "DenseNet121": "torchvision_densenet121",
@@ -73,7 +57,7 @@ _TABLES_1_TO_3 = {
 }
 
 # The teacher is the first network after one epoch (ResNet18), or after 50 of 200.
-_TABLE_4 = {
+TABLE_4 = {
     "cifar100-dekd": read_grid("""
                                teacher  student  De-KD
         ResNet18/MobileNetV2     15.48    68.38  70.65±0.35
@@ -143,7 +127,7 @@ _REG = {
 }
 
 # Tables 10 and 11: τ and α of KD and Re-KD, and of De-KD. The latter's τ is always 20.
-_TABLE_10 = {
+TABLE_10 = {
     "cifar10-tfkd": read_grid("""
                                KD       Re-KD
         ResNet18/Plain CNN     20 0.90  20 0.01
@@ -172,55 +156,6 @@ _TABLE_10 = {
     """),
 }
 
-
-def _kd_weights() -> dict[tuple[str, str, str], KDWeights]:
-    """By (recipe, teacher, student)."""
-    found = {}
-    for recipe, grid in _TABLE_10.items():
-        for pair, cells in grid.rows.items():
-            large, small = (NETWORKS[name] for name in pair.split("/"))
-            for ends, cell in zip(((large, small), (small, large)), cells, strict=True):
-                temperature, alpha = cell.split()
-                found[(recipe, *ends)] = KDWeights(float(temperature), float(alpha))
-    for recipe, grid in _TABLE_4.items():
-        for pair in grid.rows:
-            large, small = (NETWORKS[name] for name in pair.split("/"))
-            usual = 0.95 if recipe == "cifar100-dekd" else 0.10
-            found[(recipe, large, small)] = KDWeights(20.0, 0.60 if small == "ResNet18" else usual)
-    return found
-
-
-KD_WEIGHTS = _kd_weights()
-
-SELF_WEIGHTS = {
-    # Table 13, but for the multipliers and DenseNet121's α (0.95 there), which are the code's.
-    ("cifar100-tfkd", "tf_mobilenet_v2"): TfWeights(20, 0.95, 1),
-    ("cifar100-tfkd", "tf_shufflenet_v2"): TfWeights(20, 0.95, 1),
-    ("cifar100-tfkd", "ResNet18"): TfWeights(6, 0.95, 50),
-    ("cifar100-tfkd", "tf_googlenet"): TfWeights(20, 0.40, 50),
-    ("cifar100-tfkd", "tf_densenet121"): TfWeights(20, 0.90, 50),
-    ("cifar100-tfkd", "tf_resnext29_8x64d"): TfWeights(20, 0.90, 100),
-    # Table 13.
-    ("tiny-tfkd", "tf_mobilenet_v2"): TfWeights(20, 0.10),
-    ("tiny-tfkd", "tf_shufflenet_v2"): TfWeights(20, 0.10),
-    ("tiny-tfkd", "ResNet18"): TfWeights(6, 0.10),
-    ("tiny-tfkd", "ResNet50"): TfWeights(20, 0.10),
-    ("tiny-tfkd", "tf_densenet121"): TfWeights(20, 0.15),
-    **{("imagenet-tfkd", network): TfWeights(20, 0.10) for network in _IMAGENET.values()},
-}
-
-REG_WEIGHTS = {
-    # The code's; Table 14 prints τ 20 for ShuffleNetV2.
-    ("cifar100-tfkd", "tf_mobilenet_v2"): TfWeights(40, 0.95, 1),
-    ("cifar100-tfkd", "tf_shufflenet_v2"): TfWeights(10, 0.95, 1),
-    ("cifar100-tfkd", "ResNet18"): TfWeights(20, 0.10, 100),
-    ("cifar100-tfkd", "tf_googlenet"): TfWeights(40, 0.10, 50),
-    **{
-        ("tiny-tfkd", NETWORKS[name]): TfWeights(20, 0.10)
-        for name in ("MobileNetV2", "ShuffleNetV2", "ResNet50", "DenseNet121")
-    },
-    **{("imagenet-tfkd", network): TfWeights(20, 0.10) for network in _IMAGENET.values()},
-}
 
 OMITTED = tuple(
     Omitted(paper="Tf-KD", table=table, what=what, why=why)
@@ -265,13 +200,13 @@ def _pairs() -> list[Entry]:
             for teacher, student, result, of_teacher, of_student in ways:
                 figures = {"teacher": of_teacher, "student": result, "control": of_student}
                 found.append(_entry(table, recipe, student, "kd", figures, teacher))
-    for recipe, grid in _TABLE_4.items():
+    for recipe, grid in TABLE_4.items():
         for name, cells in _rows(grid):
             teacher, student = (NETWORKS[part] for part in name.split("/"))
             figures = {"teacher": cells["teacher"], "student": cells["De-KD"], "control": cells["student"]}
             found.append(_entry("Table 4", recipe, student, "kd", figures, teacher))
     figures = {"teacher": "75.28", "student": "70.40", "control": "69.84"}
-    networks = (_IMAGENET["ResNet18"], "kd", figures, _IMAGENET["DenseNet121"])
+    networks = (IMAGENET_NETWORKS["ResNet18"], "kd", figures, IMAGENET_NETWORKS["DenseNet121"])
     found.append(_entry("Table 7", "imagenet-tfkd", *networks))
     return found
 
@@ -280,12 +215,12 @@ def _alone() -> list[Entry]:
     """The students that have no other network for a teacher."""
     found = []
     for (table, recipe), grid in _SELF.items():
-        names = _IMAGENET if recipe == "imagenet-tfkd" else NETWORKS
+        names = IMAGENET_NETWORKS if recipe == "imagenet-tfkd" else NETWORKS
         for name, cells in _rows(grid):
             figures = {"teacher": cells["baseline"], "student": cells["self"]}
             found.append(_entry(table, recipe, names[name], "tfkd_self", figures, names[name]))
     for (table, recipe), grid in _REG.items():
-        names = _IMAGENET if recipe == "imagenet-tfkd" else NETWORKS
+        names = IMAGENET_NETWORKS if recipe == "imagenet-tfkd" else NETWORKS
         for name, cells in _rows(grid):
             for method, column in (("tfkd_reg", "reg"), ("ls", "LSR")):
                 figures = {"student": cells[column], "control": cells["baseline"]}

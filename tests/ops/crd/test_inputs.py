@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import torch
-from crd_cases import problem
+from helpers.crd_cases import problem
 
 from fastkd.ops.crd import operation
 from fastkd.ops.crd.draws import DrawPlan

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from distill_cases import FORMS, LEARNING_PARTNERS, assert_no_worse, evaluate, forced, random_logits
+from helpers.distill_cases import FORMS, LEARNING_PARTNERS, assert_no_worse, evaluate, forced, random_logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

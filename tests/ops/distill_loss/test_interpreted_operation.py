@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from distill_cases import FORMS, forced, random_logits
+from helpers.distill_cases import FORMS, forced, random_logits
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

@@ -1,0 +1,107 @@
+"""What is trained, not how: the fields that every recipe's function takes, and the stages that follow from them."""
+
+from collections.abc import Container
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from fastkd.methods import find_method, split_methods
+from fastkd.methods.crd import CRDSettings
+from fastkd.methods.kd import KDSettings
+from fastkd.methods.oh import OHSettings
+from fastkd.methods.semckd import SemCKDSettings
+from fastkd.recipes.recipe import SFTNSettings, StageRecipe
+from fastkd.support.errors import UserError
+from fastkd.training.optimisation import Training
+
+TeacherTraining = Literal["standard", "sftn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The networks, the data and the method of a recipe."""
+
+    data: str
+    """NAME or NAME:PATH, e.g. cifar100:/data/cifar-100-binary, imagefolder:/data/imagenet."""
+    teacher_net: str
+    """Network of the teacher; several joined by + are teachers of one student, as --method aveg wants them."""
+    student: str
+    """Network of the student."""
+    branch: str | None = None
+    """Network of the branches grafted on the teacher (default: the student's)."""
+    branch_blocks: tuple[int, ...] | None = None
+    """Teacher blocks, from 1, that carry a branch (default: all but the last)."""
+    teacher_training: TeacherTraining = "standard"
+    """Train the teacher alone, or together with its branches."""
+    method: str
+    """What the student learns: a method, or several joined by +; their settings are --METHOD.NAME."""
+    control: bool = False
+    """Also train the student without a teacher."""
+
+    def __post_init__(self) -> None:
+        if self.teacher_training not in ("standard", "sftn"):
+            raise UserError(f"the teacher's training is 'standard' or 'sftn', got {self.teacher_training!r}")
+
+
+REPDISTILLER_KD = KDSettings(ce_weight=0.1, kl_weight=0.9, temperature=4.0)
+EVEN_KD = KDSettings(ce_weight=1.0, kl_weight=1.0, temperature=4.0)
+IMAGENET_METHODS = {
+    "crd": CRDSettings(replacement=True),
+    "oh": OHSettings(weight=1e-4),
+    "semckd": SemCKDSettings(weight=50.0),
+}
+"""What their authors set otherwise on ImageNet."""
+
+
+def joined_with_kd(method: str, those: Container[str] | None = None) -> str:
+    """`at` as `kd+at`, as the papers run them, where no logit method is named.
+
+    those: the methods that KD goes with, alone or together; None: all.
+    """
+    named = method.split("+")
+    without_logit_method = split_methods(method)[0] == "ce" and "ce" not in named
+    if without_logit_method and (those is None or all(name in those for name in named)):
+        return f"kd+{method}"
+    return method
+
+
+def method_settings(method: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of every method in `kd+at`: those given, else the method's own defaults."""
+    return {name: given.get(name) or find_method(name).Settings() for name in split_methods(method)}
+
+
+def stages_of(
+    choice: Choice, teacher: Training, student: Training, settings: dict[str, Any], *, kl_weight: float = 3.0
+) -> tuple[StageRecipe, ...]:
+    """A teacher, a student that learns from it and, as control, the same student with labels alone.
+
+    settings: of methods, by name, where they are not the methods' defaults. kl_weight: λ_KL, of a student-friendly
+    teacher.
+    """
+    methods = [find_method(name) for name in split_methods(choice.method)]
+    sftn = None
+    if choice.teacher_training == "sftn":
+        sftn = SFTNSettings(network=choice.branch or choice.student, blocks=choice.branch_blocks, kl_weight=kl_weight)
+    networks = choice.teacher_net.split("+") if any(method.teachers_needed[0] for method in methods) else []
+    teachers = [
+        StageRecipe(
+            name=f"teacher-{number}" if number > 1 else "teacher",
+            role="teacher",
+            network=network,
+            training=teacher,
+            sftn=sftn,
+        )
+        for number, network in enumerate(networks, 1)
+    ]
+    if any(method.fixed_batch_size for method in methods):
+        student = replace(student, drop_last=True)
+    learner = StageRecipe(
+        name="student",
+        role="student",
+        network=choice.student,
+        training=student,
+        teachers=tuple(stage.name for stage in teachers),
+        method=choice.method,
+        settings=method_settings(choice.method, settings),
+    )
+    control = StageRecipe(name="control", role="control", network=choice.student, training=student)
+    return (*teachers, learner, *([control] if choice.control else []))

@@ -1,0 +1,100 @@
+"""The stages of a run as they are carried out: a recipe's, and those that follow from its methods.
+
+There is a type for each kind of stage, so that a field is there only where it means something. `fastkd.recipes.course`
+makes them; `fastkd.run.builder` has a row for each.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastkd.recipes.recipe import Role, SFTNSettings
+from fastkd.training.optimisation import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStage:
+    name: str
+    """Also the name of its weights file and of its checkpoint."""
+    role: Role
+    network: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedLoaded(PlannedStage):
+    """A network that is taken from a file."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTraining(PlannedStage):
+    """What all trainings have."""
+
+    training: Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSupervised(PlannedTraining):
+    """A network that learns from labels alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStudentAware(PlannedTraining):
+    """A teacher that learns together with branches of the student."""
+
+    sftn: SFTNSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedDistillation(PlannedTraining):
+    """A student that learns from teachers."""
+
+    method: str
+    settings: dict[str, Any]
+    teachers: tuple[str, ...]
+    """Earlier stages, or points along the training of one: `teacher@60`."""
+    after: tuple[str, ...] = ()
+    """Stages whose trained part this one begins with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedPrestage(PlannedDistillation):
+    """What one of a student's methods trains before the student's own training."""
+
+    prestage: str
+    """That method."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A network that learns together with the student."""
+
+    name: str
+    network: str
+    lr_factor: float = 1.0
+    """What the stage's learning rate is multiplied by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedMutual(PlannedTraining):
+    """A student and its teachers, which learn together."""
+
+    method: str
+    settings: dict[str, Any]
+    peers: tuple[Peer, ...] = field(default=())
+
+
+KINDS: dict[str, type[PlannedStage]] = {
+    "loaded": PlannedLoaded,
+    "supervised": PlannedSupervised,
+    "student_aware": PlannedStudentAware,
+    "distill": PlannedDistillation,
+    "prestage": PlannedPrestage,
+    "mutual": PlannedMutual,
+}
+
+
+def kind_of(planned: PlannedStage) -> str:
+    """The word for its kind, as it stands in files."""
+    return next(name for name, kind in KINDS.items() if type(planned) is kind)

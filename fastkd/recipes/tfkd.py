@@ -1,0 +1,258 @@
+"""The recipes of "Revisit Knowledge Distillation: a Teacher-free Framework" (Yuan et al. 2020): Tf-KD."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from fastkd.data import Augmentation
+from fastkd.methods.kd import KDSettings
+from fastkd.methods.tfkd import TfKDRegSettings, TfKDSelfSettings
+from fastkd.recipes.choice import Choice, stages_of
+from fastkd.recipes.recipe import Recipe
+from fastkd.recipes.tables.tfkd import IMAGENET_NETWORKS, NETWORKS, TABLE_4, TABLE_10
+from fastkd.training.optimisation import Training
+
+
+def cifar100_tfkd(**chosen: Any) -> Recipe:
+    """Tf-KD (Yuan et al. 2020) on CIFAR-100: KD, Re-KD, Tf-KD_self, Tf-KD_reg and label smoothing.
+
+    SGD, 200 epochs, ×0.2 at 60, 120 and 160, one epoch of warm-up by the step; batches of 128 at 0.1, in proportion
+    where the code's are smaller; rotations by 15 degrees. Re-KD is KD with a pair the other way round. τ and α are
+    those of Tables 10, 13 and 14, and where the code has others the code's. KL is computed as in the code, which
+    divides it by the number of classes. Its figures are of the best epoch: compare that column.
+    """
+    return _recipe("cifar100-tfkd", _CIFAR_100, chosen)
+
+
+def cifar100_dekd(**chosen: Any) -> Recipe:
+    """De-KD (Yuan et al. 2020) on CIFAR-100: KD from a poorly trained teacher, Table 4.
+
+    As `cifar100-tfkd`, but the teacher stops after 50 epochs, ResNet18 after the first.
+    """
+    return _recipe("cifar100-dekd", _CIFAR_100, chosen, poorly_trained=True)
+
+
+def cifar10_tfkd(**chosen: Any) -> Recipe:
+    """Tf-KD (Yuan et al. 2020) on CIFAR-10: KD and Re-KD, Table 2.
+
+    As `cifar100-tfkd`, with CIFAR-100's mean and deviation, as in the code. The plain CNN is trained by Adam at
+    0.001, as in the code (the paper: 0.01), without weight decay.
+    """
+    return _recipe("cifar10-tfkd", _CIFAR_10, chosen)
+
+
+def tiny_tfkd(**chosen: Any) -> Recipe:
+    """Tf-KD (Yuan et al. 2020) on Tiny-ImageNet: Tables 3, 5 and 9.
+
+    As `cifar100-tfkd`, with ×0.1 at the milestones (the paper; its code has ×0.2), no crop, rotations by 20 degrees.
+    Tf-KD is computed by the paper's formulas: what the code multiplied KL by on this data set is not published.
+    """
+    return _recipe("tiny-tfkd", _TINY, chosen)
+
+
+def tiny_dekd(**chosen: Any) -> Recipe:
+    """De-KD (Yuan et al. 2020) on Tiny-ImageNet: KD from a poorly trained teacher, Table 4.
+
+    As `tiny-tfkd`, but the teacher stops after 50 epochs, ResNet18 after the first.
+    """
+    return _recipe("tiny-dekd", _TINY, chosen, poorly_trained=True)
+
+
+def imagenet_tfkd(**chosen: Any) -> Recipe:
+    """Tf-KD (Yuan et al. 2020) on ImageNet: Tables 6 and 7, Figure 6(a).
+
+    SGD, 90 epochs of batches of 512 (256 for ResNeXt101), learning rate 0.1 for 256, ×0.1 at 30, 60 and 80, weight
+    decay 1e-4; τ 20, α 0.1. The code for ImageNet is not published: the paper's formulas are computed.
+    """
+    return _recipe("imagenet-tfkd", _IMAGENET, chosen)
+
+
+def training_on_cifar(network: str) -> Training:
+    small = ("tf_googlenet", "ResNet50", "tf_resnext29_8x64d")
+    batch = 64 if network in small else 100 if network == "tf_densenet121" else 128
+    training = _training(batch, factor=0.2)
+    return replace(training, optimizer="adam", lr=1e-3, weight_decay=0.0) if network == "tf_cnn" else training
+
+
+def training_on_tiny(network: str) -> Training:
+    return _training(64 if network in ("ResNet50", "tf_densenet121") else 128, factor=0.1)
+
+
+def training_on_imagenet(network: str) -> Training:
+    batch = 256 if network == IMAGENET_NETWORKS["ResNeXt101"] else 512
+    return Training(
+        epochs=90,
+        batch_size=batch,
+        lr=0.1 * batch / 256,
+        weight_decay=1e-4,
+        milestones=(30, 60, 80),
+        drop_last=False,
+    )
+
+
+def _training(batch: int, factor: float) -> Training:
+    return Training(
+        epochs=200,
+        batch_size=batch,
+        lr=round(0.1 * batch / 128, 3),
+        milestones=(60, 120, 160),
+        factor=factor,
+        warmup_epochs=1,
+        drop_last=False,
+    )
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """How the networks of one data set are trained."""
+
+    choice: Choice
+    frame: Recipe
+    """Images and their augmentation; name and stages come from the choice."""
+    training_of: Callable[[str], Training]
+    classes: int
+
+
+def _frame(image_size: int, augmentation: Augmentation, **statistics: Any) -> Recipe:
+    return Recipe(name="", data="", stages=(), image_size=image_size, augmentation=augmentation, **statistics)
+
+
+_CIFAR_FRAME = _frame(
+    32,
+    Augmentation(rotation=15.0),
+    mean=(0.50708, 0.48655, 0.44092),
+    std=(0.26733, 0.25644, 0.27615),
+)
+_CIFAR_100 = _Setting(
+    Choice(data="cifar100", teacher_net="ResNet18", student="tf_mobilenet_v2", method="kd"),
+    _CIFAR_FRAME,
+    training_on_cifar,
+    classes=100,
+)
+_CIFAR_10 = _Setting(
+    Choice(data="cifar10", teacher_net="ResNet18", student="tf_cnn", method="kd"),
+    _CIFAR_FRAME,
+    training_on_cifar,
+    classes=10,
+)
+_TINY = _Setting(
+    Choice(data="tiny-imagenet", teacher_net="ResNet18", student="tf_mobilenet_v2", method="kd"),
+    _frame(64, Augmentation(crop_padding=0, rotation=20.0)),
+    training_on_tiny,
+    classes=200,
+)
+_IMAGENET = _Setting(
+    Choice(data="imagefolder", teacher_net="torchvision_densenet121", student="torchvision_resnet18", method="kd"),
+    _frame(224, Augmentation(crop="resized")),
+    training_on_imagenet,
+    classes=1000,
+)
+
+
+def _recipe(name: str, setting: _Setting, chosen: dict[str, Any], *, poorly_trained: bool = False) -> Recipe:
+    choice = replace(setting.choice, **chosen)
+    teacher = setting.training_of(choice.teacher_net)
+    if poorly_trained:
+        teacher = replace(teacher, epochs=1 if choice.teacher_net == "ResNet18" else 50, milestones=())
+    settings, deviations = settings_of(name, choice.teacher_net, choice.student, choice.method, setting.classes)
+    return replace(
+        setting.frame,
+        name=name,
+        data=choice.data,
+        stages=stages_of(choice, teacher, setting.training_of(choice.student), settings),
+        published_classes=setting.classes,
+        deviations=deviations,
+    )
+
+
+class KDWeights(NamedTuple):
+    """Of Eq. 4: (1 - alpha) CE + alpha KL."""
+
+    temperature: float
+    alpha: float
+
+
+class TfWeights(NamedTuple):
+    """Of Eqs. 7 and 9. multiplier: what the released code multiplies KL by; None: that is not published."""
+
+    temperature: float
+    alpha: float
+    multiplier: float | None = None
+
+
+def _kd_weights() -> dict[tuple[str, str, str], KDWeights]:
+    """By (recipe, teacher, student)."""
+    found = {}
+    for recipe, grid in TABLE_10.items():
+        for pair, cells in grid.rows.items():
+            large, small = (NETWORKS[name] for name in pair.split("/"))
+            for ends, cell in zip(((large, small), (small, large)), cells, strict=True):
+                temperature, alpha = cell.split()
+                found[(recipe, *ends)] = KDWeights(float(temperature), float(alpha))
+    for recipe, grid in TABLE_4.items():
+        for pair in grid.rows:
+            large, small = (NETWORKS[name] for name in pair.split("/"))
+            usual = 0.95 if recipe == "cifar100-dekd" else 0.10
+            found[(recipe, large, small)] = KDWeights(20.0, 0.60 if small == "ResNet18" else usual)
+    return found
+
+
+KD_WEIGHTS = _kd_weights()
+
+SELF_WEIGHTS = {
+    # Table 13, but for the multipliers and DenseNet121's α (0.95 there), which are the code's.
+    ("cifar100-tfkd", "tf_mobilenet_v2"): TfWeights(20, 0.95, 1),
+    ("cifar100-tfkd", "tf_shufflenet_v2"): TfWeights(20, 0.95, 1),
+    ("cifar100-tfkd", "ResNet18"): TfWeights(6, 0.95, 50),
+    ("cifar100-tfkd", "tf_googlenet"): TfWeights(20, 0.40, 50),
+    ("cifar100-tfkd", "tf_densenet121"): TfWeights(20, 0.90, 50),
+    ("cifar100-tfkd", "tf_resnext29_8x64d"): TfWeights(20, 0.90, 100),
+    # Table 13.
+    ("tiny-tfkd", "tf_mobilenet_v2"): TfWeights(20, 0.10),
+    ("tiny-tfkd", "tf_shufflenet_v2"): TfWeights(20, 0.10),
+    ("tiny-tfkd", "ResNet18"): TfWeights(6, 0.10),
+    ("tiny-tfkd", "ResNet50"): TfWeights(20, 0.10),
+    ("tiny-tfkd", "tf_densenet121"): TfWeights(20, 0.15),
+    **{("imagenet-tfkd", network): TfWeights(20, 0.10) for network in IMAGENET_NETWORKS.values()},
+}
+
+REG_WEIGHTS = {
+    # The code's; Table 14 prints τ 20 for ShuffleNetV2.
+    ("cifar100-tfkd", "tf_mobilenet_v2"): TfWeights(40, 0.95, 1),
+    ("cifar100-tfkd", "tf_shufflenet_v2"): TfWeights(10, 0.95, 1),
+    ("cifar100-tfkd", "ResNet18"): TfWeights(20, 0.10, 100),
+    ("cifar100-tfkd", "tf_googlenet"): TfWeights(40, 0.10, 50),
+    **{
+        ("tiny-tfkd", NETWORKS[name]): TfWeights(20, 0.10)
+        for name in ("MobileNetV2", "ShuffleNetV2", "ResNet50", "DenseNet121")
+    },
+    **{("imagenet-tfkd", network): TfWeights(20, 0.10) for network in IMAGENET_NETWORKS.values()},
+}
+
+
+def settings_of(
+    recipe: str, teacher: str, student: str, method: str, classes: int
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Of KD, Tf-KD_self and Tf-KD_reg for the pair, where the paper has none its commonest; and what is our choice."""
+    kd = KD_WEIGHTS.get((recipe, teacher, student), KDWeights(20.0, 0.10 if recipe == "imagenet-tfkd" else 0.95))
+    divisor = kd.temperature**2 if recipe == "imagenet-tfkd" else classes  # KDSettings multiplies by τ²
+    settings: dict[str, Any] = {
+        "kd": KDSettings(
+            ce_weight=round(1 - kd.alpha, 6), kl_weight=kd.alpha / divisor, temperature=float(kd.temperature)
+        )
+    }
+    deviations = []
+    for name, table, kind in (
+        ("tfkd_self", SELF_WEIGHTS, TfKDSelfSettings),
+        ("tfkd_reg", REG_WEIGHTS, TfKDRegSettings),
+    ):
+        weights = table.get((recipe, student), TfWeights(20.0, 0.10))
+        how: dict[str, Any] = {"temperature": float(weights.temperature), "alpha": weights.alpha}
+        if weights.multiplier is not None:
+            how |= {"arithmetic": "code", "multiplier": float(weights.multiplier)}
+        settings[name] = kind(**how)
+        if weights.multiplier is None and method == name:
+            deviations.append("what the paper's code multiplied KL by is not published: this is the paper's formula")
+    if recipe == "imagenet-tfkd" and method == "kd":
+        deviations.append("the paper's code for ImageNet is not published: this is the paper's formula")
+    return settings, tuple(deviations)

@@ -1,0 +1,75 @@
+"""A recipe with all that follows from it on this machine: resolved once, and handed to whoever carries it out."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from fastkd.data import DataSet, Feeding, Format, Source, evaluation_source, is_resident, open_dataset
+from fastkd.recipes.course import Course, course
+from fastkd.recipes.recipe import Recipe
+from fastkd.run.weights import WeightsFiles
+from fastkd.support import distributed, environment
+from fastkd.training.execution import EVERYTHING_OFF, Resolved, resolve
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is carried out with, whatever its seed."""
+
+    recipe: Recipe
+    course: Course
+    data: DataSet
+    device: torch.device
+    execution: Resolved
+    why_off: str
+    """Why something is off that could make steps fast; "" where nothing is."""
+    files: WeightsFiles
+    """The files that teachers are loaded from."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, data: DataSet, device: torch.device, files: WeightsFiles | None = None) -> Self:
+        execution, why_off = resolve(recipe.execution, device, distributed.world_size())
+        return cls(recipe, course(recipe), data, device, execution, why_off, files or WeightsFiles())
+
+    def plainly_on_the_cpu(self) -> Self:
+        """The same, for building stages that are thrown away."""
+        return replace(self, device=torch.device("cpu"), execution=EVERYTHING_OFF)
+
+    @property
+    def feeding(self) -> Feeding:
+        recipe = self.recipe
+        return Feeding(
+            image_size=recipe.image_size,
+            device=self.device,
+            format=Format(channels_last=self.execution.channels_last),
+            mean=recipe.mean,
+            std=recipe.std,
+            loader=recipe.reading.loader,
+            workers=recipe.reading.workers or max(1, environment.cores() // distributed.local_processes()),
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+        )
+
+    def test_source(self) -> Source:
+        """The test images, prepared on the job's device."""
+        crop = self.recipe.augmentation.crop
+        source = evaluation_source(self.data, self.feeding, batch_size=EVALUATION_BATCH, crop=crop)
+        source.prepare.to(self.device)
+        return source
+
+
+def open_data(recipe: Recipe, folder: Path | None = None) -> DataSet:
+    """folder: of the run, if there is one: it keeps what the scan of an image folder found."""
+    return open_dataset(
+        recipe.data,
+        image_size=recipe.image_size,
+        resident=is_resident(recipe.reading, recipe.augmentation.crop),
+        limit_train=recipe.limit_train,
+        threads=environment.cores(),
+        reading=recipe.reading,
+        cache=folder,
+    )

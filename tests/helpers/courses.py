@@ -1,0 +1,36 @@
+"""Tiny recipes whose methods bring stages of their own."""
+
+from dataclasses import replace
+
+from fastkd.methods import find_method, split_methods
+from helpers.tiny import tiny_recipe
+
+
+def taught_recipe(method, teachers=1, epochs=2, **settings):
+    """Plain teachers of two epochs and a student; four steps an epoch."""
+    base = tiny_recipe()
+    teacher, student, *_ = base.stages
+    names = tuple("teacher" if number == 1 else f"teacher-{number}" for number in range(1, teachers + 1))
+    training = replace(teacher.training, epochs=epochs)
+    plain = [replace(teacher, sftn=None, name=name, training=training) for name in names]
+    given = {name: find_method(name).Settings(**(settings if name == method else {})) for name in split_methods(method)}
+    student = replace(student, method=method, settings=given, teachers=names)
+    return replace(base, stages=(*plain, student))
+
+
+PRESTAGE_SETTINGS = {
+    "ab": {"epochs": 2},
+    "fsp": {"epochs": 2},
+    "ft": {"epochs": 2},
+    "sskd": {"epochs": 2, "milestones": (1,)},
+}
+
+
+def prestage_recipe(method, **changes):
+    """A plain teacher and a student; two epochs of four steps for each stage."""
+    base = tiny_recipe()
+    teacher, student, *_ = base.stages
+    settings = {name: find_method(name).Settings(**PRESTAGE_SETTINGS.get(name, {})) for name in split_methods(method)}
+    teacher = replace(teacher, sftn=None)
+    student = replace(student, method=method, settings=settings)
+    return replace(base, **({"stages": (teacher, student)} | changes))

@@ -1,0 +1,160 @@
+"""The papers' tables: against a second reading, against what the papers print twice, and as runs."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fastkd.recipes.tables import ENTRIES, sftn, simkd, tfkd
+from fastkd.recipes.tables.grid import figure, read_grid
+
+READING = Path(__file__).with_name("second_reading.md").read_text()
+NUMBER = re.compile(r"\d+\.\d+(?:±\d+\.\d+)?")
+
+
+def second_reading(title: str) -> list[list[str]]:
+    """The cells of a table's rows, without the heading and the rule below it."""
+    part = READING.split(f"## {title}\n")[1].split("\n## ")[0]
+    lines = [line.strip().strip("|") for line in part.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split("|")] for line in lines[2:]]
+
+
+def numbers(cells) -> list[tuple[float, float | None]]:
+    """Of all cells in turn: mean and deviation."""
+    found = [figure(token, "") for cell in cells for token in NUMBER.findall(cell)]
+    return [(one.top1, one.std) for one in found]
+
+
+def rows_of(*grids):
+    """The rows of several grids, side by side."""
+    return {name: [cell for grid in grids for cell in grid.rows[name]] for name in grids[0].rows}
+
+
+class TestSecondReading:
+    def test_sftn_all_pairs(self):
+        own = rows_of(sftn._TABLE_17, sftn._TABLE_1, sftn._TABLE_18)
+        read = {row[0].replace("teacher acc", "teacher").replace("student w/o KD", "student"): row[1:]
+                for row in second_reading("sftn 17 1 18")}  # fmt: skip
+        assert own.keys() == read.keys()
+        for name, cells in read.items():
+            ordered = [*cells[:3], cells[4], cells[3], *cells[5:]]  # Table 1's pair stands before vgg13's there
+            assert numbers(own[name]) == numbers(ordered), name
+
+    def test_sftn_collaborative(self):
+        read = {row[0]: numbers(row[1:]) for row in second_reading("sftn 4")}
+        names = {"student": "student w/o KD", "RCO-1": "RCO-one-stage-EEI", "RCO-4": "RCO-EEI-4"}
+        for name, cells in sftn._TABLE_4.rows.items():
+            assert numbers(cells) == read[names.get(name, name)], name
+
+    def test_sftn_imagenet(self):
+        own = [numbers(cells) for cells in sftn._TABLE_3.rows.values()]
+        assert own == [numbers(row[1:2]) for row in second_reading("sftn 3")]
+
+    @pytest.mark.parametrize(
+        "table, read, first",
+        [("5", "5 6", 1), ("6", "5 6", 5), ("15", "15 16", 1), ("16", "15 16", 4), ("14", "14", 0)],
+    )
+    def test_sftn_sweeps(self, table, read, first):
+        rows = second_reading(f"sftn {read}")[first:]
+        for row, cells in zip(rows, sftn._SWEEPS[f"Table {table}"][1].rows.values(), strict=False):
+            teachers, students = (numbers(row[start : start + 4]) for start in (1, 6))
+            assert numbers(cells) == [part for both in zip(teachers, students, strict=True) for part in both], row
+
+    def test_sftn_branches_and_mobilenet(self):
+        rows = {row[0]: row[1:] for row in second_reading("sftn 9")[1:]}
+        for place, grid in enumerate(sftn._TABLE_9.values()):
+            for name, cells in grid.rows.items():
+                read = rows["Teacher accuracy" if name == "teacher" else name][3 * place : 3 * place + 3]
+                assert numbers(cells) == numbers(read), (name, place)
+        standard, aware = second_reading("sftn 13")[2:4]
+        assert numbers(sftn._TABLE_13.rows["KD"])[0::2] == numbers(standard[1:])
+        assert numbers(sftn._TABLE_13.rows["KD"])[1::2] == numbers(aware[1:])
+
+    @pytest.mark.parametrize(
+        "grids, title",
+        [
+            ((simkd._TABLE_1, simkd._TABLE_1_RIGHT), "simkd 1"),
+            ((simkd._TABLE_2, simkd._TABLE_2_RIGHT), "simkd 2"),
+            ((simkd._TABLE_S2,), "simkd S2"),
+        ],
+    )
+    def test_simkd_cifar(self, grids, title):
+        own, read = rows_of(*grids), {row[0]: row[1:] for row in second_reading(title)}
+        for name in simkd._METHODS:
+            assert numbers(own[name]) == numbers(read[name]), name
+
+    def test_simkd_imagenet_and_sweeps(self):
+        read = numbers(second_reading("simkd 3")[2][1:])
+        assert [numbers(cells)[0] for cells in simkd._TABLE_3.rows.values()] == [read[-1], *read[:-1]]
+        joint = second_reading("simkd S4 S5")[1:8]
+        own = rows_of(*simkd._JOINT.values())
+        assert [numbers(cells) for cells in own.values()] == [numbers(row[2::2]) for row in joint]
+        for name, place in (("S8", 0), ("S9", 2)):
+            own = rows_of(*(grid for _, grid in simkd._FACTORS[place : place + 2]))
+            read = [[cell.partition("(")[0] for cell in row[1:]] for row in second_reading(f"simkd {name}")[:4]]
+            assert [numbers(cells) for cells in own.values()] == [numbers(cells) for cells in read]
+
+    def test_simkd_several_teachers(self):
+        read = {row[0]: numbers(row[1:]) for row in second_reading("simkd 6")}
+        for name, cells in simkd._TABLE_6.rows.items():
+            if name != "teachers":
+                assert numbers(cells) == read[{"student": "Student"}.get(name, name)], name
+
+    def test_tfkd(self):
+        pairs = [cells for grid in tfkd._TABLES_1_TO_3.values() for cells in grid.rows.values()]
+        assert [numbers(cells) for cells in pairs] == [numbers(row[1:]) for row in second_reading("tfkd 1 2 3")]
+        for table, title, columns in ((tfkd._SELF, "tfkd self", (2, 3)), (tfkd._REG, "tfkd reg", (2, 3, 5))):
+            own = [numbers(cells) for grid in table.values() for cells in grid.rows.values()]
+            read = [numbers(NUMBER.findall(row[column])[0] for column in columns) for row in second_reading(title)]
+            assert own == read
+        read = Counter(
+            part for row in second_reading("tfkd 4") for part in numbers(cell.partition("(")[0] for cell in row[2:])
+        )
+        own = Counter(numbers([cells[2] for grid in tfkd.TABLE_4.values() for cells in grid.rows.values()]))
+        assert own <= read
+
+
+class TestPrintedTwice:
+    @pytest.mark.parametrize(
+        "grid", (sftn._TABLE_17, sftn._TABLE_18, sftn._TABLE_1, sftn._TABLE_3, *sftn._TABLE_9.values())
+    )
+    def test_best_is_the_highest(self, grid):
+        methods = [numbers(grid.rows[name]) for name in sftn._METHODS if name in grid.rows]
+        best = [max(column, key=lambda one: one[0])[0] for column in zip(*methods, strict=True)]
+        assert best == [mean for mean, _ in numbers(grid.rows["Best"])]
+
+    @pytest.mark.parametrize("grid", sftn._TABLE_9.values())
+    def test_averages_of_table_9(self, grid):
+        methods = [numbers(grid.rows[name]) for name in sftn._METHODS if name in grid.rows]
+        means = [sum(one[0] for one in column) / len(column) for column in zip(*methods, strict=True)]
+        assert [mean for mean, _ in numbers(grid.rows["Average"])] == pytest.approx(means, abs=0.011)
+
+    def test_simkds_default_factor_is_its_main_result(self):
+        main = [simkd._TABLE_1, simkd._TABLE_1_RIGHT, simkd._TABLE_2, simkd._TABLE_2_RIGHT]
+        for (_, swept), grid in zip(simkd._FACTORS, main, strict=True):
+            assert swept.columns == grid.columns and swept.rows["2"] == grid.rows["SimKD"]
+
+    def test_a_network_has_one_accuracy_in_a_paper(self):
+        """The same student alone, or the same standard teacher, in every table of a recipe; but for known misprints."""
+        found: dict[tuple[str, str], set[float]] = {}
+        for entry in ENTRIES:
+            if entry.recipe.endswith("dekd"):
+                continue
+            for stage, network in (("teacher", entry.teacher), ("control", entry.student)):
+                if (
+                    "+" not in entry.teacher
+                    and stage in entry.figures
+                    and (stage, entry.teacher_training) != ("teacher", "sftn")
+                ):
+                    found.setdefault((entry.recipe, network), set()).add(entry.figures[stage].top1)
+        several = {key: values for key, values in found.items() if len(values) > 1}
+        assert several == {
+            ("cifar100-simkd", "resnet38x2"): {76.31, 76.35},  # one teacher, and the mean over four students
+            ("cifar100-tfkd", "tf_googlenet"): {78.72, 78.15},  # Figure 4(a), Table 8
+        }
+
+
+def test_a_grid_with_a_missing_cell_is_refused():
+    with pytest.raises(AssertionError, match="2 cells were expected"):
+        read_grid("a  b\nrow  1.0")

@@ -1,0 +1,155 @@
+"""Two gloo processes on the CPU, started by torchrun as a user would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers.places import TESTS
+from helpers.processes import ENVIRONMENT, ROOT, TINY, TORCHRUN, finish, parameters, start, wait_for
+from helpers.tiny import assert_same, job_of, outcome
+
+from fastkd import train
+from fastkd.recipes.recipe import read_recipe
+from fastkd.training.evaluation import accuracies
+
+TINY += ["--ema", "0.9"]
+TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two") / "run"
+    out, err = finish(start(*TINY, "--run", folder))
+    assert "on 2 processes" in err and "the whole batch of 64 (32 a process)" in err
+    assert out.count("top-1 on the test set") == 1, "rank 0 alone prints the table"
+    assert err.count("teacher  epoch 1/2") == 1
+    return folder
+
+
+def test_two_processes_equal_one_that_forwards_the_two_shards(two, tmp_path):
+    """Each shard has its own BatchNorm statistics, the gradients are averaged: `--accumulate 2` does just that."""
+    train.main([*TINY, "--accumulate", "2", "--run", str(tmp_path / "one")])
+    one, other = parameters(tmp_path / "one"), parameters(two)
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6)
+    logs = [json.loads((folder / "metrics.jsonl").read_text().splitlines()[0]) for folder in (two, tmp_path / "one")]
+    assert logs[0]["train"] == pytest.approx(logs[1]["train"], rel=1e-4)
+
+
+def test_two_processes_differ_from_one_with_the_whole_batch(two, tmp_path):
+    """What the test above would miss if the shards were not told apart."""
+    train.main([*TINY, "--run", str(tmp_path / "one")])
+    one, other = parameters(tmp_path / "one"), parameters(two)
+    assert any(not torch.allclose(other[name], value, rtol=1e-4, atol=1e-6) for name, value in one.items())
+
+
+def test_without_batchnorm_two_processes_equal_one_with_the_whole_batch(tmp_path):
+    """Teacher, student by KD, and a control; grafted branches bring BatchNorm of their own."""
+    program = TESTS / "helpers" / "without_batchnorm.py"
+    how = [*TINY, "--teacher-net", "plain8", "--student", "plain8", "--teacher-training", "standard"]
+    finish(start(*how, "--run", tmp_path / "two", program=("--", program)))
+    line = [sys.executable, str(program), *how, "--run", str(tmp_path / "one")]
+    done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("teacher", "student", "control"):
+        one, other = parameters(tmp_path / "one", name), parameters(tmp_path / "two", name)
+        for key, value in one.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("two", "one")]
+    for mine, theirs in zip(*([json.loads(line) for line in lines] for lines in logs), strict=True):
+        assert mine["train"] == pytest.approx(theirs["train"], rel=1e-4)
+
+
+def test_averaged_weights_are_one_network_on_all_ranks(two):
+    """Their BatchNorm statistics too: what the ranks counted together is what the saved network gives alone."""
+    from fastkd.run import load_network
+    from fastkd.run.weights import open_network
+
+    recipe = read_recipe(two / "recipe.json")
+    source = job_of(recipe).test_source()
+    averaged = open_network(two / "student-ema.safetensors").eval()
+    networks = {"student": load_network(two, "student"), "student (ema)": averaged}
+    counts = accuracies(
+        lambda images: {name: network(images).logits for name, network in networks.items()}, source, torch.device("cpu")
+    )
+    assert counts == json.loads((two / "results.json").read_text())["stages"]["student"]["test"]
+
+
+def test_every_test_image_is_counted_once(two):
+    results = json.loads((two / "results.json").read_text())
+    for stage in results["stages"].values():
+        for counts in stage["test"].values():
+            assert counts["samples"] == 899 and 0 < counts["top1"] < counts["top5"] < 899
+
+
+def test_similarity_is_that_of_one_process(two):
+    from fastkd import evaluate
+
+    measured = evaluate.evaluate(two, "", torch.device("cpu"))
+    results = json.loads((two / "results.json").read_text())
+    for name in ("student", "control"):
+        for key in ("kl", "cka", "agreement"):
+            assert measured[name][key] == pytest.approx(results["similarity"][name][key], rel=1e-5)
+        assert measured[name]["top1"] == results["stages"][name]["test"][name]["top1"]
+
+
+def test_stopped_and_resumed_is_the_same_bit_for_bit(two, tmp_path):
+    process = start(*TINY, "--run", tmp_path / "run")
+    wait_for(process, tmp_path / "run" / "checkpoints" / "teacher.pt")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    if not (tmp_path / "run" / "student.safetensors").exists():
+        finish(start("--resume", tmp_path / "run"))
+    assert_same(outcome(tmp_path / "run"), outcome(two))
+
+
+def test_a_rank_that_dies_takes_the_run_down_and_it_resumes(two, tmp_path):
+    process = start(*TINY, "--run", tmp_path / "run")
+    wait_for(process, tmp_path / "run" / "checkpoints" / "teacher.pt")
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert ("rank" in err and "SIGKILL" in err) or "-9" in err
+    finish(start("--resume", tmp_path / "run"))
+    assert_same(outcome(tmp_path / "run"), outcome(two))
+
+
+def test_a_mistake_stops_every_rank(tmp_path):
+    _, err = finish(start("--batch-size", "63", "--run", tmp_path / "run"), code=1)
+    assert "fastkd: the global batch of 63 images does not divide by 2 processes" in err
+    assert "in _main" not in err, "a traceback of ours; torchrun prints its own"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("began, goes_on", ((2, 1), pytest.param(1, 2, marks=pytest.mark.slow)))
+def test_resumed_by_another_number_of_processes(began, goes_on, tmp_path):
+    """In the middle of an epoch: what the ranks had counted of it is counted on."""
+    folder = tmp_path / "run"
+    how = [*TINY, "--limit-train", "320", "--teacher-epochs", "120", "--eval-every", "120"]
+    how += ["--teacher-training", "standard", "--control", "off"]
+    if began == 2:
+        process = start(*how, "--run", folder)
+    else:
+        line = [sys.executable, "-m", "fastkd.train", *how, "--run", str(folder)]
+        process = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    wait_for(process, folder / "checkpoints" / "teacher.pt")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert not (folder / "teacher.safetensors").exists(), "nothing is left to go on with"
+    if goes_on == 2:
+        _, err = finish(start("--resume", folder))
+    else:
+        line = [sys.executable, "-m", "fastkd.train", "--resume", str(folder)]
+        done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        err = done.stderr
+    assert f"begun with {began} processes, goes on with {goes_on}" in err
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    epochs = [record for record in records if record["stage"] == "teacher" and "epoch" in record]
+    assert [record["epoch"] for record in epochs] == list(range(1, 121))
+    assert all(record["train"]["loss"] < 4 for record in epochs)

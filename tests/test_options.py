@@ -1,0 +1,126 @@
+"""The command line of `fastkd.train`, and the recipe it means."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.commands import command, resolved
+
+from fastkd import options
+from fastkd.options import parse, refuse_other_recipe
+from fastkd.recipes.recipe import recipe_to_plain
+from fastkd.support.command_line import option_names
+from fastkd.support.errors import UserError
+from fastkd.support.plain import differences
+
+
+def test_help_lists_what_there_is():
+    done = command("fastkd.train", "--help")
+    assert done.returncode == 0 and not done.stderr
+    words = ("cifar100-sftn", "imagenet-sftn", "digits", "imagefolder", "wrn_40_2", "kd", "--teacher-net", "--branch")
+    for word in (*words, "--kd.temperature", "--sftn.kl-weight", "--dry-run", "--resume", "--limit-train"):
+        assert word in done.stdout, word
+
+
+def test_options_are_a_tested_contract():
+    """A new option is a deliberate change of this list."""
+    names = set(option_names(options.Options))
+    assert names == {
+        *("recipe", "data", "teacher-net", "student", "branch", "branch-blocks", "teacher-training", "teacher"),
+        *("method", "control", "epochs", "teacher-epochs", "batch-size", "optimizer", "lr", "momentum"),
+        *("nesterov", "weight-decay", "schedule", "milestones", "factor", "warmup-epochs", "warmup-by", "drop-last"),
+        *("image-size", "limit-train", "crop", "crop-padding", "flip", "rotation", "run", "resume", "seed", "seeds"),
+        *("eval-every", "keep-epochs", "threads", "device", "tensorboard", "dry-run", "pair", "list"),
+        *("accumulate", "clip-norm", "ema", "sync-batchnorm"),
+        *("loader", "resident", "max-bad-images", "class-list", "workers", "index-cache"),
+        *("compile", "capture", "precision", "channels-last", "fold", "deterministic"),
+        *("sftn.temperature", "sftn.teacher-weight", "sftn.kl-weight", "sftn.ce-weight", "sftn.kl"),
+        *("sftn.detach-teacher", "sftn.ce-temperature", "sftn.tau-squared"),
+    }
+
+
+class TestCommandLine:
+    def test_the_published_figure_needs_the_published_settings(self):
+        assert resolved("cifar100-sftn", "--seeds", "3", "--eval-every", "5").deviations == ()
+        said = resolved("cifar100-sftn", "--epochs", "2", "--limit-train", "5000").deviations
+        assert "teacher epochs 2 instead of 240" in said and "limit_train 5000 instead of None" in said
+
+    def test_given_back_as_a_file_it_deviates_all_the_same(self, tmp_path):
+        short = resolved("cifar100-sftn", "--epochs", "2")
+        (tmp_path / "recipe.json").write_text(json.dumps(recipe_to_plain(short)))
+        assert resolved(str(tmp_path / "recipe.json")).deviations == short.deviations != ()
+
+    @pytest.mark.parametrize(
+        "arguments, words",
+        [
+            (["cifar100-sftn", "--data", "imagefolder:x"], "data imagefolder instead of cifar100"),
+            (["imagenet-sftn"], "the paper does not print the weights of the student's losses"),
+        ],
+    )
+    def test_other_data_and_our_own_choices_are_deviations(self, arguments, words):
+        assert words in resolved(*arguments).deviations
+
+    def test_imagenet_with_chosen_blocks_deviates(self):
+        said = resolved("imagenet-sftn", "--branch-blocks", "1").deviations
+        assert "teacher sftn.blocks [1] instead of None" in said
+
+    def test_milestones_move_with_the_epochs(self):
+        training = resolved("cifar100-sftn", "--epochs", "24").stages[0].training
+        assert training.milestones == (15, 18, 21)
+        training = resolved("cifar100-sftn", "--epochs", "24", "--milestones", "20", "22").stages[0].training
+        assert training.milestones == (20, 22)
+
+    def test_the_teacher_may_train_longer(self):
+        stages = resolved("digits", "--epochs", "3", "--teacher-epochs", "5").stages
+        assert [stage.training.epochs for stage in stages] == [5, 3, 3]
+
+    def test_switches_and_nested_settings(self):
+        options = (
+            "--flip",
+            "on",
+            "--rotation",
+            "15",
+            "--control",
+            "off",
+            "--sftn.kl",
+            "reverse",
+            "--sftn.kl-weight",
+            "1",
+        )
+        recipe = resolved("digits", *options, "--kd.temperature", "2", "--optimizer", "adam", "--factor", "0.2")
+        assert recipe.augmentation.flip and recipe.augmentation.rotation == 15.0
+        assert [stage.name for stage in recipe.stages] == ["teacher", "student"]
+        assert (recipe.stages[0].sftn.kl, recipe.stages[0].sftn.kl_weight) == ("reverse", 1.0)
+        assert recipe.stages[1].settings["kd"].temperature == 2.0
+        assert recipe.stages[1].settings["kd"].kl_weight == 0.9
+        assert {stage.training.optimizer for stage in recipe.stages} == {"adam"}
+        assert {stage.training.factor for stage in recipe.stages} == {0.2}
+
+    def test_paths_become_absolute(self):
+        name, _, path = resolved("cifar100-sftn", "--data", "cifar100:somewhere").data.partition(":")
+        assert name == "cifar100" and Path(path).is_absolute()
+
+    def test_a_recipe_file_with_options(self, tmp_path):
+        recipe = resolved("digits")
+        (tmp_path / "recipe.json").write_text(json.dumps(recipe_to_plain(recipe)))
+        changed = resolved(str(tmp_path / "recipe.json"), "--seeds", "5")
+        assert [place for place, *_ in differences(recipe_to_plain(recipe), recipe_to_plain(changed))] == ["seeds"]
+
+    def test_a_resumed_run_knows_its_method_by_the_short_name(self):
+        saved = resolved("cifar100-sftn", "--method", "at")
+        assert saved.stages[1].method == "kd+at"
+        for method in ("at", "kd+at"):
+            refuse_other_recipe(saved, parse(["cifar100-sftn", "--resume", "run", "--method", method]))
+        with pytest.raises(UserError, match="begun with method = 'kd.at', the command says 'ce.at'"):
+            refuse_other_recipe(saved, parse(["--resume", "run", "--method", "ce+at"]))
+
+    def test_several_teachers_are_trained_one_after_the_other(self):
+        several = resolved("cifar100-simkd", "--pair", "resnet32x4+resnet110x2/ShuffleV2", "--method", "aveg")
+        assert [stage.name for stage in several.stages] == ["teacher", "teacher-2", "student"]
+        assert several.stages[-1].teachers == ("teacher", "teacher-2")
+        with pytest.raises(UserError, match="no network 'resnet32x5'"):
+            resolved("cifar100-simkd", "--pair", "resnet32x4+resnet32x5/ShuffleV2")
+
+    def test_a_standard_teacher_has_no_branches(self):
+        recipe = resolved("digits", "--teacher-training", "standard")
+        assert recipe.stages[0].sftn is None

@@ -1,0 +1,87 @@
+"""The step: compiling, accumulating, clipping and averaging change what they should and nothing else."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers.steps import close, make_step, weights
+from helpers.tiny import tiny_recipe, train
+
+from fastkd import networks
+from fastkd.support.errors import UserError
+from fastkd.training.optimisation import Training, WeightAverage
+
+
+class TestTraining:
+    @pytest.mark.parametrize("images", (32, 13, 3))
+    def test_accumulation_equals_the_whole_batch_without_batchnorm(self, images):
+        """The last batch of an epoch may not divide into the parts, or have fewer images than there are parts."""
+        results = []
+        for parts in (1, 4):
+            step, raws = make_step(accumulate=parts, lr=0.01)
+            for module in step.stage.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eval()
+            step(raws[0]._replace(index=raws[0].index[:images]))
+            results.append((weights(step), step.meter.read().means()))
+        (whole, terms), (parts_, part_terms) = results
+        close(parts_, whole, rtol=1e-4, atol=1e-6)
+        assert part_terms == pytest.approx(terms, rel=1e-5)
+
+    def test_the_gradient_is_clipped(self):
+        free, raws = make_step(momentum=0.0, weight_decay=0.0, lr=1.0, warmup_epochs=0)
+        clipped, _ = make_step(momentum=0.0, weight_decay=0.0, lr=1.0, warmup_epochs=0, clip_norm=0.01)
+        for step, limit in ((free, 1e9), (clipped, 0.01)):
+            before = torch.cat([p.detach().flatten() for p in step.stage.parameters()])
+            step(raws[0])
+            moved = (torch.cat([p.detach().flatten() for p in step.stage.parameters()]) - before).norm()
+            assert moved <= limit * 1.001
+            assert limit > 1 or moved == pytest.approx(0.01, rel=1e-3)
+
+    def test_weights_are_averaged(self):
+        step, raws = make_step(ema=0.5)
+        expected = {name: value.detach().clone() for name, value in step.stage.network.named_parameters()}
+        for raw in raws[:3]:
+            step(raw)
+            for name, value in step.stage.network.named_parameters():
+                expected[name] = 0.5 * expected[name] + 0.5 * value.detach()
+        found = dict(step.average.network.named_parameters())
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+        buffers = dict(step.average.network.named_buffers())
+        assert all(torch.equal(buffers[name], value) for name, value in step.stage.network.named_buffers())
+
+    def test_averaged_weights_are_evaluated_saved_and_resumed(self, tmp_path):
+        base = tiny_recipe()
+        recipe = replace(base, stages=tuple(replace(s, training=replace(s.training, ema=0.9)) for s in base.stages))
+        (result,) = train(recipe, tmp_path)
+        assert "student (ema)" in result["stages"]["student"]["test"]
+        assert (tmp_path / "student-ema.safetensors").exists()
+
+    def test_the_average_is_a_copy_in_eval_mode(self):
+        network = networks.build("resnet8")
+        average = WeightAverage(network, 0.9)
+        assert average.network is not network and not average.network.training
+
+    def test_a_step_reads_nothing_on_the_host(self, monkeypatch):
+        step, raws = make_step(ema=0.9, clip_norm=1.0)
+        step(raws[0])
+
+        def refuse(*arguments, **options):
+            raise AssertionError("the step waits for the device")
+
+        for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__"):
+            monkeypatch.setattr(torch.Tensor, name, refuse)
+        step(raws[1])
+
+    @pytest.mark.parametrize(
+        "settings, words",
+        [
+            ({"accumulate": 3}, "batch of 64 images does not divide into 3 parts"),
+            ({"clip_norm": 0.0}, "clipped to a norm above 0"),
+            ({"ema": 1.0}, "decay of the averaged weights"),
+        ],
+    )
+    def test_mistakes(self, settings, words):
+        with pytest.raises(UserError, match=words):
+            Training(epochs=1, **settings)
