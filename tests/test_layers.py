@@ -1,6 +1,7 @@
 """Imports point downwards only, and nothing happens at import."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,89 @@ torch.cuda._lazy_init = torch.cuda.is_available = torch.cuda.device_count = refu
 import fastkd.train, fastkd.evaluate, fastkd.report, fastkd.env
 """
     run_python(code)
+
+
+def test_modules_import_no_circle():
+    """Also inside a wing."""
+    names = {".".join(source.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for source in SOURCES}
+    arrows: dict[str, set[str]] = {}
+    for source in SOURCES:
+        own = ".".join(source.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        arrows[own] = modules_imported(source, names) - {own}
+    finished: set[str] = set()
+
+    def walk(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"a circle of imports: {' -> '.join((*path[path.index(name) :], name))}"
+        if name not in finished:
+            for other in sorted(arrows[name]):
+                walk(other, (*path, name))
+            finished.add(name)
+
+    for name in sorted(names - {"fastkd"}):
+        walk(name, ())
+
+
+def modules_imported(source: Path, known: set[str]) -> set[str]:
+    """The modules that a file names, at its top level and in its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    deepest = {name for name in found & known if not any(other.startswith(f"{name}.") for other in found & known)}
+    return deepest - {"fastkd"}
+
+
+PUBLIC = {
+    "fastkd": ("load_student",),
+    "fastkd.losses": (
+        *("CETerms", "CRDLoss", "CRDTerms", "DKDLoss", "DKDTerms", "KDLoss", "KDTerms", "LabelSmoothingLoss"),
+        *("MultiTeacherLoss", "SFTNLoss", "SFTNTerms", "VirtualTeacherLoss", "ce_loss", "dkd_loss", "kd_loss"),
+        *("label_smoothing_loss", "multi_teacher_loss", "sftn_loss", "virtual_teacher_loss"),
+    ),
+    "fastkd.methods": ("METHODS", "Context", "Method", "MethodLoss"),
+    "fastkd.networks": ("NETWORKS", "Network", "Output", "build", "load_weights", "output_shapes"),
+    "fastkd.data": (
+        *("DATASETS", "Augmentation", "Batch", "DataSet", "Loader", "RawBatch", "Source", "Split", "Views"),
+        *("evaluation_source", "open_dataset", "training_source"),
+    ),
+    "fastkd.recipes": (
+        *("RECIPES", "digits", "cifar100_sftn", "imagenet_sftn", "cifar100_simkd", "imagenet_simkd"),
+        *("cifar100_tfkd", "cifar100_dekd", "cifar10_tfkd", "tiny_tfkd", "tiny_dekd", "imagenet_tfkd"),
+    ),
+    "fastkd.run": ("open_run", "load_network"),
+    **{f"fastkd.{name}": ("main",) for name in ("train", "evaluate", "compare", "report", "env")},
+    "fastkd.data.__main__": ("main",),
+}
+"""What other projects and people may rely on."""
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_are_there(module):
+    found = importlib.import_module(module)
+    assert not [name for name in PUBLIC[module] if not hasattr(found, name)]
+
+
+def test_public_operations_are_there():
+    import torch
+
+    import fastkd.losses  # noqa: F401 - registers those of CRD
+    from fastkd.ops.distill_loss import operation  # noqa: F401 - those of the distillation loss
+
+    names = ("crd_loss", "crd_normaliser", "crd_update_", "crd_draw", "distill_loss", "scale_gradients_")
+    assert all(hasattr(torch.ops.fastkd, name) for name in names)
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+@pytest.mark.parametrize("source", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_test_modules_import_nothing_from_each_other(source):
+    own = {path.stem for path in TESTS}
+    for node in ast.walk(ast.parse(source.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            root = name.partition(".")[0]
+            assert root == "helpers" or root not in own, (
+                f"{name} is another test module: move what is shared to helpers/"
+            )
