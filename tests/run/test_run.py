@@ -138,16 +138,6 @@ def test_faults_while_files_are_written_lose_nothing(fault, operation, number, f
     assert_same(outcome(folder), outcome(finished))
 
 
-def test_a_real_full_disk_is_named(tmp_path):
-    if not os.path.exists("/dev/full"):
-        pytest.skip("this system has no /dev/full")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files.Path, "with_name", lambda path, name: files.Path("/dev/full"))
-        patch.setattr(files.Path, "unlink", lambda path: None)
-        with pytest.raises(UserError, match=r"cannot write .*x\.json: the disk is full"):
-            files.write_json(tmp_path / "x.json", {})
-
-
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_weights(tmp_path):
     recipe, folder = tiny_recipe(), tmp_path / "run"
     original, seen = Step.__call__, [0]
