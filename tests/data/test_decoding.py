@@ -1,17 +1,29 @@
-"""Damaged files that the scan finds: none kills a run that allowed it, none passes silently."""
+"""What is read out of a file, and what is refused by a look at its head and tail."""
 
-import contextlib
 import os
 import struct
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.corrupt_folders import opened, trained
-from helpers.image_folders import picture, write_folder
+from helpers.image_folders import picture
+from helpers.odd_images import ODD, Odd
 
+from fastkd.data.decoding import decode
 from fastkd.support.errors import UserError
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_odd_is_converted(root, image, kind):
+    expected = getattr(Odd, kind)(image)
+    np.testing.assert_array_equal(decode(str(image)).numpy(), expected)
+    data = opened(root)
+    assert data.notes == () and len(data.train) == 16
+    assert data.train.sizes[3].tolist() == [expected.shape[1], expected.shape[0]]
+    held = opened(root, resident=True).train.images[3]
+    if kind == "one_pixel":
+        assert (held == torch.from_numpy(expected[0, 0].copy())).all()
 
 
 def cut(file, share=0.5):
@@ -109,82 +121,3 @@ def test_the_scan_names_it_and_leaves_it_out(root, image, spoiler):
     assert len(data.train) == 15 and str(image) not in set(data.train.paths)
     assert [note for note in data.notes if str(image) in note and "left out" in note]
     assert len(trained(data, "torchvision")) == 3
-
-
-def test_several_are_listed_and_counted(root):
-    files = sorted((root / "train" / "bee").iterdir())[:3] + sorted((root / "val" / "ant").iterdir())[:1]
-    for file in files:
-        file.write_bytes(b"")
-    with pytest.raises(UserError) as raised:
-        opened(root, allowed=3)
-    line = str(raised.value)
-    assert line.startswith("4 images cannot be used (--max-bad-images allows 3)") and "\n" not in line
-    assert all(f"{file} is empty" in line for file in files)
-    data = opened(root, allowed=4)
-    assert (len(data.train), len(data.test)) == (13, 7)
-
-
-def test_a_long_list_is_cut(root):
-    for part in ("train", "val"):
-        for file in (root / part).rglob("[1-9].jpg"):
-            file.write_bytes(b"")
-    with pytest.raises(UserError, match=r"20 images cannot be used .*; and 10 more$"):
-        opened(root)
-
-
-def test_a_class_without_usable_images_is_an_error(root):
-    for file in (root / "val" / "ant").iterdir():
-        file.write_bytes(b"")
-    with pytest.raises(UserError, match="the class folder .*val.ant has no images"):
-        opened(root, allowed=10)
-
-
-def test_unreadable_file():
-    with tempfile.TemporaryDirectory() as place:
-        root = write_folder(Path(place) / "data", size=None, ending="jpg")
-        os.chmod(place, 0o755)
-        image = root / "train" / "ant" / "3.jpg"
-        image.chmod(0)
-        with unprivileged():
-            with pytest.raises(UserError, match=f"{image} cannot be read: Permission denied"):
-                opened(root)
-            assert len(opened(root, allowed=1).train) == 9
-        image.chmod(0o644)
-        image.parent.chmod(0)
-        with unprivileged(), pytest.raises(UserError, match=f"{image.parent}.*(cannot be read|has no images)"):
-            opened(root)
-        image.parent.chmod(0o755)
-
-
-@contextlib.contextmanager
-def unprivileged():
-    """Root may read everything."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-def test_a_circle_of_links(root):
-    (root / "train" / "ant" / "again").symlink_to(root / "train" / "ant")
-    with pytest.raises(UserError, match=r"again is a link to a folder that it lies in"):
-        opened(root)
-    assert len(opened(root, allowed=1).train) == 16
-
-
-def test_links_that_are_no_circle_are_followed(root):
-    (root / "train" / "ant" / "more").symlink_to(root / "train" / "bee")
-    data = opened(root)
-    assert data.train.labels.tolist() == [0] * 16 + [1] * 8
-
-
-def test_other_files_are_passed_over_and_told(root):
-    for name in ("notes.txt", "more.csv"):
-        (root / "train" / "ant" / name).write_text("")
-    data = opened(root)
-    assert len(data.train) == 16
-    assert "2 files that do not end as images do are passed over" in data.notes[0] and "notes.txt" in data.notes[0]
