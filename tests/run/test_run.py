@@ -241,25 +241,6 @@ class TestTeachersFromElsewhere:
         before, after = (load_network(folder, "teacher").state_dict() for folder in (finished, tmp_path))
         assert all(torch.equal(before[name], after[name]) for name in before)
 
-    def test_of_an_epoch(self, finished):
-        assert find_weights(f"{finished}@1").name == "teacher@1.safetensors"
-        with pytest.raises(UserError, match="has no teacher of epoch 2; kept are 1"):
-            find_weights(f"{finished}@2")
-
-    def test_a_changed_file_is_refused(self, finished, tmp_path):
-        file = tmp_path / "teacher.safetensors"
-        file.write_bytes((finished / "teacher.safetensors").read_bytes())
-        recipe = self.recipe(file)
-        file.write_bytes((finished / "control.safetensors").read_bytes())
-        with pytest.raises(UserError, match="is not the one the run began with"):
-            train(recipe, tmp_path / "run")
-
-    def test_missing(self, tmp_path):
-        with pytest.raises(UserError, match="no run folder and no file"):
-            find_weights(str(tmp_path / "nothing"))
-        with pytest.raises(UserError, match=r"has no teacher\.safetensors: is it a run folder"):
-            find_weights(str(tmp_path))
-
 
 def test_several_seeds_have_runs_of_their_own(tmp_path):
     results = train(tiny_recipe(seeds=2, seed=4), tmp_path)
