@@ -119,7 +119,7 @@ def inputs(case: Case, seed: int) -> Inputs:
 
 
 def run(case: Case, given: Inputs, layout: Layout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return launch.losses_and_gradients(
+    return launch.compute_losses_and_gradients(
         given.logits, given.gradients, given.labels, given.numbers, None, case.form, chosen=layout, **OPTIONS
     )
 

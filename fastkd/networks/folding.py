@@ -24,7 +24,7 @@ def frozen_copy(network: Network, image_size: int, *, fold: bool) -> Network:
 
 
 def in_bfloat16(network: Network) -> Network:
-    """Turns the network's weights into bfloat16, in place, and returns it. BatchNorm stays float32, as under autocast."""
+    """Turns the network itself into bfloat16 and returns it; BatchNorm stays in float32, as under autocast."""
     network.to(torch.bfloat16)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

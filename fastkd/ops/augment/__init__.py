@@ -1,4 +1,4 @@
-"""Images as bytes on the device → gathered, cropped, flipped, turned, normalised, cast: one pass.
+"""Gathers byte images on the device, crops, flips, turns, normalises and casts them: one pass.
 
 reference.py   plain PyTorch: the CPU path, the oracle, the definition
 kernel.py      Triton: each byte read once, each output written once, channels last
@@ -35,7 +35,7 @@ def augment(
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
 ) -> Tensor:
-    """[V,B,3,H,W], see `reference.augment`; channels_last: so each view lies in memory."""
+    """[V,B,3,H,W], see `reference.augment`. channels_last: whether each view [B,3,H,W] lies so in memory."""
     height, width = images_nHWC.shape[1:3]
     if quarter_turns and height != width:
         raise ValueError(f"quarter turns need square images, these are {height} x {width}")

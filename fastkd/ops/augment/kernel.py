@@ -41,11 +41,11 @@ def augment_kernel(
     STREAM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Program (p, c) writes block c of the bytes of image p of the V·B; images and output are [·,H,W,3] contiguous."""
-    place = tl.program_id(0)
-    view = place // B
-    row = tl.load(rows_ptr + place)
-    index = tl.load(index_ptr + place % B).to(tl.uint32)
+    """Program (p, c) writes block c of the numbers of image p of V·B; images and output are [·,H,W,3] contiguous."""
+    image = tl.program_id(0)
+    view = image // B
+    row = tl.load(rows_ptr + image)
+    index = tl.load(index_ptr + image % B).to(tl.uint32)
     epoch = tl.load(epoch_ptr).to(tl.uint32)
     seed = key_low.to(tl.uint64) | (key_high.to(tl.uint64) << 32)
     zero = index * 0
@@ -84,7 +84,7 @@ def augment_kernel(
     source = images_ptr + row * (3 * H * W)
     value = tl.load(source + (y * W + x) * 3 + channel, mask=inside, other=0).to(tl.float32)
     value = value * tl.load(scale_ptr + channel) + tl.load(shift_ptr + channel)
-    out = out_ptr + place.to(tl.int64) * (3 * H * W)
+    out = out_ptr + image.to(tl.int64) * (3 * H * W)
     tl.store(out + element, value.to(out_ptr.dtype.element_ty), mask=wanted)
 
 

@@ -38,7 +38,7 @@ def augment(
     _, height, width, channels = images_nHWC.shape
     views, batch = rows_VB.shape
     out = torch.empty(views, batch, channels, height, width, dtype=dtype, device=images_nHWC.device)
-    # On a CPU a few large images at a time, so that what is computed of them stays in its cache.
+    # A CPU takes a few large images at a time, so that what is computed of them stays in its cache.
     together = max(1, _CACHED // (channels * height * width)) if images_nHWC.device.type == "cpu" else max(1, batch)
     words = first = philox(key, (index_B, epoch, 0, STREAM))
     for view in range(views):
@@ -88,7 +88,10 @@ def _looked_up(
     quarters: int,
     margin: int,
 ) -> Tensor:
-    """margin: black pixels around each image; whatever comes from outside of the image comes from there."""
+    """[B,C,H,W]: each pixel looked up where crop, flip and turns bring it from.
+
+    margin: black pixels around each image; whatever comes from outside of the image comes from there.
+    """
     batch, channels, height, width = pixels_BCHW.shape
     rows = torch.arange(height, device=pixels_BCHW.device)[None, :, None]
     columns = torch.arange(width, device=pixels_BCHW.device)[None, None, :]
@@ -113,7 +116,7 @@ def _looked_up(
 
 
 def _turned_back(rows: Tensor, columns: Tensor, turned: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Where each pixel of the turned image lies in the straight one; the turn is about the image's centre."""
+    """Row and column in the straight image of each pixel of the turned one; the turn is about the image's centre."""
     cosine, sine = turned.unbind()
     down, right = 2 * rows + 1 - height, 2 * columns + 1 - width  # half pixels from the centre
     turned_down, turned_right = sine * right + cosine * down, cosine * right - sine * down

@@ -14,7 +14,7 @@ class Contrast(NamedTuple):
     """Embeddings of samples, where they live in the bank, and what they are contrasted with."""
 
     student_BD: Tensor
-    """float32, contiguous, as `teacher_BD`."""
+    """[B,D] float32, contiguous, as `teacher_BD`."""
     teacher_BD: Tensor
     rows_B: Tensor
     """[B] int64: the samples' own rows of the bank."""
@@ -29,7 +29,7 @@ class Inputs(NamedTuple):
     contrast: Contrast
     bank_n2D: Tensor
     z: Tensor
-    """[2]: of the student's and the teacher's side."""
+    """[2]: Z of the student's and of the teacher's side."""
     numbers: Tensor
     """[2]: temperature and momentum, see `fastkd.ops.numbers.CRDRole`."""
 
@@ -52,7 +52,7 @@ def leaves(kind: type[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def flat(value: tuple) -> list[Any]:
-    """The arguments that a tuple is handed over as. Dynamo traces through it."""
+    """The flat arguments that a tuple is handed over as. Dynamo traces through it."""
     arguments = []
     for field in value:
         arguments += flat(field) if isinstance(field, tuple) else [field]
@@ -60,6 +60,6 @@ def flat(value: tuple) -> list[Any]:
 
 
 def nested(kind: type[T], arguments: Iterator[Any]) -> T:
-    """The tuple that the next arguments are."""
+    """The tuple that the next of the flat arguments make up."""
     hints = get_type_hints(kind).values()
     return kind(*[next(arguments) if field in _TYPES else nested(field, arguments) for field in hints])
