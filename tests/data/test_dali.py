@@ -1,11 +1,13 @@
 """Images that DALI reads on a CPU: the same as torchvision's, nearly to the bit."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from helpers.corrupt_folders import opened, trained
+from helpers.corrupt_folders import evaluated, opened, trained
 from helpers.feeding import evaluation_of, training_of
 from helpers.image_folders import needs_dali
-from helpers.loader_contract import FileLoaderContract, spoil
+from helpers.loader_contract import FileLoaderContract, spoil, train
 from helpers.odd_images import Odd
 from helpers.real_data import REAL, needs_real_data
 
@@ -54,3 +56,42 @@ def test_dali_equals_torchvision_on_photographs(tmp_path):
             assert torch.equal(left.index, right.index)
             means.append((left.images.float() - right.images.float()).abs().mean().item())
         assert sum(means) / len(means) < (0.2 if split == "test" else 0.3), split
+
+
+def test_batches_outlive_those_that_follow(photographs):
+    """DALI fills its buffers again: what was handed out is a copy."""
+    kept = [(raw.images, raw.images.clone()) for raw in train(photographs, "dali").loader.epoch(0)]
+    assert len(kept) == 6 and all(torch.equal(images, copy) for images, copy in kept)
+
+
+def test_an_epoch_after_one_that_failed_is_whole_again(root):
+    """A pipeline that broke is built anew, once."""
+    data = opened(root, allowed=1)
+    data.failures.report = lambda line: None
+    source = training_of(
+        data, image_size=16, batch_size=4, seed=1, augmentation=Augmentation(crop="resized"), loader="dali"
+    )
+    expected = [raw.images for raw in source.loader.epoch(0)]
+    file = Path(data.train.paths[5])
+    content = file.read_bytes()
+    spoil(data, 5)
+    assert len(list(source.loader.epoch(0))) == 4
+    file.write_bytes(content)
+    found = [raw.images for raw in source.loader.epoch(0)]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_where_nothing_can_take_the_place_it_says_so(root):
+    data = opened(root, allowed=16)
+    data.failures.report = lambda line: None
+    spoil(data, *range(16), content=b"")
+    with pytest.raises(UserError, match=r"nothing can take the place of .*\.jpg: too many images fail"):
+        trained(data, "dali")
+
+
+def test_no_batch_is_left_of_a_test_set_that_cannot_be_read(root):
+    data = opened(root, allowed=8)
+    data.failures.report = lambda line: None
+    for path in data.test.paths:
+        Path(path).write_bytes(b"")
+    assert evaluated(data, "dali") == []

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 from helpers.corrupt_folders import opened
-from helpers.feeding import training_of
 from helpers.image_folders import write_folder
 from helpers.real_data import REAL, needs_real_data
 from PIL import Image
 
-from fastkd.data import Augmentation, Reading, folder, open_dataset
+from fastkd.data import Reading, folder, open_dataset
 from fastkd.data.base import channel_statistics
 from fastkd.support.errors import UserError
 
@@ -117,11 +116,6 @@ class TestMistakes:
         (write_folder(tmp_path) / "val" / "cat").mkdir()
         with pytest.raises(UserError, match="has a class 'cat' that .*train lacks"):
             open_folder(tmp_path)
-
-    def test_resized_crops_of_bytes(self):
-        data = open_dataset("digits", **OPTIONS)
-        with pytest.raises(UserError, match="random-resized crops need image files"):
-            training_of(data, image_size=8, batch_size=4, seed=3, augmentation=Augmentation(crop="resized"))
 
 
 @needs_real_data

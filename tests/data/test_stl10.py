@@ -48,3 +48,36 @@ class TestSTL10:
         (tmp_path / "train_X.bin").write_bytes(b"\1\2")
         with pytest.raises(UserError, match=r"train_X\.bin has 2 bytes, expected a multiple of 27,648"):
             self.opened(tmp_path)
+
+    def test_without_a_file_of_names_classes_are_numbers(self, tmp_path):
+        self.write(tmp_path)
+        (tmp_path / "class_names.txt").unlink()
+        assert self.opened(tmp_path).classes == tuple("0123456789")
+
+    @pytest.mark.parametrize("count", (0, 9, 11))
+    def test_another_number_of_names_is_refused(self, tmp_path, count):
+        self.write(tmp_path)
+        (tmp_path / "class_names.txt").write_text("\n".join(f"class{number}" for number in range(count)))
+        with pytest.raises(UserError, match=rf"class_names\.txt has {count} names, expected 10"):
+            self.opened(tmp_path)
+
+    @pytest.mark.parametrize("name", ("test_X.bin", "test_y.bin"))
+    def test_files_of_the_test_part_are_needed_and_not_empty(self, tmp_path, name):
+        self.write(tmp_path)
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(UserError, match=rf"{name} has 0 bytes, expected a multiple of"):
+            self.opened(tmp_path)
+        (tmp_path / name).unlink()
+        with pytest.raises(UserError, match=rf"no file .*{name}"):
+            self.opened(tmp_path)
+
+    def test_a_label_above_ten_is_refused(self, tmp_path):
+        self.write(tmp_path, labels=(1, 11, 3))
+        with pytest.raises(UserError, match="has labels from 1 to 11, expected 1 to 10"):
+            self.opened(tmp_path)
+
+    def test_no_folder(self, tmp_path):
+        with pytest.raises(UserError, match="no folder .*missing"):
+            self.opened(tmp_path / "missing")
+        with pytest.raises(UserError, match="stl10 needs a folder: --data stl10:PATH"):
+            open_dataset("stl10", **OPTIONS)
