@@ -9,7 +9,8 @@ from fastkd.data import ResidentLoader
 from fastkd.data.base import Loader, RawBatch
 from fastkd.training.capture import Recorder
 
-STEPS = 10  # of one replay, where the host has nothing to bring
+STEPS = 10
+"""Steps of one replay, where the host has nothing to bring."""
 
 
 class StreamedSteps:
@@ -21,7 +22,10 @@ class StreamedSteps:
         self.one = recorder.record(lambda: train(self.raw))
 
     def epoch(self, loader: Loader, epoch: int, start: int) -> Iterator[RawBatch | int]:
-        """What was trained on: so many whole batches; or one of another size, which is left to the caller."""
+        """Trains on an epoch from its step `start` on; yields after each replay how many steps it took.
+
+        A batch of another size than the recorded one is yielded itself: the caller trains on it.
+        """
         for raw in loader.epoch(epoch, start):
             if len(raw.index) != len(self.raw.index):
                 yield raw
@@ -38,9 +42,9 @@ class ResidentSteps:
     def __init__(self, train: Callable[[RawBatch], None], recorder: Recorder, loader: ResidentLoader, step: Tensor):
         self.recorder, self.step = recorder, step
         self.loader, self.order = loader, loader.order(0).clone()
-        """[steps,B] int64: of the epoch that is running."""
+        """[steps,B] int64: the images of each step of the epoch that is running."""
         self.first = torch.zeros_like(step)
-        """The training step that its first row belongs to."""
+        """The training step that the first row of `order` belongs to."""
 
         def work() -> None:
             row = (step - self.first).view(1)
@@ -49,7 +53,7 @@ class ResidentSteps:
         self.one, self.several = recorder.record(work), recorder.record(work, STEPS)
 
     def epoch(self, loader: Loader, epoch: int, start: int) -> Iterator[RawBatch | int]:
-        """As `StreamedSteps.epoch`; the number of a replay's last step is a multiple of `STEPS` where it can be."""
+        """Does as `StreamedSteps.epoch`. A replay of several steps ends at a multiple of `STEPS` within the epoch."""
         self.order.copy_(self.loader.order(epoch))
         self.first.copy_(self.step - start)
         while start < len(self.order):

@@ -1,4 +1,4 @@
-"""One stage: epochs, evaluation, checkpoints, log."""
+"""Trains one stage: epochs, evaluation, checkpoints, log."""
 
 import time
 from collections.abc import Callable
@@ -27,9 +27,12 @@ from fastkd.training.stages import Stage
 from fastkd.training.step import Step
 
 CHECKPOINT_FORMAT = 1
-CHECKPOINT_SECONDS = 600.0  # of training between checkpoints inside an epoch
-LOG_STEPS = 100  # between the records inside an epoch
-AGREE_STEPS = 8  # between the steps at which the ranks agree on whether one of them was asked to stop
+CHECKPOINT_SECONDS = 600.0
+"""Seconds of training between checkpoints inside an epoch."""
+LOG_STEPS = 100
+"""Steps between the records inside an epoch."""
+AGREE_STEPS = 8
+"""Steps between those at which the ranks agree on whether one of them was asked to stop."""
 
 
 @dataclass
@@ -41,11 +44,11 @@ class Progress:
     step: int = 0
     """Steps done of the epoch that is running."""
     seconds: float = 0.0
-    """Of training and evaluation, over all sessions."""
+    """Time of training and evaluation, over all sessions."""
     starting_seconds: float = 0.0
-    """Of compiling and capturing, once a session."""
+    """Time of compiling and capturing, over all sessions."""
     test: dict[str, Accuracy] = field(default_factory=dict)
-    """Of the last evaluation."""
+    """The counts of the last evaluation, by the names of the predictions."""
     best: dict[str, Any] = field(default_factory=dict)
     """{"epoch", "top1"} of the best evaluation of the stage's network: never what the tables report."""
 
@@ -76,7 +79,7 @@ class Trainer:
         self.checkpoint, self.log, self.eval_every = checkpoint, log, eval_every
         self.title = title or name
         self.identity = identity
-        """Of the stage and its data: a checkpoint goes on with the same only."""
+        """What the stage's numbers depend on; a checkpoint with another identity is refused."""
         self.steps_per_epoch = train.loader.steps
         for module in (stage, train.prepare, test.prepare):
             module.to(device)
@@ -109,7 +112,7 @@ class Trainer:
         return self.progress
 
     def warm_up(self) -> None:
-        """Compiles and captures, where that is on; not a step of the training."""
+        """Compiles and captures, where that is on; it is no step of the training."""
         started = time.monotonic()
         self.stage.train()
         for done in self.step.warm_up(self.train_source.loader, self.recorder):
@@ -117,7 +120,7 @@ class Trainer:
         self.progress.starting_seconds += time.monotonic() - started
 
     def some_steps(self) -> tuple[float, int]:
-        """The first steps of a training, for a dry run: their loss, and how many."""
+        """Takes the first steps of a training, for a dry run; returns their loss and how many they were."""
         self.stage.train()
         self.step.meter.clear()
         self.step.done.zero_()  # a training may have no more steps than these
@@ -169,7 +172,7 @@ class Trainer:
         return self.progress.step % LOG_STEPS == 0
 
     def _should_save(self) -> bool:
-        """In the middle of an epoch: after long, or because somebody asked the run to stop."""
+        """Whether to save in the middle of an epoch: after long, or because somebody asked the run to stop."""
         wanted = bool(self.interrupt.requested) or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
         if world_size() == 1:
             return wanted
@@ -180,7 +183,7 @@ class Trainer:
         progress = self.progress
         try:
             progress.test = self.evaluation()
-        except TorchDynamoException as error:  # compiled for training, but not for evaluation
+        except TorchDynamoException as error:  # what compiles in training may not in evaluation
             self.display.note(f"{self.title}  not compiled: {first_lines(error)}")
             self.step.uncompile()
             progress.test = self.evaluation()
@@ -226,7 +229,7 @@ class Trainer:
         self._record({"stage": self.name, "step": step, "train": self._means(recent), "images_per_second": rate})
 
     def _means(self, totals: Totals) -> dict[str, float]:
-        """Without hits where the stage has none to count."""
+        """The totals' means, without hits where the stage has none to count."""
         means = totals.means()
         return means if self.stage.evaluates else {name: means[name] for name in means if name not in ("top1", "top5")}
 
@@ -321,7 +324,7 @@ class Trainer:
         self.display.note(f"{self.title}  resumed after epoch {epoch}" + (f", step {step}" if step else ""))
 
     def _load_of_this_rank(self, state: dict[str, Any]) -> None:
-        """The meter and the random numbers, of which every rank has its own."""
+        """Loads the meter and the random numbers, of which every rank has its own."""
         began, mine = len(state["rngs"]), rank()
         if began != world_size():
             self.display.note(

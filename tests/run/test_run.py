@@ -271,7 +271,7 @@ def test_the_device_is_the_one_asked_for(finished):
 def test_gradients_that_are_not_finite_change_no_weight_either(tmp_path):
     """A finite loss whose gradient overflows."""
     recipe, folder = tiny_recipe(), tmp_path / "run"
-    original, seen = Step._accumulated, [0]
+    original, seen = Step._accumulate, [0]
 
     def poisoned(step, batch):
         loss = original(step, batch)
@@ -281,6 +281,6 @@ def test_gradients_that_are_not_finite_change_no_weight_either(tmp_path):
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Step, "_accumulated", poisoned)
+        patch.setattr(Step, "_accumulate", poisoned)
         with pytest.raises(UserError, match=r"not finite in step 2 \(epoch 1\)"):
             train(recipe, folder)
