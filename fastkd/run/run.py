@@ -134,17 +134,17 @@ class Run:
         return self.results
 
     def dry_run(self) -> list[dict[str, Any]]:
-        """A few steps of every stage with an untrained teacher; nothing is written."""
+        """Takes a few steps of every stage, with an untrained teacher; returns what they took and writes nothing."""
         rows = []
         for planned in self.job.course:
             stage = self.builder.stage(planned, self.earlier)
             self.earlier.add(planned, stage)
             if isinstance(planned, PlannedTraining):
-                rows.append({"stage": planned.name, "network": planned.network} | self._tried(planned, stage))
+                rows.append({"stage": planned.name, "network": planned.network} | self._try(planned, stage))
         return rows
 
-    def _tried(self, planned: PlannedTraining, stage: Stage) -> dict[str, Any]:
-        """What a few steps of a stage take."""
+    def _try(self, planned: PlannedTraining, stage: Stage) -> dict[str, Any]:
+        """Takes a few steps of a stage; returns their loss, speed and memory."""
         trainer = self._trainer(planned, stage, MetricsLog(Path("none")))
         if self.job.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.job.device)
@@ -164,7 +164,7 @@ class Run:
     def _carry_out_stage(self, planned: PlannedStage, log: MetricsLog) -> None:
         checkpoint = self._checkpoint(planned)
         if is_main() and not checkpoint.exists():
-            log.cut(self.results.get("metrics_bytes", 0))  # what a stage wrote that was killed before its checkpoint
+            log.cut(self.results.get("metrics_bytes", 0))  # drops what a killed stage wrote before its first checkpoint
         stage = self.builder.stage(planned, self.earlier)
         for note in stage.notes:
             self.display.note(f"{self._title(planned)}  {note}")
@@ -181,7 +181,7 @@ class Run:
             self._compare_with_teacher(planned)
         own = {"network": planned.network, "parameters": count_parameters(stage.deployed)}
         result = own | measured | {"test": tests, "identity": self._identity(planned).plain}
-        self.results["stages"] |= {planned.name: result} | _of_peers(planned, stage, result)
+        self.results["stages"] |= {planned.name: result} | _split_off_peers(planned, stage, result)
         on_main(lambda: self._write_results(log, checkpoint))
         self.interrupt.requested = first_of_all(self.interrupt.requested)
         if self.interrupt.requested and planned is not self.job.course[-1]:
@@ -268,7 +268,7 @@ class Run:
             self._save_networks(f"checkpoints/{{}}@{epoch}.safetensors", planned, stage)
 
     def _save_networks(self, file: str, planned: PlannedStage, stage: Stage) -> None:
-        """Saves what the stage is there for, and its peers; file: with a place for their names."""
+        """Saves the network of the stage and those of its peers; file: a pattern with a place for their names."""
         self._save_network(file.format(planned.name), planned, stage.deployed)
         for name, network in stage.peers().items():
             peer = self.job.recipe.stage(name)
@@ -283,8 +283,8 @@ def _peers(planned: PlannedStage) -> tuple[Peer, ...]:
     return planned.peers if isinstance(planned, PlannedMutual) else ()
 
 
-def _of_peers(planned: PlannedStage, stage: Stage, result: dict[str, Any]) -> dict[str, Any]:
-    """The results of the networks that were trained beside the student; takes their tests out of the student's."""
+def _split_off_peers(planned: PlannedStage, stage: Stage, result: dict[str, Any]) -> dict[str, Any]:
+    """Takes the tests of the networks that were trained beside the student out of its result; returns their results."""
     found = {}
     for peer in _peers(planned):
         own = {"network": peer.network, "parameters": count_parameters(stage.peers()[peer.name]), "best": {}}
@@ -293,7 +293,7 @@ def _of_peers(planned: PlannedStage, stage: Stage, result: dict[str, Any]) -> di
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What `Run.results` wrote."""
+    """The results that a run wrote, see `Run.results`."""
     results = read_json(path)
     if not isinstance(results, dict) or not {"seed", "stages", "similarity"} <= results.keys():
         raise UserError(f"{path} is no results file of fastkd: it lacks 'seed', 'stages' or 'similarity'")
