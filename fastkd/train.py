@@ -98,7 +98,7 @@ def _out_of_memory_names_the_knobs(job: Job) -> Iterator[None]:
 
 
 def _with_other_classes(recipe: Recipe, data: DataSet) -> Recipe:
-    """Notes where the data cannot be those of the published figures."""
+    """Adds a deviation where the data have other classes than those of the published figures."""
     classes = len(data.classes)
     if recipe.published_classes in (None, classes):
         return recipe
