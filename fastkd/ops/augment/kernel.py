@@ -103,7 +103,7 @@ def augment(
     quarter_turns: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    """[V,B,H,W,3]"""
+    """[V,B,H,W,3], see `reference.augment`."""
     views, batch = rows_VB.shape
     _, height, width, _ = images_nHWC.shape
     out = torch.empty(views, batch, height, width, 3, dtype=dtype, device=images_nHWC.device)

@@ -22,7 +22,7 @@ def augment(
     quarter_turns: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    """[V,B,H,W,3]; bytes have no gradient."""
+    """[V,B,H,W,3], see `reference.augment`; bytes have no gradient."""
     return kernel.augment(
         images_nHWC,
         rows_VB.contiguous(),

@@ -1,5 +1,5 @@
 # pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
-"""Launches of the dense path: for banks that are small against B · K. Imports Triton."""
+"""Launches the dense path, for banks that are small against B · K. Imports Triton."""
 
 from typing import NamedTuple
 
@@ -237,7 +237,7 @@ def tile_of_samples(samples: int) -> int:
 
 
 def tiles_for(dtype: torch.dtype, generation: int) -> Tiles:
-    """The tiles that spill no registers (tests/ops/crd looks). generation: of the GPU, 9 for Hopper."""
+    """The tiles that spill no registers, as tests/ops/crd checks. generation: the GPU's, 9 for Hopper."""
     if dtype == torch.float32:
         return Tiles(rows=32, warps=4, stages=2, programs=2)
     return Tiles(rows=64, warps=4, stages=2, programs=3, registers=168) if generation == 9 else Tiles(64, 4, 2, 2)

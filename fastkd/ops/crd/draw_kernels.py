@@ -69,6 +69,7 @@ def distance(other, key, modulus):
 
 @triton.jit
 def forward(value, other, key, modulus):
+    """Moves one half of a pair by `distance`, modulo `modulus`."""
     moved = value + distance(other, key, modulus)
     return tl.where(moved >= modulus, moved - modulus, moved)
 

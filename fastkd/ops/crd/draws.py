@@ -8,7 +8,7 @@ ones, and so on, so that a vector unit stores side by side what it computes). Wi
 the first K places of a keyed permutation of all of them: a Feistel network of additions on pairs (left < a, right < b)
 with a · b >= n, whose walk goes on while it stands outside 0 … n-1 ("cycle walking"). Because a · b - n < a, about √n,
 hardly any place walks at all. Where a class has fewer negatives than K, its samples draw with replacement, as in the
-authors' released code.
+authors' code.
 """
 
 from typing import NamedTuple
