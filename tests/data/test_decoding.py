@@ -154,6 +154,16 @@ def test_markers_without_a_length_are_passed_over(tmp_path, between):
     assert probe(bytes(file)) == (40, 30, True)
 
 
+@pytest.mark.parametrize("missing", (1, 8, 100))
+def test_a_webp_that_is_shorter_than_it_says_is_truncated(tmp_path, missing):
+    file = tmp_path / "image.webp"
+    Odd.webp(file)
+    size = file.stat().st_size
+    file.write_bytes(file.read_bytes()[:-missing])
+    with pytest.raises(BadImage, match=f"is truncated: {size - missing:,} bytes of {size:,}"):
+        probe(bytes(file))
+
+
 @pytest.mark.parametrize(
     "content, words",
     [

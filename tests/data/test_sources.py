@@ -98,7 +98,8 @@ def test_the_format_is_that_of_the_feeding():
 def test_planes_stay_on_a_cpu_and_pixels_go_to_a_gpu():
     """How a split lies in memory; nothing is moved here."""
     data = made()
-    assert train(data).prepare.images.data_ptr() == data.train.images.data_ptr()
+    for device in (None, torch.device("cpu")):
+        assert train(data, device=device).prepare.images.data_ptr() == data.train.images.data_ptr()
     for make in (train, evaluation):
         found = make(data, device=torch.device("cuda"))
         assert found.prepare.images.is_contiguous() and not data.train.images.is_contiguous()
