@@ -135,11 +135,11 @@ def test_a_look_at_the_head_gives_the_size_and_whether_every_decoder_reads_it_al
 
 
 def test_the_size_is_found_wherever_the_head_of_a_jpeg_has_it(tmp_path):
-    """The head is read 1,024 bytes at a time: on every side of that border, and of the next."""
+    """The head is read 1,024 bytes at a time: before that border, on it and behind it."""
     file = tmp_path / "image.jpg"
     Image.fromarray(Odd.pixels).save(file, quality=95)
     content = file.read_bytes()
-    for length in (2, 3, *range(950, 1030), *range(1990, 2055)):
+    for length in (2, 3, *range(830, 1040)):
         comment = b"\xff\xfe" + struct.pack(">H", length) + bytes(length - 2)
         file.write_bytes(content[:2] + comment + content[2:])
         assert probe(bytes(file)) == (40, 30, True), length
