@@ -124,7 +124,7 @@ def show(comparisons: Sequence[Comparison]) -> None:
             print(f"{label}no number: {why}")
         else:
             print(f"{label}{_words(ratio):24}{base_s * 1e6:12,.1f} us before{now_s * 1e6:12,.1f} us now")
-    others = [found.ratio.median for found in comparisons if not found.key.ours and found.ratio is not None]
+    others = [one.ratio.median for one in comparisons if not one.key.ours and one.ratio is not None]
     if others:
         print(f"the same code in both trees: {_words(_ratio(others))}")
 
@@ -135,19 +135,19 @@ def _words(ratio: Ratio) -> str:
 
 def in_turn(trees: tuple[Path, Path], name: str, options: list[str], rounds: int) -> tuple[list[Records], ...]:
     """The records of one benchmark, round by round, of the base and of the working tree. Who begins changes."""
-    found: tuple[list[Records], ...] = ([], [])
+    by_side: tuple[list[Records], ...] = ([], [])
     for number in range(rounds):
         for side in (0, 1) if number % 2 == 0 else (1, 0):
             started = time.monotonic()
             records, mistake = run(trees[side], name, options)
-            found[side].append(records)
+            by_side[side].append(records)
             took = (
                 f"{('base', 'now')[side]:5}{name}, round {number + 1} of {rounds}, {time.monotonic() - started:.0f} s"
             )
             print(took + (f": {mistake}" if mistake else ""), flush=True)
-        if not (found[0][-1] and found[1][-1]):
+        if not (by_side[0][-1] and by_side[1][-1]):
             break  # another round would end in the same way
-    return found
+    return by_side
 
 
 def run(tree: Path, name: str, options: list[str]) -> tuple[Records, str]:
@@ -246,17 +246,17 @@ def main(arguments: list[str]) -> int:
     if options.json:
         where = {"base": base, "now": now, "rounds": options.rounds, "device": device_name(_device())}
         options.json.write_text(json.dumps(where | {"comparisons": [*map(_plain, comparisons)]}, indent=1) + "\n")
-    return int(any(found.lost for found in comparisons) or all(found.ratio is None for found in comparisons))
+    return int(any(one.lost for one in comparisons) or all(one.ratio is None for one in comparisons))
 
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _plain(found: Comparison) -> dict[str, Any]:
-    ratio = found.ratio._asdict() if found.ratio is not None else None
-    own = {"ours": found.key.ours, "ratio": ratio, "base_s": found.base_s, "now_s": found.now_s, "why": found.why}
-    return found.key._asdict() | own
+def _plain(one: Comparison) -> dict[str, Any]:
+    ratio = one.ratio._asdict() if one.ratio is not None else None
+    own = {"ours": one.key.ours, "ratio": ratio, "base_s": one.base_s, "now_s": one.now_s, "why": one.why}
+    return one.key._asdict() | own
 
 
 if __name__ == "__main__":
