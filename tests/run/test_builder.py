@@ -10,6 +10,7 @@ from helpers.tiny import built_stages, job_of, tiny_recipe
 from fastkd import networks
 from fastkd.methods import find_method
 from fastkd.methods.simkd import SimKDSettings
+from fastkd.methods.smallest_combination import MOST
 from fastkd.recipes.course import course
 from fastkd.recipes.planned import KINDS
 from fastkd.run import check
@@ -195,6 +196,12 @@ class TestMutual:
         given = replace(base, stages=(base.stages[0], student))
         stage = Builder(job_of(given), 0).stage(course(given)[0], Earlier(()))
         assert stage.notes == ["dml: the teacher learns together with the student: 2 epochs and no branches"]
+        plain = replace(base.stages[0], sftn=None, training=replace(base.stages[0].training, epochs=7))
+        given = replace(base, stages=(plain, student))
+        stage = Builder(job_of(given), 0).stage(course(given)[0], Earlier(()))
+        assert stage.notes == ["dml: the teacher learns together with the student: 2 epochs"]
+        given = taught_recipe("dml")
+        assert not Builder(job_of(given), 0).stage(course(given)[0], Earlier(())).notes
 
     def test_peers_begin_with_weights_of_their_own_which_are_not_the_students(self):
         given = taught_recipe("kdcl", 2)
@@ -204,9 +211,23 @@ class TestMutual:
 
 
 class TestDistillation:
-    def test_the_number_of_teachers_is_checked(self):
-        with pytest.raises(UserError, match="kd has 1 teacher, got 2"):
-            check(job_of(taught_recipe("kd", 2)))
+    @pytest.mark.parametrize(
+        "method, teachers, words",
+        [
+            ("kd", 2, "kd has 1 teacher, got 2"),
+            ("kd", 0, "kd has 1 teacher, got 0"),
+            ("aveg", 0, "aveg has at least 1 teachers?, got 0"),
+            ("aekd", 0, f"aekd has 1 to {MOST} teachers, got 0"),
+        ],
+    )
+    def test_the_number_of_teachers_is_checked(self, method, teachers, words):
+        with pytest.raises(UserError, match=f"^{words}$"):
+            check(job_of(taught_recipe(method, teachers)))
+
+    def test_a_method_without_a_loss_trains_nothing(self):
+        given = taught_recipe("none+fsp")
+        with pytest.raises(UserError, match=r"^--method none\+fsp trains nothing: join a method with a loss"):
+            check(job_of(given))
 
     def test_whole_batches_are_asked_for(self):
         given = taught_recipe("semckd")

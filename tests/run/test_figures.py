@@ -111,7 +111,9 @@ class TestTable:
         assert "digits: top-1 on the test set after the last epoch, in %" in shown and "mean ± std" not in shown
         assert "weights  runs/one: teacher.safetensors, student.safetensors, control.safetensors\n" in shown
         assert "report   runs/one/report.html\n" in shown
-        assert "paper" not in shown
+        (heads,) = (line for line in shown.splitlines() if "top-1" in line and "┃" in line)
+        titles = ["", "network", "top-1", "KL to teacher", "CKA", "same top-1 %", "best epoch"]
+        assert [cell.strip() for cell in heads.strip("┃").split("┃")] == titles
 
     def test_several_seeds_are_a_mean_and_have_folders_of_their_own(self, capsys):
         print_table(tiny_recipe(seeds=2), [result(0, hits=700), result(1, hits=900)], FOLDER)

@@ -41,10 +41,10 @@ def test_forced_operations_are_said_to_be(monkeypatch):
 def test_several_processes_share_the_batch_and_the_machine(monkeypatch):
     recipe = tiny_recipe(threads=2)
     job = job_of(recipe)
-    monkeypatch.setattr(distributed, "world_size", lambda: 4)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     first, *_, last = header(job, Path("x")).splitlines()
-    assert "on 4 processes, each on CPU with 2 threads, digits" in first
-    assert last.endswith("sgd lr 0.05 for the whole batch of 32 (8 a process)")
+    assert "on 2 processes, each on CPU with 2 threads, digits" in first
+    assert last.endswith("sgd lr 0.05 for the whole batch of 32 (16 a process)")
 
 
 class TestStages:

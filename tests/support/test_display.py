@@ -77,16 +77,18 @@ def test_a_silent_one_says_nothing_even_on_a_terminal(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_numbers_are_due_at_once_and_then_every_so_many_seconds(monkeypatch):
+@pytest.mark.parametrize("terminal, pauses", ((False, (0, 9.9, 0.2)), (True, (0, 0.4, 0.2))))
+def test_numbers_are_due_at_once_and_then_now_and_then(terminal, pauses, monkeypatch):
+    """Reading them waits for the device: a line in a file is wanted less often than a look at a terminal."""
     clock = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    display = Display(terminal=False, every_seconds=10)
-    assert display.due()
-    show(display)
-    seen = []
-    for seconds in (0, 9.9, 0.2):
-        clock[0] += seconds
-        seen.append(display.due())
+    with Display(terminal=terminal, every_seconds=10) as display:
+        assert display.due()
+        show(display)
+        seen = []
+        for seconds in pauses:
+            clock[0] += seconds
+            seen.append(display.due())
     assert seen == [False, False, True]
 
 
