@@ -28,15 +28,20 @@ def job():
     return job_of(tiny_recipe(), EVERYTHING_OFF)
 
 
-def built(job, name, seed=0):
+def built(job, name):
     """The stage of that name; the teacher it has is not trained."""
-    builder, earlier = Builder(job, seed), Earlier(job.course)
+    builder, earlier = Builder(job, 0), Earlier(job.course)
     for planned in job.course:
         stage = builder.stage(planned, earlier)
         if planned.name == name:
             return stage
         earlier.add(planned, stage)
     raise AssertionError(f"no stage {name}")
+
+
+def alone(job, seed=0):
+    """The control, which needs no earlier stage."""
+    return Builder(job, seed).stage(job.course[-1], Earlier(job.course))
 
 
 def state_of(stage):
@@ -57,19 +62,18 @@ class TestBeginnings:
         assert same(student, control) and not same(student, teacher)
 
     def test_the_seed_decides(self, job):
-        states = [state_of(built(job, "control", seed)) for seed in (0, 0, 1)]
+        states = [state_of(alone(job, seed)) for seed in (0, 0, 1)]
         assert same(states[0], states[1]) and not same(states[0], states[2])
 
     def test_what_was_built_before_changes_nothing(self, job):
         """A run that is resumed at its last stage builds that one alone."""
-        alone = Builder(job, 0).stage(job.course[-1], Earlier(job.course))
-        assert same(state_of(alone), state_of(built(job, "control")))
+        assert same(state_of(alone(job)), state_of(built(job, "control")))
 
     def test_ranks_begin_with_the_same_weights_and_go_on_with_numbers_of_their_own(self, job, monkeypatch):
         found = []
         for rank in (0, 1, 2):
             monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-            found.append((state_of(built(job, "control")), torch.rand(4)))
+            found.append((state_of(alone(job)), torch.rand(4)))
         assert all(same(state, found[0][0]) for state, _ in found)
         assert len({tuple(numbers.tolist()) for _, numbers in found}) == 3
 
