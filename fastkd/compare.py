@@ -31,6 +31,7 @@ from fastkd.support.errors import UserError
 from fastkd.support.files import write_json
 from fastkd.support.interrupt import Stopped, interruptible
 from fastkd.support.plain import to_plain
+from fastkd.support.session import Session
 
 METHODS = ("kd", "kd+fitnet", "kd+at", "kd+sp", "simkd", "crd")
 TEACHERS: tuple[TeacherTraining, ...] = ("standard", "sftn")
@@ -132,7 +133,7 @@ def _train(recipe: Recipe, folder: Path, options: Options) -> list[dict[str, Any
     with Display() as display, interruptible() as interrupt:
         display.note(f"{recipe.name}  {recipe.data}, {recipe.seeds} seeds  ->  {folder}")
         try:
-            return carry_out(job, folder, display=display, interrupt=interrupt)
+            return carry_out(job, folder, Session(display, interrupt))
         except Stopped as stopped:
             display.note(f"{stopped}; the same command goes on")
             return None

@@ -14,6 +14,10 @@ TESTED_ELSEWHERE = {
         "The kernels are held against the reference there.",
     ),
     "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),
+    "support/session.py": (
+        "tests/run/test_run.py",
+        "It holds three values and does nothing; runs are carried out there.",
+    ),
 }
 """{a module, or a folder with those of its modules that have no test in their place: (test file, why there)}."""
 

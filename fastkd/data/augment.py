@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, RawBatch, Split, Views
-from fastkd.ops.augment import augment, turns_table
+from fastkd.ops.augment import How, Inputs, augment, turns_table
 from fastkd.ops.philox import split_seed
 from fastkd.support.errors import UserError
 from fastkd.support.fields import fixed
@@ -82,27 +82,22 @@ class Prepare(nn.Module):
         self.register_buffer("labels", labels, persistent=False)
         rotation = augmentation.rotation if augmentation else 0.0
         self.register_buffer("turns", turns_table(rotation) if rotation else None, persistent=False)
-        self.normalise, self.augmentation, self.views = normalise, augmentation, views
-        self.key, self.format = split_seed(seed), format or Format()
+        self.normalise, self.views = normalise, views
+        self.format = format or Format()
+        padding = augmentation.crop_padding if augmentation is not None and augmentation.crop == "pad" else 0
+        self.how = How(
+            *split_seed(seed),
+            padding=padding,
+            flip=augmentation is not None and augmentation.flip,
+            quarter_turns=views.quarter_turns,
+            dtype=self.format.dtype,
+        )
 
     def batch(self, images_nHWC: Tensor, rows_VB: Tensor, index_B: Tensor, step: Tensor, epoch: Tensor) -> Batch:
         """rows_VB: the byte image that each view is cut out of; index_B: the samples' row numbers in the split."""
-        how = self.augmentation
-        images = augment(
-            images_nHWC,
-            rows_VB,
-            index_B,
-            epoch,
-            self.turns,
-            self.normalise.scale,
-            self.normalise.shift,
-            key=self.key,
-            padding=how.crop_padding if how is not None and how.crop == "pad" else 0,
-            flip=how is not None and how.flip,
-            quarter_turns=self.views.quarter_turns,
-            dtype=self.format.dtype,
-            channels_last=self.format.channels_last,
-        )
+        scale_C, shift_C = self.normalise.scale, self.normalise.shift
+        inputs = Inputs(images_nHWC, rows_VB, index_B, epoch, self.turns, scale_C, shift_C, self.how)
+        images = augment(inputs, channels_last=self.format.channels_last)
         return Batch(images, self.labels[index_B], index_B, step, epoch)
 
 

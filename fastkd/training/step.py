@@ -71,21 +71,24 @@ class Step:
     def epoch_of(self, loader: Loader, epoch: int, start: int = 0) -> Iterator[int]:
         """Trains on an epoch from its step `start` on; yields from time to time how many steps were taken since."""
         self.epoch.fill_(epoch)
-        batches = loader.epoch(epoch, start) if self.replays is None else self.replays.epoch(loader, epoch, start)
-        for trained in batches:
-            if isinstance(trained, int):
-                self.meter.count(trained * self.batch_size, trained)
-                yield trained
-            else:
-                self(trained)
+        if self.replays is None:
+            for raw in loader.epoch(epoch, start):
+                self(raw)
                 yield 1
+        else:
+            for trained in self.replays.epoch(loader, epoch, start):
+                self.meter.count(trained.images, trained.steps)
+                yield trained.steps
 
     def __call__(self, raw: RawBatch) -> None:
+        self._train_any_size(raw)
+        self.meter.count(len(raw.index))
+
+    def _train_any_size(self, raw: RawBatch) -> None:
         # Another size than the one that was compiled for would compile once more: it runs as plain PyTorch.
         odd = self.execution.compile != "off" and len(raw.index) != self.batch_size
         with torch.compiler.set_stance("force_eager") if odd else contextlib.nullcontext():
             self._train(raw.to(self.device))
-        self.meter.count(len(raw.index))
 
     def warm_up(self, loader: Loader, recorder: Recorder | None = None) -> list[str]:
         """Compiles, and records with the recorder, if there is one. It is no training: everything stays as it was.
@@ -139,9 +142,9 @@ class Step:
             for group in groups:  # a fused optimiser is capturable, but Adam asks
                 group["capturable"] = True
             if isinstance(loader, ResidentLoader):
-                self.replays = ResidentSteps(self._train, recorder, loader, self.done)
+                self.replays = ResidentSteps(self._train, recorder, loader, self._train_any_size, step=self.done)
             else:
-                self.replays = StreamedSteps(self._train, recorder, raw)
+                self.replays = StreamedSteps(self._train, recorder, raw, self._train_any_size)
         except Exception as error:  # whatever cannot be captured: training goes on without it
             return f"not captured: {first_lines(error)}"
         finally:

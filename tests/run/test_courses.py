@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from fastkd.run import Run, load_network
 from fastkd.support import files
-from fastkd.support.interrupt import Interrupt
+from fastkd.support.session import Session
 
 
 class TestPeers:
@@ -111,5 +111,5 @@ def test_a_captured_run_is_the_run(method, settings, tmp_path, monkeypatch):
 
 def test_a_dry_run_takes_every_stage_of_the_course():
     given = taught_recipe("rco", epochs=4, restart=True)
-    rows = Run(job_of(given), 0, Path(), display=Quiet(), interrupt=Interrupt()).dry_run()
+    rows = Run(job_of(given), 0, Path(), Session(Quiet())).dry_run()
     assert [row["stage"] for row in rows] == ["teacher", "student-1", "student-2", "student-3", "student"]

@@ -10,7 +10,7 @@ from fastkd.data import RawBatch, ResidentLoader
 from fastkd.data.augment import Augmentation, Normalise, StreamedImages
 from fastkd.data.order import Order
 from fastkd.run import open_data
-from fastkd.training.replays import STEPS, ResidentSteps, StreamedSteps
+from fastkd.training.replays import STEPS, ResidentSteps, StreamedSteps, Trained
 
 
 class TestResidentSteps:
@@ -85,19 +85,20 @@ def test_a_resident_epoch_has_the_batches_of_its_loader(samples, rank, ranks):
         seen.append(raw.index.tolist())
         step.add_(1)
 
-    replays = ResidentSteps(train, RunAgain(), loader, step)
+    replays = ResidentSteps(train, RunAgain(), loader, train, step=step)
     for start in sorted({0, 1, order.steps // 2, order.steps - 1, order.steps}):
         seen.clear()
         step.fill_(3 * order.steps + start)
-        for trained in replays.epoch(loader, 3, start):
-            if not isinstance(trained, int):
-                train(trained)
-        assert seen == [raw.index.tolist() for raw in loader.epoch(3, start)]
+        trained = list(replays.epoch(loader, 3, start))
+        batches = [raw.index.tolist() for raw in loader.epoch(3, start)]
+        assert seen == batches
+        assert sum(done.steps for done in trained) == len(batches)
+        assert sum(done.images for done in trained) == sum(map(len, batches))
 
 
 @pytest.mark.parametrize("sizes", ((4, 4, 4), (4, 3, 4, 1), (3, 3), ()), ids=str)
 def test_a_streamed_batch_that_lost_images_keeps_its_place(sizes):
-    """It is left to the caller, between the replays of those before and after it."""
+    """It is trained on without a replay, between the replays of those before and after it."""
     raws = [RawBatch(torch.arange(size) + 10 * n, torch.full((1, size, 2, 2, 3), n)) for n, size in enumerate(sizes)]
     seen = []
 
@@ -109,12 +110,11 @@ def test_a_streamed_batch_that_lost_images_keeps_its_place(sizes):
             return iter(raws[start:])
 
     recorder = RunAgain()
-    replays = StreamedSteps(train, recorder, RawBatch(torch.zeros(4).long(), torch.zeros(1, 4, 2, 2, 3).long()))
+    raw = RawBatch(torch.zeros(4).long(), torch.zeros(1, 4, 2, 2, 3).long())
+    replays = StreamedSteps(train, recorder, raw, train)
     for start in range(len(raws) + 1):
         seen.clear()
         recorder.replays = 0
-        for trained in replays.epoch(Loader(), 0, start):
-            if not isinstance(trained, int):
-                train(trained)
+        assert list(replays.epoch(Loader(), 0, start)) == [Trained(size) for size in sizes[start:]]
         assert seen == [(raw.index.tolist(), [n]) for n, raw in enumerate(raws)][start:]
         assert recorder.replays == sizes[start:].count(4)

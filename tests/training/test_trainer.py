@@ -17,6 +17,7 @@ from fastkd.support.display import Display
 from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.log import MetricsLog, read_metrics
+from fastkd.support.session import Session
 from fastkd.training.identity import Identity
 from fastkd.training.optimisation import Training
 from fastkd.training.stages import Stage, StageLoss, Supervised
@@ -52,10 +53,9 @@ def trainer_in(folder, stage=None, *, name="student", display=None, interrupt=No
         train,
         evaluation_of(data, image_size=8, batch_size=BATCH),
         device=CPU,
-        display=display or Quiet(),
+        session=Session(display or Quiet(), interrupt or Interrupt()),
         checkpoint=folder / f"{name}.pt",
         log=MetricsLog(folder / "metrics.jsonl"),
-        interrupt=interrupt or Interrupt(),
         **options,
     )
 
@@ -272,7 +272,7 @@ def test_a_loss_that_is_not_finite_is_named_with_what_can_be_gone_on_from(tmp_pa
 def test_a_finished_stage_is_let_go_of():
     """Its memory and, with several processes, its group: without waiting for a garbage collection."""
     job = job_of(tiny_recipe())
-    run = Run(job, 0, Path("none"), display=Quiet(), interrupt=Interrupt())
+    run = Run(job, 0, Path("none"), Session(Quiet()))
     stage = run.builder.stage(job.course[0], run.earlier)
     trainer = run._trainer(job.course[0], stage, MetricsLog(Path("none")))
     trainer.warm_up()

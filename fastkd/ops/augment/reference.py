@@ -7,6 +7,7 @@ view) alone, in integers throughout, so that every device picks the same pixels.
 import torch
 from torch import Tensor
 
+from fastkd.ops.augment.inputs import Inputs
 from fastkd.ops.philox import below, philox
 
 ANGLES = 1024  # a rotation takes one of so many angles: integer arithmetic from there on, the same on every device
@@ -15,26 +16,15 @@ _CACHED = 1 << 20  # bytes of images that are worked on at a time
 STREAM = 0  # the fourth counter word of the draws made here
 
 
-def augment(
-    images_nHWC: Tensor,
-    rows_VB: Tensor,
-    index_B: Tensor,
-    epoch: Tensor,
-    turns: Tensor | None,
-    scale_C: Tensor,
-    shift_C: Tensor,
-    *,
-    key: tuple[int, int],
-    padding: int,
-    flip: bool,
-    quarter_turns: bool,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
+def augment(inputs: Inputs) -> Tensor:
     """[V,B,3,H,W]: view v of sample b is byte image rows_VB[v,b], its random numbers are those of index_B[b].
 
     A view is cropped out of the zero-padded image, flipped, then turned by an angle of the table `turns`; with
     quarter_turns view v is at last turned by v·90°, and all views share flip and angle, not the crop.
     """
+    images_nHWC, rows_VB, index_B, epoch, turns, scale_C, shift_C, how = inputs
+    key_low, key_high, padding, flip, quarter_turns, dtype = how
+    key = key_low, key_high
     _, height, width, channels = images_nHWC.shape
     views, batch = rows_VB.shape
     out = torch.empty(views, batch, channels, height, width, dtype=dtype, device=images_nHWC.device)

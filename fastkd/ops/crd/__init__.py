@@ -17,9 +17,10 @@ from torch import Tensor
 from fastkd.ops import select
 from fastkd.ops.crd import reference
 from fastkd.ops.crd.draws import DrawPlan
-from fastkd.ops.crd.inputs import Contrast, Inputs, flat
+from fastkd.ops.crd.inputs import Contrast, Inputs
 from fastkd.ops.crd.operation import crd_draw, crd_loss, crd_normaliser, crd_update_
 from fastkd.ops.numbers import CRDRole
+from fastkd.ops.schema import flat
 
 __all__ = ["CRDTerms", "Contrast", "DrawPlan", "Inputs", "draw", "implementation", "loss", "normaliser", "update_"]
 

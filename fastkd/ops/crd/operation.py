@@ -16,7 +16,8 @@ from torch import Tensor
 from fastkd.ops import compiled
 from fastkd.ops.crd import draws
 from fastkd.ops.crd.draws import DrawPlan
-from fastkd.ops.crd.inputs import Inputs, leaves, nested, schema
+from fastkd.ops.crd.inputs import Inputs
+from fastkd.ops.schema import leaves, nested, schema
 
 SPENT = (
     "CRD: a second backward needs a second forward; the gradients are computed in the forward pass and the first "

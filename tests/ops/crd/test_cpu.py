@@ -6,7 +6,7 @@ from helpers.crd_cases import PROBLEMS, check_golden, check_path, check_update, 
 
 from fastkd.ops import compiled, crd, select
 from fastkd.ops.crd import operation
-from fastkd.ops.crd.inputs import flat
+from fastkd.ops.schema import flat
 from fastkd.support.errors import UserError
 
 pytestmark = needs_library
