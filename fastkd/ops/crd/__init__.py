@@ -24,7 +24,7 @@ from fastkd.ops.schema import flat
 
 __all__ = ["CRDTerms", "Contrast", "DrawPlan", "Inputs", "draw", "implementation", "loss", "normaliser", "update_"]
 
-DENSE_ROWS_PER_NEGATIVE = 40  # the matrix products cost more than the gather beyond it: measured, see docs/LOG.md
+DENSE_ROWS_PER_NEGATIVE = 40  # half of where the costs are equal by arithmetic, not yet by measurement: docs/LOG.md
 DENSE_MOST_NEGATIVES = 65_535  # its counts have 16 bits
 DENSE_WIDEST = 128  # dimensions: more would spill registers
 GATHER_WIDEST = 256
