@@ -5,7 +5,6 @@ import torch
 from helpers.augment_cases import SETTINGS, make_inputs
 
 from fastkd.ops.augment import augment, kernel, reference
-from fastkd.ops.schema import flat
 
 
 @pytest.fixture(autouse=True)
@@ -61,9 +60,3 @@ def test_layout(channels_last):
 
 def test_empty_batch():
     assert augment(make_inputs(SETTINGS[-1], batch=0)).shape == (4, 0, 3, 9, 9)
-
-
-def test_registered_as_an_operation():
-    from fastkd.ops.augment.operation import augment as operation
-
-    torch.library.opcheck(operation, tuple(flat(make_inputs(SETTINGS[3]))))
