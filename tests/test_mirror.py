@@ -7,7 +7,6 @@ TESTED_ELSEWHERE = {
     "methods/": ("tests/methods/test_walk.py", "Every row of METHODS is walked there."),
     "networks/": ("tests/networks/test_table.py", "Every row of NETWORKS is walked there."),
     "ops/augment/": ("tests/ops/augment/test_interpreted.py", "The kernel is held against the reference there."),
-    "ops/compiled.py": ("tests/ops/crd/test_cpu.py", "The one library is loaded there, and found missing."),
     "ops/crd/": ("tests/ops/crd/test_interpreted.py", "The kernels are held against the reference there."),
     "ops/distill_loss/": (
         "tests/ops/distill_loss/test_interpreted_kernels.py",
