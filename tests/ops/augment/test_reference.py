@@ -55,7 +55,7 @@ def pixel_by_pixel(inputs):
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_every_pixel_comes_from_where_it_should(settings):
-    inputs = make_inputs(settings, size=(4, 4), batch=2)
+    inputs = make_inputs(settings, size=(4, 4), batch=8)
     assert torch.equal(reference.augment(inputs), pixel_by_pixel(inputs))
 
 

@@ -93,6 +93,15 @@ class TestPromises:
         for gradient, given in zip(gradients, case.contrast[:2], strict=True):
             assert (gradient.shape, gradient.dtype) == (given.shape, given.dtype)
 
+    def test_the_reference_draws_by_a_kernel_where_it_can(self, case, z, monkeypatch):
+        """In PyTorch, walking the permutation would wait for the GPU."""
+        pytest.importorskip("triton", reason="Triton is not installed")
+        paths, draw = [], crd.draw
+        monkeypatch.setattr(crd, "draw", lambda *arguments: paths.append(arguments[-1]) or draw(*arguments))
+        for given in (case, case.to("cpu")):
+            crd.loss(given.inputs(torch.empty(2, device=given.bank.device)), "reference")
+        assert paths == ["dense", "reference"]
+
     def test_draws_are_a_positive_and_the_negatives(self, case):
         drawn = crd.draw(case.contrast.rows_B, 300, case.contrast.plan, "dense")
         assert drawn.shape == (6, 71) and drawn.dtype == torch.int64 and drawn.device.type == "cuda"
