@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from fastkd.data.augment import Augmentation
 from fastkd.recipes import format_1
-from fastkd.recipes.planned import PlannedStage, kind_of
+from fastkd.recipes.planned import PlannedStage
 from fastkd.recipes.recipe import FORMAT, Recipe
 from fastkd.support.plain import to_plain, with_defaults
 from fastkd.training.identity import Identity
@@ -32,7 +32,7 @@ class DataUsed:
 def stage_identity(recipe: Recipe, planned: PlannedStage, seed: int) -> Identity:
     """The identity of a stage; a file that was written before a setting existed is read as having its default."""
     data = DataUsed.by(recipe)
-    own = {"kind": kind_of(planned), **to_plain(planned)}
+    own = {"kind": planned.kind, **to_plain(planned)}
     plain = {"format": FORMAT, "stage": own, "data": to_plain(data), "seed": seed}
 
     def today(then: dict[str, Any]) -> dict[str, Any]:
