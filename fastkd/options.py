@@ -18,8 +18,10 @@ from fastkd.recipes.choice import Choice, joined_with_kd
 from fastkd.recipes.course import learning_together
 from fastkd.recipes.published import beside_the_paper, choice_of, spoken
 from fastkd.recipes.recipe import Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
+from fastkd.recipes.several import joined, with_one_data_seed
 from fastkd.run.teachers import with_loaded_teacher, with_more_teachers
 from fastkd.run.weights import WeightsFiles
+from fastkd.stored import Storing
 from fastkd.support.command_line import of_group, read_options
 from fastkd.support.errors import UserError, nearest
 from fastkd.support.fields import fixed, given, group
@@ -44,6 +46,8 @@ class Options:
     """TEACHER/STUDENT: stands for --teacher-net and --student."""
     teacher: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _TEACHER] = ()
     """RUN, RUN@EPOCH or FILE: take this teacher instead of training one; once more for each further teacher."""
+    students: str | None = None
+    """A,B,C: train each of these students, one after the other, from the same teachers."""
     teacher_epochs: int | None = None
     """Epochs of the teacher, where they differ."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -66,13 +70,15 @@ class Options:
     """How image files are read."""
     common: Recipe = group()
     """What holds for every stage."""
+    storing: Storing = group()
+    """How the teacher's outputs are stored."""
     execution: Execution = group()
     """What makes a step fast."""
     methods: Mapping[str, Any] = fixed(None)
     """The settings of each method, by its name: classes of their own, which --method decides on."""
 
 
-def parse(arguments: list[str]) -> Options:
+def parse(arguments: list[str], *, program: str = "python -m fastkd.train", description: str | None = None) -> Options:
     """Reads the command line. Raises UserError for a mistake; --help prints the help and ends the program."""
     method = _value_of(arguments, "--method") or "kd"
     groups = {_prefix(name): name for name in split_methods(joined_with_kd(method))}
@@ -83,8 +89,8 @@ def parse(arguments: list[str]) -> Options:
     options = read_options(
         Options,
         arguments,
-        program="python -m fastkd.train",
-        description=_description(),
+        program=program,
+        description=description or _description(),
         groups={prefix: find_method(name).Settings for prefix, name in groups.items()},
     )
     options = replace(options, methods={name: of_group(options, prefix) for prefix, name in groups.items()})
@@ -110,7 +116,28 @@ def recipe_of(options: Options, files: WeightsFiles | None = None) -> Recipe:
 
     files: reads the files of --teacher, each of them once.
     """
-    files, network = files or WeightsFiles(), given(options.choice).get("teacher_net")
+    files = files or WeightsFiles()
+    if options.students is None:
+        return with_one_data_seed(_recipe_of(options, files))
+    several = [_recipe_of(with_student(options, name), files) for name in _student_names(options)]
+    return with_one_data_seed(joined(several))
+
+
+def _student_names(options: Options) -> tuple[str, ...]:
+    """The networks of --students."""
+    assert options.students is not None
+    if options.pair is not None or given(options.choice).get("student") is not None:
+        raise UserError("--students stands for --student: give the one or the other")
+    if options.recipe.endswith(".json"):
+        raise UserError(f"--students cannot change {options.recipe}: edit the file")
+    names = tuple(options.students.split(","))
+    if len(set(names)) < len(names) or not all(names):
+        raise UserError(f"--students are networks joined by commas, each once, got {options.students!r}")
+    return names
+
+
+def _recipe_of(options: Options, files: WeightsFiles) -> Recipe:
+    network = given(options.choice).get("teacher_net")
     recipe = _overridden(_base(options), options)
     if options.teacher:
         if recipe.stage("teacher") is None:
@@ -118,6 +145,10 @@ def recipe_of(options: Options, files: WeightsFiles | None = None) -> Recipe:
         recipe = with_loaded_teacher(recipe, options.teacher[0], network, files)
     _refuse_idle(options, recipe)
     return with_more_teachers(beside_the_paper(recipe), options.teacher[1:], network, files)
+
+
+def with_student(options: Options, network: str) -> Options:
+    return replace(options, choice=replace(options.choice, student=network))
 
 
 def listed(options: Options) -> Iterator[str]:
@@ -137,7 +168,7 @@ def listed(options: Options) -> Iterator[str]:
 
 def refuse_other_recipe(saved: Recipe, options: Options) -> None:
     """A resumed run goes on with its own recipe: an option that says otherwise is an error."""
-    for name in ("run", "dry_run", "teacher"):
+    for name in ("run", "dry_run", "teacher", "students"):
         if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')} does not go together with --resume")
     if options.recipe not in (Options.recipe, saved.name):
@@ -223,9 +254,8 @@ def with_absolute_path(data: str) -> str:
 
 
 def _overridden(recipe: Recipe, options: Options) -> Recipe:
-    paths = {name: value.absolute() for name, value in given(options.reading).items() if isinstance(value, Path)}
     augmentation = replace(recipe.augmentation, **given(options.augmentation))
-    reading = replace(recipe.reading, **(given(options.reading) | paths))
+    reading = replace(recipe.reading, **_absolute(given(options.reading)))
     return replace(
         recipe,
         **given(options.common),
@@ -233,7 +263,13 @@ def _overridden(recipe: Recipe, options: Options) -> Recipe:
         augmentation=augmentation,
         reading=settled(reading, recipe.data, augmentation.crop),
         execution=replace(recipe.execution, **given(options.execution)),
+        storing=replace(recipe.storing, **_absolute(given(options.storing))),
     )
+
+
+def _absolute(given: dict[str, Any]) -> dict[str, Any]:
+    """The options with absolute paths."""
+    return {name: value.absolute() if isinstance(value, Path) else value for name, value in given.items()}
 
 
 def _overridden_stage(stage: StageRecipe, options: Options) -> StageRecipe:

@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[1]
 
 # From the top of the house to its cellar; what stands in one line may not import each other.
 LAYERS = (
-    ("train", "evaluate", "compare", "env"),
+    ("train", "evaluate", "compare", "store", "env"),
     ("options", "report"),
     ("run",),
     ("recipes",),
     ("training",),
     ("methods",),
-    ("losses", "data"),
+    ("losses", "data", "stored"),
     ("ops", "networks"),
     ("support",),
 )

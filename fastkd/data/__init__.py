@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastkd.data.augment import VERSION as AUGMENTATION_VERSION
 from fastkd.data.augment import Augmentation, Format
 from fastkd.data.base import (
     FOUR_ROTATIONS,
@@ -21,6 +22,7 @@ from fastkd.data.base import (
 )
 from fastkd.data.cifar import cifar10, cifar100, cifar100c
 from fastkd.data.digits import digits
+from fastkd.data.fingerprint import fingerprint
 from fastkd.data.folder import imagefolder, load_resident, tiny_imagenet
 from fastkd.data.resident import ResidentLoader
 from fastkd.data.sources import Feeding, Source, evaluation_source, resolved_loader, training_source
@@ -28,6 +30,7 @@ from fastkd.data.stl10 import stl10
 from fastkd.support.errors import UserError, nearest
 
 __all__ = [
+    "AUGMENTATION_VERSION",
     "DATASETS",
     "FOLDERS",
     "FOUR_ROTATIONS",
@@ -46,6 +49,7 @@ __all__ = [
     "Split",
     "Views",
     "evaluation_source",
+    "fingerprint",
     "is_resident",
     "keep_index",
     "open_dataset",

@@ -12,6 +12,10 @@ from fastkd.ops.philox import split_seed
 from fastkd.support.errors import UserError
 from fastkd.support.fields import fixed
 
+VERSION = 1
+"""What our code makes of a seed, an epoch and an image. It is counted up with every change of a crop, a flip, an angle
+or a pixel: rows that a teacher computed from other pixels are other rows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -77,8 +81,11 @@ class Prepare(nn.Module):
         seed: int = 0,
         views: Views = ONE_VIEW,
         format: Format | None = None,
+        distinct_epochs: int | None = None,
     ):
+        """distinct_epochs: after so many epochs their random numbers come again; None: each epoch has its own."""
         super().__init__()
+        self.distinct_epochs = distinct_epochs
         self.register_buffer("labels", labels, persistent=False)
         rotation = augmentation.rotation if augmentation else 0.0
         self.register_buffer("turns", turns_table(rotation) if rotation else None, persistent=False)
@@ -96,7 +103,8 @@ class Prepare(nn.Module):
     def batch(self, images_nHWC: Tensor, rows_VB: Tensor, index_B: Tensor, step: Tensor, epoch: Tensor) -> Batch:
         """rows_VB: the byte image that each view is cut out of; index_B: the samples' row numbers in the split."""
         scale_C, shift_C = self.normalise.scale, self.normalise.shift
-        inputs = Inputs(images_nHWC, rows_VB, index_B, epoch, self.turns, scale_C, shift_C, self.how)
+        drawn = epoch if self.distinct_epochs is None else epoch % self.distinct_epochs
+        inputs = Inputs(images_nHWC, rows_VB, index_B, drawn, self.turns, scale_C, shift_C, self.how)
         images = augment(inputs, channels_last=self.format.channels_last)
         return Batch(images, self.labels[index_B], index_B, step, epoch)
 
@@ -114,8 +122,9 @@ class ResidentImages(Prepare):
         seed: int = 0,
         views: Views = ONE_VIEW,
         format: Format | None = None,
+        distinct_epochs: int | None = None,
     ):
-        super().__init__(split.labels, normalise, augmentation, seed, views, format)
+        super().__init__(split.labels, normalise, augmentation, seed, views, format, distinct_epochs)
         height, width = split.images.shape[1:3]
         if views.quarter_turns and height != width:
             raise UserError(f"quarter turns need square images, these are {width} x {height}")

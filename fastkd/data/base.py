@@ -21,19 +21,26 @@ class RawBatch(NamedTuple):
     """[B] int64"""
     images: Tensor | None = None
     """[V,B,H,W,3] uint8, V views."""
+    taught: tuple[Tensor, ...] = ()
+    """[B,words] int32 of each stored teacher, unless the device has them."""
 
     def to(self, device: torch.device) -> Self:
         images = None if self.images is None else self.images.to(device, non_blocking=True)
-        return self._replace(index=self.index.to(device, non_blocking=True), images=images)
+        taught = tuple(rows.to(device, non_blocking=True) for rows in self.taught)
+        return self._replace(index=self.index.to(device, non_blocking=True), images=images, taught=taught)
 
     def copied(self) -> Self:
-        return self._replace(index=self.index.clone(), images=None if self.images is None else self.images.clone())
+        images = None if self.images is None else self.images.clone()
+        taught = tuple(rows.clone() for rows in self.taught)
+        return self._replace(index=self.index.clone(), images=images, taught=taught)
 
     def fill(self, other: Self) -> None:
         """Takes over the contents of a batch of the same size, in place."""
         self.index.copy_(other.index, non_blocking=True)
         if self.images is not None and other.images is not None:
             self.images.copy_(other.images, non_blocking=True)
+        for mine, theirs in zip(self.taught, other.taught, strict=True):
+            mine.copy_(theirs, non_blocking=True)
 
 
 class Batch(NamedTuple):
@@ -49,6 +56,9 @@ class Batch(NamedTuple):
     """int64 scalar: optimisation steps done in this stage."""
     epoch: Tensor
     """int64 scalar, from 0."""
+    taught: tuple[Tensor, ...] = ()
+    """[B,words] int32 of each stored teacher: its row of each image, in place of what it would say of it. Empty: the
+    teachers themselves are asked."""
 
 
 @dataclass(frozen=True)

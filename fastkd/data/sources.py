@@ -60,8 +60,12 @@ def training_source(
     seed: int,
     drop_last: bool = True,
     views: Views = ONE_VIEW,
+    distinct_epochs: int | None = None,
 ) -> Source:
-    """Shuffled, augmented batches of the training split; batch_size is over all ranks."""
+    """Shuffled, augmented batches of the training split; batch_size is over all ranks.
+
+    distinct_epochs: after so many epochs their crops, flips and angles come again, in another order; None: never.
+    """
     samples = len(data.train.labels)
     if not samples:
         raise UserError(f"{data.name} has no training images: it is for evaluation")
@@ -71,10 +75,11 @@ def training_source(
         if augmentation.crop == "resized":
             raise UserError(f"random-resized crops need image files; {data.name} is held as bytes")
         split = _on(feeding.device, data.train)
-        prepare = ResidentImages(split, normalise, augmentation, seed, views, feeding.format)
+        prepare = ResidentImages(split, normalise, augmentation, seed, views, feeding.format, distinct_epochs)
         return _resident(data, split, order, feeding, prepare)
-    plan = PixelPlan(data.train, feeding.image_size, augmentation, views, seed)
-    prepare = StreamedImages(data.train.labels, normalise, augmentation, seed, views, feeding.format)
+    plan = PixelPlan(data.train, feeding.image_size, augmentation, views, seed, distinct_epochs=distinct_epochs)
+    how = (augmentation, seed, views, feeding.format, distinct_epochs)
+    prepare = StreamedImages(data.train.labels, normalise, *how)
     return Source(_file_loader(plan, data, order, feeding), prepare, samples, order.largest)
 
 

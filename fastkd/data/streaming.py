@@ -36,6 +36,8 @@ class PixelPlan(NamedTuple):
     seed: int = 0
     crop: str = "resized"
     """The crop of the training, if this is the evaluation of its network."""
+    distinct_epochs: int | None = None
+    """After so many epochs their boxes come again; None: each epoch has its own."""
 
     @property
     def random_boxes(self) -> bool:
@@ -51,6 +53,7 @@ class PixelPlan(NamedTuple):
         """[V,B,4] int32: (left, top, width, height) of each view."""
         assert self.augmentation is not None
         sizes = self.split.sizes[index_B.numpy()]
+        epoch = epoch if self.distinct_epochs is None else epoch % self.distinct_epochs
         return view_boxes(sizes, index_B, epoch, self.seed, self.augmentation, self.views)
 
     def centres(self, index_B: Tensor) -> tuple[np.ndarray, np.ndarray]:

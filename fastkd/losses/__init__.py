@@ -18,6 +18,7 @@ from fastkd.losses.kd import CETerms, KDLoss, KDTerms, MultiTeacherLoss, ce_loss
 from fastkd.losses.sftn import SFTNLoss, SFTNTerms, sftn_loss
 from fastkd.losses.smoothing import LabelSmoothingLoss, VirtualTeacherLoss, label_smoothing_loss, virtual_teacher_loss
 from fastkd.ops.crd import CRDTerms
+from fastkd.ops.sparse import SparseTeacher
 
 __all__ = [
     "CETerms",
@@ -31,6 +32,7 @@ __all__ = [
     "MultiTeacherLoss",
     "SFTNLoss",
     "SFTNTerms",
+    "SparseTeacher",
     "VirtualTeacherLoss",
     "ce_loss",
     "dkd_loss",

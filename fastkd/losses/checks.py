@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastkd.ops.numbers import Scalar
+from fastkd.ops.sparse import SparseTeacher
 from fastkd.support.ranges import Range
 
 
@@ -47,6 +48,23 @@ def check_decoupled(labels: Tensor, **logits: Tensor) -> None:
     check_batch(labels, **logits)
     if next(iter(logits.values())).shape[1] < 2:
         raise ValueError("dkd_loss needs classes other than the label's: K is at least 2, got 1")
+
+
+def check_sparse(name: str, teacher: SparseTeacher, logits: Tensor) -> None:
+    """Raises ValueError or TypeError unless the teacher's classes are those of the logits [B,K]."""
+    rows, classes = logits.shape
+    _require_tensor(f"{name}.indices", teacher.indices, f"int64 [{rows},k]")
+    kept = teacher.indices.shape[-1] if teacher.indices.ndim == 2 else 0
+    if teacher.indices.dtype != torch.int64 or teacher.indices.shape != (rows, kept) or not 1 <= kept <= classes:
+        shape = f"{teacher.indices.dtype} {list(teacher.indices.shape)}"
+        raise ValueError(f"{name}.indices are int64 [{rows},k], k from 1 to {classes}, got {shape}")
+    for part, expected in (("log_probabilities", [rows, kept]), ("tail", [rows])):
+        value = getattr(teacher, part)
+        _require_tensor(f"{name}.{part}", value, f"a floating-point tensor {expected}")
+        if list(value.shape) != expected or not value.is_floating_point():
+            raise ValueError(f"{name}.{part} is floating point {expected}, got {value.dtype} {list(value.shape)}")
+    for part, value in teacher._asdict().items():
+        _require_device(f"{name}.{part}", value, logits)
 
 
 def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) -> None:

@@ -4,10 +4,12 @@ from typing import NamedTuple, Unpack
 
 from torch import Tensor
 
-from fastkd.losses.checks import check_decoupled
+from fastkd.losses.checks import check_decoupled, check_sparse
 from fastkd.losses.module import Loss, checked_numbers, takes_numbers
+from fastkd.ops import sparse
 from fastkd.ops.distill_loss import Numbers, compute
 from fastkd.ops.numbers import DKDNumbers
+from fastkd.ops.sparse import SparseTeacher
 
 
 class DKDTerms(NamedTuple):
@@ -27,7 +29,7 @@ class DKDTerms(NamedTuple):
 @takes_numbers("dkd")
 def dkd_loss(
     student_logits: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | SparseTeacher,
     labels: Tensor,
     *,
     ignore_index: int = -100,
@@ -35,12 +37,12 @@ def dkd_loss(
 ) -> DKDTerms:
     """Decoupled knowledge distillation (Zhao et al. 2022): ce_weight · CE + τ² (alpha · TCKD + beta · NCKD).
 
-    student_logits, teacher_logits: [B,K], K >= 2; labels: [B] int64.
+    student_logits, teacher_logits: [B,K], K >= 2; labels: [B] int64. teacher_logits may be a `SparseTeacher` at
+    `temperature`: the classes that are not kept are then one class to NCKD; a label among them has probability 0.
 
     TCKD is KL between (label, all other classes), NCKD that within the other classes. The paper's warm-up multiplies
     both by min(epoch / 20, 1): a change of alpha and beta. No gradient reaches the teacher. Errors as in `ce_loss`.
     """
-    check_decoupled(labels, student_logits=student_logits, teacher_logits=teacher_logits)
     checked = checked_numbers("dkd_loss", "dkd", numbers, student_logits)
     return _dkd(student_logits, teacher_logits, labels, checked, ignore_index)
 
@@ -54,12 +56,19 @@ class DKDLoss(Loss):
         super().__init__(numbers)
         self.ignore_index = ignore_index
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> DKDTerms:
-        check_decoupled(labels, student_logits=student_logits, teacher_logits=teacher_logits)
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor | SparseTeacher, labels: Tensor) -> DKDTerms:
         return _dkd(student_logits, teacher_logits, labels, self.numbers, self.ignore_index)
 
 
-def _dkd(student_BK: Tensor, teacher_BK: Tensor, labels_B: Tensor, numbers: Numbers, ignore_index: int) -> DKDTerms:
-    frozen = [teacher_BK.detach()]
-    total, (ce, tckd, nckd), hits = compute("dkd", student_BK, frozen, labels_B, numbers, ignore_index=ignore_index)
+def _dkd(
+    student_BK: Tensor, teacher: Tensor | SparseTeacher, labels_B: Tensor, numbers: Numbers, ignore_index: int
+) -> DKDTerms:
+    if isinstance(teacher, SparseTeacher):
+        check_decoupled(labels_B, student_logits=student_BK)
+        check_sparse("teacher_logits", teacher, student_BK)
+        found = sparse.compute("dkd", student_BK, [teacher], labels_B, numbers, ignore_index=ignore_index)
+    else:
+        check_decoupled(labels_B, student_logits=student_BK, teacher_logits=teacher)
+        found = compute("dkd", student_BK, [teacher.detach()], labels_B, numbers, ignore_index=ignore_index)
+    total, (ce, tckd, nckd), hits = found
     return DKDTerms(total, ce, tckd, nckd, hits[0])

@@ -5,10 +5,12 @@ from typing import NamedTuple, Unpack
 
 from torch import Tensor
 
-from fastkd.losses.checks import check_batch, check_several, check_teacher_weights
+from fastkd.losses.checks import check_batch, check_several, check_sparse, check_teacher_weights
 from fastkd.losses.module import Loss, checked_numbers, takes_numbers
+from fastkd.ops import sparse
 from fastkd.ops.distill_loss import Numbers, compute
 from fastkd.ops.numbers import KDNumbers
+from fastkd.ops.sparse import SparseTeacher
 
 
 class CETerms(NamedTuple):
@@ -48,7 +50,7 @@ def ce_loss(logits: Tensor, labels: Tensor, *, ignore_index: int = -100) -> CETe
 @takes_numbers("kd")
 def kd_loss(
     student_logits: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | SparseTeacher,
     labels: Tensor,
     *,
     ignore_index: int = -100,
@@ -56,13 +58,13 @@ def kd_loss(
 ) -> KDTerms:
     """Knowledge distillation (Hinton et al. 2015): ce_weight · CE + kl_weight · τ² KL(teacher ‖ student).
 
-    student_logits, teacher_logits: [B,K]; labels: [B] int64.
+    student_logits, teacher_logits: [B,K]; labels: [B] int64. teacher_logits may be a `SparseTeacher` at `temperature`:
+    the classes that are not kept are then one class to KL.
 
     CE is taken at temperature 1, KL at `temperature`; no gradient reaches the teacher. Errors as in `ce_loss`.
     """
-    check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
     checked = checked_numbers("kd_loss", "kd", numbers, student_logits)
-    return _kd(student_logits, [teacher_logits], labels, checked, ignore_index)
+    return _from_one(student_logits, teacher_logits, labels, checked, ignore_index)
 
 
 @takes_numbers("kd")
@@ -103,9 +105,8 @@ class KDLoss(Loss):
         super().__init__(numbers)
         self.ignore_index = ignore_index
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> KDTerms:
-        check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
-        return _kd(student_logits, [teacher_logits], labels, self.numbers, self.ignore_index)
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor | SparseTeacher, labels: Tensor) -> KDTerms:
+        return _from_one(student_logits, teacher_logits, labels, self.numbers, self.ignore_index)
 
 
 class MultiTeacherLoss(Loss):
@@ -127,6 +128,18 @@ class MultiTeacherLoss(Loss):
         teachers = check_several(labels, "teacher_logits", teacher_logits, student_logits=student_logits)
         check_teacher_weights(teacher_weights, teachers)
         return _kd(student_logits, teachers, labels, self.numbers, self.ignore_index, teacher_weights)
+
+
+def _from_one(
+    student_BK: Tensor, teacher: Tensor | SparseTeacher, labels_B: Tensor, numbers: Numbers, ignore_index: int
+) -> KDTerms:
+    if not isinstance(teacher, SparseTeacher):
+        check_batch(labels_B, student_logits=student_BK, teacher_logits=teacher)
+        return _kd(student_BK, [teacher], labels_B, numbers, ignore_index)
+    check_batch(labels_B, student_logits=student_BK)
+    check_sparse("teacher_logits", teacher, student_BK)
+    total, (ce, kl), hits = sparse.compute("kd", student_BK, [teacher], labels_B, numbers, ignore_index=ignore_index)
+    return KDTerms(total, ce, kl, hits[0])
 
 
 def _kd(

@@ -41,6 +41,7 @@ class AEKD(Method):
     Settings = AEKDSettings
     is_logit_method = True
     teachers_needed = (1, MOST)
+    reads = ("logits",)
 
     def __init__(self, settings: AEKDSettings, context: Context):
         super().__init__(settings, context)

@@ -102,6 +102,11 @@ class Method(nn.Module):
     is_logit_method: ClassVar[bool] = False
     """Whether it owns the cross-entropy: exactly one of the methods of a stage does."""
     needs_preacts: bool = False
+    reads: tuple[str, ...] = Output._fields
+    """The fields of the teachers' outputs that it reads. A method that reads rows of numbers alone (logits, embedding)
+    learns from a stored teacher, which is not run; its weights are there all the same."""
+    takes_sparse: ClassVar[bool] = False
+    """Whether the teachers' logits may be a `fastkd.losses.SparseTeacher` at the settings' `temperature`."""
     views: Views = ONE_VIEW
     """What a batch has to hold. With several views `forward` gets the outputs for all, view by view: [V·B, …]."""
     teacher_norm: Literal["running", "batch"] = "running"

@@ -49,6 +49,7 @@ class CC(Method):
 
     Settings = CCSettings
     teachers_needed = (1, 1)
+    reads = ("embedding",)
 
     def __init__(self, settings: CCSettings, context: Context):
         super().__init__(settings, context)

@@ -18,6 +18,7 @@ class CE(Method):
     Settings = CESettings
     is_logit_method = True
     teachers_needed = (0, None)
+    reads = ()
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         terms = ce_loss(student.logits, batch.labels)

@@ -45,6 +45,7 @@ class CRDSettings:
 class CRD(Method):
     Settings = CRDSettings
     teachers_needed = (1, 1)
+    reads = ("embedding",)
 
     def __init__(self, settings: CRDSettings, context: Context):
         super().__init__(settings, context)

@@ -31,6 +31,8 @@ class DKD(Method):
     Settings = DKDSettings
     is_logit_method = True
     teachers_needed = (1, 1)
+    reads = ("logits",)
+    takes_sparse = True
 
     def __init__(self, settings: DKDSettings, context: Context):
         super().__init__(settings, context)

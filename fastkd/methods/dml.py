@@ -29,6 +29,7 @@ class DML(Method):
     Settings = DMLSettings
     is_logit_method = True
     among_peers = True
+    reads = ("logits",)
 
     def __init__(self, settings: DMLSettings, context: Context):
         super().__init__(settings, context)

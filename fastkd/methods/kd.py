@@ -29,6 +29,8 @@ class KD(Method):
     Settings = KDSettings
     is_logit_method = True
     teachers_needed = (1, 1)
+    reads = ("logits",)
+    takes_sparse = True
 
     def __init__(self, settings: KDSettings, context: Context):
         super().__init__(settings, context)

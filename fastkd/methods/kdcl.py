@@ -43,6 +43,7 @@ class KDCL(Method):
     Settings = KDCLSettings
     is_logit_method = True
     among_peers = True
+    reads = ("logits",)
 
     def __init__(self, settings: KDCLSettings, context: Context):
         super().__init__(settings, context)

@@ -24,6 +24,7 @@ class LS(Method):
     Settings = LSSettings
     is_logit_method = True
     teachers_needed = (0, None)
+    reads = ()
 
     def __init__(self, settings: LSSettings, context: Context):
         super().__init__(settings, context)

@@ -21,6 +21,7 @@ class NoLogitLoss(Method):
     Settings = NoneSettings
     is_logit_method = True
     teachers_needed = (0, None)
+    reads = ()
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         return ()

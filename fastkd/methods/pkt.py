@@ -27,6 +27,7 @@ class PKT(Method):
 
     Settings = PKTSettings
     teachers_needed = (1, 1)
+    reads = ("embedding",)
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         return up_to_embedding(student)

@@ -28,6 +28,7 @@ class RKD(Method):
 
     Settings = RKDSettings
     teachers_needed = (1, 1)
+    reads = ("embedding",)
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         return up_to_embedding(student)

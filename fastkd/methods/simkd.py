@@ -67,6 +67,8 @@ class SimKD(Method):
         super().__init__(settings, context)
         reused, count = settings.reused_blocks, len(context.teachers)
         self.joint = bool(settings.ce_weight or settings.kl_weight)
+        if settings.projector == "vector":
+            self.reads = ("embedding", *(("logits",) if self.joint else ()))
         if self.joint and count > 1:
             raise UserError(f"simkd: a KL of the student's own classifier has one teacher, got {count}")
         if reused and count > 1:

@@ -28,6 +28,7 @@ class SRRL(Method):
 
     Settings = SRRLSettings
     teachers_needed = (1, 1)
+    reads = ("embedding", "logits")
 
     def __init__(self, settings: SRRLSettings, context: Context):
         super().__init__(settings, context)

@@ -55,6 +55,7 @@ class SSKD(Method):
 
     Settings = SSKDSettings
     teachers_needed = (1, 1)
+    reads = ("embedding", "logits")
     views = FOUR_ROTATIONS
 
     def __init__(self, settings: SSKDSettings, context: Context):

@@ -77,6 +77,7 @@ class TfKDSelf(Method):
     Settings = TfKDSelfSettings
     is_logit_method = True
     teachers_needed = (1, 1)
+    reads = ("logits",)
 
     def __init__(self, settings: TfKDSelfSettings, context: Context):
         super().__init__(settings, context)
@@ -94,6 +95,7 @@ class TfKDReg(Method):
     Settings = TfKDRegSettings
     is_logit_method = True
     teachers_needed = (0, None)
+    reads = ()
 
     def __init__(self, settings: TfKDRegSettings, context: Context):
         super().__init__(settings, context)

@@ -10,7 +10,10 @@ from fastkd.recipes.recipe import Recipe, StageRecipe, recipe_to_plain
 from fastkd.recipes.tables import ENTRIES, Entry
 from fastkd.support.plain import differences
 
-_NOT_COMPARED = {"data", "seed", "seeds", "threads", "eval_every", "keep_epochs", "execution", "reading", "deviations"}
+_NOT_COMPARED = {
+    *("data", "seed", "seeds", "data_seed", "threads", "eval_every", "keep_epochs"),
+    *("execution", "reading", "storing", "deviations"),
+}
 """Entries of a recipe that may differ without making the figures incomparable."""
 
 
@@ -117,6 +120,7 @@ def _deviations(resolved: Recipe, published: Recipe) -> list[str]:
         words.append(f"data {given} instead of {own}")
     loaded = {number for number, stage in enumerate(resolved.stages) if stage.training is None}
     words += [f"{resolved.stages[number].name} loaded instead of trained" for number in sorted(loaded)]
+    words += resolved.storing.approximations
     for place, before, after in differences(recipe_to_plain(published), recipe_to_plain(resolved)):
         of_loaded = any(place.startswith(f"stages[{number}]") for number in loaded)
         if place == "stages":

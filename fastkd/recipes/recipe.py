@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fastkd.data import Augmentation, Reading
 from fastkd.methods import find_method, split_methods
 from fastkd.recipes import format_1
+from fastkd.stored import Storing
 from fastkd.support.errors import UserError
 from fastkd.support.fields import fixed
 from fastkd.support.files import read_json
@@ -108,7 +109,9 @@ class Recipe:
     """Mean of the channels, where white is 1; None: the data set's own."""
     std: tuple[float, float, float] | None = fixed(None)
     seed: int = 0
-    """Seed of the weights, the order, the augmentation and the negatives."""
+    """Seed of the weights and the negatives and, unless --data-seed is given, of the order and the augmentation."""
+    data_seed: int | None = None
+    """Seed of the order and the augmentation (default: the seed)."""
     seeds: int = 1
     """Train so many times, with the seeds SEED, SEED+1, …"""
     eval_every: int = 1
@@ -118,6 +121,7 @@ class Recipe:
     threads: int | None = None
     """Threads of the CPU, which the last bits of a result depend on (default: all cores)."""
     execution: Execution = fixed(factory=Execution)
+    storing: Storing = fixed(factory=Storing)
     published_classes: int | None = fixed(None)
     """How many classes the data of the published figures have."""
     deviations: tuple[str, ...] = fixed(())
@@ -131,6 +135,8 @@ class Recipe:
         for epoch in self.keep_epochs:
             if not 1 <= epoch <= longest:
                 raise UserError(f"--keep-epochs are epochs from 1 to {longest}, got {epoch}")
+        if self.data_seed is not None and self.data_seed < 0:
+            raise UserError(f"data-seed is at least 0, got {self.data_seed}")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"threads is at least 1, got {self.threads}")
 

@@ -42,6 +42,7 @@ class Builder:
 
     def __init__(self, job: Job, seed: int):
         self.job, self.seed = job, seed
+        self.data_seed = seed if job.recipe.data_seed is None else job.recipe.data_seed
         self.reports: dict[str, Report] = {}
         """What became of the tensors of each file that was loaded, by the stage's name."""
 
@@ -90,9 +91,10 @@ class Builder:
             replace(job.feeding, format=Format(dtype=dtype, channels_last=job.execution.channels_last)),
             batch_size=planned.training.batch_size,
             augmentation=job.recipe.augmentation,
-            seed=self.seed,
+            seed=self.data_seed,
             drop_last=planned.training.drop_last,
             views=views,
+            distinct_epochs=None if planned.role == "teacher" else job.recipe.storing.store_epochs,
         )
 
     def _supervised(self, planned: PlannedSupervised, earlier: Earlier) -> Stage:
@@ -177,7 +179,8 @@ class Builder:
     ) -> dict[str, Method]:
         size, data, training = self.job.recipe.image_size, self.job.data, planned.training
         labels, processes = data.train.labels, distributed.world_size()
-        order = Order(len(labels), training.batch_size, self.seed, drop_last=training.drop_last, world_size=processes)
+        whole, drop_last = training.batch_size, training.drop_last
+        order = Order(len(labels), whole, self.data_seed, drop_last=drop_last, world_size=processes)
         context = Context(
             student=student,
             teachers=tuple(teachers),

@@ -83,6 +83,12 @@ def print_table(recipe: Recipe, results: Sequence[dict[str, Any]], folder: Path)
     for row in columns:
         if row.published:
             console.print(f"paper, {row.name}: {row.published.source}", markup=False)
+    if recipe.seeds > 1 and recipe.data_seed is not None:
+        console.print(
+            f"every seed saw the same crops in the same order (data seed {recipe.data_seed}): the spread is that of "
+            "weights and draws alone",
+            markup=False,
+        )
     inside = folder if recipe.seeds == 1 else folder / "seed-*"
     names = ", ".join(f"{stage.name}.safetensors" for stage in recipe.stages)
     console.print(f"weights  {inside}: {names}\nreport   {folder / 'report.html'}", markup=False, soft_wrap=True)

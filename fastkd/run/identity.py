@@ -1,12 +1,13 @@
 """What the numbers of a run's stage depend on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from fastkd.data.augment import Augmentation
 from fastkd.recipes import format_1
-from fastkd.recipes.planned import PlannedStage
+from fastkd.recipes.planned import PlannedDistillation, PlannedStage
 from fastkd.recipes.recipe import FORMAT, Recipe
+from fastkd.stored import Storing
 from fastkd.support.plain import to_plain, with_defaults
 from fastkd.training.identity import Identity
 
@@ -23,19 +24,42 @@ class DataUsed:
     mean: Triple | None
     std: Triple | None
     limit_train: int | None
+    data_seed: int | None = None
+    """None: the seed is that of the data, too."""
 
     @classmethod
-    def by(cls, recipe: Recipe) -> Self:
-        return cls(**{name: getattr(recipe, name) for name in cls.__dataclass_fields__})
+    def by(cls, recipe: Recipe, seed: int) -> Self:
+        used = cls(**{name: getattr(recipe, name) for name in cls.__dataclass_fields__})
+        return replace(used, data_seed=None) if used.data_seed == seed else used
+
+
+@dataclass(frozen=True)
+class StoreUsed:
+    """The part of a recipe that decides how exactly a stored teacher says what the teacher itself does."""
+
+    store_type: str = Storing.store_type
+    store_top: int | None = None
+    store_epochs: int | None = None
+
+    @classmethod
+    def by(cls, recipe: Recipe, planned: PlannedStage) -> Self:
+        """Where nothing is stored, or nothing is lost by it, it is as if the teacher itself taught."""
+        storing = recipe.storing
+        if storing.teacher_outputs is None or planned.role == "teacher":
+            return cls()
+        if not isinstance(planned, PlannedDistillation):
+            return cls(store_epochs=storing.store_epochs)
+        return cls(storing.store_type, storing.store_top, storing.store_epochs)
 
 
 def stage_identity(recipe: Recipe, planned: PlannedStage, seed: int) -> Identity:
     """The identity of a stage; a file that was written before a setting existed is read as having its default."""
-    data = DataUsed.by(recipe)
+    data, store = DataUsed.by(recipe, seed), StoreUsed.by(recipe, planned)
     own = {"kind": planned.kind, **to_plain(planned)}
-    plain = {"format": FORMAT, "stage": own, "data": to_plain(data), "seed": seed}
+    plain = {"format": FORMAT, "stage": own, "data": to_plain(data), "store": to_plain(store), "seed": seed}
 
     def today(then: dict[str, Any]) -> dict[str, Any]:
-        return with_defaults(format_1.identity(then), {"stage": planned, "data": data})
+        then = {"store": {}} | format_1.identity(then)
+        return with_defaults(then, {"stage": planned, "data": data, "store": store})
 
     return Identity(plain, today)

@@ -5,8 +5,8 @@ processes every rank carries it out and rank 0 writes.
 """
 
 import contextlib
-import dataclasses
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from fastkd.run.builder import Builder
 from fastkd.run.earlier import Earlier
 from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
+from fastkd.run.stores import opened_shelf, refuse_unstorable, result_of
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
 from fastkd.support.distributed import first_of_all, is_main, local_processes, on_main, wait_for_all
@@ -40,6 +41,7 @@ from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.execution import set_up
 from fastkd.training.identity import Identity
 from fastkd.training.stages import Stage
+from fastkd.training.taught import Shelf
 from fastkd.training.trainer import Trainer
 
 
@@ -78,6 +80,7 @@ def check(job: Job, *, tensorboard: bool = False) -> None:
         earlier.add(planned, stage)
         if isinstance(planned, PlannedTraining):
             builder.train_source(planned, stage.views)
+            refuse_unstorable(job, planned, stage, earlier, builder.data_seed)
     if tensorboard:
         import_tensorboard()
 
@@ -96,7 +99,7 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
             own = folder if recipe.seeds == 1 else folder / f"seed-{seed}"
             if is_main() and recipe.seeds > 1:
                 make_folder(own)
-                write_json(own / "recipe.json", recipe_to_plain(dataclasses.replace(recipe, seed=seed, seeds=1)))
+                write_json(own / "recipe.json", recipe_to_plain(replace(recipe, seed=seed, seeds=1)))
             results.append(Run(job, seed, own, session).carry_out())
         return results
 
@@ -136,6 +139,27 @@ class Run:
             if isinstance(planned, PlannedTraining):
                 rows.append({"stage": planned.name, "network": planned.network} | self._try(planned, stage))
         return rows
+
+    def fill_stores(self) -> None:
+        """Computes and writes what is missing in the stores of every stage's teachers; trains and writes nothing else.
+
+        The last, shorter batch of an epoch is among it, so that students with other batches find it.
+        """
+        for planned in self.job.course:
+            stage = self.builder.stage(planned, self.earlier)
+            self.earlier.add(planned, stage)
+            with opened_shelf(self.job, planned, stage, self.earlier, self.builder.data_seed) as shelf:
+                if shelf is None:
+                    continue
+                assert isinstance(planned, PlannedTraining)
+                self._tell(planned, shelf)
+                whole = replace(planned, training=replace(planned.training, drop_last=False))
+                self._trainer(whole, stage, MetricsLog(Path("none")), shelf).fill_stores()
+
+    def _tell(self, planned: PlannedStage, shelf: Shelf) -> None:
+        for store in shelf.stores:
+            for note in store.notes:
+                self.session.display.note(f"{self._title(planned)}  the store {store.folder}: {note}")
 
     def _try(self, planned: PlannedTraining, stage: Stage) -> dict[str, Any]:
         """Takes a few steps of a stage; returns their loss, speed and memory."""
@@ -184,12 +208,16 @@ class Run:
 
     def _train(self, planned: PlannedTraining, stage: Stage, log: MetricsLog) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the training took, and what its networks reach on the test set."""
-        trainer = self._trainer(planned, stage, log)
-        progress = trainer.fit(after_epoch=lambda epoch: self._keep(planned, stage, epoch))
+        with opened_shelf(self.job, planned, stage, self.earlier, self.builder.data_seed) as shelf:
+            if shelf is not None:
+                self._tell(planned, shelf)
+            trainer = self._trainer(planned, stage, log, shelf)
+            progress = trainer.fit(after_epoch=lambda epoch: self._keep(planned, stage, epoch))
         if trainer.step.average is not None:
             self._save_network(f"{planned.name}-ema.safetensors", planned, trainer.step.average.network)
-        names = ("best", "seconds", "starting_seconds")
-        return {"epochs": progress.epoch, **{name: getattr(progress, name) for name in names}}, progress.test
+        measured = {name: getattr(progress, name) for name in ("best", "seconds", "starting_seconds")}
+        of_store = {} if shelf is None else result_of(shelf)
+        return {"epochs": progress.epoch, **measured, **of_store}, progress.test
 
     def _load(self, planned: PlannedLoaded, stage: Stage) -> tuple[dict[str, Any], dict[str, Any]]:
         report = self.builder.reports[planned.name]
@@ -220,7 +248,7 @@ class Run:
     def _passed_on(self, planned: PlannedStage) -> Path:
         return self.folder / "checkpoints" / f"{planned.name}.safetensors"
 
-    def _trainer(self, planned: PlannedTraining, stage: Stage, log: MetricsLog) -> Trainer:
+    def _trainer(self, planned: PlannedTraining, stage: Stage, log: MetricsLog, shelf: Shelf | None = None) -> Trainer:
         return Trainer(
             planned.name,
             stage,
@@ -235,6 +263,7 @@ class Run:
             eval_every=self.job.recipe.eval_every,
             execution=self.job.execution,
             identity=self._identity(planned),
+            shelf=shelf,
         )
 
     def _identity(self, planned: PlannedStage) -> Identity:

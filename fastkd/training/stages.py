@@ -11,6 +11,7 @@ from fastkd.data.base import ONE_VIEW, Batch, Views
 from fastkd.losses import SFTNLoss, ce_loss
 from fastkd.methods.base import Method, MethodLoss, Terms
 from fastkd.networks.base import Network, Output
+from fastkd.stored import RowFormat
 
 
 class StageLoss(NamedTuple):
@@ -100,8 +101,11 @@ class Distill(Stage):
     """A student, its frozen teachers and what it learns from them.
 
     The teachers are held in a tuple: they are not parameters of the stage, are in no checkpoint of it, and stay in
-    eval mode whatever the stage is told.
+    eval mode whatever the stage is told. A batch that brings their stored rows is learned from those.
     """
+
+    rows: tuple[RowFormat, ...] = ()
+    """What the stored rows of each teacher hold, where batches bring some."""
 
     def __init__(
         self,
@@ -136,10 +140,13 @@ class Distill(Stage):
 
     def forward(self, batch: Batch) -> StageLoss:
         count, images = len(batch.labels), self._images(batch)
-        teachers = self._teachers(images)
+        teachers = self._said(batch, images, self.views.count)
         student = self.network(images, preacts=self.preacts)
         every_view = student, teachers
-        first_view = (_first(student, count), tuple(_first(teacher, count) for teacher in teachers))
+        first_view = _first(student, count), teachers
+        if self.views.count > 1:
+            of_first = [_first(teacher, count) for teacher in teachers]
+            first_view = first_view[0], self._read(batch, 1) if batch.taught else tuple(of_first)
         total, terms, hits = torch.zeros((), device=images.device), {}, None
         for name, method in self.methods.items():
             assert isinstance(method, Method)
@@ -155,6 +162,17 @@ class Distill(Stage):
     def _images(self, batch: Batch) -> Tensor:
         assert len(batch.images) >= self.views.count, "the loader gives the views that the stage names"
         return batch.images[: self.views.count].flatten(0, 1)
+
+    def say(self, batch: Batch) -> tuple[Output, ...]:
+        """What the teachers themselves say of all views of a batch, [V·B, …]."""
+        return self._teachers(self._images(batch))
+
+    def _said(self, batch: Batch, images: Tensor, views: int) -> tuple[Output, ...]:
+        """What the teachers say of the views, out of the batch's rows where it brings some."""
+        return self._read(batch, views) if batch.taught else self._teachers(images)
+
+    def _read(self, batch: Batch, views: int) -> tuple[Output, ...]:
+        return tuple(row.unpacked(words, views) for row, words in zip(self.rows, batch.taught, strict=True))
 
     @torch.no_grad()
     def _teachers(self, images: Tensor) -> tuple[Output, ...]:
@@ -202,7 +220,7 @@ class Prestage(Distill):
 
     def forward(self, batch: Batch) -> StageLoss:
         images = self._images(batch)
-        teachers = self._teachers(images)
+        teachers = self._said(batch, images, self.views.count)
         student = self.network(images, preacts=self.preacts) if self.prestage.student else None
         loss = self.prestage.loss(student, teachers, batch)
         return StageLoss(loss.total, loss.terms, torch.zeros(2, dtype=torch.int64, device=images.device))

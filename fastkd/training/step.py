@@ -26,7 +26,8 @@ from fastkd.training.optimisation import (
 )
 from fastkd.training.replays import STEPS, ResidentSteps, StreamedSteps
 from fastkd.training.snapshot import Snapshot
-from fastkd.training.stages import Stage, StageLoss
+from fastkd.training.stages import Distill, Stage, StageLoss
+from fastkd.training.taught import Provided, Shelf, StoredTeachers, fits
 
 
 class Step:
@@ -46,7 +47,9 @@ class Step:
         steps_per_epoch: int,
         device: torch.device,
         execution: Resolved = EVERYTHING_OFF,
+        shelf: Shelf | None = None,
     ):
+        """shelf: where the stage's teachers are stored."""
         self.stage, self.prepare, self.optimizer, self.training = stage, prepare, optimizer, training
         self.device, self.execution = device, execution
         self.learning_rates = learning_rates(training, steps_per_epoch).to(device)
@@ -65,12 +68,21 @@ class Step:
                 stage, device_ids=ids, broadcast_buffers=False, static_graph=training.accumulate == 1
             )
         self.batch_size = training.batch_size // world_size()
+        self.stored: StoredTeachers | None = None
+        """The teachers' rows, in place of the teachers, where they are stored."""
+        if shelf is not None:
+            self.stored = StoredTeachers(shelf, device, self._say, resident=fits(shelf, device))
         self.replays: ResidentSteps | StreamedSteps | None = None
         """The recorded step, where there is one."""
 
     def epoch_of(self, loader: Loader, epoch: int, start: int = 0) -> Iterator[int]:
         """Trains on an epoch from its step `start` on; yields from time to time how many steps were taken since."""
         self.epoch.fill_(epoch)
+        if self.stored is not None:
+            self.stored.begin_epoch(epoch)
+            if isinstance(self.replays, ResidentSteps):
+                self.stored.complete(loader, epoch, start)
+            loader = Provided(loader, self.stored)
         if self.replays is None:
             for raw in loader.epoch(epoch, start):
                 self(raw)
@@ -80,15 +92,27 @@ class Step:
                 self.meter.count(trained.images, trained.steps)
                 yield trained.steps
 
+    def fill_store(self, loader: Loader, epoch: int) -> Iterator[int]:
+        """Computes what is missing of the teachers' rows of an epoch; yields the batches that were looked at."""
+        assert self.stored is not None
+        self.epoch.fill_(epoch)
+        self.stored.begin_epoch(epoch)
+        if not self.stored.is_complete():
+            for done, _ in enumerate(self.stored.provided(loader, epoch, 0), 1):
+                yield done
+
     def __call__(self, raw: RawBatch) -> None:
         self._train_any_size(raw)
         self.meter.count(len(raw.index))
 
     def _train_any_size(self, raw: RawBatch) -> None:
-        # Another size than the one that was compiled for would compile once more: it runs as plain PyTorch.
-        odd = self.execution.compile != "off" and len(raw.index) != self.batch_size
-        with torch.compiler.set_stance("force_eager") if odd else contextlib.nullcontext():
+        with self._plain_if_odd(raw):
             self._train(raw.to(self.device))
+
+    def _plain_if_odd(self, raw: RawBatch) -> contextlib.AbstractContextManager[None]:
+        """A batch of another size than the one that was compiled for would compile once more: it runs as PyTorch."""
+        odd = self.execution.compile != "off" and len(raw.index) != self.batch_size
+        return torch.compiler.set_stance("force_eager") if odd else contextlib.nullcontext()  # pyright: ignore
 
     def warm_up(self, loader: Loader, recorder: Recorder | None = None) -> list[str]:
         """Compiles, and records with the recorder, if there is one. It is no training: everything stays as it was.
@@ -96,6 +120,7 @@ class Step:
         Returns what there is to tell: how long it took, or why something is off.
         """
         raw = next(iter(loader.epoch(0))).to(self.device)
+        raw = raw if self.stored is None else self.stored.blank(raw)
         known = list(self.meter.sums.values())
         counters = [self.done, self.epoch, self.first_bad_step, self.meter.hits, *known]
         averaged = [self.average.network] if self.average else []
@@ -126,6 +151,11 @@ class Step:
             return f"not compiled: {first_lines(error)}"
         return f"compiled in {duration(time.perf_counter() - started)}"
 
+    def close(self) -> None:
+        """Writes what was computed of the teachers' rows."""
+        if self.stored is not None:
+            self.stored.close()
+
     def uncompile(self) -> None:
         undo_compile(self.stage)
         self.execution = self.execution._replace(compile="off")
@@ -153,8 +183,20 @@ class Step:
         steps = f", {STEPS} steps a replay" if isinstance(self.replays, ResidentSteps) else ""
         return f"captured in {duration(time.perf_counter() - started)}{steps}"
 
+    def _say(self, raw: RawBatch) -> tuple[Tensor, ...]:
+        """The rows of a raw batch, from the very forward passes of the teachers that a step would do."""
+        assert isinstance(self.stage, Distill)
+        batch, rows = self._laid_out(self.prepare(raw.to(self.device), self.done, self.epoch)), []
+        with self.forward_context(), self._plain_if_odd(raw):
+            for part in _parts(batch, self.training.accumulate):
+                pairs = zip(self.stage.rows, self.stage.say(part), strict=True)
+                rows.append([row.packed(said, part.labels) for row, said in pairs])
+        return tuple(torch.cat(of_teacher) for of_teacher in zip(*rows, strict=True))
+
     def _train(self, raw: RawBatch) -> None:
         batch = self.prepare(raw, self.done, self.epoch)
+        if self.stored is not None:
+            batch = self.stored.with_rows(batch, raw)
         loss = self._accumulate(batch)
         bad = any_rank(~(loss.total.isfinite() & gradients_are_finite(self.optimizer)))
         self._keep_first_bad(bad, {"loss": loss.total, **loss.terms})
@@ -179,17 +221,7 @@ class Step:
         if parts == 1:
             return self._forward_backward(batch, 1.0)
         losses, count = [], len(batch.labels)
-        divided = zip(
-            batch.images.tensor_split(parts, dim=1),
-            batch.labels.tensor_split(parts),
-            batch.index.tensor_split(parts),
-            strict=True,
-        )
-        pieces = [
-            batch._replace(images=images, labels=labels, index=index)
-            for images, labels, index in divided
-            if len(labels)  # the last batch of an epoch can be smaller than `accumulate`
-        ]
+        pieces = _parts(batch, parts)
         shares = [len(part.labels) / count for part in pieces]
         for number, (part, share) in enumerate(zip(pieces, shares, strict=True), start=1):
             with self._without_reduction(number < len(pieces)):
@@ -204,13 +236,17 @@ class Step:
 
     def _forward_backward(self, batch: Batch, weight: float) -> StageLoss:
         with self.forward_context():
-            if self.execution.channels_last:
-                views, count = batch.images.shape[:2]
-                images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-                batch = batch._replace(images=images.unflatten(0, (views, count)))
-            loss: StageLoss = self.module(batch)
+            loss: StageLoss = self.module(self._laid_out(batch))
         (loss.total * weight if weight != 1.0 else loss.total).backward()
         return StageLoss(loss.total.detach(), loss.terms, loss.hits)
+
+    def _laid_out(self, batch: Batch) -> Batch:
+        """The batch with its images in the memory layout that the networks have."""
+        if not self.execution.channels_last:
+            return batch
+        views, count = batch.images.shape[:2]
+        images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return batch._replace(images=images.unflatten(0, (views, count)))
 
     def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         """The stage's predictions, and those of the averaged weights; the stage must be in eval mode."""
@@ -247,3 +283,16 @@ class Step:
             if name not in self.bad_terms:
                 self.bad_terms[name] = torch.zeros((), dtype=torch.float64, device=self.device)
             self.bad_terms[name].copy_(torch.where(first, value.detach().double(), self.bad_terms[name]))
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """The batch in parts; the last batch of an epoch can have fewer images than there are parts."""
+    if count == 1:
+        return [batch]
+    others = (value.tensor_split(count) for value in (batch.labels, batch.index, *batch.taught))
+    of_parts = zip(batch.images.tensor_split(count, dim=1), *others, strict=True)
+    return [
+        batch._replace(images=images, labels=labels, index=index, taught=tuple(taught))
+        for images, labels, index, *taught in of_parts
+        if len(labels)
+    ]

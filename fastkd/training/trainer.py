@@ -25,6 +25,7 @@ from fastkd.training.meter import Meter, Totals
 from fastkd.training.optimisation import Training, build_optimizer, load_optimizer_state
 from fastkd.training.stages import Stage
 from fastkd.training.step import Step
+from fastkd.training.taught import Shelf
 
 CHECKPOINT_FORMAT = 1
 CHECKPOINT_SECONDS = 600.0
@@ -72,7 +73,9 @@ class Trainer:
         eval_every: int = 1,
         execution: Resolved = EVERYTHING_OFF,
         identity: Identity = Identity(),  # noqa: B008 - it is frozen
+        shelf: Shelf | None = None,
     ):
+        """shelf: where the stage's teachers are stored."""
         self.name, self.stage, self.training, self.train_source, self.test_source = name, stage, training, train, test
         self.device, self.session = device, session
         self.checkpoint, self.log, self.eval_every = checkpoint, log, eval_every
@@ -85,7 +88,9 @@ class Trainer:
         if execution.channels_last:
             stage.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = build_optimizer(stage, training, device)
-        self.step = Step(stage, train.prepare, self.optimizer, training, self.steps_per_epoch, device, execution)
+        self.step = Step(stage, train.prepare, self.optimizer, training, self.steps_per_epoch, device, execution, shelf)
+        if self.step.stored is not None:
+            self.step.stored.tell = lambda text: session.display.note(f"{self.title}  {text}")
         self.recorder = CudaRecorder(device) if execution.capture else None
         self.evaluation = Evaluation(
             self.step.predictions, test, device, fixed_shape=execution.compile != "off", recorder=self.recorder
@@ -107,8 +112,28 @@ class Trainer:
             after_epoch(self.progress.epoch)
             self._save()
             self._stop_if_asked()
+        self.step.close()
         self.step.uncompile()  # what the networks are used for next has other shapes and types
         return self.progress
+
+    def fill_stores(self) -> None:
+        """Writes what is missing of the teachers' rows in all epochs of the training, without training."""
+        stored, loader = self.step.stored, self.train_source.loader
+        assert stored is not None
+        epochs = stored.shelf.distinct(range(self.training.epochs))
+        for number, epoch in enumerate(epochs):
+            started, total = time.monotonic(), len(epochs) * loader.steps
+            for taken in self.step.fill_store(loader, epoch):
+                if world_size() == 1 and self.session.display.due():
+                    done, each = number * loader.steps + taken, (time.monotonic() - started) / taken
+                    rate = self.training.batch_size / max(each, 1e-9)
+                    self.session.display.live(self.title, done, total, {}, rate, (total - done) * each)
+                if world_size() == 1 and self.session.interrupt.requested:
+                    break
+            self.step.close()
+            self.progress.epoch = number + 1
+            self._stop_if_asked()
+        self.session.display.note(f"{self.title}  {len(epochs)} epochs are stored")
 
     def warm_up(self) -> None:
         """Compiles and captures, where that is on; it is no step of the training."""

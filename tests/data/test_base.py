@@ -11,7 +11,11 @@ from fastkd.data.paths import Paths
 
 def raw(first=0, count=3, pixels=True):
     images = torch.full((2, count, 4, 4, 3), first, dtype=torch.uint8) if pixels else None
-    return RawBatch(torch.arange(count) + first, images)
+    return RawBatch(torch.arange(count) + first, images, (torch.full((count, 2), first, dtype=torch.int32),))
+
+
+def addresses(batch):
+    return [tensor.data_ptr() for tensor in (batch.index, batch.images, *batch.taught) if tensor is not None]
 
 
 class TestRawBatch:
@@ -19,9 +23,10 @@ class TestRawBatch:
     def test_a_copy_has_its_own_memory_and_is_filled_in_place(self, pixels):
         given = raw(5, pixels=pixels)
         kept = given.copied()
-        addresses = [tensor.data_ptr() for tensor in kept if tensor is not None]
+        before = addresses(kept)
         kept.fill(raw(9, pixels=pixels))
-        assert [tensor.data_ptr() for tensor in kept if tensor is not None] == addresses
+        assert addresses(kept) == before and not set(before) & set(addresses(given))
+        assert kept.taught[0].unique().tolist() == [9] and given.taught[0].unique().tolist() == [5]
         assert kept.index.tolist() == [9, 10, 11] and given.index.tolist() == [5, 6, 7]
         if pixels:
             assert kept.images.unique().tolist() == [9] and given.images.unique().tolist() == [5]
@@ -35,7 +40,7 @@ class TestRawBatch:
     @pytest.mark.parametrize("pixels", (True, False))
     def test_it_moves_with_its_pixels(self, pixels):
         moved = raw(pixels=pixels).to(torch.device("meta"))
-        assert moved.index.is_meta and (moved.images is None or moved.images.is_meta)
+        assert moved.index.is_meta and moved.taught[0].is_meta and (moved.images is None or moved.images.is_meta)
         assert (moved.images is None) == (not pixels)
 
     def test_empty(self):

@@ -149,3 +149,23 @@ def test_blocks_that_are_left_out_are_told(name, pair):
     assert len(notes) == (pair in UNEQUAL)
     if notes:
         assert "left out" in notes[0] and ("last 3" if name == "oh" else "first 3") in notes[0]
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_what_a_method_reads_of_the_teacher_it_declares(name):
+    """With everything else unusable, its loss is the same: from stored rows it learns as from the teacher."""
+    stage, data = with_a_weight(name), batch()
+    method = stage.methods[name.split()[0]]
+    images = data.images[: method.views.count].flatten(0, 1)
+    student, *teachers = (network(images, preacts=stage.preacts) for network in (stage.network, *stage.teachers))
+    again, hidden = copy.deepcopy(method), tuple(teacher_without(teacher, method.reads) for teacher in teachers)
+    assert torch.equal(method(student, tuple(teachers), data).total, again(student, hidden, data).total)
+
+
+def teacher_without(output, reads):
+    """The output with NaN in place of every tensor that is not named."""
+
+    def unusable(value):
+        return value if value is None else torch.full_like(value, torch.nan) if torch.is_tensor(value) else ()
+
+    return output._replace(**{name: unusable(value) for name, value in output._asdict().items() if name not in reads})

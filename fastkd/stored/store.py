@@ -1,0 +1,194 @@
+"""The folder of one teacher's rows: what they are, said in `store.json`, and the files of each epoch."""
+
+import contextlib
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from fastkd.stored.epochs import CHECK, EpochFiles
+from fastkd.stored.key import Circumstances, Key, first_difference, words_for
+from fastkd.stored.row import RowFormat
+from fastkd.support.distributed import from_main, on_main
+from fastkd.support.errors import UserError
+from fastkd.support.files import locked, make_folder, read_json, write_json
+from fastkd.support.plain import from_plain, to_plain
+
+FORMAT = 1
+ABOUT = "store.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What `store.json` says."""
+
+    format: int
+    key: Key
+    row: RowFormat
+    made_by: tuple[Circumstances, ...]
+    """Every kind of machine that wrote rows."""
+
+
+class Store:
+    """One teacher's rows. It is written by one command at a time, whose processes all write; any number read."""
+
+    def __init__(self, folder: Path, about: About, *, writable: bool, lock: contextlib.ExitStack):
+        self.folder, self.about, self.writable, self._lock = folder, about, writable, lock
+        self.notes: list[str] = []
+        """What a user should know of it."""
+
+    @classmethod
+    def opened(
+        cls, folder: Path, key: Key, row: RowFormat, circumstances: Circumstances, *, exact: bool = False
+    ) -> Self:
+        """Opens a store, or makes one where there is none; all ranks call it.
+
+        Raises UserError for a store whose rows have another key, lack something that `row` has, or, with `exact`, were
+        made in other circumstances. Where another command holds the store, it is only read.
+        """
+        lock, busy = contextlib.ExitStack(), ""
+
+        def prepare() -> None:
+            nonlocal busy
+            if not (folder / ABOUT).exists():
+                _refuse_other_contents(folder)
+                make_folder(folder)
+            try:
+                lock.enter_context(locked(folder))
+            except UserError as error:
+                if not (folder / ABOUT).exists():
+                    raise
+                busy = str(error)
+            _settle(folder, key, row, circumstances, exact=exact, writable=not busy)
+
+        try:
+            on_main(prepare)
+            busy = from_main(busy)
+            about = read_about(folder)
+        except BaseException:
+            lock.close()
+            raise
+        store = cls(folder, about, writable=not busy, lock=lock)
+        if busy:
+            store.notes.append(f"{busy}: rows that are missing are computed here, and not added")
+        if (found := _made_otherwise(about, circumstances)) is not None:
+            field, then, today = found
+            here = f"here it is {today}"
+            store.notes.append(f"made with {words_for(field)} {then}, {here}: the last bits of rows may differ")
+        return store
+
+    @classmethod
+    def refuse_other(cls, folder: Path, key: Key, row: RowFormat) -> None:
+        """Raises UserError where a store stands in the folder that would not serve; writes nothing."""
+        if (folder / ABOUT).exists():
+            _compare(folder, read_about(folder), key, row)
+
+    @property
+    def differs(self) -> list[str]:
+        """In which circumstances rows were made that are not today's, in words."""
+        return [note for note in self.notes if note.startswith("made with")]
+
+    def epoch(self, epoch: int) -> EpochFiles:
+        """The files of an epoch."""
+        return EpochFiles(self.folder, epoch, self.about.key.samples, self.about.row.words, writable=self.writable)
+
+    def missing(self, epoch: int) -> int:
+        """How many rows of an epoch are not there."""
+        files = EpochFiles(self.folder, epoch, self.about.key.samples, self.about.row.words, writable=False)
+        try:
+            return int((files.checks() == 0).sum())
+        finally:
+            files.close()
+
+    @property
+    def bytes_a_row(self) -> int:
+        """What a row takes on the disk, with its check."""
+        return self.about.row.bytes + CHECK
+
+    def refuse_full_disk(self, rows: int) -> None:
+        """Raises UserError where the disk has no room for so many more rows."""
+        needed, free = rows * self.bytes_a_row, shutil.disk_usage(self.folder).free
+        if self.writable and needed > free:
+            raise UserError(
+                f"the store {self.folder} needs {size_of(needed)} more, the disk has {size_of(free)}: "
+                "a narrower --store-type, --store-top or --store-epochs takes less"
+            )
+
+    def close(self) -> None:
+        self._lock.close()
+
+
+def size_of(count: int) -> str:
+    """So many bytes, in words."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return f"{count} bytes"
+
+
+def read_about(folder: Path) -> About:
+    """What a store says of itself; raises UserError for what is no store of this fastkd's."""
+    path = folder / ABOUT
+    plain = read_json(path)
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+        found = plain.get("format", "none") if isinstance(plain, dict) else "none"
+        raise UserError(f"{path} has format {found!r}, this fastkd reads {FORMAT}")
+    about = from_plain(About, plain, str(path))
+    sizes = {"samples": about.key.samples, "classes": about.row.classes, "views": about.row.views}
+    for name, value in sizes.items():
+        if not 1 <= value <= 1 << 40:
+            raise UserError(f"{path} says {name} = {value}")
+    return about
+
+
+def _settle(
+    folder: Path, key: Key, row: RowFormat, circumstances: Circumstances, *, exact: bool, writable: bool
+) -> None:
+    """Writes what the store says of itself, or compares it with what is wanted."""
+    path = folder / ABOUT
+    if not path.exists():
+        about = About(format=FORMAT, key=key, row=row, made_by=(circumstances,))
+        write_json(path, to_plain(about))
+        return
+    about = read_about(folder)
+    _compare(folder, about, key, row)
+    if exact and (found := _made_otherwise(about, circumstances)) is not None:
+        field, then, today = found
+        raise UserError(
+            f"--store-exact: {folder} was made with {words_for(field)} {then}, here it is {today}: "
+            "the last bits of rows may differ"
+        )
+    if writable and circumstances not in about.made_by:
+        write_json(path, to_plain(replace(about, made_by=(*about.made_by, circumstances))))
+
+
+def _compare(folder: Path, about: About, key: Key, row: RowFormat) -> None:
+    if (found := first_difference(about.key, key)) is not None:
+        field, then, today = found
+        raise UserError(
+            f"the store {folder} was made with {words_for(field)} {_short(then)}, here it is {_short(today)}: "
+            "give another --teacher-outputs"
+        )
+    if lacking := about.row.lacks(row):
+        raise UserError(f"the store {folder} does not serve here, {lacking}: give another --teacher-outputs")
+
+
+def _made_otherwise(about: About, today: Circumstances) -> tuple[str, Any, Any] | None:
+    """The first circumstance in which rows were made that is not today's."""
+    differing = (first_difference(then, today) for then in about.made_by)
+    return next((found for found in differing if found is not None), None)
+
+
+def _refuse_other_contents(folder: Path) -> None:
+    """Raises UserError for a folder that holds something else than a store."""
+    try:
+        inside = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.exists() else []
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+    if inside:
+        raise UserError(f"{folder} is no store: it has no {ABOUT}, but {inside[0]}")
+
+
+def _short(value: Any) -> str:
+    text = f"{value}"
+    return f"{text[:12]}…" if len(text) == 64 else text or "none"

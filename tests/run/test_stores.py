@@ -1,0 +1,338 @@
+"""A run from a float32 store ends with the same bytes as the run with the live teacher."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.courses import taught_recipe
+from helpers.recorders import record_everything
+from helpers.tiny import Quiet, tiny_recipe, train
+
+from fastkd.methods import find_method, split_methods
+from fastkd.recipes.recipe import StageRecipe
+from fastkd.stored import Store, Storing
+from fastkd.stored.epochs import EpochFiles
+from fastkd.stored.store import read_about
+from fastkd.support.errors import UserError
+from fastkd.support.files import sha256
+from fastkd.support.interrupt import Interrupt, Stopped
+from fastkd.training.stages import Distill
+from fastkd.training.step import Step
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory):
+    """The weights of a plain and of a student-friendly teacher."""
+    found = {}
+    for kind in ("plain", "sftn"):
+        recipe = tiny_recipe()
+        teacher = recipe.stages[0] if kind == "sftn" else replace(recipe.stages[0], sftn=None)
+        folder = tmp_path_factory.mktemp(kind) / "run"
+        train(replace(recipe, stages=(teacher,)), folder)
+        found[kind] = folder / "teacher.safetensors"
+    return found
+
+
+def loaded(path: Path, name="teacher") -> StageRecipe:
+    return StageRecipe(name=name, role="teacher", network="resnet8", file=str(path), sha256=sha256(path))
+
+
+def recipe_of(path, method="kd", store=None, settings=None, storing=None, training=None, **changes):
+    """A loaded teacher and a student; two epochs of four steps."""
+    base = tiny_recipe()
+    given = {name: find_method(name).Settings(**(settings or {}).get(name, {})) for name in split_methods(method)}
+    own = replace(base.stages[1].training, **(training or {}))
+    student = replace(base.stages[1], method=method, settings=given, training=own)
+    options = Storing(teacher_outputs=store, **(storing or {})) if store else Storing()
+    return replace(base, **{"stages": (loaded(path), student), "storing": options} | changes)
+
+
+def student_of(folder):
+    return (folder / "student.safetensors").read_bytes()
+
+
+@pytest.fixture
+def silent_teacher(monkeypatch):
+    """After a call of it, whoever runs a teacher fails."""
+
+    def refuse():
+        def forward(self, images):
+            raise AssertionError("the teacher was run")
+
+        monkeypatch.setattr(Distill, "_teachers", forward)
+
+    return refuse
+
+
+SETTINGS = {"crd": {"negatives": 16}, "sskd": {"epochs": 1, "milestones": ()}}
+
+
+LONG = [("plain", method) for method in ("dkd", "crd", "kd+pkt+rkd", "cc", "srrl")] + [("sftn", "kd")]
+
+
+@pytest.mark.parametrize(
+    "kind, method",
+    [
+        *(("plain", "kd"), ("sftn", "crd"), ("plain", "kd+sskd")),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in LONG),
+    ],
+)
+def test_two_students_of_one_store_end_as_with_the_teacher_itself(kind, method, teachers, tmp_path, silent_teacher):
+    path, store = teachers[kind], tmp_path / "store"
+    train(recipe_of(path, method, settings=SETTINGS), tmp_path / "live")
+    train(recipe_of(path, method, store, SETTINGS), tmp_path / "first")
+    silent_teacher()
+    train(recipe_of(path, method, store, SETTINGS), tmp_path / "second")
+    assert student_of(tmp_path / "live") == student_of(tmp_path / "first") == student_of(tmp_path / "second")
+
+
+def test_another_batch_size_and_a_dropped_last_batch(teachers, tmp_path):
+    """Batches of 48 leave 32 of 128 images out: a student with batches of 32 has them computed, and added."""
+    path, store = teachers["plain"], tmp_path / "store"
+    train(recipe_of(path, "kd", store, training={"batch_size": 48}), tmp_path / "other")
+    about = EpochFiles(store / "teacher", 0, 128, 10, writable=False)
+    assert about.whole()[1].sum() == 96
+    for name, where in (("live", None), ("stored", store)):
+        train(recipe_of(path, "kd", where), tmp_path / name)
+    assert student_of(tmp_path / "live") == student_of(tmp_path / "stored")
+    assert about.whole()[1].all()
+
+
+@pytest.mark.parametrize("method", ("kd", pytest.param("crd", marks=pytest.mark.slow)))
+def test_a_captured_step_reads_rows(method, teachers, tmp_path, monkeypatch, silent_teacher):
+    path, store = teachers["plain"], tmp_path / "store"
+    train(recipe_of(path, method, settings=SETTINGS), tmp_path / "live")
+    record_everything(monkeypatch)
+    train(recipe_of(path, method, store, SETTINGS), tmp_path / "first")
+    silent_teacher()
+    train(recipe_of(path, method, store, SETTINGS), tmp_path / "second")
+    assert student_of(tmp_path / "live") == student_of(tmp_path / "first") == student_of(tmp_path / "second")
+
+
+@pytest.mark.parametrize("captured", (pytest.param(False, marks=pytest.mark.slow), True))
+def test_rows_that_do_not_fit_the_device_travel_with_the_batch(
+    captured, teachers, tmp_path, monkeypatch, silent_teacher
+):
+    path, store = teachers["plain"], tmp_path / "store"
+    train(recipe_of(path, "kd"), tmp_path / "live")
+    monkeypatch.setattr("fastkd.training.step.fits", lambda shelf, device: False)
+    if captured:
+        record_everything(monkeypatch)
+        monkeypatch.setattr("fastkd.training.step.ResidentLoader", type("Nobody", (), {}))
+    train(recipe_of(path, "kd", store), tmp_path / "first")
+    silent_teacher()
+    train(recipe_of(path, "kd", store), tmp_path / "second")
+    assert student_of(tmp_path / "live") == student_of(tmp_path / "first") == student_of(tmp_path / "second")
+
+
+def test_a_batch_in_parts(teachers, tmp_path):
+    path, store, parts = teachers["plain"], tmp_path / "store", {"accumulate": 2}
+    train(recipe_of(path, "kd", training=parts), tmp_path / "live")
+    for name in ("first", "second"):
+        train(recipe_of(path, "kd", store, training=parts), tmp_path / name)
+        assert student_of(tmp_path / "live") == student_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("steps", (pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(6, marks=pytest.mark.slow)))
+def test_stopped_in_the_middle_and_resumed(steps, teachers, tmp_path, monkeypatch):
+    path, recipe = teachers["plain"], recipe_of(teachers["plain"], "kd", tmp_path / "store")
+    train(recipe_of(path, "kd"), tmp_path / "live")
+    plain, interrupt, taken = Step.__call__, Interrupt(), [0]
+
+    def counting(self, raw):
+        plain(self, raw)
+        taken[0] += 1
+        if taken[0] == steps:
+            interrupt.requested = "SIGTERM"
+
+    monkeypatch.setattr(Step, "__call__", counting)
+    with pytest.raises(Stopped):
+        train(recipe, tmp_path / "run", interrupt)
+    train(recipe, tmp_path / "run")
+    assert student_of(tmp_path / "live") == student_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", ("aveg", pytest.param("aekd", marks=pytest.mark.slow)))
+def test_several_teachers(method, teachers, tmp_path, silent_teacher):
+    def recipe(store=None):
+        made = recipe_of(teachers["plain"], method, store)
+        second = loaded(teachers["sftn"], "teacher-2")
+        student = replace(made.stages[1], teachers=("teacher", "teacher-2"))
+        return replace(made, stages=(made.stages[0], second, student))
+
+    store = tmp_path / "store"
+    train(recipe(), tmp_path / "live")
+    train(recipe(store), tmp_path / "first")
+    assert sorted(path.name for path in store.iterdir()) == ["teacher", "teacher-2"]
+    silent_teacher()
+    train(recipe(store), tmp_path / "second")
+    assert student_of(tmp_path / "live") == student_of(tmp_path / "first") == student_of(tmp_path / "second")
+
+
+@pytest.mark.parametrize("restart", (False, pytest.param(True, marks=pytest.mark.slow)))
+def test_the_rows_of_each_anchor_stand_under_its_name(restart, tmp_path, silent_teacher):
+    recipe = taught_recipe("rco", anchors=2, restart=restart)
+    train(recipe, tmp_path / "live")
+    stored = replace(recipe, storing=Storing(teacher_outputs=tmp_path / "store"))
+    train(stored, tmp_path / "first")
+    assert student_of(tmp_path / "live") == student_of(tmp_path / "first")
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["teacher", "teacher@1"]
+    epochs = {path.name: sorted(p.stem for p in path.glob("*.rows")) for path in (tmp_path / "store").iterdir()}
+    both = ["epoch-00000", "epoch-00001"]
+    assert epochs == ({"teacher@1": both, "teacher": both} if restart else {"teacher@1": both[:1], "teacher": both[1:]})
+    silent_teacher()
+    train(stored, tmp_path / "second")
+    assert student_of(tmp_path / "live") == student_of(tmp_path / "second")
+
+
+def test_a_student_without_a_teacher_is_left_alone(teachers, tmp_path):
+    control = tiny_recipe().stages[-1]
+    recipe = recipe_of(teachers["plain"], "kd", tmp_path / "store")
+    train(replace(recipe, stages=(*recipe.stages, control)), tmp_path / "run")
+    train(replace(recipe, stages=(control,), storing=Storing()), tmp_path / "alone")
+    assert (tmp_path / "run/control.safetensors").read_bytes() == (tmp_path / "alone/control.safetensors").read_bytes()
+
+
+class TestWhatIsTold:
+    def test_sizes_and_times_before_the_first_byte_is_written(self, teachers, tmp_path, monkeypatch):
+        display, plain = Quiet(), EpochFiles.write
+
+        def write(self, *arguments):
+            assert any("will be written, computing them takes about" in note for note in display.notes)
+            plain(self, *arguments)
+
+        monkeypatch.setattr(EpochFiles, "write", write)
+        train(recipe_of(teachers["plain"], "kd", tmp_path / "store"), tmp_path / "run", display=display)
+        (note,) = [note for note in display.notes if "will be written" in note]
+        assert "of the teachers' rows 256 are missing in 2 epochs: 11.3 kB" in note
+        again = Quiet()
+        train(recipe_of(teachers["plain"], "kd", tmp_path / "store"), tmp_path / "again", display=again)
+        assert not [note for note in again.notes if "will be written" in note]
+
+    def test_other_circumstances_are_a_field_of_the_result(self, teachers, tmp_path, monkeypatch):
+        path, store = teachers["plain"], tmp_path / "store"
+        (result,) = train(recipe_of(path, "kd", store), tmp_path / "run")
+        assert result["stages"]["student"]["store"] == {"type": "float32", "top": None, "epochs": None, "differs": []}
+        monkeypatch.setattr("fastkd.support.environment.device_name", lambda device: "another one")
+        display = Quiet()
+        (result,) = train(recipe_of(path, "kd", store), tmp_path / "other", display=display)
+        (differs,) = result["stages"]["student"]["store"]["differs"]
+        assert "here it is another one: the last bits of rows may differ" in differs
+        assert any("the last bits of rows may differ" in note for note in display.notes)
+        with pytest.raises(UserError, match="--store-exact: .* was made with device"):
+            train(recipe_of(path, "kd", store, storing={"store_exact": True}), tmp_path / "exact")
+
+    def test_damaged_rows_are_computed_anew(self, teachers, tmp_path):
+        path, store = teachers["plain"], tmp_path / "store"
+        train(recipe_of(path, "kd", store), tmp_path / "run")
+        rows = store / "teacher" / "epoch-00001.rows"
+        content = bytearray(rows.read_bytes())
+        content[40 * 17] ^= 64
+        rows.write_bytes(content)
+        display = Quiet()
+        train(recipe_of(path, "kd", store), tmp_path / "again", display=display)
+        assert any("1 rows are damaged, they are computed anew" in note for note in display.notes)
+        assert student_of(tmp_path / "run") == student_of(tmp_path / "again")
+        assert rows.read_bytes() != bytes(content)
+
+    def test_a_store_that_another_command_writes_is_read_and_not_added_to(self, teachers, tmp_path):
+        path, store = teachers["plain"], tmp_path / "store"
+        train(recipe_of(path, "kd"), tmp_path / "live")
+        train(recipe_of(path, "kd", store, training={"batch_size": 48}), tmp_path / "part")
+        before = {file.name: file.read_bytes() for file in (store / "teacher").iterdir()}
+        holder = Store.opened(store / "teacher", *_known(store / "teacher"))
+        display = Quiet()
+        train(recipe_of(path, "kd", store), tmp_path / "run", display=display)
+        holder.close()
+        assert any("computed here, and not added" in note for note in display.notes)
+        assert student_of(tmp_path / "live") == student_of(tmp_path / "run")
+        assert {file.name: file.read_bytes() for file in (store / "teacher").iterdir()} == before
+
+
+def _known(folder):
+    about = read_about(folder)
+    return about.key, about.row, about.made_by[0]
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        "method, words",
+        (
+            ("kd+sp", "sp reads the teacher's feature maps, which no store holds"),
+            ("oh", "oh reads the teacher's feature maps"),
+            ("ce", "changes nothing: ce reads nothing of the teacher"),
+        ),
+    )
+    def test_what_a_store_cannot_give(self, method, words, teachers, tmp_path):
+        with pytest.raises(UserError, match=words) as error:
+            train(recipe_of(teachers["plain"], method, tmp_path / "store"), tmp_path / "run")
+        assert "\n" not in str(error.value) and not (tmp_path / "store").exists()
+
+    @pytest.mark.parametrize(
+        "words, changes",
+        (
+            ("weights", {}),
+            ("data ", {"limit_train": 127}),
+            ("data seed 0, here it is 3", {"data_seed": 3}),
+            ("crop padding 1, here it is 2", {"augmentation": {"crop_padding": 2}}),
+            ("mean", {"mean": (0.1, 0.2, 0.3)}),
+        ),
+    )
+    def test_a_store_of_something_else(self, words, changes, teachers, tmp_path):
+        train(recipe_of(teachers["plain"], "kd", tmp_path / "store"), tmp_path / "run")
+        before = {file.name: file.read_bytes() for file in (tmp_path / "store/teacher").iterdir()}
+        other = recipe_of(teachers["plain" if changes else "sftn"], "kd", tmp_path / "store")
+        if "augmentation" in changes:
+            changes = {"augmentation": replace(other.augmentation, **changes["augmentation"])}
+        with pytest.raises(UserError, match=f"was made with .*{words}") as error:
+            train(replace(other, **changes), tmp_path / "other")
+        assert "\n" not in str(error.value)
+        assert {file.name: file.read_bytes() for file in (tmp_path / "store/teacher").iterdir()} == before
+
+    def test_several_temperatures_share_no_tail(self, teachers, tmp_path):
+        storing = {"store_top": 3}
+        with pytest.raises(UserError, match="--store-top: sskd reads all of the teacher's logits"):
+            train(recipe_of(teachers["plain"], "kd+sskd", tmp_path / "s", storing=storing), tmp_path / "run")
+        with pytest.raises(UserError, match="--store-top changes nothing: crd does not read the teacher's logits"):
+            train(recipe_of(teachers["plain"], "crd", tmp_path / "s", SETTINGS, storing), tmp_path / "other")
+
+
+class TestLess:
+    @pytest.mark.parametrize("storing", ({"store_type": "float16"}, {"store_type": "bfloat16"}, {"store_top": 3}))
+    def test_narrower_rows_are_near_and_named(self, storing, teachers, tmp_path):
+        path = teachers["plain"]
+        train(recipe_of(path, "kd"), tmp_path / "live")
+        (result,) = train(recipe_of(path, "kd", tmp_path / "store", storing=storing), tmp_path / "run")
+        assert student_of(tmp_path / "live") != student_of(tmp_path / "run")
+        found = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+        known = [json.loads(line) for line in (tmp_path / "live/metrics.jsonl").read_text().splitlines()]
+        assert found[0]["train"]["loss"] == pytest.approx(known[0]["train"]["loss"], rel=2e-2)
+        assert result["stages"]["student"]["store"]["type"] == storing.get("store_type", "float32")
+
+    def test_an_epoch_of_rows_serves_all_of_them(self, teachers, tmp_path, silent_teacher):
+        """With --store-epochs 1 the live teacher sees the same crops in every epoch, and control and student do."""
+        path, once = teachers["plain"], {"store_epochs": 1}
+        train(recipe_of(path, "kd", tmp_path / "store", storing=once), tmp_path / "run")
+        assert sorted(file.name for file in (tmp_path / "store/teacher").glob("*.rows")) == ["epoch-00000.rows"]
+        silent_teacher()
+        train(recipe_of(path, "kd", tmp_path / "store", storing=once), tmp_path / "again")
+        assert student_of(tmp_path / "run") == student_of(tmp_path / "again")
+
+
+class TestSeeds:
+    def test_seeds_of_one_store(self, teachers, tmp_path, silent_teacher):
+        path, store = teachers["plain"], tmp_path / "store"
+        recipe = recipe_of(path, "kd", store, seeds=2, data_seed=0)
+        train(recipe, tmp_path / "run")
+        live = recipe_of(path, "kd", seed=1, data_seed=0)
+        train(live, tmp_path / "live")
+        assert student_of(tmp_path / "run/seed-1") == student_of(tmp_path / "live")
+        assert student_of(tmp_path / "run/seed-0") != student_of(tmp_path / "run/seed-1")
+
+    def test_another_data_seed_is_another_training(self, teachers, tmp_path):
+        path = teachers["plain"]
+        train(recipe_of(path, "kd"), tmp_path / "none")
+        train(recipe_of(path, "kd", data_seed=0), tmp_path / "same")
+        train(recipe_of(path, "kd", data_seed=1), tmp_path / "other")
+        assert student_of(tmp_path / "none") == student_of(tmp_path / "same") != student_of(tmp_path / "other")

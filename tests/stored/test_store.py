@@ -1,0 +1,193 @@
+"""The folder: what it says of itself, whom it serves, who may write."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fastkd.stored import Circumstances, Key, RowFormat, Store
+from fastkd.stored.store import size_of
+from fastkd.support.errors import UserError
+
+KEY = Key(
+    network="resnet8",
+    weights="0" * 64,
+    folded=False,
+    precision="float32",
+    layout="contiguous",
+    data="1" * 64,
+    samples=20,
+    image_size=8,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.2, 0.2, 0.2),
+    decoder="",
+    augmentation={"crop": "pad", "flip": True},
+    augmentation_version=1,
+    data_seed=0,
+)
+ROW = RowFormat(outputs=("logits",), classes=10, embedding=64)
+HERE = Circumstances(
+    device="cpu",
+    torch="2.11",
+    instruction_set="AVX2",
+    threads=1,
+    rows_per_forward=32,
+    tf32=False,
+    compile="off",
+)
+
+
+def opened(folder, key=KEY, row=ROW, here=HERE, **options):
+    return Store.opened(folder / "teacher", key, row, here, **options)
+
+
+def mistake(*arguments, **options):
+    with pytest.raises(UserError) as raised:
+        opened(*arguments, **options)
+    line = str(raised.value)
+    assert "\n" not in line
+    return line
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in (folder / "teacher").iterdir() if path.name != ".lock"}
+
+
+OTHERS = {
+    "network": "resnet20",
+    "weights": "2" * 64,
+    "mode": "training",
+    "folded": True,
+    "precision": "bfloat16",
+    "layout": "channels_last",
+    "data": "3" * 64,
+    "samples": 21,
+    "image_size": 9,
+    "mean": (0.5, 0.5, 0.4),
+    "std": (0.2, 0.2, 0.3),
+    "decoder": "dali",
+    "augmentation": {"crop": "pad", "flip": False},
+    "augmentation_version": 2,
+    "mixing": "mixup",
+    "data_seed": 1,
+}
+
+
+@pytest.mark.parametrize("field", Key.__dataclass_fields__)
+def test_every_field_of_the_key_is_refused_by_name_when_it_differs(field, tmp_path):
+    opened(tmp_path).close()
+    before = contents(tmp_path)
+    name = "flip" if field == "augmentation" else field.replace("_", " ")
+    assert f"was made with {name} " in mistake(tmp_path, replace(KEY, **{field: OTHERS[field]}))
+    assert contents(tmp_path) == before
+    opened(tmp_path).close()
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    (
+        ("device", "other"),
+        ("torch", "2.13"),
+        ("instruction_set", "AVX512"),
+        ("threads", 2),
+        ("rows_per_forward", 64),
+        ("tf32", True),
+        ("compile", "blocks"),
+    ),
+)
+def test_other_circumstances_are_told_kept_and_refused_where_bits_count(field, value, tmp_path):
+    opened(tmp_path).close()
+    there = replace(HERE, **{field: value})
+    assert f"{field.replace('_', ' ')} " in mistake(tmp_path, here=there, exact=True)
+    store = opened(tmp_path, here=there)
+    store.close()
+    assert len(store.differs) == 1 and "the last bits of rows may differ" in store.differs[0]
+    assert store.about.made_by == (HERE, there)
+    back = opened(tmp_path)
+    assert len(back.differs) == 1, "it holds rows that were made elsewhere, too"
+    back.close()
+
+
+def test_circumstances_that_are_the_same_are_no_news(tmp_path):
+    opened(tmp_path).close()
+    store = opened(tmp_path, exact=True)
+    assert store.notes == [] and store.about.made_by == (HERE,)
+    store.close()
+
+
+def test_what_rows_lack_is_refused(tmp_path):
+    opened(tmp_path).close()
+    assert "it holds no embedding: give another --teacher-outputs" in mistake(
+        tmp_path, row=replace(ROW, outputs=("logits", "embedding"))
+    )
+
+
+def test_one_command_writes_and_the_others_read(tmp_path):
+    writer = opened(tmp_path)
+    reader = opened(tmp_path)
+    assert writer.writable and not reader.writable
+    assert len(reader.notes) == 1 and "rows that are missing are computed here, and not added" in reader.notes[0]
+    writer.close()
+    after = opened(tmp_path)
+    assert after.writable
+    after.close()
+    reader.close()
+
+
+def test_a_mistake_leaves_the_lock_to_others(tmp_path):
+    opened(tmp_path).close()
+    mistake(tmp_path, replace(KEY, data_seed=1))
+    store = opened(tmp_path)
+    assert store.writable
+    store.close()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "thesis.tex").write_text("precious")
+    assert "is no store: it has no store.json, but thesis.tex" in mistake(tmp_path)
+    assert contents(tmp_path) == {"thesis.tex": b"precious"}
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    (
+        (lambda plain: plain | {"format": 2}, "has format 2, this fastkd reads 1"),
+        (lambda plain: [], "has format 'none'"),
+        (lambda plain: plain | {"key": {}}, "lacks the entry 'network'"),
+        (lambda plain: plain | {"key": plain["key"] | {"samples": -1}}, "samples = -1"),
+        (lambda plain: plain | {"key": plain["key"] | {"samples": 1 << 60}}, "samples = 1152921504606846976"),
+        (lambda plain: plain | {"row": plain["row"] | {"outputs": ["stem"]}}, "expected one of 'logits', 'embedding'"),
+        (lambda plain: plain | {"row": plain["row"] | {"type": "float8"}}, "expected one of"),
+        (lambda plain: plain | {"made_by": [{}]}, "lacks the entry"),
+    ),
+)
+def test_a_damaged_store_is_one_line(change, words, tmp_path):
+    opened(tmp_path).close()
+    path = tmp_path / "teacher" / "store.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    assert words in mistake(tmp_path)
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    store = opened(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    store.refuse_full_disk(22)
+    with pytest.raises(UserError, match=r"needs 1.01 kB more, the disk has 1 kB: a narrower --store-type"):
+        store.refuse_full_disk(23)
+    store.close()
+
+
+def test_missing_rows_are_counted(tmp_path):
+    store = opened(tmp_path)
+    assert store.missing(0) == 20
+    files = store.epoch(0)
+    files.write([3], np.zeros((1, ROW.words), np.int32))
+    files.close()
+    assert (store.missing(0), store.missing(1)) == (19, 20)
+    store.close()
+
+
+def test_sizes_in_words():
+    assert [size_of(n) for n in (12, 1200, 4_800_000_000)] == ["12 bytes", "1.2 kB", "4.8 GB"]
