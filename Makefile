@@ -4,7 +4,7 @@
 #   make compare compares methods and teachers on the digits, in minutes
 PYTHON ?= python3
 ARGS ?=
-BENCHMARKS := distill_loss crd methods data training_step
+BENCHMARKS := distill_loss crd methods data training_step store
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints-dev.txt
 # Waiting threads sleep instead of spinning: on a busy machine the spinning ones take the time of those that work.

@@ -36,8 +36,6 @@ from fastkd.training.execution import set_up
 from fastkd.training.optimisation import build_optimizer
 from fastkd.training.step import Step
 
-STEPS = 20
-"""Steps of an epoch, which is a contender's turn."""
 CIFAR_PAIRS = (
     *(("wrn_40_2", "wrn_16_2"), ("wrn_40_2", "wrn_40_1"), ("resnet56", "resnet20"), ("resnet32x4", "resnet8x4")),
     *(("vgg13", "vgg8"), ("resnet32x4", "ShuffleV2"), ("wrn_40_2", "ShuffleV1")),
@@ -74,7 +72,7 @@ class Contender(NamedTuple):
 
     def turn(self) -> None:
         """An epoch; the learning rate stays that of the first one."""
-        assert sum(self.step.epoch_of(self.source.loader, 0)) == STEPS
+        assert sum(self.step.epoch_of(self.source.loader, 0)) == self.source.loader.steps
         self.step.done.zero_()
 
 
@@ -123,7 +121,8 @@ def measure(case: Case, device: torch.device, quick: bool) -> list[Record]:
     )
     augmentation = replace(recipe.augmentation, crop="pad")
     recipe = replace(recipe, stages=stages, augmentation=augmentation)
-    job = Job.of(recipe, case.data(STEPS * case.batch), device)
+    steps = 4 if quick and device.type == "cpu" else 20
+    job = Job.of(recipe, case.data(steps * case.batch), device)
     set_up(job.execution, device)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as kept:
         contenders = {name: contender(job, name, Path(folder), kept) for name in ("live", "store", "alone")}
@@ -133,9 +132,9 @@ def measure(case: Case, device: torch.device, quick: bool) -> list[Record]:
         print(f"{case} on {device_name(device.type)}")
         records = []
         for name, whole in timings.items():
-            timing = whole.per(STEPS)
-            to_live = timing.cpu_s / (timings["live"].cpu_s / STEPS)
-            to_alone = timing.cpu_s / (timings["alone"].cpu_s / STEPS)
+            timing = whole.per(steps)
+            to_live = timing.cpu_s / (timings["live"].cpu_s / steps)
+            to_alone = timing.cpu_s / (timings["alone"].cpu_s / steps)
             print(
                 f"  {name:6} {timing.median_s * 1e3:9.3f} ms ({timing.p20_s * 1e3:.3f} to {timing.p80_s * 1e3:.3f})"
                 f"  cpu {timing.cpu_s * 1e3:8.3f} ms  {to_live:.3f} of live, {to_alone:.3f} of alone (cpu)",

@@ -45,7 +45,7 @@ class TestWaypoints:
         seen = []
         original = Run._trainer
 
-        def watched(run, planned, stage, log):
+        def watched(run, planned, stage, *more):
             if planned.name == "student":
                 begin = stage.begin_epoch
 
@@ -54,7 +54,7 @@ class TestWaypoints:
                     seen.append(stage.teachers[0].stem[0].weight.clone())
 
                 stage.begin_epoch = begin_epoch
-            return original(run, planned, stage, log)
+            return original(run, planned, stage, *more)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Run, "_trainer", watched)

@@ -113,11 +113,11 @@ LONG = [("plain", method) for method in ("dkd", "crd", "kd+pkt+rkd", "cc", "srrl
 def test_two_students_of_one_store_end_as_with_the_teacher_itself(
     kind, method, teachers, live, tmp_path, silent_teacher
 ):
-    path, store = teachers[kind], tmp_path / "store"
+    path, store, expected = teachers[kind], tmp_path / "store", live(kind, method)
     train(recipe_of(path, method, store, SETTINGS), tmp_path / "first")
     silent_teacher()
     train(recipe_of(path, method, store, SETTINGS), tmp_path / "second")
-    assert live(kind, method) == student_of(tmp_path / "first") == student_of(tmp_path / "second")
+    assert expected == student_of(tmp_path / "first") == student_of(tmp_path / "second")
 
 
 def test_another_batch_size_and_a_dropped_last_batch(teachers, live, tmp_path):
