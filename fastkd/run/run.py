@@ -6,7 +6,9 @@ processes every rank carries it out and rank 0 writes.
 
 import contextlib
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from fastkd.ops import select
 from fastkd.recipes.course import kept_epochs, passing_on
 from fastkd.recipes.planned import (
     Peer,
+    PlannedDistillation,
     PlannedLoaded,
     PlannedMutual,
     PlannedPrestage,
@@ -28,7 +31,7 @@ from fastkd.run.builder import Builder
 from fastkd.run.earlier import Earlier
 from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
-from fastkd.run.stores import opened_shelf, refuse_unstorable, result_of
+from fastkd.run.stores import opened_shelf, refuse_unstorable, result_of, side_by_side
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
 from fastkd.support.distributed import first_of_all, is_main, local_processes, on_main, wait_for_all
@@ -42,6 +45,7 @@ from fastkd.training.execution import set_up
 from fastkd.training.identity import Identity
 from fastkd.training.stages import Stage
 from fastkd.training.taught import Shelf
+from fastkd.training.together import Together, alike
 from fastkd.training.trainer import Trainer
 
 
@@ -94,14 +98,54 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
         if is_main():
             how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
             write_json(folder / "env.json", environment.collect() | how)
-        results = []
+        runs = []
         for seed in range(recipe.seed, recipe.seed + recipe.seeds):
             own = folder if recipe.seeds == 1 else folder / f"seed-{seed}"
             if is_main() and recipe.seeds > 1:
                 make_folder(own)
                 write_json(own / "recipe.json", recipe_to_plain(replace(recipe, seed=seed, seeds=1)))
-            results.append(Run(job, seed, own, session).carry_out())
-        return results
+            runs.append(Run(job, seed, own, session))
+        group = side_by_side(job)
+        if len(group) * len(runs) < 2:
+            return [run.carry_out() for run in runs]
+        return _carry_out_together(runs, group)
+
+
+def _carry_out_together(runs: Sequence["Run"], group: tuple[PlannedDistillation, ...]) -> list[dict[str, Any]]:
+    """Carries out the runs stage by stage, with the stages of the group side by side for all of them."""
+    for run in runs:
+        run.begin()
+    for planned in runs[0].job.course:
+        if planned is group[0]:
+            train_together([(run, one) for run in runs for one in group])
+        elif planned not in group:
+            for run in runs:
+                run.carry_out_stage(planned)
+    return [run.results for run in runs]
+
+
+def train_together(members: Sequence[tuple["Run", PlannedDistillation]]) -> None:
+    """Trains students side by side, where they take the same batches; else one after the other."""
+    for run, planned in members:
+        if run.finished(planned):
+            run.carry_out_stage(planned)  # which takes it up
+    left = [(run, planned) for run, planned in members if not run.finished(planned)]
+    if not left:
+        return
+    first, stages = left[0][0], [run.build(planned) for run, planned in left]
+    with first.opened_shelf(left[0][1], stages[0]) as shelf:
+        assert shelf is not None
+        built = list(zip(left, stages, strict=True))
+        trainers = [run.trainer(planned, stage, shelf) for (run, planned), stage in built]
+        side_by_side = alike(trainers)
+        if side_by_side:
+            keeping = [partial(run.keep, planned, stage) for (run, planned), stage in built]
+            Together(trainers).fit(keeping)
+    for ((run, planned), stage), trainer in zip(built, trainers, strict=True):
+        if side_by_side:
+            run.conclude(planned, stage, *run.measured(planned, trainer, shelf))
+        else:
+            run.carry_out_stage(planned)
 
 
 class Run:
@@ -110,25 +154,30 @@ class Run:
     def __init__(self, job: Job, seed: int, folder: Path, session: Session):
         self.job, self.seed, self.folder, self.session = job, seed, folder, session
         self.builder, self.earlier = Builder(job, seed), Earlier(job.course)
+        self.log = MetricsLog(Path("none"))
         self.results: dict[str, Any] = {"seed": self.seed, "stages": {}, "similarity": {}}
         """{"seed", "stages": {name: {"network", "parameters", "epochs", "train", "test", "best", "seconds", …}},
         "similarity": {name: {"kl", "cka", "agreement"}}}, as it stands in results.json."""
 
     def carry_out(self) -> dict[str, Any]:
         """Trains every stage that is not finished yet."""
+        self.begin()
+        for planned in self.job.course:
+            self.carry_out_stage(planned)
+        return self.results
+
+    def begin(self) -> None:
+        """Makes the folders, and reads what is finished."""
         self.earlier.snapshots = self.folder / "checkpoints"
         if is_main():
             make_folder(self.earlier.snapshots)
         wait_for_all()
         if (self.folder / "results.json").exists():
             self.results = read_results(self.folder / "results.json")
-        log = MetricsLog(self.folder / "metrics.jsonl", tensorboard=self.session.tensorboard and is_main())
-        for planned in self.job.course:
-            if planned.name in self.results["stages"]:
-                self._take_up(planned)
-            else:
-                self._carry_out_stage(planned, log)
-        return self.results
+        self.log = MetricsLog(self.folder / "metrics.jsonl", tensorboard=self.session.tensorboard and is_main())
+
+    def finished(self, planned: PlannedStage) -> bool:
+        return planned.name in self.results["stages"]
 
     def dry_run(self) -> list[dict[str, Any]]:
         """Takes a few steps of every stage, with an untrained teacher; returns what they took and writes nothing."""
@@ -148,22 +197,26 @@ class Run:
         for planned in self.job.course:
             stage = self.builder.stage(planned, self.earlier)
             self.earlier.add(planned, stage)
-            with opened_shelf(self.job, planned, stage, self.earlier, self.builder.data_seed) as shelf:
+            if not isinstance(planned, PlannedTraining):
+                continue
+            with self.opened_shelf(planned, stage) as shelf:
                 if shelf is None:
                     continue
-                assert isinstance(planned, PlannedTraining)
-                self._tell(planned, shelf)
                 whole = replace(planned, training=replace(planned.training, drop_last=False))
-                self._trainer(whole, stage, MetricsLog(Path("none")), shelf).fill_stores()
+                self.trainer(whole, stage, shelf).fill_stores()
 
-    def _tell(self, planned: PlannedStage, shelf: Shelf) -> None:
-        for store in shelf.stores:
-            for note in store.notes:
-                self.session.display.note(f"{self._title(planned)}  the store {store.folder}: {note}")
+    @contextlib.contextmanager
+    def opened_shelf(self, planned: PlannedTraining, stage: Stage) -> Iterator[Shelf | None]:
+        """Where the stage's teachers are stored; says what a user should know of it."""
+        with opened_shelf(self.job, planned, stage, self.earlier, self.builder.data_seed) as shelf:
+            for store in shelf.stores if shelf is not None else ():
+                for note in store.notes:
+                    self.session.display.note(f"{self._title(planned)}  the store {store.folder}: {note}")
+            yield shelf
 
     def _try(self, planned: PlannedTraining, stage: Stage) -> dict[str, Any]:
         """Takes a few steps of a stage; returns their loss, speed and memory."""
-        trainer = self._trainer(planned, stage, MetricsLog(Path("none")))
+        trainer = self.trainer(planned, stage)
         if self.job.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.job.device)
         trainer.warm_up()
@@ -179,18 +232,30 @@ class Run:
             "peak_bytes": environment.peak_memory(self.job.device),
         }
 
-    def _carry_out_stage(self, planned: PlannedStage, log: MetricsLog) -> None:
-        checkpoint = self._checkpoint(planned)
-        if is_main() and not checkpoint.exists():
-            log.cut(self.results.get("metrics_bytes", 0))  # drops what a killed stage wrote before its first checkpoint
-        stage = self.builder.stage(planned, self.earlier)
-        for note in stage.notes:
-            self.session.display.note(f"{self._title(planned)}  {note}")
+    def carry_out_stage(self, planned: PlannedStage) -> None:
+        """Trains or loads a stage, or takes up what it left where it is finished."""
+        if self.finished(planned):
+            self._take_up(planned)
+            return
+        stage = self.build(planned)
         if isinstance(planned, PlannedTraining):
-            measured, tests = self._train(planned, stage, log)
+            measured, tests = self._train(planned, stage)
         else:
             assert isinstance(planned, PlannedLoaded)
             measured, tests = self._load(planned, stage)
+        self.conclude(planned, stage, measured, tests)
+
+    def build(self, planned: PlannedStage) -> Stage:
+        """The stage, ready to be trained."""
+        if is_main() and not self._checkpoint(planned).exists():
+            self.log.cut(self.results.get("metrics_bytes", 0))  # what a stage wrote that was killed before it had saved
+        stage = self.builder.stage(planned, self.earlier)
+        for note in stage.notes:
+            self.session.display.note(f"{self._title(planned)}  {note}")
+        return stage
+
+    def conclude(self, planned: PlannedStage, stage: Stage, measured: dict[str, Any], tests: dict[str, Any]) -> None:
+        """Saves what a finished stage leaves, and stops the run where somebody asked it to."""
         self.earlier.add(planned, stage)
         if planned.name in passing_on(self.job.course):
             on_main(lambda: write_weights(self._passed_on(planned), self.earlier.passed_on[planned.name], {}))
@@ -200,19 +265,23 @@ class Run:
         own = {"network": planned.network, "parameters": count_parameters(stage.deployed)}
         result = own | measured | {"test": tests, "identity": self._identity(planned).plain}
         self.results["stages"] |= {planned.name: result} | _split_off_peers(planned, stage, result)
-        on_main(lambda: self._write_results(log, checkpoint))
+        on_main(lambda: self._write_results(self._checkpoint(planned)))
         interrupt = self.session.interrupt
         interrupt.requested = first_of_all(interrupt.requested)
         if interrupt.requested and planned is not self.job.course[-1]:
             raise Stopped(f"stopped by {interrupt.requested} after {planned.name}")
 
-    def _train(self, planned: PlannedTraining, stage: Stage, log: MetricsLog) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the training took, and what its networks reach on the test set."""
-        with opened_shelf(self.job, planned, stage, self.earlier, self.builder.data_seed) as shelf:
-            if shelf is not None:
-                self._tell(planned, shelf)
-            trainer = self._trainer(planned, stage, log, shelf)
-            progress = trainer.fit(after_epoch=lambda epoch: self._keep(planned, stage, epoch))
+    def _train(self, planned: PlannedTraining, stage: Stage) -> tuple[dict[str, Any], dict[str, Any]]:
+        with self.opened_shelf(planned, stage) as shelf:
+            trainer = self.trainer(planned, stage, shelf)
+            trainer.fit(after_epoch=lambda epoch: self.keep(planned, stage, epoch))
+        return self.measured(planned, trainer, shelf)
+
+    def measured(
+        self, planned: PlannedTraining, trainer: Trainer, shelf: Shelf | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a training took, and what its networks reach on the test set."""
+        progress = trainer.progress
         if trainer.step.average is not None:
             self._save_network(f"{planned.name}-ema.safetensors", planned, trainer.step.average.network)
         measured = {name: getattr(progress, name) for name in ("best", "seconds", "starting_seconds")}
@@ -228,8 +297,8 @@ class Run:
         tests = accuracies(stage.eval().predictions, self.job.test_source(), self.job.device)
         return {"file": planned.file, "sha256": planned.sha256}, dict(tests)
 
-    def _write_results(self, log: MetricsLog, checkpoint: Path) -> None:
-        self.results["metrics_bytes"] = log.size()
+    def _write_results(self, checkpoint: Path) -> None:
+        self.results["metrics_bytes"] = self.log.size()
         write_json(self.folder / "results.json", self.results)
         checkpoint.unlink(missing_ok=True)
 
@@ -248,7 +317,8 @@ class Run:
     def _passed_on(self, planned: PlannedStage) -> Path:
         return self.folder / "checkpoints" / f"{planned.name}.safetensors"
 
-    def _trainer(self, planned: PlannedTraining, stage: Stage, log: MetricsLog, shelf: Shelf | None = None) -> Trainer:
+    def trainer(self, planned: PlannedTraining, stage: Stage, shelf: Shelf | None = None) -> Trainer:
+        """The trainer of a stage; shelf: where its teachers are stored."""
         return Trainer(
             planned.name,
             stage,
@@ -258,7 +328,7 @@ class Run:
             device=self.job.device,
             session=self.session,
             checkpoint=self._checkpoint(planned),
-            log=log,
+            log=self.log,
             title=self._title(planned),
             eval_every=self.job.recipe.eval_every,
             execution=self.job.execution,
@@ -280,7 +350,8 @@ class Run:
                 self.earlier.networks[name] = open_network(self.folder / f"{name}.safetensors").to(self.job.device)
         self.session.display.note(f"{planned.name}  finished before")
 
-    def _keep(self, planned: PlannedStage, stage: Stage, epoch: int) -> None:
+    def keep(self, planned: PlannedStage, stage: Stage, epoch: int) -> None:
+        """Saves the networks that are wanted of this epoch."""
         wanted = epoch in self.job.recipe.keep_epochs and not isinstance(planned, PlannedPrestage)
         if wanted or epoch in kept_epochs(self.job.course, planned.name):
             self._save_networks(f"checkpoints/{{}}@{epoch}.safetensors", planned, stage)

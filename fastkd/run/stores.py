@@ -56,9 +56,15 @@ def opened_shelf(
             store = Store.opened(_folder(job, name), key, row, today, exact=job.recipe.storing.store_exact)
             open_stores.callback(store.close)
             stores.append(store)
-        shelf = _shelf(job, planned, stage, stores)
-        stage.rows = shelf.rows
-        yield shelf
+        yield _shelf(job, planned, stage, stores)
+
+
+def side_by_side(job: Job) -> tuple[PlannedDistillation, ...]:
+    """The students of one GPU, for all seeds, that are trained at once: those of the same stored teachers."""
+    if not job.execution.capture or job.recipe.storing.teacher_outputs is None:
+        return ()
+    learning = [planned for planned in job.course if type(planned) is PlannedDistillation and not planned.after]
+    return tuple(planned for planned in learning if planned.teachers and planned.teachers == learning[0].teachers)
 
 
 def circumstances(job: Job, planned: PlannedDistillation, stage: Stage) -> Circumstances:

@@ -1,6 +1,6 @@
 """Functions without arguments, recorded as CUDA graphs and replayed: no Python between two kernels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -12,8 +12,11 @@ class Recorder(Protocol):
     def rehearse(self, work: Work) -> None:
         """Runs `work` until nothing is left to be compiled, chosen or allocated for the first time."""
 
-    def record(self, work: Work, times: int = 1) -> Work:
-        """Records `work` so many times without running it; returns what replays the recording."""
+    def record(self, work: Work, times: int = 1, *, beside: Sequence[Work] = ()) -> Work:
+        """Records `work` so many times without running it; returns what replays the recording.
+
+        beside: further works, which neither wait for `work` nor for each other; each time ends when all of them have.
+        """
         ...
 
     def pace(self) -> None:
@@ -38,13 +41,19 @@ class CudaRecorder:
                 work()
         current.wait_stream(self.stream)
 
-    def record(self, work: Work, times: int = 1) -> Work:
-        graph = torch.cuda.CUDAGraph()
+    def record(self, work: Work, times: int = 1, *, beside: Sequence[Work] = ()) -> Work:
+        graph, branches = torch.cuda.CUDAGraph(), [torch.cuda.Stream(self.device) for _ in beside]
         # Only this thread's calls belong to the graph: a loader's threads may allocate meanwhile.
         how = {"pool": self.pool, "stream": self.stream, "capture_error_mode": "thread_local"}
         with torch.cuda.stream(self.stream), torch.cuda.graph(graph, **how):
             for _ in range(times):
+                for other, branch in zip(beside, branches, strict=True):
+                    branch.wait_stream(self.stream)  # what waits for a stream that is captured is captured, too
+                    with torch.cuda.stream(branch):
+                        other()
                 work()
+                for branch in branches:
+                    self.stream.wait_stream(branch)
         return graph.replay
 
     def pace(self) -> None:

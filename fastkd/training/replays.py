@@ -1,6 +1,6 @@
 """A training step that is replayed: where its batches come from, and how many steps one replay takes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,14 @@ class Trained(NamedTuple):
 
     images: int
     steps: int = 1
+
+
+class Beside(NamedTuple):
+    """Another training of the same batches, in the same replays."""
+
+    train: Callable[[RawBatch], None]
+    train_odd: Callable[[RawBatch], None]
+    step: Tensor
 
 
 class StreamedSteps:
@@ -61,18 +69,19 @@ class ResidentSteps:
         train_odd: Callable[[RawBatch], None],
         *,
         step: Tensor,
+        beside: Sequence[Beside] = (),
     ):
-        self.recorder, self.train_odd, self.step = recorder, train_odd, step
+        """beside: further trainings, at the same step of their own, recorded as branches beside this one."""
+        self.recorder, self.step = recorder, step
+        self.train_odd = (train_odd, *(other.train_odd for other in beside))
         self.loader, self.order = loader, loader.order(0).clone()
         """[steps,B] int64: the images of each step of the epoch that is running."""
         self.first = torch.zeros_like(step)
         """The training step that the first row of `order` belongs to."""
 
-        def work() -> None:
-            row = (step - self.first).view(1)
-            train(RawBatch(self.order.index_select(0, row).squeeze(0)))
-
-        self.one, self.several = recorder.record(work), recorder.record(work, STEPS)
+        work, *others = (self._work(*of_one) for of_one in ((train, step), *((one.train, one.step) for one in beside)))
+        self.one = recorder.record(work, beside=others)
+        self.several = recorder.record(work, STEPS, beside=others)
 
     def epoch(self, loader: Loader, epoch: int, start: int) -> Iterator[Trained]:
         """Does as `StreamedSteps.epoch`. A replay of several steps ends at a multiple of `STEPS` within the epoch."""
@@ -87,5 +96,15 @@ class ResidentSteps:
             start += steps
             yield Trained(steps * batch, steps)
         for raw in loader.epoch(epoch, start):
-            self.train_odd(raw)
+            for train_odd in self.train_odd:
+                train_odd(raw)
             yield Trained(len(raw.index))
+
+    def _work(self, train: Callable[[RawBatch], None], step: Tensor) -> Callable[[], None]:
+        """One step of a training whose own counter is `step`: branches share no tensor that one of them writes."""
+
+        def work() -> None:
+            row = (step - self.first).view(1)
+            train(RawBatch(self.order.index_select(0, row).squeeze(0)))
+
+        return work

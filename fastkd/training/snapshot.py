@@ -1,5 +1,6 @@
 """Everything a stage holds, put aside and put back, so that warming up is not training."""
 
+from collections.abc import Iterable
 from typing import Self
 
 import torch
@@ -36,3 +37,9 @@ class Snapshot:
         values = [value for state in self.optimizer.state.values() for value in state.values()]
         rates = [group["lr"] for group in self.optimizer.param_groups]
         return [value for value in (*values, *rates) if isinstance(value, Tensor)]
+
+
+def restore_all(snapshots: Iterable[Snapshot]) -> None:
+    """Restores several snapshots; what they share, such as the state of the random numbers, as the first one has it."""
+    for snapshot in reversed([*snapshots]):
+        snapshot.restore()

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,8 @@ from fastkd.training.optimisation import (
     learning_rates,
     set_learning_rate,
 )
-from fastkd.training.replays import STEPS, ResidentSteps, StreamedSteps
-from fastkd.training.snapshot import Snapshot
+from fastkd.training.replays import STEPS, Beside, ResidentSteps, StreamedSteps
+from fastkd.training.snapshot import Snapshot, restore_all
 from fastkd.training.stages import Distill, Stage, StageLoss
 from fastkd.training.taught import Provided, Shelf, StoredTeachers, fits
 
@@ -71,13 +71,18 @@ class Step:
         self.stored: StoredTeachers | None = None
         """The teachers' rows, in place of the teachers, where they are stored."""
         if shelf is not None:
+            assert isinstance(stage, Distill)
+            stage.rows = shelf.rows
             self.stored = StoredTeachers(shelf, device, self._say, resident=fits(shelf, device))
         self.replays: ResidentSteps | StreamedSteps | None = None
         """The recorded step, where there is one."""
+        self.beside: Sequence[Step] = ()
+        """Steps that take the same batches in the same replays."""
 
     def epoch_of(self, loader: Loader, epoch: int, start: int = 0) -> Iterator[int]:
         """Trains on an epoch from its step `start` on; yields from time to time how many steps were taken since."""
-        self.epoch.fill_(epoch)
+        for step in (self, *self.beside):
+            step.epoch.fill_(epoch)
         if self.stored is not None:
             self.stored.begin_epoch(epoch)
             if isinstance(self.replays, ResidentSteps):
@@ -89,7 +94,8 @@ class Step:
                 yield 1
         else:
             for trained in self.replays.epoch(loader, epoch, start):
-                self.meter.count(trained.images, trained.steps)
+                for step in (self, *self.beside):
+                    step.meter.count(trained.images, trained.steps)
                 yield trained.steps
 
     def fill_store(self, loader: Loader, epoch: int) -> Iterator[int]:
@@ -114,28 +120,34 @@ class Step:
         odd = self.execution.compile != "off" and len(raw.index) != self.batch_size
         return torch.compiler.set_stance("force_eager") if odd else contextlib.nullcontext()  # pyright: ignore
 
-    def warm_up(self, loader: Loader, recorder: Recorder | None = None) -> list[str]:
+    def warm_up(self, loader: Loader, recorder: Recorder | None = None, *, beside: Sequence["Step"] = ()) -> list[str]:
         """Compiles, and records with the recorder, if there is one. It is no training: everything stays as it was.
 
-        Returns what there is to tell: how long it took, or why something is off.
+        beside: further steps, which are compiled already, to be recorded as branches beside this one; they have the
+        same stored teachers. Returns what there is to tell: how long it took, or why something is off.
         """
         raw = next(iter(loader.epoch(0))).to(self.device)
         raw = raw if self.stored is None else self.stored.blank(raw)
-        known = list(self.meter.sums.values())
-        counters = [self.done, self.epoch, self.first_bad_step, self.meter.hits, *known]
-        averaged = [self.average.network] if self.average else []
-        snapshot = Snapshot([self.stage, *averaged], self.optimizer, counters)
+        steps = (self, *beside)
+        known = {id(value) for step in steps for value in step.meter.sums.values()}
+        snapshots = [step._snapshot() for step in steps]
         told = []
         if self.execution.compile != "off":
             told.append(self._compile(raw))
-            snapshot.restore()
+            snapshots[0].restore()
         if recorder is not None:
-            told.append(self._record(raw, loader, recorder, snapshot))
-            snapshot.restore()
-        for value in self.meter.sums.values():
-            if not any(value is old for old in known):
-                value.zero_()
+            told.append(self._record(raw, loader, recorder, snapshots, beside))
+            restore_all(snapshots)
+        for step in steps:
+            for value in step.meter.sums.values():
+                if id(value) not in known:
+                    value.zero_()
         return told
+
+    def _snapshot(self) -> Snapshot:
+        counters = [self.done, self.epoch, self.first_bad_step, self.meter.hits, *self.meter.sums.values()]
+        averaged = [self.average.network] if self.average else []
+        return Snapshot([self.stage, *averaged], self.optimizer, counters)
 
     def _compile(self, raw: RawBatch) -> str:
         """Compiles the stage in one step on trial; returns the line that says how it went."""
@@ -160,19 +172,34 @@ class Step:
         undo_compile(self.stage)
         self.execution = self.execution._replace(compile="off")
 
-    def _record(self, raw: RawBatch, loader: Loader, recorder: Recorder, snapshot: Snapshot) -> str:
-        """Records the step; returns the line that says how it went."""
+    def _record(
+        self,
+        raw: RawBatch,
+        loader: Loader,
+        recorder: Recorder,
+        snapshots: Sequence[Snapshot],
+        beside: Sequence["Step"],
+    ) -> str:
+        """Records the step and those beside it; returns the line that says how it went."""
         if len(raw.index) != self.batch_size:
             return f"not captured: the only batch has {len(raw.index)} images, not {self.batch_size}"
-        started = time.perf_counter()
-        groups = [group for group in self.optimizer.param_groups if "capturable" in group]
+        started, steps = time.perf_counter(), (self, *beside)
+        groups = [group for step in steps for group in step.optimizer.param_groups if "capturable" in group]
+
+        def rehearsal() -> None:
+            for step in steps:
+                step._train(raw)
+
         try:
-            recorder.rehearse(lambda: self._train(raw))
-            snapshot.restore()
+            recorder.rehearse(rehearsal)
+            restore_all(snapshots)
             for group in groups:  # a fused optimiser is capturable, but Adam asks
                 group["capturable"] = True
             if isinstance(loader, ResidentLoader):
-                self.replays = ResidentSteps(self._train, recorder, loader, self._train_any_size, step=self.done)
+                others = [Beside(step._train, step._train_any_size, step.done) for step in beside]
+                odd = self._train_any_size
+                self.replays = ResidentSteps(self._train, recorder, loader, odd, step=self.done, beside=others)
+                self.beside = beside
             else:
                 self.replays = StreamedSteps(self._train, recorder, raw, self._train_any_size)
         except Exception as error:  # whatever cannot be captured: training goes on without it
@@ -180,13 +207,16 @@ class Step:
         finally:
             for group in groups:
                 group["capturable"] = False
-        steps = f", {STEPS} steps a replay" if isinstance(self.replays, ResidentSteps) else ""
-        return f"captured in {duration(time.perf_counter() - started)}{steps}"
+        each = f", {STEPS} steps a replay" if isinstance(self.replays, ResidentSteps) else ""
+        branches = f", {len(steps)} trainings side by side" if beside else ""
+        return f"captured in {duration(time.perf_counter() - started)}{each}{branches}"
 
     def _say(self, raw: RawBatch) -> tuple[Tensor, ...]:
         """The rows of a raw batch, from the very forward passes of the teachers that a step would do."""
         assert isinstance(self.stage, Distill)
-        batch, rows = self._laid_out(self.prepare(raw.to(self.device), self.done, self.epoch)), []
+        assert self.stored is not None
+        epoch = torch.full_like(self.epoch, self.stored.epoch)
+        batch, rows = self._laid_out(self.prepare(raw.to(self.device), self.done, epoch)), []
         with self.forward_context(), self._plain_if_odd(raw):
             for part in _parts(batch, self.training.accumulate):
                 pairs = zip(self.stage.rows, self.stage.say(part), strict=True)

@@ -80,6 +80,8 @@ class StoredTeachers:
         self.tell: Callable[[str], None] = lambda text: None
         """Called with what a user should know."""
         self.announced = False
+        self.epoch = 0
+        """The epoch of the training that is running."""
         self.stores: tuple[Store, ...] = ()
         self.files: tuple[EpochFiles, ...] = ()
         """Those of the epoch that is running, one of each teacher that is used at once."""
@@ -94,6 +96,7 @@ class StoredTeachers:
     def begin_epoch(self, epoch: int) -> None:
         """Opens the epoch's files and, where its rows are resident, reads them."""
         self.close()
+        self.epoch = epoch
         self.stores, stored_epoch = self.shelf.of_epoch(epoch)
         self.files = tuple(store.epoch(stored_epoch) for store in self.stores)
         if not self.resident:

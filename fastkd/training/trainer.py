@@ -1,7 +1,7 @@
 """Trains one stage: epochs, evaluation, checkpoints, log."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,17 +103,20 @@ class Trainer:
 
     def fit(self, after_epoch: Callable[[int], None] = lambda epoch: None) -> Progress:
         """Trains to the last epoch, from the checkpoint where there is one; calls `after_epoch(epochs done)`."""
-        if self.checkpoint.exists():
-            self._load()
+        self.load()
         if self.progress.epoch < self.training.epochs:
             self.warm_up()
         while self.progress.epoch < self.training.epochs:
-            self._epoch()
+            self.epoch()
             after_epoch(self.progress.epoch)
-            self._save()
-            self._stop_if_asked()
+            self.save()
+            self.stop_if_asked()
+        return self.finish()
+
+    def finish(self) -> Progress:
+        """Leaves the networks as plain PyTorch: what they are used for next has other shapes and types."""
         self.step.close()
-        self.step.uncompile()  # what the networks are used for next has other shapes and types
+        self.step.uncompile()
         return self.progress
 
     def fill_stores(self) -> None:
@@ -132,14 +135,19 @@ class Trainer:
                     break
             self.step.close()
             self.progress.epoch = number + 1
-            self._stop_if_asked()
+            self.stop_if_asked()
         self.session.display.note(f"{self.title}  {len(epochs)} epochs are stored")
 
-    def warm_up(self) -> None:
-        """Compiles and captures, where that is on; it is no step of the training."""
+    def warm_up(self, beside: Sequence["Trainer"] = (), *, record: bool = True) -> None:
+        """Compiles and captures, where that is on; it is no step of the training.
+
+        beside: trainers whose steps are captured with this one's. record: off, it only compiles.
+        """
         started = time.monotonic()
-        self.stage.train()
-        for done in self.step.warm_up(self.train_source.loader, self.recorder):
+        for trainer in (self, *beside):
+            trainer.stage.train()
+        others, recorder = [trainer.step for trainer in beside], self.recorder if record else None
+        for done in self.step.warm_up(self.train_source.loader, recorder, beside=others):
             self.session.display.note(f"{self.title}  {done}")
         self.progress.starting_seconds += time.monotonic() - started
 
@@ -151,27 +159,36 @@ class Trainer:
         steps = next(self.step.epoch_of(self.train_source.loader, 0))
         return self.step.meter.read().means()["loss"], steps
 
-    def _epoch(self) -> None:
-        progress, meter = self.progress, self.step.meter
+    def begin_epoch(self) -> float:
+        """Prepares the stage for the epoch that comes next; returns when that was."""
         started = time.monotonic()
-        if not progress.step:
+        if not self.progress.step:
             self.logged_at = started
-        first_step = progress.step
         self.stage.train()
-        self.stage.begin_epoch(progress.epoch)
+        self.stage.begin_epoch(self.progress.epoch)
+        return started
+
+    def epoch(self) -> None:
+        """Trains to the end of the epoch that comes next, or that was begun."""
+        progress = self.progress
+        started, first_step = self.begin_epoch(), progress.step
         for steps in self.step.epoch_of(self.train_source.loader, progress.epoch, progress.step):
             progress.step += steps
             if progress.step == self.steps_per_epoch:
                 break
             if progress.step % LOG_STEPS == 0:
                 self._log_steps()
-            if self._due():
-                self._show(time.monotonic() - started, progress.step - first_step)
+            self.show_if_due(started, first_step)
             if self._should_save():
                 progress.seconds += time.monotonic() - started
                 started, first_step = time.monotonic(), progress.step
-                self._save()
-                self._stop_if_asked()
+                self.save()
+                self.stop_if_asked()
+        self.end_epoch(started, first_step)
+
+    def end_epoch(self, started: float, first_step: int) -> None:
+        """Evaluates and logs an epoch whose steps, from `first_step` on, were taken since `started`."""
+        progress, meter = self.progress, self.step.meter
         self._check_finite()
         train = self._means(meter.read())
         rate = (progress.step - first_step) * self.training.batch_size / max(time.monotonic() - started, 1e-9)
@@ -261,6 +278,11 @@ class Trainer:
         if is_main():
             self.log.append(record)
 
+    def show_if_due(self, started: float, first_step: int) -> None:
+        """Shows the live numbers of an epoch whose steps, from `first_step` on, were taken since `started`."""
+        if self._due():
+            self._show(time.monotonic() - started, self.progress.step - first_step)
+
     def _show(self, seconds: float, steps: int) -> None:
         self._check_finite()
         done = self.progress.epoch * self.steps_per_epoch + self.progress.step
@@ -284,7 +306,7 @@ class Trainer:
             "try a lower learning rate"
         )
 
-    def _save(self) -> None:
+    def save(self) -> None:
         self._check_finite()
         self.step.share_buffers()
         meters, rngs = from_all(self.step.meter.state()), from_all(self._rng_state())
@@ -314,6 +336,11 @@ class Trainer:
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
         return state
+
+    def load(self) -> None:
+        """Takes up the checkpoint, where there is one."""
+        if self.checkpoint.exists():
+            self._load()
 
     def _load(self) -> None:
         state = read_state(self.checkpoint)
@@ -362,7 +389,7 @@ class Trainer:
             if self.device.type == "cuda" and "cuda" in state["rngs"][mine]:
                 torch.cuda.set_rng_state(state["rngs"][mine]["cuda"], self.device)
 
-    def _stop_if_asked(self) -> None:
+    def stop_if_asked(self) -> None:
         self.session.interrupt.requested = first_of_all(self.session.interrupt.requested)
         if self.session.interrupt.requested:
             where = f"epoch {self.progress.epoch + (self.progress.step > 0)}"

@@ -14,13 +14,14 @@ class RunAgain:
         for _ in range(3):
             work()
 
-    def record(self, work, times=1):
+    def record(self, work, times=1, *, beside=()):
         self.recorded += 1
 
         def replay():
             self.replays += 1
             for _ in range(times):
-                work()
+                for one in (*beside, work):
+                    one()
 
         return replay
 
@@ -29,7 +30,7 @@ class RunAgain:
 
 
 class Refuses(RunAgain):
-    def record(self, work, times=1):
+    def record(self, work, times=1, *, beside=()):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
 

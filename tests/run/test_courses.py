@@ -43,7 +43,7 @@ class TestWaypoints:
     def test_one_training_divided_among_them(self, tmp_path):
         given = taught_recipe("rco", epochs=4, anchors=4)
         seen = []
-        original = Run._trainer
+        original = Run.trainer
 
         def watched(run, planned, stage, *more):
             if planned.name == "student":
@@ -57,7 +57,7 @@ class TestWaypoints:
             return original(run, planned, stage, *more)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Run, "_trainer", watched)
+            patch.setattr(Run, "trainer", watched)
             train(given, tmp_path / "whole")
         anchors = [load_file(tmp_path / "whole" / "checkpoints" / f"teacher@{e}.safetensors") for e in (1, 3)]
         pairs = zip(seen, anchors, strict=True)

@@ -274,7 +274,7 @@ def test_a_finished_stage_is_let_go_of():
     job = job_of(tiny_recipe())
     run = Run(job, 0, Path("none"), Session(Quiet()))
     stage = run.builder.stage(job.course[0], run.earlier)
-    trainer = run._trainer(job.course[0], stage, MetricsLog(Path("none")))
+    trainer = run.trainer(job.course[0], stage)
     trainer.warm_up()
     trainer.some_steps()
     held = weakref.ref(trainer), weakref.ref(trainer.step)
