@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rich.table import Table
-
 from fastkd.methods.at import ATSettings
 from fastkd.methods.crd import CRDSettings
 from fastkd.methods.kd import KDSettings
@@ -24,7 +22,7 @@ from fastkd.run import Job, carry_out, check, create_folder, open_data, open_run
 from fastkd.run.charts import Dot, dot_chart
 from fastkd.run.figures import mean_and_std
 from fastkd.support.command_line import command, read_options
-from fastkd.support.console import table_console
+from fastkd.support.console import new_table, table_console
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
@@ -71,7 +69,7 @@ def main(arguments: list[str]) -> int:
     write_report(folders, options.out / "report.html", above=page(measured))
     console = table_console()
     for title, (heads, rows) in tables(measured).items():
-        table = Table(*heads, title=title, title_justify="left")
+        table = new_table(*heads, title=title)
         for row in rows:
             table.add_row(*row)
         console.print(table)

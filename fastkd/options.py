@@ -12,7 +12,7 @@ import tyro
 
 from fastkd import networks
 from fastkd.data import DATASETS, Augmentation, Reading, settled
-from fastkd.methods import METHODS, find_method, split_methods
+from fastkd.methods import METHODS, find_method, short_name, split_methods
 from fastkd.recipes import RECIPES, listing
 from fastkd.recipes.choice import Choice, joined_with_kd
 from fastkd.recipes.course import learning_together
@@ -75,7 +75,7 @@ class Options:
 def parse(arguments: list[str]) -> Options:
     """Reads the command line. Raises UserError for a mistake; --help prints the help and ends the program."""
     method = _value_of(arguments, "--method") or "kd"
-    groups = {_prefix(name): name for name in split_methods(joined_with_kd(method))}
+    groups = {short_name(name): name for name in split_methods(joined_with_kd(method))}
     for argument in arguments:
         owner = argument.removeprefix("--").partition(".")[0]
         if argument.startswith("--") and owner in METHODS and owner not in groups:
@@ -89,11 +89,6 @@ def parse(arguments: list[str]) -> Options:
     )
     options = replace(options, methods={name: of_group(options, prefix) for prefix, name in groups.items()})
     return options if options.pair is None else _with_pair(options, options.pair)
-
-
-def _prefix(method: str) -> str:
-    """The prefix of a method's options: `at`, or `logitmatch` for the import path `package.module:LogitMatch`."""
-    return (method.partition(":")[2] or method).lower()
 
 
 def _with_pair(options: Options, pair: str) -> Options:
@@ -177,7 +172,7 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
     for method, settings in options.methods.items():
         changed = list(given(settings))
         if changed and all(method not in stage.settings for stage in recipe.stages):
-            _refuse(f"{_prefix(method)}.{changed[0]}", f"the student learns by {learns}")
+            _refuse(f"{short_name(method)}.{changed[0]}", f"the student learns by {learns}")
     schedules = [stage.training.schedule for stage in recipe.stages if stage.training]
     if options.training.milestones is not None and any(schedule != "multistep" for schedule in schedules):
         raise UserError("--milestones changes nothing: they belong to --schedule multistep")

@@ -89,8 +89,7 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
     set_up(job.execution, job.device)
     with locked(folder) if is_main() else contextlib.nullcontext():
         if is_main():
-            how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
-            write_json(folder / "env.json", environment.collect() | how)
+            _write_environment(folder, job)
         results = []
         for seed in range(recipe.seed, recipe.seed + recipe.seeds):
             own = folder if recipe.seeds == 1 else folder / f"seed-{seed}"
@@ -99,6 +98,14 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
                 write_json(own / "recipe.json", recipe_to_plain(dataclasses.replace(recipe, seed=seed, seeds=1)))
             results.append(Run(job, seed, own, session).carry_out())
         return results
+
+
+def _write_environment(folder: Path, job: Job) -> None:
+    """Writes env.json: what this call of the program runs on, and the calls before it."""
+    path = folder / "env.json"
+    before = environment.calls(read_json(path)) if path.is_file() else []
+    how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
+    write_json(path, environment.this_call() | {"earlier": before} | environment.collect() | how)
 
 
 class Run:
