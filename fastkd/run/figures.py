@@ -15,6 +15,8 @@ class Figure(NamedTuple):
 
     mean: float
     std: float | None
+    values: tuple[float, ...] = ()
+    """One for each seed."""
 
     def show(self, digits: int = 2, unit: str = "") -> str:
         spread = "" if self.std is None else f" ± {self.std:.{digits}f}"
@@ -107,4 +109,4 @@ def _paper(published: Published | None, recipe: Recipe) -> str:
 
 
 def mean_and_std(values: Sequence[float]) -> Figure:
-    return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, tuple(values))

@@ -1,7 +1,6 @@
 """How long the rest of a run will take: a guess, from how long its stages took so far."""
 
 import statistics
-from collections import defaultdict
 
 from fastkd.recipes.course import Course
 from fastkd.recipes.planned import PlannedTraining
@@ -13,7 +12,7 @@ class Outlook:
     def __init__(self, course: Course, seeds: int):
         self.epochs = {stage.name: stage.training.epochs for stage in course if isinstance(stage, PlannedTraining)}
         self.seeds = seeds
-        self.took: dict[str, list[float]] = defaultdict(list)
+        self.took: dict[str, list[float]] = {name: [] for name in self.epochs}
         """Seconds of a stage in each seed that has finished it."""
 
     def finished(self, name: str, seconds: float) -> None:
@@ -27,7 +26,7 @@ class Outlook:
         per_epoch: seconds of an epoch of the running stage. A stage that no seed has finished yet is taken to need as
         long for an epoch as those that are known do on average.
         """
-        known = {stage: statistics.fmean(seconds) for stage, seconds in self.took.items()}
+        known = {stage: statistics.fmean(seconds) for stage, seconds in self.took.items() if seconds}
         known.setdefault(name, per_epoch * self.epochs[name])
         pace = sum(known.values()) / sum(self.epochs[stage] for stage in known)
         needs = {stage: known.get(stage, pace * epochs) for stage, epochs in self.epochs.items()}

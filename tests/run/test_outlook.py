@@ -18,7 +18,9 @@ def outlook(seeds=1):
 
 
 def test_before_anything_is_known_every_epoch_is_like_the_running_ones():
-    assert outlook().seconds_after("teacher", 10.0) == pytest.approx((2 + 2) * 10.0)
+    known = outlook()
+    for _ in range(2):  # looking changes nothing
+        assert known.seconds_after("teacher", 10.0) == pytest.approx((2 + 2) * 10.0)
 
 
 def test_a_stage_that_is_not_known_is_as_fast_as_the_known_ones_on_average():
