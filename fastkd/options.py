@@ -12,7 +12,7 @@ import tyro
 
 from fastkd import networks
 from fastkd.data import DATASETS, FOLDERS, Augmentation, Reading, is_resident, settled
-from fastkd.methods import METHODS, find_method, split_methods
+from fastkd.methods import METHODS, find_method, short_name, split_methods
 from fastkd.recipes import RECIPES, listing
 from fastkd.recipes.choice import Choice, joined_with_kd
 from fastkd.recipes.course import learning_together
@@ -76,7 +76,7 @@ class Options:
 def parse(arguments: list[str]) -> Options:
     """Reads the command line. Raises UserError for a mistake; --help prints the help and ends the program."""
     method = _value_of(arguments, "--method") or "kd"
-    groups = {_prefix(name): name for name in split_methods(joined_with_kd(method))}
+    groups = {short_name(name): name for name in split_methods(joined_with_kd(method))}
     for argument in arguments:
         owner = argument.removeprefix("--").partition(".")[0]
         if argument.startswith("--") and owner in METHODS and owner not in groups:
@@ -90,11 +90,6 @@ def parse(arguments: list[str]) -> Options:
     )
     options = replace(options, methods={name: of_group(options, prefix) for prefix, name in groups.items()})
     return options if options.pair is None else _with_pair(options, options.pair)
-
-
-def _prefix(method: str) -> str:
-    """The prefix of a method's options: `at`, or `logitmatch` for the import path `package.module:LogitMatch`."""
-    return (method.partition(":")[2] or method).lower()
 
 
 def _with_pair(options: Options, pair: str) -> Options:
@@ -142,7 +137,7 @@ def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
     groups = (options.training, options.augmentation, options.reading, options.common, options.execution)
     others = [name for group in groups for name in given(group)]
     others += [f"sftn.{name}" for name in given(options.sftn)]
-    others += [f"{_prefix(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
+    others += [f"{short_name(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
     others += [name for name in ("run", "resume", "teacher", "tensorboard", "dry_run") if getattr(options, name)]
     others += ["teacher_epochs"] if options.teacher_epochs is not None else []
     narrowing = ("teacher_net", "student", "method", "teacher_training")
@@ -199,7 +194,7 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
         if learning_together(recipe):
             _refuse(name, "the teacher learns together with the student")
     for method, settings in options.methods.items():
-        changed, prefix = list(given(settings)), f"{_prefix(method)}."
+        changed, prefix = list(given(settings)), f"{short_name(method)}."
         own = [stage.settings[method] for stage in recipe.stages if method in stage.settings]
         if changed and not own:
             _refuse(prefix + changed[0], f"the student learns by {learns}")

@@ -8,8 +8,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from fastkd.data import (
     DATASETS,
@@ -27,7 +25,9 @@ from fastkd.data.folder import class_folder_tree
 from fastkd.data.inspect import contact_sheet, describe, verify
 from fastkd.support import environment
 from fastkd.support.command_line import command, read_options
+from fastkd.support.console import new_table, table_console
 from fastkd.support.errors import UserError
+from fastkd.support.files import free_path
 from fastkd.support.ranges import Pixels, Seed, between, whole
 
 _SHOWN = 20
@@ -39,8 +39,8 @@ class Options:
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """NAME, NAME:PATH, or the PATH of an image folder or of any folder of class folders."""
-    out: Path = Path("contact-sheet.png")
-    """The file that the sheet is written to."""
+    out: Path | None = None
+    """The file that the sheet is written to (default: contact-sheet.png, with a number where one stands already)."""
     verify: bool = False
     """Decode every file: slow, but finds what the scan cannot."""
     image_size: Pixels | None = None
@@ -95,14 +95,15 @@ def main(arguments: list[str]) -> int:
         )
         views = FOUR_ROTATIONS if options.rotations else Views(options.views)
         torch.set_num_threads(environment.cores())
+        out = options.out or free_path(Path("contact-sheet.png"))
         try:
             contact_sheet(
-                data, options.out, image_size=size, augmentation=augmentation, views=views, images=options.images,
+                data, out, image_size=size, augmentation=augmentation, views=views, images=options.images,
                 seed=options.seed,
             )  # fmt: skip
         except OSError as error:
-            raise UserError(f"cannot write {options.out}: {error.strerror or error}") from error
-        about["sheet"] = str(options.out)
+            raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+        about["sheet"] = str(out)
     if options.json:
         print(json.dumps(about, indent=2, ensure_ascii=False))
     else:
@@ -130,9 +131,10 @@ def _opened(options: Options) -> DataSet:
 
 
 def _print(about: dict[str, Any], *, streamed: bool, verified: bool) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = table_console()
+    console.soft_wrap = True
     console.print(f"{about['name']}: {len(about['classes'])} classes")
-    table = Table("", "images", "a class has", "width", "height", "most frequent sizes")
+    table = new_table("", "images", "a class has", "width", "height", "most frequent sizes")
     for name, part in about["splits"].items():
         counts, widths, heights = part["per_class"], part.get("width"), part.get("height")
         table.add_row(
