@@ -31,6 +31,7 @@ from fastkd.run.builder import Builder
 from fastkd.run.earlier import Earlier
 from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
+from fastkd.run.outlook import Outlook
 from fastkd.run.stores import opened_shelf, refuse_unstorable, result_of, side_by_side
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
@@ -96,15 +97,14 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
     set_up(job.execution, job.device)
     with locked(folder) if is_main() else contextlib.nullcontext():
         if is_main():
-            how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
-            write_json(folder / "env.json", environment.collect() | how)
-        runs = []
+            _write_environment(folder, job)
+        runs, outlook = [], Outlook(job.course, recipe.seeds)
         for seed in range(recipe.seed, recipe.seed + recipe.seeds):
             own = folder if recipe.seeds == 1 else folder / f"seed-{seed}"
             if is_main() and recipe.seeds > 1:
                 make_folder(own)
                 write_json(own / "recipe.json", recipe_to_plain(replace(recipe, seed=seed, seeds=1)))
-            runs.append(Run(job, seed, own, session))
+            runs.append(Run(job, seed, own, session, outlook))
         group = side_by_side(job)
         if len(group) * len(runs) < 2:
             return [run.carry_out() for run in runs]
@@ -148,12 +148,21 @@ def train_together(members: Sequence[tuple["Run", PlannedDistillation]]) -> None
             run.carry_out_stage(planned)
 
 
+def _write_environment(folder: Path, job: Job) -> None:
+    """Writes env.json: what this call of the program runs on, and the calls before it."""
+    path = folder / "env.json"
+    before = environment.calls(read_json(path)) if path.is_file() else []
+    how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
+    write_json(path, environment.this_call() | {"earlier": before} | environment.collect() | how)
+
+
 class Run:
     """One seed of a job, in its own folder."""
 
-    def __init__(self, job: Job, seed: int, folder: Path, session: Session):
+    def __init__(self, job: Job, seed: int, folder: Path, session: Session, outlook: Outlook | None = None):
         self.job, self.seed, self.folder, self.session = job, seed, folder, session
         self.builder, self.earlier = Builder(job, seed), Earlier(job.course)
+        self.outlook = outlook or Outlook(job.course, seeds=1)
         self.log = MetricsLog(Path("none"))
         self.results: dict[str, Any] = {"seed": self.seed, "stages": {}, "similarity": {}}
         """{"seed", "stages": {name: {"network", "parameters", "epochs", "train", "test", "best", "seconds", …}},
@@ -236,6 +245,7 @@ class Run:
         """Trains or loads a stage, or takes up what it left where it is finished."""
         if self.finished(planned):
             self._take_up(planned)
+            self._note_finished(planned)
             return
         stage = self.build(planned)
         if isinstance(planned, PlannedTraining):
@@ -244,6 +254,9 @@ class Run:
             assert isinstance(planned, PlannedLoaded)
             measured, tests = self._load(planned, stage)
         self.conclude(planned, stage, measured, tests)
+
+    def _note_finished(self, planned: PlannedStage) -> None:
+        self.outlook.finished(planned.name, self.results["stages"][planned.name].get("seconds", 0.0))
 
     def build(self, planned: PlannedStage) -> Stage:
         """The stage, ready to be trained."""
@@ -266,6 +279,7 @@ class Run:
         result = own | measured | {"test": tests, "identity": self._identity(planned).plain}
         self.results["stages"] |= {planned.name: result} | _split_off_peers(planned, stage, result)
         on_main(lambda: self._write_results(self._checkpoint(planned)))
+        self._note_finished(planned)
         interrupt = self.session.interrupt
         interrupt.requested = first_of_all(interrupt.requested)
         if interrupt.requested and planned is not self.job.course[-1]:
@@ -333,6 +347,7 @@ class Run:
             eval_every=self.job.recipe.eval_every,
             execution=self.job.execution,
             identity=self._identity(planned),
+            seconds_after=lambda per_epoch: self.outlook.seconds_after(planned.name, per_epoch),
             shelf=shelf,
         )
 

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Epochs, Width
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Storing:
+class Storing(Checked):
     """Where the teacher's outputs are kept, and how much of them."""
 
     teacher_outputs: Path | None = None
@@ -18,18 +19,12 @@ class Storing:
     computed and added."""
     store_type: Precision = "float32"
     """Type of what is stored; only from float32 does a student train exactly as from the teacher itself."""
-    store_top: int | None = None
+    store_top: Width | None = None
     """Store so many of the largest logits, the label's among them, and the rest in one number (default: all)."""
-    store_epochs: int | None = None
+    store_epochs: Epochs | None = None
     """Store so many epochs and repeat their crops and flips: fewer than the paper has (default: every epoch)."""
     store_exact: bool = False
     """Refuse rows that were computed on other hardware or software, which may differ in their last bits."""
-
-    def __post_init__(self) -> None:
-        for name in ("store_top", "store_epochs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} is at least 1, got {value}")
 
     @property
     def approximations(self) -> tuple[str, ...]:

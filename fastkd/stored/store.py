@@ -32,8 +32,8 @@ class About:
 class Store:
     """One teacher's rows. It is written by one command at a time, whose processes all write; any number read."""
 
-    def __init__(self, folder: Path, about: About, *, writable: bool, lock: contextlib.ExitStack):
-        self.folder, self.about, self.writable, self._lock = folder, about, writable, lock
+    def __init__(self, folder: Path, about: About, today: Circumstances, *, writable: bool, lock: contextlib.ExitStack):
+        self.folder, self.about, self.today, self.writable, self._lock = folder, about, today, writable, lock
         self.notes: list[str] = []
         """What a user should know of it."""
 
@@ -59,7 +59,7 @@ class Store:
                 if not (folder / ABOUT).exists():
                     raise
                 busy = str(error)
-            _settle(folder, key, row, circumstances, exact=exact, writable=not busy)
+            _settle(folder, key, row, circumstances, exact=exact)
 
         try:
             on_main(prepare)
@@ -68,7 +68,7 @@ class Store:
         except BaseException:
             lock.close()
             raise
-        store = cls(folder, about, writable=not busy, lock=lock)
+        store = cls(folder, about, circumstances, writable=not busy, lock=lock)
         if busy:
             store.notes.append(f"{busy}: rows that are missing are computed here, and not added")
         if (found := _made_otherwise(about, circumstances)) is not None:
@@ -91,6 +91,13 @@ class Store:
     def epoch(self, epoch: int) -> EpochFiles:
         """The files of an epoch."""
         return EpochFiles(self.folder, epoch, self.about.key.samples, self.about.row.words, writable=self.writable)
+
+    def sign(self) -> None:
+        """Keeps in what circumstances rows are made; called before they are written."""
+        if self.today not in self.about.made_by:
+            about = read_about(self.folder)  # another process of this command may have signed, too
+            self.about = replace(about, made_by=tuple(dict.fromkeys((*about.made_by, self.today))))
+            write_json(self.folder / ABOUT, to_plain(self.about))
 
     def missing(self, epoch: int) -> int:
         """How many rows of an epoch are not there."""
@@ -141,14 +148,11 @@ def read_about(folder: Path) -> About:
     return about
 
 
-def _settle(
-    folder: Path, key: Key, row: RowFormat, circumstances: Circumstances, *, exact: bool, writable: bool
-) -> None:
+def _settle(folder: Path, key: Key, row: RowFormat, circumstances: Circumstances, *, exact: bool) -> None:
     """Writes what the store says of itself, or compares it with what is wanted."""
     path = folder / ABOUT
     if not path.exists():
-        about = About(format=FORMAT, key=key, row=row, made_by=(circumstances,))
-        write_json(path, to_plain(about))
+        write_json(path, to_plain(About(format=FORMAT, key=key, row=row, made_by=())))
         return
     about = read_about(folder)
     _compare(folder, about, key, row)
@@ -158,8 +162,6 @@ def _settle(
             f"--store-exact: {folder} was made with {words_for(field)} {then}, here it is {today}: "
             "the last bits of rows may differ"
         )
-    if writable and circumstances not in about.made_by:
-        write_json(path, to_plain(replace(about, made_by=(*about.made_by, circumstances))))
 
 
 def _compare(folder: Path, about: About, key: Key, row: RowFormat) -> None:

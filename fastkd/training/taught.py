@@ -16,8 +16,8 @@ from fastkd.data.base import Batch, Loader, RawBatch
 from fastkd.stored import RowFormat, Store
 from fastkd.stored.epochs import EpochFiles
 from fastkd.stored.store import size_of
-from fastkd.support.display import duration
 from fastkd.support.environment import free_memory
+from fastkd.support.live import duration
 
 SYNC_ROWS = 20_000
 """Rows that are written before the disk is waited for."""
@@ -171,6 +171,7 @@ class StoredTeachers:
         for store, files, own in zip(self.stores, self.files, rows, strict=True):
             missing = ~(self.there[places] if self.resident else files.gather(places)[1])
             if store.writable:
+                store.sign()
                 files.write(places[missing], own.cpu().numpy()[missing])
                 self.unsynced += int(missing.sum())
         self.there[places] = True

@@ -42,6 +42,13 @@ def opened(folder, key=KEY, row=ROW, here=HERE, **options):
     return Store.opened(folder / "teacher", key, row, here, **options)
 
 
+def signed(*arguments, **options):
+    """A store that rows are written to."""
+    store = opened(*arguments, **options)
+    store.sign()
+    return store
+
+
 def mistake(*arguments, **options):
     with pytest.raises(UserError) as raised:
         opened(*arguments, **options)
@@ -97,21 +104,23 @@ def test_every_field_of_the_key_is_refused_by_name_when_it_differs(field, tmp_pa
     ),
 )
 def test_other_circumstances_are_told_kept_and_refused_where_bits_count(field, value, tmp_path):
-    opened(tmp_path).close()
+    signed(tmp_path).close()
     there = replace(HERE, **{field: value})
     assert f"{field.replace('_', ' ')} " in mistake(tmp_path, here=there, exact=True)
-    store = opened(tmp_path, here=there)
-    store.close()
-    assert len(store.differs) == 1 and "the last bits of rows may differ" in store.differs[0]
-    assert store.about.made_by == (HERE, there)
+    reader = opened(tmp_path, here=there)
+    reader.close()
+    assert len(reader.differs) == 1 and "the last bits of rows may differ" in reader.differs[0]
+    assert opened(tmp_path, exact=True).close() is None, "who only reads leaves no trace"
+    signed(tmp_path, here=there).close()
     back = opened(tmp_path)
+    assert back.about.made_by == (HERE, there)
     assert len(back.differs) == 1, "it holds rows that were made elsewhere, too"
     back.close()
 
 
 def test_circumstances_that_are_the_same_are_no_news(tmp_path):
-    opened(tmp_path).close()
-    store = opened(tmp_path, exact=True)
+    signed(tmp_path).close()
+    store = signed(tmp_path, exact=True)
     assert store.notes == [] and store.about.made_by == (HERE,)
     store.close()
 
