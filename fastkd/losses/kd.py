@@ -70,7 +70,7 @@ def kd_loss(
 @takes_numbers("kd")
 def multi_teacher_loss(
     student_logits: Tensor,
-    teacher_logits: Tensor | Sequence[Tensor],
+    teacher_logits: Tensor | Sequence[Tensor] | Sequence[SparseTeacher],
     labels: Tensor,
     *,
     teacher_weights: Tensor | None = None,
@@ -85,15 +85,13 @@ def multi_teacher_loss(
     the sum, as in the code of the multi-teacher papers.
 
     student_logits: [B,K]; labels: [B] int64.
-    teacher_logits: [M,B,K], or a sequence of M tensors [B,K]; M >= 1. No gradient reaches them.
+    teacher_logits: [M,B,K], or a sequence of M tensors [B,K] or M of `SparseTeacher`; M >= 1. No gradient reaches them.
     teacher_weights: [M], or [M,B] for weights of each sample; 1/M by default. They are used as they are, detached.
 
     Errors as in `ce_loss`.
     """
-    teachers = check_several(labels, "teacher_logits", teacher_logits, student_logits=student_logits)
     checked = checked_numbers("multi_teacher_loss", "kd", numbers, student_logits)
-    check_teacher_weights(teacher_weights, teachers)
-    return _kd(student_logits, teachers, labels, checked, ignore_index, teacher_weights)
+    return _from_several(student_logits, teacher_logits, labels, checked, ignore_index, teacher_weights)
 
 
 class KDLoss(Loss):
@@ -121,13 +119,11 @@ class MultiTeacherLoss(Loss):
     def forward(
         self,
         student_logits: Tensor,
-        teacher_logits: Tensor | Sequence[Tensor],
+        teacher_logits: Tensor | Sequence[Tensor] | Sequence[SparseTeacher],
         labels: Tensor,
         teacher_weights: Tensor | None = None,
     ) -> KDTerms:
-        teachers = check_several(labels, "teacher_logits", teacher_logits, student_logits=student_logits)
-        check_teacher_weights(teacher_weights, teachers)
-        return _kd(student_logits, teachers, labels, self.numbers, self.ignore_index, teacher_weights)
+        return _from_several(student_logits, teacher_logits, labels, self.numbers, self.ignore_index, teacher_weights)
 
 
 def _from_one(
@@ -138,7 +134,40 @@ def _from_one(
         return _kd(student_BK, [teacher], labels_B, numbers, ignore_index)
     check_batch(labels_B, student_logits=student_BK)
     check_sparse("teacher_logits", teacher, student_BK)
-    total, (ce, kl), hits = sparse.compute("kd", student_BK, [teacher], labels_B, numbers, ignore_index=ignore_index)
+    return _sparse_kd(student_BK, [teacher], labels_B, numbers, ignore_index)
+
+
+def _from_several(
+    student_BK: Tensor,
+    teachers: Tensor | Sequence[Tensor] | Sequence[SparseTeacher],
+    labels_B: Tensor,
+    numbers: Numbers,
+    ignore_index: int,
+    shares: Tensor | None,
+) -> KDTerms:
+    several = teachers if isinstance(teachers, Sequence) else ()
+    kept = [one for one in several if isinstance(one, SparseTeacher)]
+    if kept and len(kept) == len(teachers):
+        check_batch(labels_B, student_logits=student_BK)
+        for number, teacher in enumerate(kept):
+            check_sparse(f"teacher_logits[{number}]", teacher, student_BK)
+        check_teacher_weights(shares, [teacher.tail for teacher in kept])
+        return _sparse_kd(student_BK, kept, labels_B, numbers, ignore_index, shares)
+    whole = check_several(labels_B, "teacher_logits", teachers, student_logits=student_BK)  # pyright: ignore
+    check_teacher_weights(shares, whole)
+    return _kd(student_BK, whole, labels_B, numbers, ignore_index, shares)
+
+
+def _sparse_kd(
+    student_BK: Tensor,
+    teachers: Sequence[SparseTeacher],
+    labels_B: Tensor,
+    numbers: Numbers,
+    ignore_index: int,
+    shares: Tensor | None = None,
+) -> KDTerms:
+    found = sparse.compute("kd", student_BK, teachers, labels_B, numbers, shares=shares, ignore_index=ignore_index)
+    total, (ce, kl), hits = found
     return KDTerms(total, ce, kl, hits[0])
 
 

@@ -28,6 +28,7 @@ class AVEG(Method):
     Settings = AVEGSettings
     is_logit_method = True
     reads = ("logits",)
+    takes_sparse = True
 
     def __init__(self, settings: AVEGSettings, context: Context):
         super().__init__(settings, context)

@@ -124,12 +124,16 @@ def compute(
     numbers: Tensor | Mapping[str, Scalar],
     *,
     ignore_index: int,
+    **options: Tensor | None,
 ) -> Losses:
-    """Does as `fastkd.ops.distill_loss.compute` does; no gradient reaches the teachers."""
+    """Does as `fastkd.ops.distill_loss.compute` does; no gradient reaches the teachers.
+
+    options: those of the form, as its function above names them.
+    """
     if isinstance(numbers, Tensor):
         numbers = {name: numbers[number.role] for name, number in NUMBERS[form].items()}
     frozen = [teacher.detached() for teacher in teachers]
-    return FORMS[form](student_BK, frozen, labels_B, **numbers, ignore_index=ignore_index)
+    return FORMS[form](student_BK, frozen, labels_B, **numbers, **options, ignore_index=ignore_index)
 
 
 def _divergence(teacher: SparseTeacher, log_q_BK: Tensor) -> Tensor:

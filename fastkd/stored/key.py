@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastkd.support.plain import differences, to_plain
+from fastkd.support.ranges import Images, Pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,8 @@ class Key:
     """Memory layout of images and weights."""
     data: str
     """Fingerprint of the training images and their labels."""
-    samples: int
-    image_size: int
+    samples: Images
+    image_size: Pixels
     mean: tuple[float, ...]
     std: tuple[float, ...]
     decoder: str

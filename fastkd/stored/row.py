@@ -5,7 +5,7 @@ Every field begins at a whole word, so that a row that was gathered is read in p
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from fastkd.networks.base import Output
 from fastkd.ops.sparse import SparseTeacher, largest_logits, normalised, tail_of
 from fastkd.stored.settings import Precision
 from fastkd.support.errors import UserError
+from fastkd.support.ranges import Images, Temperature, Width, whole
 
 Kept = Literal["logits", "embedding"]
 KEPT: tuple[Kept, ...] = ("logits", "embedding")
@@ -28,16 +29,16 @@ class RowFormat:
     """What a row holds, in this order: for each view the logits, then the embedding."""
 
     outputs: tuple[Kept, ...]
-    classes: int
-    embedding: int
+    classes: Images
+    embedding: Width
     """Numbers of the teacher's embedding."""
-    views: int = 1
+    views: Annotated[int, whole(1, 64)] = 1
     quarter_turns: bool = False
     """Whether view v of four is turned by v·90°."""
     type: Precision = "float32"
-    top: int | None = None
+    top: Width | None = None
     """How many logits are kept of each row, the label's among them; None: all."""
-    temperature: float | None = None
+    temperature: Temperature | None = None
     """The temperature at which the others' log-sum-exp is kept; None where all logits are."""
 
     def __post_init__(self) -> None:

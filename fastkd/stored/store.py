@@ -140,12 +140,7 @@ def read_about(folder: Path) -> About:
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
         found = plain.get("format", "none") if isinstance(plain, dict) else "none"
         raise UserError(f"{path} has format {found!r}, this fastkd reads {FORMAT}")
-    about = from_plain(About, plain, str(path))
-    sizes = {"samples": about.key.samples, "classes": about.row.classes, "views": about.row.views}
-    for name, value in sizes.items():
-        if not 1 <= value <= 1 << 40:
-            raise UserError(f"{path} says {name} = {value}")
-    return about
+    return from_plain(About, plain, str(path))
 
 
 def _settle(folder: Path, key: Key, row: RowFormat, circumstances: Circumstances, *, exact: bool) -> None:

@@ -1,12 +1,16 @@
 """Augmentation on whole batches against torchvision's operations on single images."""
 
+import hashlib
+
+import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as F
 from PIL import Image
 
 from fastkd.data import FOUR_ROTATIONS, Augmentation, Format, RawBatch, Split, Views
-from fastkd.data.augment import Normalise, ResidentImages
+from fastkd.data.augment import VERSION, Normalise, ResidentImages
+from fastkd.data.boxes import view_boxes
 from fastkd.ops.augment import ANGLES
 from fastkd.ops.philox import below, philox, split_seed
 from fastkd.support.errors import UserError
@@ -164,3 +168,27 @@ def test_layout_of_the_bytes_does_not_matter():
             for images in (IMAGES, planes)
         )
         assert torch.equal(one.images, other.images)
+
+
+def test_other_pixels_are_another_version():
+    """Stored teachers saw these pixels: who changes what a seed, an epoch and an image make counts VERSION up."""
+    found = hashlib.sha256()
+    index = torch.arange(COUNT)
+    for augmentation in (Augmentation(), Augmentation(crop_padding=2, rotation=15.0), Augmentation(flip=False)):
+        found.update(augmented(augmentation, index, epoch=3).numpy().tobytes())
+    split = Split(IMAGES, index)
+    turned = ResidentImages(split, PLAIN, Augmentation(), SEED, FOUR_ROTATIONS)
+    batch = turned(RawBatch(index), torch.tensor(0), torch.tensor(1))
+    found.update(batch.images.round().to(torch.uint8).numpy().tobytes())
+    sizes = np.tile(np.array([[120, 90]], np.int32), (COUNT, 1))
+    found.update(view_boxes(sizes, index, 2, SEED, Augmentation(crop="resized"), FOUR_ROTATIONS).tobytes())
+    assert (VERSION, found.hexdigest()) == (1, "4cf4177e0fcd1ee03917ec4fa86e46536f674306f9be979356b1ba63f8f1c78e")
+
+
+@pytest.mark.parametrize("epoch", (2, 5))
+def test_after_so_many_epochs_the_pixels_come_again(epoch):
+    index = torch.arange(COUNT)
+    prepare = ResidentImages(Split(IMAGES, index), PLAIN, Augmentation(), SEED, distinct_epochs=3)
+    batch = prepare(RawBatch(index), torch.tensor(0), torch.tensor(epoch))
+    assert torch.equal(batch.images[0].round().to(torch.uint8), augmented(Augmentation(), index, epoch=2))
+    assert batch.epoch.item() == epoch

@@ -4,7 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastkd.losses import DKDLoss, KDLoss, SparseTeacher, dkd_loss, kd_loss
+from fastkd.losses import (
+    DKDLoss,
+    KDLoss,
+    MultiTeacherLoss,
+    SparseTeacher,
+    dkd_loss,
+    kd_loss,
+    multi_teacher_loss,
+)
 from fastkd.ops.sparse import largest_logits, normalised, tail_of
 
 B, K, TEMPERATURE = 6, 12, 4.0
@@ -98,6 +106,19 @@ class TestKD:
         found = kd_loss(student, sparse, labels)
         rest = SparseTeacher(*(part[1:] for part in sparse))
         torch.testing.assert_close(found.total, kd_loss(student[1:], rest, labels[1:]).total)
+
+
+@pytest.mark.parametrize("shares", (None, torch.tensor([0.25, 0.75], dtype=torch.float64)))
+def test_several_teachers_are_the_weighted_sum_of_each(shares):
+    student, teacher, labels = case()
+    kept_of_each = [kept(teacher, labels, 3), kept(2 * teacher.flip(0), labels, 4)]
+    found = MultiTeacherLoss()(student, kept_of_each, labels, shares)
+    each = torch.stack([kd_loss(student, one, labels).kl for one in kept_of_each])
+    weights = torch.full((2,), 0.5, dtype=torch.float64) if shares is None else shares
+    torch.testing.assert_close(found.kl, (weights * each).sum())
+    assert torch.equal(multi_teacher_loss(student, kept_of_each, labels, teacher_weights=shares).kl, found.kl)
+    with pytest.raises(ValueError, match=r"teacher_logits\[1\].tail"):
+        multi_teacher_loss(student, [kept_of_each[0], kept_of_each[1]._replace(tail=labels[:2].double())], labels)
 
 
 class TestDKD:

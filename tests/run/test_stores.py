@@ -1,5 +1,7 @@
 """A run from a float32 store ends with the same bytes as the run with the live teacher."""
 
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -212,6 +214,26 @@ def test_the_rows_of_each_anchor_stand_under_its_name(restart, tmp_path, silent_
     silent_teacher()
     train(stored, tmp_path / "second")
     assert student_of(tmp_path / "live") == student_of(tmp_path / "second")
+
+
+def test_a_disk_that_fills_up_stops_the_run_with_one_line_and_loses_nothing(teachers, live, tmp_path, monkeypatch):
+    recipe, written, plain = recipe_of(teachers["plain"], "kd", tmp_path / "store"), [0], os.pwrite
+
+    def fills_up(*arguments):
+        written[0] += 1
+        if written[0] > 200:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(*arguments)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match="the disk is full; the rows that are stored") as error,
+    ):
+        patch.setattr(os, "pwrite", fills_up)
+        train(recipe, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    train(recipe, tmp_path / "run")
+    assert student_of(tmp_path / "run") == live()
 
 
 def test_a_student_without_a_teacher_is_left_alone(teachers, tmp_path):

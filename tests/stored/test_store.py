@@ -165,8 +165,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         (lambda plain: plain | {"format": 2}, "has format 2, this fastkd reads 1"),
         (lambda plain: [], "has format 'none'"),
         (lambda plain: plain | {"key": {}}, "lacks the entry 'network'"),
-        (lambda plain: plain | {"key": plain["key"] | {"samples": -1}}, "samples = -1"),
-        (lambda plain: plain | {"key": plain["key"] | {"samples": 1 << 60}}, "samples = 1152921504606846976"),
+        (
+            lambda plain: plain | {"key": plain["key"] | {"samples": -1}},
+            "samples is -1, expected a whole number from 1",
+        ),
+        (
+            lambda plain: plain | {"key": plain["key"] | {"samples": 1 << 60}},
+            "samples is 1152921504606846976, expected",
+        ),
         (lambda plain: plain | {"row": plain["row"] | {"outputs": ["stem"]}}, "expected one of 'logits', 'embedding'"),
         (lambda plain: plain | {"row": plain["row"] | {"type": "float8"}}, "expected one of"),
         (lambda plain: plain | {"made_by": [{}]}, "lacks the entry"),

@@ -9,7 +9,7 @@ import torch
 from fastkd.stored import RowFormat
 from fastkd.training.taught import Shelf, fits
 
-ROW = RowFormat(outputs=("logits",), classes=10, embedding=0)
+ROW = RowFormat(outputs=("logits",), classes=10, embedding=8)
 
 
 class Rows:
