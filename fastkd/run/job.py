@@ -1,12 +1,13 @@
 """A recipe with all that follows from it on this machine: resolved once, and handed to whoever carries it out."""
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import torch
 
-from fastkd.data import DataSet, Feeding, Format, Source, evaluation_source, is_resident, open_dataset
+from fastkd.data import DataSet, Feeding, Format, Source, evaluation_source, fingerprint, is_resident, open_dataset
 from fastkd.recipes.course import Course, course
 from fastkd.recipes.recipe import Recipe
 from fastkd.run.weights import WeightsFiles
@@ -38,6 +39,11 @@ class Job:
     def plainly_on_the_cpu(self) -> Self:
         """The same job with everything off, for building stages that are thrown away."""
         return replace(self, device=torch.device("cpu"), execution=EVERYTHING_OFF)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of the training images and labels."""
+        return fingerprint(self.data)
 
     @property
     def feeding(self) -> Feeding:

@@ -140,7 +140,8 @@ def train_together(members: Sequence[tuple["Run", PlannedDistillation]]) -> None
         side_by_side = alike(trainers)
         if side_by_side:
             keeping = [partial(run.keep, planned, stage) for (run, planned), stage in built]
-            Together(trainers).fit(keeping)
+            with contextlib.closing(trainers[0].step):
+                Together(trainers).fit(keeping)
     for ((run, planned), stage), trainer in zip(built, trainers, strict=True):
         if side_by_side:
             run.conclude(planned, stage, *run.measured(planned, trainer, shelf))
@@ -212,7 +213,9 @@ class Run:
                 if shelf is None:
                     continue
                 whole = replace(planned, training=replace(planned.training, drop_last=False))
-                self.trainer(whole, stage, shelf).fill_stores()
+                trainer = self.trainer(whole, stage, shelf)
+                with contextlib.closing(trainer.step):
+                    trainer.fill_stores()
 
     @contextlib.contextmanager
     def opened_shelf(self, planned: PlannedTraining, stage: Stage) -> Iterator[Shelf | None]:
@@ -288,7 +291,8 @@ class Run:
     def _train(self, planned: PlannedTraining, stage: Stage) -> tuple[dict[str, Any], dict[str, Any]]:
         with self.opened_shelf(planned, stage) as shelf:
             trainer = self.trainer(planned, stage, shelf)
-            trainer.fit(after_epoch=lambda epoch: self.keep(planned, stage, epoch))
+            with contextlib.closing(trainer.step):
+                trainer.fit(after_epoch=lambda epoch: self.keep(planned, stage, epoch))
         return self.measured(planned, trainer, shelf)
 
     def measured(

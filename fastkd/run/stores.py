@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fastkd.data import AUGMENTATION_VERSION, FileSplit, fingerprint
+from fastkd.data import AUGMENTATION_VERSION, FileSplit
 from fastkd.methods import Method
 from fastkd.networks.base import output_shapes
 from fastkd.recipes.planned import PlannedDistillation, PlannedLoaded, PlannedStage
@@ -162,7 +162,7 @@ def _key(job: Job, teacher: str, earlier: Earlier, data_seed: int) -> Key:
         folded=job.execution.fold,
         precision="bfloat16" if job.execution.bfloat16 else "float32",
         layout="channels_last" if job.execution.channels_last else "contiguous",
-        data=fingerprint(data),
+        data=job.fingerprint,
         samples=len(data.train),
         image_size=recipe.image_size,
         mean=feeding.mean or data.mean,

@@ -79,12 +79,16 @@ class EpochFiles:
         self._unsynced.clear()
 
     def close(self) -> None:
-        self.sync()
-        self._mapped = None
-        for file in (self._rows, self._checks):
-            if file is not None:
-                os.close(file)
-        self._rows = self._checks = None
+        """Closes the files; what was written is there then."""
+        try:
+            self.sync()
+        finally:
+            self._mapped = None
+            for file in (self._rows, self._checks):
+                if file is not None:
+                    os.close(file)
+            self._rows = self._checks = None
+            self._unsynced.clear()
 
     def _read(self, path: Path, file: int | None, kind: type[np.generic]) -> np.ndarray:
         size = self.samples * (CHECK if path is self.checks_path else 4 * self.words)

@@ -162,9 +162,10 @@ def _settle(folder: Path, key: Key, row: RowFormat, circumstances: Circumstances
 def _compare(folder: Path, about: About, key: Key, row: RowFormat) -> None:
     if (found := first_difference(about.key, key)) is not None:
         field, then, today = found
+        instead = f"--data-seed {then}, or " if field == "data_seed" else ""
         raise UserError(
             f"the store {folder} was made with {words_for(field)} {_short(then)}, here it is {_short(today)}: "
-            "give another --teacher-outputs"
+            f"give {instead}another --teacher-outputs"
         )
     if lacking := about.row.lacks(row):
         raise UserError(f"the store {folder} does not serve here, {lacking}: give another --teacher-outputs")

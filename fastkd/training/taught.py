@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,9 +160,10 @@ class StoredTeachers:
 
     def close(self) -> None:
         """Closes the files of the epoch; whatever was computed is on the disk then."""
-        for files in self.files:
-            files.close()
-        self.files = ()
+        with ExitStack() as closing:
+            for files in self.files:
+                closing.callback(files.close)
+            self.files = ()
 
     def _computed(self, raw: RawBatch) -> tuple[Tensor, ...]:
         """The rows of a batch as the live teachers have them; those that are missing are written."""
