@@ -9,15 +9,15 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from fastkd.recipes.course import course
 from fastkd.recipes.recipe import Recipe
 from fastkd.run import open_run, read_results, seed_folders
 from fastkd.run.charts import Line, line_chart
 from fastkd.run.figures import SIMILARITIES, Row, rows
 from fastkd.support.command_line import command, read_options
 from fastkd.support.errors import UserError
-from fastkd.support.files import read_json, write_bytes
+from fastkd.support.files import read_json, write_text
 from fastkd.support.log import read_metrics
+from fastkd.support.paths import is_there
 from fastkd.support.plain import to_plain
 
 
@@ -62,15 +62,15 @@ def write_report(folders: Sequence[Path], out: Path, *, above: str = "") -> None
     body.append("<h2>Curves</h2>" + _curves(runs))
     body.append("<h2>Settings</h2>" + _settings(runs))
     page = _PAGE.replace("{title}", html.escape(title)).replace("{body}", "\n".join(body))
-    write_bytes(out, page.encode())
+    write_text(out, page)
 
 
 def _load(folder: Path) -> Loaded:
     recipe = open_run(folder)
     seeds = seed_folders(folder) or [folder]
-    results = [read_results(seed / "results.json") for seed in seeds if (seed / "results.json").exists()]
+    results = [read_results(seed / "results.json") for seed in seeds if is_there(seed / "results.json")]
     metrics = {seed.name: read_metrics(seed / "metrics.jsonl") for seed in seeds}
-    environment = read_json(folder / "env.json") if (folder / "env.json").exists() else {}
+    environment = read_json(folder / "env.json") if is_there(folder / "env.json") else {}
     return Loaded(folder, recipe, results, metrics, environment)
 
 
@@ -105,7 +105,8 @@ def _row(row: Row, *, with_paper: bool) -> str:
 
 def _curves(runs: Sequence[Loaded]) -> str:
     """Charts of training loss and test error for every stage, with a line for each seed of each run."""
-    stages = list(dict.fromkeys(stage.name for run in runs for stage in course(run.recipe)))
+    logs = [records for run in runs for records in run.metrics.values()]
+    stages = list(dict.fromkeys(record["stage"] for records in logs for record in records))
     charts = []
     for stage in stages:
         loss, error = [], []
@@ -135,7 +136,10 @@ def _error_lines(name: str, stage: str, epochs: list[dict[str, Any]], *, several
         return 100 - 100 * counts["top1"] / counts["samples"]
 
     return [
-        Line(name if several else network, [(record["epoch"], error(record, network)) for record in tested])
+        Line(
+            name if several else network,
+            [(record["epoch"], error(record, network)) for record in tested if network in record["test"]],
+        )
         for network in shown
     ]
 
@@ -158,7 +162,7 @@ def _settings(runs: Sequence[Loaded]) -> str:
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:
     if isinstance(value, dict):
         items = [(f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items()]
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         items = [(f"{prefix}[{item.get('name', number)}]", item) for number, item in enumerate(value)]
     else:
         return {prefix: str(value)}

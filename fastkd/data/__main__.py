@@ -28,6 +28,7 @@ from fastkd.data.inspect import contact_sheet, describe, verify
 from fastkd.support import environment
 from fastkd.support.command_line import command, read_options
 from fastkd.support.errors import UserError
+from fastkd.support.paths import is_folder
 
 _SHOWN = 20
 
@@ -124,7 +125,7 @@ def _opened(options: Options) -> DataSet:
         class_list=options.class_list,
         index_cache=options.index_cache,
     )
-    if name not in DATASETS and Path(options.data).is_dir() and not (Path(options.data) / "train").is_dir():
+    if name not in DATASETS and is_folder(Path(options.data)) and not is_folder(Path(options.data) / "train"):
         return class_folder_tree(options.data, reading, options.index_cache)
     return open_dataset(
         options.data if name in DATASETS else f"imagefolder:{options.data}", image_size=options.image_size,

@@ -15,8 +15,10 @@ from fastkd.data.boxes import centres
 from fastkd.data.decoding import BadImage, decode
 from fastkd.data.failures import Failures
 from fastkd.data.index import Found, class_folders, scan
-from fastkd.support.environment import cores
+from fastkd.support.environment import cores, free_memory
 from fastkd.support.errors import UserError
+from fastkd.support.files import read_text
+from fastkd.support.paths import is_file, is_folder, is_there, typed
 
 _TEST_FOLDERS = ("val", "test")
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -33,8 +35,8 @@ def imagefolder(path: str, reading: Reading, cache: Path | None = None) -> DataS
     path/classes.txt) chooses and orders them by lines: a FOLDER, or a FOLDER and a name to show.
     """
     root = existing_folder(path, "imagefolder")
-    test_root = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
-    if not (root / "train").is_dir() or test_root is None:
+    test_root = next((root / name for name in _TEST_FOLDERS if is_folder(root / name)), None)
+    if not is_folder(root / "train") or test_root is None:
         raise UserError(f"{path} has no folders 'train' and 'val' (or 'test') with one folder a class in each")
     folders, names, notes = _classes(root / "train", root, reading.class_list)
     strangers = sorted(set(class_folders(test_root)) - set(class_folders(root / "train")))
@@ -71,7 +73,7 @@ def tiny_imagenet(path: str, reading: Reading, cache: Path | None = None) -> Dat
     if not folders or len(set(folders)) != len(folders):
         raise UserError(f"{root / 'wnids.txt'} names no classes, or one twice")
     folders = tuple(sorted(folders))  # wnids.txt is in no order; torchvision's ImageFolder sorts
-    words = dict(line.split("\t", 1) for line in _lines(root / "words.txt")) if (root / "words.txt").exists() else {}
+    words = dict(line.split("\t", 1) for line in _lines(root / "words.txt")) if is_there(root / "words.txt") else {}
     label_of = {}
     for number, line in enumerate(_lines(annotations), 1):
         name, _, rest = line.partition("\t")
@@ -96,14 +98,15 @@ def tiny_imagenet(path: str, reading: Reading, cache: Path | None = None) -> Dat
 def existing_folder(path: str, name: str) -> Path:
     if not path:
         raise UserError(f"{name} needs a folder: --data {name}:PATH")
-    if not Path(path).is_dir():
+    folder = Path(typed(path))
+    if not is_folder(folder):
         raise UserError(f"no folder {path} (from --data {name}:{path})")
-    return Path(path)
+    return folder
 
 
 def load_resident(split: FileSplit, image_size: int, threads: int, failures: Failures) -> Split:
     """Decodes every image; one that is not image_size x image_size is resized (shorter side) and cropped (centre)."""
-    need, free = len(split) * image_size**2 * 3, _free_memory()
+    need, free = len(split) * image_size**2 * 3, free_memory()
     if free is not None and need > free:
         raise UserError(
             f"{len(split):,} images of {image_size} pixels take {need / 2**30:,.1f} GiB, {free / 2**30:,.1f} are free: "
@@ -192,7 +195,7 @@ def _check_classes(labels: np.ndarray, root: Path, folders: tuple[str, ...]) -> 
     if counts.all():
         return
     empty = root / folders[int(counts.argmin())]
-    raise UserError(f"the class folder {empty} has no images" if empty.is_dir() else f"no class folder {empty}")
+    raise UserError(f"the class folder {empty} has no images" if is_folder(empty) else f"no class folder {empty}")
 
 
 def _classes(train: Path, root: Path, class_list: Path | None) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
@@ -201,7 +204,7 @@ def _classes(train: Path, root: Path, class_list: Path | None) -> tuple[tuple[st
     if not there:
         raise UserError(f"{train} has no class folders")
     file = Path(class_list) if class_list is not None else root / "classes.txt"
-    if class_list is None and not file.is_file():
+    if class_list is None and not is_file(file):
         return there, there, []
     listed = [[line] if line in there else line.split("\t" if "\t" in line else None, 1) for line in _lines(file)]
     folders = tuple(line[0] for line in listed)
@@ -219,18 +222,4 @@ def _classes(train: Path, root: Path, class_list: Path | None) -> tuple[tuple[st
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is no text in UTF-8") from error
-
-
-def _free_memory() -> int | None:
-    """Bytes of memory that this machine can still give; None if it does not say."""
-    try:
-        about = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in about.splitlines() if line.startswith("MemAvailable")), None)
+    return [line for line in read_text(file).splitlines() if line.strip()]

@@ -2,6 +2,7 @@
 
 import html
 import math
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line]) -> str:
 def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """About five round numbers that lie in low … high."""
     span = (high - low) or abs(high) or 1.0
-    step = 10 ** math.floor(math.log10(span / 4))
+    step = 10 ** math.floor(math.log10(max(span / 4, sys.float_info.min)))
     step *= next((factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 6), 10)
     if whole:
         step = max(1, round(step))

@@ -18,12 +18,16 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from fastkd.support.errors import UserError, nearest
 from fastkd.support.fields import group_prefix, is_fixed
+from fastkd.support.paths import typed
 
 T = TypeVar("T")
 
 
 def command(main: Callable[[list[str]], int]) -> int:
     """Runs `main` on the program's arguments; returns its code, 2 after one line for a mistake, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         return main(sys.argv[1:])
     except UserError as error:
@@ -63,11 +67,24 @@ def read_options(
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
-            return tyro.cli(parsed_by, args=list(arguments), prog=program, description=description)
+            return _with_home(tyro.cli(parsed_by, args=list(arguments), prog=program, description=description))
     except SystemExit as end:
         if end.code:
             raise UserError(_first_sentence(shown.getvalue())) from None
         raise
+
+
+def _with_home(options: T) -> T:
+    """The options with the home folder in place of `~`, in every path and in all groups."""
+    for field in dataclasses.fields(options):  # pyright: ignore[reportArgumentType]
+        value = getattr(options, field.name)
+        if isinstance(value, Path):
+            object.__setattr__(options, field.name, Path(typed(str(value))))
+        elif isinstance(value, tuple) and any(isinstance(item, Path) for item in value):
+            object.__setattr__(options, field.name, tuple(Path(typed(str(item))) for item in value))
+        elif dataclasses.is_dataclass(value):
+            _with_home(value)
+    return options
 
 
 def of_group(options: Any, group: str) -> Any:

@@ -15,7 +15,7 @@ class Range(NamedTuple):
         """Raises ValueError for a number outside the range, TypeError for what is no number."""
         if not isinstance(value, Real):
             raise TypeError(f"{name} is {self.words}, got {value!r}")
-        if not self.holds(float(value)):
+        if not self.holds(value if isinstance(value, int) else float(value)):  # a large int is no float
             raise ValueError(f"{name} is {self.words}, got {value!r}")
 
 
@@ -23,3 +23,5 @@ FINITE = Range("a number", math.isfinite)
 ABOVE_ZERO = Range("a number above 0", lambda value: 0 < value < math.inf)
 FROM_0_TO_1 = Range("a number from 0 to 1", lambda value: 0 <= value <= 1)
 FROM_0_TO_BELOW_1 = Range("a number from 0 to below 1", lambda value: 0 <= value < 1)
+COUNT = Range("a whole number from 0 to 2^63 - 1", lambda value: 0 <= value < 1 << 63)
+POSITIVE = Range("a whole number from 1 to 2^63 - 1", lambda value: 1 <= value < 1 << 63)
