@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.table import Table
 
 from fastkd.data import DataSet
 from fastkd.networks import Network
@@ -19,10 +18,10 @@ from fastkd.run import Job, load_network, open_data, open_run, seed_folders
 from fastkd.run.figures import mean_and_std
 from fastkd.run.purpose import order_of, reorder
 from fastkd.run.trust import trust
-from fastkd.run.weights import describe, export_network, find_weights, open_network
+from fastkd.run.weights import check_export, describe, export_network, find_weights, open_network
 from fastkd.support import environment
 from fastkd.support.command_line import command, read_options
-from fastkd.support.console import table_console
+from fastkd.support.console import new_table, table_console
 from fastkd.support.environment import pick_device
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.execution import Execution
@@ -37,7 +36,7 @@ class Options:
     data: str = ""
     """NAME:PATH of another data set with the same classes (default: the run's own)."""
     export: Path | None = None
-    """Write the student as a torch.export program: normalised images, any number, to logits; needs torch alone."""
+    """FILE.pt2: write the student as a torch.export program, from normalised images to logits; it needs torch alone."""
     trust: Path | None = None
     """Import the code outside of fastkd that this run names, and say what; else none is."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -49,8 +48,9 @@ def main(arguments: list[str]) -> int:
     options = read_options(Options, arguments, program="python -m fastkd.evaluate")
     if options.trust is not None:
         trust(options.trust, lambda line: print(f"fastkd: {line}", file=sys.stderr))
-    if options.export is not None:
-        find_weights(str(options.run), "student")  # it refuses a run of several seeds before anything is measured
+    if options.export is not None:  # what cannot be exported is refused before anything is measured
+        check_export(options.export)
+        find_weights(str(options.run), "student")
     folders = seed_folders(options.run) or [options.run]
     measured = {folder.name: evaluate(folder, options.data, pick_device(options.device)) for folder in folders}
     if options.json:
@@ -62,6 +62,8 @@ def main(arguments: list[str]) -> int:
         description = describe(student)
         assert description is not None, "else it could not be opened"
         export_network(options.export, open_network(student), description)
+        takes = f"normalised images [any number, 3, {description.image_size}, {description.image_size}]"
+        print(f"{options.export}: the student as a torch.export program, from {takes} to logits", file=sys.stderr)
     return 0
 
 
@@ -90,7 +92,7 @@ def evaluate(folder: Path, data: str, device: torch.device) -> dict[str, dict[st
 def _normalising_as_in_training(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with the mean and deviation that its networks were trained with, whatever the data's own are."""
     trained = [stage.name for stage in recipe.stages if stage.training is not None]
-    known = describe(find_weights(str(folder), trained[-1])) if trained else None
+    known = describe(find_weights(str(folder), trained[0])) if trained else None
     if known is None or known.mean is None or known.std is None:
         return recipe
     return replace(recipe, mean=known.mean, std=known.std)
@@ -120,9 +122,7 @@ COLUMNS = (
 def _print(folder: Path, seeds: Sequence[dict[str, dict[str, Any]]]) -> None:
     samples = next(iter(seeds[0].values()))["samples"]
     several = f", mean ± std over {len(seeds)} seeds" if len(seeds) > 1 else ""
-    table = Table("", "network")
-    for heading, *_ in COLUMNS:
-        table.add_column(heading, justify="right")
+    table = new_table("", "network", right=[heading for heading, *_ in COLUMNS])
     for name, first in seeds[0].items():
         cells = []
         for _, key, factor, digits in COLUMNS:

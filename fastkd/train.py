@@ -41,6 +41,7 @@ def main(arguments: list[str]) -> int:
         files = WeightsFiles()
         recipe = options.recipe_of(chosen, files)
         if chosen.dry_run:
+            options.refuse_beside_a_dry_run(chosen)
             return _dry_run(Job.of(recipe, open_data(recipe), device, files))
         if options.goes_on_by_itself(chosen) and distributed.from_main(_holds_run(chosen)):
             return _go_on(chosen, recipe, device, files)

@@ -215,7 +215,7 @@ def test_other_indices(cases, tmp_path):
 def made_up_index(file: Path, chance: random.Random) -> None:
     import numpy as np
 
-    about = changed({"format": 1, "key": "key", "bad": {"1": "is empty"}}, chance, ODD_VALUES)
+    about = changed({"format": 2, "key": "key", "bad": {"1": "is empty"}, "scaled": 0}, chance, ODD_VALUES)
     shapes = [(2, 2), (2, 3), (2,), (0, 2), (1, 2), (2, 2, 1)]
     sizes = np.zeros(chance.choice(shapes), chance.choice([np.int32, np.float64, np.int64, "U3"]))
     plain = np.zeros(chance.choice([(2,), (3,), (2, 2), ()]), chance.choice([bool, np.int8]))

@@ -13,6 +13,7 @@ DOORS = {
     "support/log.py": "It appends to a file that the door has opened.",
     "support/environment.py": "It reads /proc and looks for the checkout that the package lies in.",
     "data/index.py": "The scan of image folders, which has its own rules for pipes, links and circles.",
+    "data/folder.py": "It looks for images that lie beside the class folders it looks for.",
     "data/decoding.py": "It reads image files, whose heads the scan has looked at.",
     "data/digits.py": "The digits come with the package.",
     "data/dali.py": "It writes pictures again in a temporary folder of its own.",

@@ -10,7 +10,7 @@ from fastkd.data.base import DataSet, Split
 from fastkd.data.folder import existing_folder
 from fastkd.support.errors import UserError
 from fastkd.support.files import read_array, read_bytes, read_text
-from fastkd.support.paths import inside, is_file, is_folder, is_there, typed
+from fastkd.support.paths import expanded, inside, is_file, is_folder, is_there
 
 _PIXELS = 3 * 32 * 32
 Triple = tuple[float, float, float]
@@ -59,7 +59,7 @@ def cifar100c(path: str) -> DataSet:
     """
     if not path:
         raise UserError("cifar100c needs a folder, or one of its files: --data cifar100c:PATH")
-    place = Path(typed(path))
+    place = expanded(path)
     if not is_there(place):
         raise UserError(f"no folder and no file {path} (from --data cifar100c:{path})")
     root = place if is_folder(place) else place.parent
@@ -67,8 +67,8 @@ def cifar100c(path: str) -> DataSet:
     if not files:
         raise UserError(f"no CIFAR-100-C in {path}: expected labels.npy, fog.npy …")
     labels = _array(root / "labels.npy", 1)
-    if labels.dtype.kind not in "iu":
-        raise UserError(f"{root / 'labels.npy'} has labels of {labels.dtype}, expected whole numbers")
+    if labels.dtype.kind not in "iu" or labels.dtype.itemsize > 8:
+        raise UserError(f"{root / 'labels.npy'} holds {labels.dtype}, expected integers from 0 to 99")
     if labels.size and not 0 <= labels.min() <= labels.max() < 100:
         raise UserError(f"{root / 'labels.npy'} has labels from {labels.min()} to {labels.max()}, expected 0 to 99")
     images = [_array(file, 4) for file in files]
@@ -100,7 +100,7 @@ def _array(file: Path, axes: int) -> np.ndarray:
     found = read_array(file)
     if not isinstance(found, np.ndarray) or found.ndim != axes:
         raise UserError(f"{file} is no array with {axes} axes")
-    return found
+    return np.asarray(found)
 
 
 def _find(root: Path, folder: str, file: str) -> Path | None:

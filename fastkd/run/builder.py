@@ -35,7 +35,7 @@ from fastkd.run.purpose import order_of, purpose_of, refuse_other_images, reorde
 from fastkd.support import distributed
 from fastkd.support.errors import UserError
 from fastkd.support.paths import is_file
-from fastkd.support.plain import to_plain
+from fastkd.support.plain import check_fields, to_plain
 from fastkd.training.stages import Distill, Mutual, Prestage, Stage, StudentAware, Supervised
 
 
@@ -244,4 +244,5 @@ def _method(name: str, planned: PlannedDistillation | PlannedMutual, context: Co
         raise UserError(f"{name} has {wanted} teacher{'s' * ((most or least) != 1)}, got {count}")
     if kind.fixed_batch_size and not training.drop_last and context.samples % training.batch_size:
         raise UserError(f"{name}: every batch has the same size: it needs --drop-last on")
+    check_fields(planned.settings[name])  # a method from elsewhere has settings that check nothing
     return kind(planned.settings[name], context)

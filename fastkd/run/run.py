@@ -30,11 +30,12 @@ from fastkd.run.earlier import Earlier
 from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
 from fastkd.run.left import below, known_digest, read_results
+from fastkd.run.outlook import Outlook
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
 from fastkd.support.distributed import first_of_all, is_main, local_processes, on_main, wait_for_all
 from fastkd.support.errors import UserError
-from fastkd.support.files import make_folder, read_weights, remove, sha256, write_json, write_weights
+from fastkd.support.files import make_folder, read_json, read_weights, remove, sha256, write_json, write_weights
 from fastkd.support.interrupt import Stopped
 from fastkd.support.locks import clear_aside, locked
 from fastkd.support.log import MetricsLog, import_tensorboard
@@ -97,13 +98,12 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
     folders = [folder if recipe.seeds == 1 else folder / f"seed-{seed}" for seed in seeds]
     with _held([folder, *folders], unlocked=session.unlocked):
         if is_main():
-            how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
-            write_json(folder / "env.json", environment.collect() | how)
-        results = []
+            _write_environment(folder, job)
+        results, outlook = [], Outlook(job.course, recipe.seeds)
         for seed, own in zip(seeds, folders, strict=True):
             if is_main() and recipe.seeds > 1:
                 write_json(own / "recipe.json", recipe_to_plain(dataclasses.replace(recipe, seed=seed, seeds=1)))
-            results.append(Run(job, seed, own, session).carry_out())
+            results.append(Run(job, seed, own, session, outlook).carry_out())
         return results
 
 
@@ -126,14 +126,26 @@ def _held(folders: Iterable[Path], *, unlocked: bool) -> Iterator[None]:
         yield
 
 
+def _write_environment(folder: Path, job: Job) -> None:
+    """Writes env.json: what this call of the program runs on, and the calls before it."""
+    path = folder / "env.json"
+    before = []
+    if is_there(path):
+        with contextlib.suppress(UserError):  # what it tells is no reason not to go on
+            before = environment.calls(read_json(path))
+    how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
+    write_json(path, environment.this_call() | {"earlier": before} | environment.collect() | how)
+
+
 class Run:
     """One seed of a job, in its own folder."""
 
-    def __init__(self, job: Job, seed: int, folder: Path, session: Session):
+    def __init__(self, job: Job, seed: int, folder: Path, session: Session, outlook: Outlook | None = None):
         self.job, self.seed, self.folder, self.session = job, seed, folder, session
         self.builder, self.earlier = Builder(job, seed), Earlier(job.course)
         self.digests: dict[str, str] = {}
         """{weights file, below the folder: SHA-256 of its bytes}, of those that this call of the program wrote."""
+        self.outlook = outlook or Outlook(job.course, seeds=1)
         self.results: dict[str, Any] = {"seed": self.seed, "stages": {}, "similarity": {}}
         """{"seed", "stages": {name: {"network", "parameters", "epochs", "train", "test", "best", "seconds", …}},
         "similarity": {name: {"kl", "cka", "agreement"}}}, as it stands in results.json."""
@@ -152,6 +164,7 @@ class Run:
                 self._take_up(planned)
             else:
                 self._carry_out_stage(planned, log)
+            self.outlook.finished(planned.name, self.results["stages"][planned.name].get("seconds", 0.0))
         return self.results
 
     def dry_run(self) -> list[dict[str, Any]]:
@@ -269,6 +282,7 @@ class Run:
             eval_every=self.job.recipe.eval_every,
             execution=self.job.execution,
             identity=self._identity(planned),
+            seconds_after=lambda per_epoch: self.outlook.seconds_after(planned.name, per_epoch),
         )
 
     def _identity(self, planned: PlannedStage) -> Identity:

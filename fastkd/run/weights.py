@@ -14,7 +14,7 @@ from fastkd.run.description import KEY, Description, described_in, rebuilt, to_m
 from fastkd.run.left import known_digest, seed_folders
 from fastkd.support.errors import UserError
 from fastkd.support.files import read_bytes, refuse_damage, write_bytes, write_weights
-from fastkd.support.paths import inside, is_file, is_folder, typed
+from fastkd.support.paths import expanded, inside, is_file, is_folder
 
 
 def save_network(path: Path, network: Network, description: Description) -> str:
@@ -96,6 +96,14 @@ class _Logits(nn.Module):
         return self.network(images_BCHW).logits
 
 
+def check_export(path: Path) -> None:
+    """Raises UserError where `export_network` cannot write such a file."""
+    if path.suffix != ".pt2":
+        raise UserError(f"--export writes a torch.export program, as in student.pt2, and no other kind; got {path}")
+    if not is_folder(path.parent):
+        raise UserError(f"--export {path}: there is no folder {path.parent}")
+
+
 def export_network(path: Path, network: Network, description: Description) -> None:
     """A `torch.export` program from normalised images [B,3,S,S], any B, to logits [B,K]; loading takes torch alone.
 
@@ -113,8 +121,8 @@ def export_network(path: Path, network: Network, description: Description) -> No
 
 def find_weights(spec: str, name: str = "teacher") -> Path:
     """The file that RUN, RUN@EPOCH or FILE means; `name` is the stage whose network is wanted."""
-    spec = typed(spec)
-    path = Path(spec)
+    path = expanded(spec)
+    spec = str(path)
     if is_file(path):
         return path
     run, _, epoch = spec.rpartition("@")

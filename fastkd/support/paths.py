@@ -57,12 +57,22 @@ def inside(folder: Path, pattern: str) -> list[Path]:
         return [folder / name for name in sorted(os.listdir(folder)) if fnmatchcase(name, pattern)]
 
 
-def typed(word: str) -> str:
-    """A path as a person typed it, with the home folder in place of `~`."""
+def expanded(word: str) -> Path:
+    """The path, with a home folder for a leading ~, which a shell leaves alone behind `--run=`."""
     try:
-        return str(Path(word).expanduser()) if word.startswith("~") else word
-    except RuntimeError:  # no such user
-        return word
+        return Path(word).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{word}: there is no such home folder") from error
+
+
+def free_path(path: Path) -> Path:
+    """The path itself, or `NAME-2.ENDING`, `NAME-3.ENDING` …: the first where nothing stands."""
+    number, found = 1, path
+    with explained("cannot look at", path):
+        while os.path.lexists(found):
+            number += 1
+            found = path.with_stem(f"{path.stem}-{number}")
+    return found
 
 
 def _mode(path: Path) -> int:

@@ -1,15 +1,38 @@
-"""Dataclasses to plain JSON types and back, checked against their annotations."""
+"""Dataclasses to plain JSON types and back, checked against their annotations.
+
+An annotation says of which type a value is and, for a number, in which range (`fastkd.support.ranges`). A float without
+a range is finite, an integer without one fits 64 bits.
+"""
 
 import dataclasses
+import functools
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypeVar, Union, get_args, get_origin, is_typeddict
+from typing import Any, Literal, NotRequired, TypeVar, Union, get_args, get_origin, is_typeddict
 
 from fastkd.support.errors import UserError, nearest
-from fastkd.support.ranges import Range
+from fastkd.support.ranges import bare, range_of, shortened
 
 T = TypeVar("T")
+
+
+class Checked:
+    """Base of settings dataclasses, whose fields are checked against their annotations whoever makes one.
+
+    Raises UserError, which names the class and the field. A subclass with a `__post_init__` of its own calls this one.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def check_fields(settings: Any) -> None:
+    """Raises UserError for a field of a dataclass whose value is not what its annotation says."""
+    kind = type(settings)
+    for name, hint in _hints(kind).items():
+        if hasattr(settings, name):
+            _read(hint, getattr(settings, name), f"{kind.__name__}.{name}")
 
 
 def to_plain(value: Any) -> Any:
@@ -74,25 +97,26 @@ def differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any,
     return [] if before == after else [(path, before, after)]
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
+def _read(annotation: Any, value: Any, where: str) -> Any:
+    kind = bare(annotation)
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
-    if origin in (Annotated, NotRequired):
-        return _in_range(kind, _read(arguments[0], value, where), where)
+    if origin is NotRequired:
+        return _read(arguments[0], value, where)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         return _read(next(argument for argument in arguments if argument is not type(None)), value, where)
     if origin is Literal:
         if not isinstance(value, str | int | None) or value not in arguments:
-            raise UserError(f"{where} is {_shown(value)}, expected one of {', '.join(map(repr, arguments))}")
+            raise UserError(f"{where} is {shortened(value)}, expected one of {', '.join(map(repr, arguments))}")
         return value
     if origin is tuple:
         return _read_tuple(arguments, value, where)
     if origin is dict:
         if not isinstance(value, dict):
-            raise UserError(f"{where} is {_shown(value)}, expected a dictionary")
+            raise UserError(f"{where} is {shortened(value)}, expected a dictionary")
         return {
             _read(arguments[0], key, f"a name in {where}"): _read(arguments[1], item, f"{where}.{key}")
             for key, item in value.items()
@@ -104,54 +128,24 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _read_dataclass(kind, value, where)
     if kind is Path:
-        return Path(_read(str, value, where))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = _as_float(value, where)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{where} is {_shown(value)}, expected {kind.__name__}")
-    return value
+        return value if isinstance(value, Path) else Path(_read(str, value, where))
+    allowed = range_of(annotation)
+    fitting = isinstance(value, (int, float) if kind is float else kind)
+    if not fitting or (allowed is not None and isinstance(value, bool)):
+        raise UserError(f"{where} is {shortened(value)}, expected {kind.__name__}")
+    if allowed is not None and (expected := allowed.refuses(value)):
+        raise UserError(f"{where} is {shortened(value)}, expected {expected}")
+    return float(value) if kind is float else value
 
 
-def _as_float(value: int, where: str) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise UserError(f"{where} is {_shown(value)}, expected a number that fits into a float") from None
-
-
-def _shown(value: Any) -> str:
-    """The value as a message shows it: what somebody else's file holds may be long."""
-    if isinstance(value, int) and abs(value) >= 1 << 200:
-        return "a number of hundreds of digits"
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]} …"
-
-
-def _in_range(kind: Any, value: Any, where: str) -> Any:
-    """The value, if all ranges in the type's annotation hold for it."""
-    for found in get_args(kind)[1:]:
-        if isinstance(found, Range):
-            try:
-                found.check(where, value)
-            except (ValueError, OverflowError):
-                raise UserError(f"{where} is {_shown(value)}, expected {found.words}") from None
-    return value
-
-
-def _read_entries(kind: Any, value: Any, where: str) -> dict[str, Any]:
-    """The dictionary, with the entries that a TypedDict names read as it says."""
-    if not isinstance(value, dict):
-        raise UserError(f"{where} is {_shown(value)}, expected a dictionary")
-    hints = typing.get_type_hints(kind, include_extras=True)
-    lacking = sorted(name for name in kind.__required_keys__ if name not in value)
-    if lacking:
-        raise UserError(f"{where} lacks the entry {lacking[0]!r}")
-    return {name: _read(hints.get(name, Any), item, f"{where}.{name}") for name, item in value.items()}
+@functools.cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 def _read_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise UserError(f"{where} is {_shown(value)}, expected a list")
+        raise UserError(f"{where} is {shortened(value)}, expected a list")
     kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
     if len(kinds) != len(value):
         raise UserError(f"{where} has {len(value)} entries, expected {len(kinds)}")
@@ -159,14 +153,26 @@ def _read_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any
     return tuple(_read(kind, item, f"{where}[{number}]") for number, (kind, item) in pairs)
 
 
-def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
+def _read_entries(kind: Any, value: Any, where: str) -> dict[str, Any]:
+    """The dictionary, with the entries that a TypedDict names read as it says."""
     if not isinstance(value, dict):
-        raise UserError(f"{where} is {_shown(value)}, expected a dictionary")
-    hints = typing.get_type_hints(kind, include_extras=True)
+        raise UserError(f"{where} is {shortened(value)}, expected a dictionary")
+    lacking = sorted(name for name in kind.__required_keys__ if name not in value)
+    if lacking:
+        raise UserError(f"{where} lacks the entry {lacking[0]!r}")
+    return {name: _read(_hints(kind).get(name, Any), item, f"{where}.{name}") for name, item in value.items()}
+
+
+def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, dict):
+        raise UserError(f"{where} is {shortened(value)}, expected a dictionary")
+    hints = _hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name in value:
         if name not in fields:
-            raise UserError(f"{where} has an unknown entry {_shown(name)}{nearest(str(name), fields)}")
+            raise UserError(f"{where} has an unknown entry {shortened(name)}{nearest(str(name), fields)}")
     for name, field in fields.items():
         if name not in value and not _has_default(field):
             raise UserError(f"{where} lacks the entry {name!r}")

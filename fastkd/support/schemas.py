@@ -11,13 +11,10 @@ from torch import Tensor
 
 from fastkd.support.errors import UserError
 from fastkd.support.plain import from_plain
-from fastkd.support.ranges import ABOVE_ZERO, COUNT, FINITE, FROM_0_TO_1, POSITIVE, Range
+from fastkd.support.ranges import FINITE, Count, Measured, Pixels, Positive, Share, whole
 
-Count = Annotated[int, COUNT]
-Positive = Annotated[int, POSITIVE]
+AtLeastOne = Annotated[int, whole(1, 2**63 - 1)]
 Finite = Annotated[float, FINITE]
-Above0 = Annotated[float, ABOVE_ZERO]
-Share = Annotated[float, FROM_0_TO_1]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 _.+-]{0,99}")
 
@@ -27,7 +24,7 @@ class Accuracy(TypedDict):
 
     top1: Count
     top5: Count
-    samples: Positive
+    samples: AtLeastOne
 
 
 class Best(TypedDict):
@@ -46,8 +43,8 @@ class StageResult(TypedDict):
     identity: dict[str, Any]
     epochs: NotRequired[Count]
     best: NotRequired[Best | None]
-    seconds: NotRequired[float]
-    starting_seconds: NotRequired[float]
+    seconds: NotRequired[Measured]
+    starting_seconds: NotRequired[Measured]
     file: NotRequired[str]
     sha256: NotRequired[str]
     files: NotRequired[dict[str, str]]
@@ -57,9 +54,9 @@ class StageResult(TypedDict):
 class Similarity(TypedDict):
     """How alike a network and its teacher are."""
 
-    kl: float
-    cka: float
-    agreement: float
+    kl: Measured
+    cka: Measured
+    agreement: Measured
 
 
 class Results(TypedDict):
@@ -76,10 +73,10 @@ class Record(TypedDict):
 
     stage: str
     step: Count
-    train: dict[str, float]
-    lr: NotRequired[float]
-    seconds: NotRequired[float]
-    images_per_second: NotRequired[float]
+    train: dict[str, Measured]
+    lr: NotRequired[Measured]
+    seconds: NotRequired[Measured]
+    images_per_second: NotRequired[Measured]
 
 
 class EpochRecord(Record):
@@ -94,8 +91,8 @@ class Progress(TypedDict):
 
     epoch: Count
     step: Count
-    seconds: float
-    starting_seconds: float
+    seconds: Measured
+    starting_seconds: Measured
     test: dict[str, Accuracy]
     best: Best | None
 
@@ -112,7 +109,7 @@ class Meter(TypedDict):
 class Logged(TypedDict):
     """What the meters of all ranks read at the last record inside an epoch."""
 
-    sums: dict[str, float]
+    sums: dict[str, Measured]
     hits: tuple[Count, Count]
     steps: Count
     images: Count
@@ -139,7 +136,7 @@ class Checkpoint(TypedDict):
     threads: Count
     metrics_bytes: Count
     logged: Logged | None
-    logged_seconds: float
+    logged_seconds: Measured
     average: NotRequired[dict[str, Tensor]]
 
 
@@ -154,11 +151,11 @@ class Metadata(TypedDict):
     """What a weights file says of its network, as JSON under one name of its metadata."""
 
     network: str
-    num_classes: Annotated[int, Range("a whole number from 2 to 2^24", lambda value: 2 <= value <= 1 << 24)]
-    image_size: Annotated[int, Range("a whole number from 1 to 2^14", lambda value: 1 <= value <= 1 << 14)]
+    num_classes: Annotated[int, whole(2, 2**24)]
+    image_size: Pixels
     classes: NotRequired[list[str] | None]
     mean: NotRequired[tuple[Finite, Finite, Finite] | None]
-    std: NotRequired[tuple[Above0, Above0, Above0] | None]
+    std: NotRequired[tuple[Positive, Positive, Positive] | None]
     crop: NotRequired[Literal["pad", "resized"] | None]
     deployment: NotRequired[DeployedBy]
 
@@ -169,6 +166,7 @@ class Index(TypedDict):
     format: Count
     key: str
     bad: dict[str, str]
+    scaled: Count
 
 
 def checked(kind: Any, value: Any, where: str) -> Any:

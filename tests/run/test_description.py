@@ -61,7 +61,7 @@ GOOD = {"network": "resnet8", "num_classes": 10, "image_size": 8}
         ({"image_size": "8"}, "image_size is '8', expected int"),
         ({"classes": ["a"]}, "name 1 classes, expected 10 that differ"),
         ({"classes": ["a"] * 10}, "name 10 classes, expected 10 that differ"),
-        ({"std": [1, 1, 0]}, r"std[2] is 0.0, expected a number above 0"),
+        ({"std": [1, 1, 0]}, r"std[2] is 0, expected a number above 0"),
         ({"deployment": {"methods": {"kd": {}}, "teachers": [GOOD]}}, "'kd', which leaves a network as it is"),
         ({"deployment": {"methods": {"simkd": {}}, "teachers": []}}, "name 0 teachers for the method simkd"),
         ({"deployment": {"methods": {"simkd": {}}, "teachers": [GOOD] * 99}}, "name more than 64 networks"),

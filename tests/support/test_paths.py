@@ -71,9 +71,19 @@ def test_what_lies_inside_is_sorted_and_named_by_a_pattern(tmp_path):
 
 def test_the_home_folder_is_put_in_place_of_its_sign(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert paths.typed("~/x") == "/home/somebody/x" and paths.typed("~") == "/home/somebody"
-    for word in ("x~", "a/~/b", "", "~nosuchuser/x"):
-        assert paths.typed(word) == word
+    assert paths.expanded("~/x") == Path("/home/somebody/x") and paths.expanded("~") == Path("/home/somebody")
+    for word in ("x~", "a/~/b", "/x"):
+        assert paths.expanded(word) == Path(word)
+    with pytest.raises(UserError, match="there is no such home folder"):
+        paths.expanded("~nosuchuser/x")
+
+
+def test_a_free_path_is_one_where_nothing_stands(tmp_path):
+    wanted = tmp_path / "sheet.png"
+    assert paths.free_path(wanted) == wanted
+    wanted.touch()
+    (tmp_path / "sheet-2.png").symlink_to(tmp_path / "gone")  # writing there would make what it leads to
+    assert paths.free_path(wanted) == tmp_path / "sheet-3.png"
 
 
 def test_names_that_are_not_utf_8_are_shown_with_escapes(tmp_path):
