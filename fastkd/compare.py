@@ -2,7 +2,6 @@
 
 import html
 import math
-import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -181,10 +180,14 @@ class Difference(NamedTuple):
 
 def difference(one: Sequence[float], other: Sequence[float]) -> Difference:
     """The difference of the means, one - other, with the standard error of two independent samples."""
-    mean = statistics.fmean(one) - statistics.fmean(other)
-    if min(len(one), len(other)) < 2:
-        return Difference(mean, None)
-    return Difference(mean, math.sqrt(sum(statistics.variance(values) / len(values) for values in (one, other))))
+    figures = [mean_and_std(values) for values in (one, other)]
+    mean = figures[0].mean - figures[1].mean
+    errors = [
+        figure.std / math.sqrt(len(values))
+        for figure, values in zip(figures, (one, other), strict=True)
+        if figure.std is not None
+    ]
+    return Difference(mean, math.hypot(*errors) if len(errors) == 2 else None)
 
 
 Rows = list[tuple[str, ...]]
@@ -232,8 +235,8 @@ def _dots(measured: Measured, key: str) -> Iterator[Dot]:
     for name in (ALONE, *METHODS):
         for kind in TEACHERS:
             values = measured[name][kind][key]
-            error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-            yield Dot(name, f"{kind} teacher", statistics.fmean(values), 2 * error)
+            mean, deviation = mean_and_std(values)
+            yield Dot(name, f"{kind} teacher", mean, 2 * (deviation or 0.0) / math.sqrt(len(values)))
 
 
 if __name__ == "__main__":

@@ -76,7 +76,11 @@ class Dot(NamedTuple):
 
 
 def dot_chart(title: str, dots: Sequence[Dot]) -> str:
-    """A <figure> with a line for each row and in it a dot with its bar for each series; empty without dots."""
+    """A <figure> with a line for each row and in it a dot with its bar for each series; empty without dots.
+
+    What is not finite has no place on it.
+    """
+    dots = [dot for dot in dots if math.isfinite(dot.value) and math.isfinite(dot.error)]
     if not dots:
         return ""
     rows, series = (list(dict.fromkeys(names)) for names in ([d.row for d in dots], [d.series for d in dots]))
