@@ -1,7 +1,6 @@
 """python -m fastkd.compare: methods side by side, from a standard and from a student-friendly teacher, over seeds."""
 
 import math
-import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -225,8 +224,8 @@ def _dots(measured: Measured, key: str) -> Iterator[Dot]:
     for name in (ALONE, *METHODS):
         for kind in TEACHERS:
             values = measured[name][kind][key]
-            error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-            yield Dot(name, f"{kind} teacher", statistics.fmean(values), 2 * error)
+            mean, deviation = mean_and_std(values)
+            yield Dot(name, f"{kind} teacher", mean, 2 * (deviation or 0.0) / math.sqrt(len(values)))
 
 
 if __name__ == "__main__":
