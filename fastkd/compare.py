@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastkd.methods.at import ATSettings
 from fastkd.methods.crd import CRDSettings
@@ -30,6 +30,7 @@ from fastkd.support.errors import UserError
 from fastkd.support.files import write_json
 from fastkd.support.interrupt import Stopped, interruptible
 from fastkd.support.plain import to_plain
+from fastkd.support.ranges import Epochs, Images, Threads, whole
 from fastkd.support.session import Session
 
 METHODS = ("kd", "kd+fitnet", "kd+at", "kd+sp", "simkd", "crd")
@@ -46,12 +47,12 @@ class Options:
     """digits, or cifar100:PATH for a subset of CIFAR-100 (resnet20 to resnet8, meant for a GPU)."""
     out: Path = Path("runs/compare")
     """Folder of the runs and of report.html."""
-    seeds: int = 3
-    epochs: int | None = None
+    seeds: Annotated[int, whole(1, 10_000)] = 3
+    epochs: Epochs | None = None
     """Epochs of the students; the teachers have half as many again (default: 20)."""
-    limit_train: int | None = None
+    limit_train: Images | None = None
     """Train on so many images only (default: 10000 of CIFAR-100)."""
-    threads: int | None = None
+    threads: Threads | None = None
     """Threads of the CPU (default: all cores)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -92,7 +93,9 @@ def recipe_of(options: Options, kind: TeacherTraining) -> Recipe:
         own = {"crd": CRDSettings(negatives=4096)}
     else:
         raise UserError(f"the comparison is of digits or cifar100:PATH, got {options.data!r}")
-    teacher, student, control = (_shortened(stage, options.epochs or 20) for stage in made.stages)
+    teacher, student, control = (
+        _shortened(stage, 20 if options.epochs is None else options.epochs) for stage in made.stages
+    )
     own["kd"] = KDSettings(ce_weight=1.0, kl_weight=1.0, temperature=4.0)  # as in SFTN's recipe beside other methods
     # SimKD alone has no other loss to set the length of a step, and this run has a hundredth of the paper's steps.
     own["simkd"] = SimKDSettings(weight=10.0)

@@ -28,6 +28,7 @@ from fastkd.support.command_line import command, read_options
 from fastkd.support.console import new_table, table_console
 from fastkd.support.errors import UserError
 from fastkd.support.files import free_path
+from fastkd.support.ranges import Pixels, Seed, between, whole
 
 _SHOWN = 20
 
@@ -42,23 +43,23 @@ class Options:
     """The file that the sheet is written to (default: contact-sheet.png, with a number where one stands already)."""
     verify: bool = False
     """Decode every file: slow, but finds what the scan cannot."""
-    image_size: int | None = None
+    image_size: Pixels | None = None
     """Side of the pictures in pixels (default: the images' own, or 224 for image files)."""
     crop: Literal["pad", "resized"] | None = None
     """How training images are cropped (default: resized for image files, else pad)."""
-    crop_padding: int = 4
+    crop_padding: Annotated[int, whole(0, 16_384)] = 4
     """Pixels of padding on each side, with --crop pad."""
     flip: bool = True
     """Flip an image horizontally, with probability 1/2."""
-    rotation: float = 0.0
+    rotation: Annotated[float, between(0, 180)] = 0.0
     """Rotate by up to ± so many degrees."""
-    views: int = 1
+    views: Annotated[int, whole(1, 64)] = 1
     """Independent augmentations of each image."""
     rotations: bool = False
     """Show the four quarter turns of each image instead."""
-    images: int = 48
+    images: Annotated[int, whole(1, 10_000)] = 48
     """Pictures on the sheet."""
-    seed: int = 0
+    seed: Seed = 0
     """What the choice and the augmentation of the images follow from."""
     class_list: Path | None = None
     """File of lines FOLDER [NAME]: the classes in the order of their labels."""
@@ -74,10 +75,6 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m fastkd.data inspect DATA [options]   (inspect --help shows them)")
         return 0 if wanted else 2
     options = read_options(Options, arguments[1:], program="python -m fastkd.data inspect")
-    for name in ("images", "views", "image_size"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is at least 1, got {value}")
     data = _opened(options)
     about = describe(data)
     if options.verify:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, Views
 from fastkd.networks.base import Network, Output
-from fastkd.support.errors import UserError
 
 Terms = dict[str, Tensor]
 """Named loss terms, detached scalars on the device."""
@@ -170,17 +169,3 @@ def up_to_block(student: Network, blocks: int | None = None) -> tuple[nn.Module,
 def up_to_embedding(student: Network) -> tuple[nn.Module, ...]:
     """What a loss on the embedding reaches, or one on the preacts, which in a WRN come out of the neck."""
     return (*up_to_block(student), student.head.neck, student.head.pool)
-
-
-def at_least(name: str, least: float, **values: float) -> None:
-    """Raises UserError for a setting of the method `name` below `least`."""
-    for key, value in values.items():
-        if not value >= least:
-            raise UserError(f"{name}: {key.replace('_', '-')} is at least {least}, got {value}")
-
-
-def above_zero(name: str, **values: float) -> None:
-    """Raises UserError for a setting of the method `name` that is not above 0."""
-    for key, value in values.items():
-        if not value > 0:
-            raise UserError(f"{name}: {key.replace('_', '-')} is above 0, got {value}")

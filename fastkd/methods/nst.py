@@ -12,13 +12,15 @@ from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weight
 from fastkd.methods.maps import blocks_left_out, to_smaller
 from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class NSTSettings:
+class NSTSettings(Checked):
     """weight · sum over the blocks of the maximum mean discrepancy between both networks' channels."""
 
-    weight: float = 50.0
+    weight: Weight = 50.0
     """The default of RepDistiller and mdistiller."""
 
 

@@ -64,8 +64,13 @@ def cores() -> int:
 
 def threads(wanted: int | None, processes: int = 1) -> int:
     """The CPU threads of this process: as many as asked for, else OMP_NUM_THREADS, else its share of the cores."""
+    if wanted is not None:
+        most = max(64, 8 * cores())
+        if wanted > most:
+            raise UserError(f"--threads {wanted}: this machine has {cores()} cores, more than {most} would only wait")
+        return wanted
     named = os.environ.get("OMP_NUM_THREADS", "")
-    return wanted or (int(named) if named.isdigit() and int(named) else max(1, cores() // processes))
+    return int(named) if named.isdigit() and int(named) else max(1, cores() // processes)
 
 
 def set_threads(wanted: int | None, processes: int = 1) -> None:

@@ -97,9 +97,9 @@ def test_a_set_without_files(tmp_path, capsys):
     [
         (["digits", "--verify"], "--verify changes nothing: digits has no image files"),
         (["digits", "--class-list", "list.txt"], "--class-list changes nothing: digits has no image files"),
-        (["digits", "--views", "0"], "--views is at least 1, got 0"),
-        (["digits", "--images", "-2"], "--images is at least 1, got -2"),
-        (["digits", "--image-size", "0"], "--image-size is at least 1, got 0"),
+        (["digits", "--views", "0"], "--views: expected a whole number from 1 to 64, got '0'"),
+        (["digits", "--images", "-2"], "--images: expected a whole number from 1 to 10,000, got '-2'"),
+        (["digits", "--image-size", "0"], "--image-size: expected a whole number from 1 to 16,384, got '0'"),
         (["digits", "--image-size", "9"], "digits has images of 8 pixels, --image-size says 9"),
         (["digits", "--crop", "resized"], "random-resized crops need image files"),
         (["tiny-imagenet:.", "--class-list", "list.txt"], "--class-list changes nothing: the classes of tiny-imagenet"),
@@ -112,7 +112,7 @@ def test_options_that_make_no_sense(options, words):
 
 def test_image_size_of_files(root):
     for path in (root, root / "train"):
-        with pytest.raises(UserError, match="--image-size is at least 1, got -4"):
+        with pytest.raises(UserError, match="--image-size: expected a whole number from 1 to 16,384, got '-4'"):
             main(["inspect", str(path), "--image-size", "-4"])
 
 
