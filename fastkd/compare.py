@@ -224,7 +224,7 @@ def _dots(measured: Measured, key: str) -> Iterator[Dot]:
     for name in (ALONE, *METHODS):
         for kind in TEACHERS:
             values = measured[name][kind][key]
-            mean, deviation = mean_and_std(values)
+            mean, deviation, _ = mean_and_std(values)
             yield Dot(name, f"{kind} teacher", mean, 2 * (deviation or 0.0) / math.sqrt(len(values)))
 
 
