@@ -90,7 +90,7 @@ def contender(job: Job, name: str, folder: Path, kept: ExitStack) -> Contender:
     source.prepare.to(job.device)
     if job.execution.channels_last:
         stage.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    shelf = kept.enter_context(opened_shelf(job, planned, stage, earlier, builder.data_seed))
+    shelf = kept.enter_context(opened_shelf(job, planned, stage, earlier, data_seed=builder.data_seed))
     optimizer = build_optimizer(stage, planned.training, job.device)
     steps = source.loader.steps
     step = Step(stage, source.prepare, optimizer, planned.training, steps, job.device, job.execution, shelf)

@@ -13,6 +13,7 @@ TESTED_ELSEWHERE = {
         "The kernels are held against the reference there.",
     ),
     "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),
+    "run/seeds.py": ("tests/run/test_run.py", "Runs of one seed and of several are carried out there."),
     "support/session.py": (
         "tests/run/test_run.py",
         "It holds three values and does nothing; runs are carried out there.",

@@ -1,9 +1,9 @@
 """What the numbers of a run's stage depend on."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
-from fastkd.data.augment import Augmentation
+from fastkd.data import Augmentation, DataSet
 from fastkd.recipes import format_1
 from fastkd.recipes.planned import PlannedDistillation, PlannedStage
 from fastkd.recipes.recipe import FORMAT, Recipe
@@ -21,16 +21,22 @@ class DataUsed:
     data: str
     image_size: int
     augmentation: Augmentation
-    mean: Triple | None
-    std: Triple | None
+    mean: Triple
+    std: Triple
     limit_train: int | None
+    classes: tuple[str, ...]
+    """In the order of their labels."""
+
     data_seed: int | None = None
     """None: the seed is that of the data, too."""
 
     @classmethod
-    def by(cls, recipe: Recipe, seed: int) -> Self:
-        used = cls(**{name: getattr(recipe, name) for name in cls.__dataclass_fields__})
-        return replace(used, data_seed=None) if used.data_seed == seed else used
+    def by(cls, recipe: Recipe, data: DataSet, seed: int) -> Self:
+        of_data = {"mean": recipe.mean or data.mean, "std": recipe.std or data.std, "classes": data.classes}
+        of_data["data_seed"] = None if recipe.data_seed == seed else recipe.data_seed
+        return cls(
+            **{name: getattr(recipe, name) for name in cls.__dataclass_fields__ if name not in of_data}, **of_data
+        )
 
 
 @dataclass(frozen=True)
@@ -52,14 +58,20 @@ class StoreUsed:
         return cls(storing.store_type, storing.store_top, storing.store_epochs)
 
 
-def stage_identity(recipe: Recipe, planned: PlannedStage, seed: int) -> Identity:
-    """The identity of a stage; a file that was written before a setting existed is read as having its default."""
-    data, store = DataUsed.by(recipe, seed), StoreUsed.by(recipe, planned)
+def stage_identity(recipe: Recipe, planned: PlannedStage, seed: int, images: DataSet) -> Identity:
+    """The identity of a stage; a file that was written before a setting existed is read as having its default.
+
+    What a data set decided on was not written by fastkd 0.1, and is not compared then.
+    """
+    data, store = DataUsed.by(recipe, images, seed), StoreUsed.by(recipe, planned)
     own = {"kind": planned.kind, **to_plain(planned)}
     plain = {"format": FORMAT, "stage": own, "data": to_plain(data), "store": to_plain(store), "seed": seed}
 
     def today(then: dict[str, Any]) -> dict[str, Any]:
         then = {"store": {}} | format_1.identity(then)
+        known = then.get("data")
+        if isinstance(known, dict) and "classes" not in known:
+            then = then | {"data": known | {name: to_plain(getattr(data, name)) for name in ("mean", "std", "classes")}}
         return with_defaults(then, {"stage": planned, "data": data, "store": store})
 
     return Identity(plain, today)

@@ -6,20 +6,17 @@ processes every rank carries it out and rank 0 writes.
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastkd.networks.base import Network
-from fastkd.ops import select
 from fastkd.recipes.course import kept_epochs, passing_on
 from fastkd.recipes.planned import (
     Peer,
-    PlannedDistillation,
     PlannedLoaded,
     PlannedMutual,
     PlannedPrestage,
@@ -31,45 +28,48 @@ from fastkd.run.builder import Builder
 from fastkd.run.earlier import Earlier
 from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
+from fastkd.run.left import below, known_digest, read_results
 from fastkd.run.outlook import Outlook
-from fastkd.run.stores import opened_shelf, refuse_unstorable, result_of, side_by_side
+from fastkd.run.stores import opened_shelf, refuse_unstorable, result_of
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
-from fastkd.support.distributed import first_of_all, is_main, local_processes, on_main, wait_for_all
+from fastkd.support.distributed import first_of_all, is_main, on_main, wait_for_all
 from fastkd.support.errors import UserError
-from fastkd.support.files import locked, make_folder, read_json, read_weights, write_json, write_weights
+from fastkd.support.files import make_folder, read_weights, remove, sha256, write_json, write_weights
 from fastkd.support.interrupt import Stopped
+from fastkd.support.locks import locked
 from fastkd.support.log import MetricsLog, import_tensorboard
+from fastkd.support.paths import is_file, is_folder, is_there
 from fastkd.support.session import Session
 from fastkd.training.evaluation import accuracies, similarity
-from fastkd.training.execution import set_up
 from fastkd.training.identity import Identity
 from fastkd.training.stages import Stage
 from fastkd.training.taught import Shelf
-from fastkd.training.together import Together, alike
 from fastkd.training.trainer import Trainer
 
 
-def create_folder(folder: Path, recipe: Recipe) -> None:
-    """Makes a run folder with its recipe; one that holds a run already is refused."""
-    if (folder / "recipe.json").exists():
+def create_folder(folder: Path, recipe: Recipe, *, unlocked: bool = False) -> None:
+    """Makes a run folder with its recipe; one that holds a run already is refused. unlocked: see `locked`."""
+    if holds_run(folder):
         raise UserError(f"{folder} holds a run already: go on with it by --resume {folder}, or give another --run")
     make_folder(folder)
-    write_json(folder / "recipe.json", recipe_to_plain(recipe))
+    with locked(folder, unlocked=unlocked):
+        if holds_run(folder):
+            raise UserError(f"{folder} holds a run that another process has just begun: give another --run")
+        write_json(folder / "recipe.json", recipe_to_plain(recipe))
+
+
+def holds_run(folder: Path) -> bool:
+    return is_there(folder / "recipe.json")
 
 
 def open_run(folder: Path) -> Recipe:
     """The recipe of a run folder."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"no run folder {folder}")
-    if not (folder / "recipe.json").is_file():
+    if not is_file(folder / "recipe.json"):
         raise UserError(f"{folder} is no run folder: it has no recipe.json")
     return read_recipe(folder / "recipe.json")
-
-
-def seed_folders(folder: Path) -> list[Path]:
-    """The folder of each seed of a run with several seeds; else none."""
-    return sorted(folder.glob("seed-[0-9]*"), key=lambda path: int(path.name.partition("-")[2]))
 
 
 def load_network(run: str | Path, name: str) -> Network:
@@ -90,79 +90,14 @@ def check(job: Job, *, tensorboard: bool = False) -> None:
         import_tensorboard()
 
 
-def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
-    """Runs what is left to do in the folder and returns the results of every seed, see `Run.results`."""
-    recipe = job.recipe
-    environment.set_threads(recipe.threads, local_processes())
-    set_up(job.execution, job.device)
-    with locked(folder) if is_main() else contextlib.nullcontext():
-        if is_main():
-            _write_environment(folder, job)
-        runs, outlook = [], Outlook(job.course, recipe.seeds)
-        for seed in range(recipe.seed, recipe.seed + recipe.seeds):
-            own = folder if recipe.seeds == 1 else folder / f"seed-{seed}"
-            if is_main() and recipe.seeds > 1:
-                make_folder(own)
-                write_json(own / "recipe.json", recipe_to_plain(replace(recipe, seed=seed, seeds=1)))
-            runs.append(Run(job, seed, own, session, outlook))
-        group = side_by_side(job)
-        if len(group) * len(runs) < 2:
-            return [run.carry_out() for run in runs]
-        return _carry_out_together(runs, group)
-
-
-def _carry_out_together(runs: Sequence["Run"], group: tuple[PlannedDistillation, ...]) -> list[dict[str, Any]]:
-    """Carries out the runs stage by stage, with the stages of the group side by side for all of them."""
-    for run in runs:
-        run.begin()
-    for planned in runs[0].job.course:
-        if planned is group[0]:
-            train_together([(run, one) for run in runs for one in group])
-        elif planned not in group:
-            for run in runs:
-                run.carry_out_stage(planned)
-    return [run.results for run in runs]
-
-
-def train_together(members: Sequence[tuple["Run", PlannedDistillation]]) -> None:
-    """Trains students side by side, where they take the same batches; else one after the other."""
-    for run, planned in members:
-        if run.finished(planned):
-            run.carry_out_stage(planned)  # which takes it up
-    left = [(run, planned) for run, planned in members if not run.finished(planned)]
-    if not left:
-        return
-    first, stages = left[0][0], [run.build(planned) for run, planned in left]
-    with first.opened_shelf(left[0][1], stages[0]) as shelf:
-        assert shelf is not None
-        built = list(zip(left, stages, strict=True))
-        trainers = [run.trainer(planned, stage, shelf) for (run, planned), stage in built]
-        side_by_side = alike(trainers)
-        if side_by_side:
-            keeping = [partial(run.keep, planned, stage) for (run, planned), stage in built]
-            with contextlib.closing(trainers[0].step):
-                Together(trainers).fit(keeping)
-    for ((run, planned), stage), trainer in zip(built, trainers, strict=True):
-        if side_by_side:
-            run.conclude(planned, stage, *run.measured(planned, trainer, shelf))
-        else:
-            run.carry_out_stage(planned)
-
-
-def _write_environment(folder: Path, job: Job) -> None:
-    """Writes env.json: what this call of the program runs on, and the calls before it."""
-    path = folder / "env.json"
-    before = environment.calls(read_json(path)) if path.is_file() else []
-    how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
-    write_json(path, environment.this_call() | {"earlier": before} | environment.collect() | how)
-
-
 class Run:
     """One seed of a job, in its own folder."""
 
     def __init__(self, job: Job, seed: int, folder: Path, session: Session, outlook: Outlook | None = None):
         self.job, self.seed, self.folder, self.session = job, seed, folder, session
         self.builder, self.earlier = Builder(job, seed), Earlier(job.course)
+        self.digests: dict[str, str] = {}
+        """{weights file, below the folder: SHA-256 of its bytes}, of those that this call of the program wrote."""
         self.outlook = outlook or Outlook(job.course, seeds=1)
         self.log = MetricsLog(Path("none"))
         self.results: dict[str, Any] = {"seed": self.seed, "stages": {}, "similarity": {}}
@@ -182,7 +117,7 @@ class Run:
         if is_main():
             make_folder(self.earlier.snapshots)
         wait_for_all()
-        if (self.folder / "results.json").exists():
+        if is_there(self.folder / "results.json"):
             self.results = read_results(self.folder / "results.json")
         self.log = MetricsLog(self.folder / "metrics.jsonl", tensorboard=self.session.tensorboard and is_main())
 
@@ -220,7 +155,8 @@ class Run:
     @contextlib.contextmanager
     def opened_shelf(self, planned: PlannedTraining, stage: Stage) -> Iterator[Shelf | None]:
         """Where the stage's teachers are stored; says what a user should know of it."""
-        with opened_shelf(self.job, planned, stage, self.earlier, self.builder.data_seed) as shelf:
+        how = {"data_seed": self.builder.data_seed, "unlocked": self.session.unlocked}
+        with opened_shelf(self.job, planned, stage, self.earlier, **how) as shelf:
             for store in shelf.stores if shelf is not None else ():
                 for note in store.notes:
                     self.session.display.note(f"{self._title(planned)}  the store {store.folder}: {note}")
@@ -263,23 +199,30 @@ class Run:
 
     def build(self, planned: PlannedStage) -> Stage:
         """The stage, ready to be trained."""
-        if is_main() and not self._checkpoint(planned).exists():
-            self.log.cut(self.results.get("metrics_bytes", 0))  # what a stage wrote that was killed before it had saved
+        if is_main() and not is_there(self._checkpoint(planned)):
+            self._drop_records_of_a_killed_stage()
         stage = self.builder.stage(planned, self.earlier)
-        for note in stage.notes:
+        for note in (*stage.notes, *self.builder.notes):
             self.session.display.note(f"{self._title(planned)}  {note}")
+        self.builder.notes.clear()
         return stage
+
+    def _drop_records_of_a_killed_stage(self) -> None:
+        """Cuts the log back to the last finished stage: one that was killed has left no checkpoint to go on from."""
+        if damage := self.log.cut(self.results.get("metrics_bytes", 0)):
+            self.session.display.note(damage)
 
     def conclude(self, planned: PlannedStage, stage: Stage, measured: dict[str, Any], tests: dict[str, Any]) -> None:
         """Saves what a finished stage leaves, and stops the run where somebody asked it to."""
         self.earlier.add(planned, stage)
         if planned.name in passing_on(self.job.course):
-            on_main(lambda: write_weights(self._passed_on(planned), self.earlier.passed_on[planned.name], {}))
+            on_main(lambda: self._pass_on(planned))
         if not isinstance(planned, PlannedPrestage):
             self._save_networks("{}.safetensors", planned, stage)
             self._compare_with_teacher(planned)
         own = {"network": planned.network, "parameters": count_parameters(stage.deployed)}
         result = own | measured | {"test": tests, "identity": self._identity(planned).plain}
+        on_main(lambda: result.update(files=self._digests(planned)))
         self.results["stages"] |= {planned.name: result} | _split_off_peers(planned, stage, result)
         on_main(lambda: self._write_results(self._checkpoint(planned)))
         self._note_finished(planned)
@@ -318,7 +261,7 @@ class Run:
     def _write_results(self, checkpoint: Path) -> None:
         self.results["metrics_bytes"] = self.log.size()
         write_json(self.folder / "results.json", self.results)
-        checkpoint.unlink(missing_ok=True)
+        remove(checkpoint)
 
     def _compare_with_teacher(self, planned: PlannedStage) -> None:
         teacher, network = self.earlier.networks.get("teacher"), self.earlier.networks[planned.name]
@@ -356,14 +299,15 @@ class Run:
         )
 
     def _identity(self, planned: PlannedStage) -> Identity:
-        return stage_identity(self.job.recipe, planned, self.seed)
+        return stage_identity(self.job.recipe, planned, self.seed, self.job.data)
 
     def _take_up(self, planned: PlannedStage) -> None:
         """Loads what a finished stage saved: its networks and what it hands on."""
         then = self.results["stages"][planned.name]["identity"]
         self._identity(planned).refuse_changes(then, self.folder / "results.json")
         if planned.name in passing_on(self.job.course):
-            self.earlier.passed_on[planned.name] = read_weights(self._passed_on(planned))
+            file = self._passed_on(planned)
+            self.earlier.passed_on[planned.name] = read_weights(file, known_digest(file))
         if not isinstance(planned, PlannedPrestage):
             for name in (planned.name, *(peer.name for peer in _peers(planned))):
                 self.earlier.networks[name] = open_network(self.folder / f"{name}.safetensors").to(self.job.device)
@@ -384,7 +328,24 @@ class Run:
             self._save_network(file.format(name), peer, network)
 
     def _save_network(self, name: str, stage: PlannedStage | StageRecipe, network: Network) -> None:
-        on_main(lambda: save_network(self.folder / name, network, self.builder.description(stage)))
+        def save() -> None:
+            self.digests[name] = save_network(self.folder / name, network, self.builder.description(stage))
+
+        on_main(save)
+
+    def _pass_on(self, planned: PlannedStage) -> None:
+        file = self._passed_on(planned)
+        self.digests[below(self.folder, file)] = write_weights(file, self.earlier.passed_on[planned.name])
+
+    def _digests(self, planned: PlannedStage) -> dict[str, str]:
+        """{file: SHA-256} of what the stage wrote; what an earlier call of the program wrote is read for it."""
+        kept = kept_epochs(self.job.course, planned.name) | set(self.job.recipe.keep_epochs)
+        files = [f"checkpoints/{planned.name}.safetensors"]
+        for name in (planned.name, *(peer.name for peer in _peers(planned))):
+            files += [f"{name}.safetensors", f"{name}-ema.safetensors"]
+            files += [f"checkpoints/{name}@{epoch}.safetensors" for epoch in sorted(kept)]
+        there = [file for file in files if is_file(self.folder / file)]
+        return {file: self.digests.get(file) or sha256(self.folder / file) for file in there}
 
 
 def _peers(planned: PlannedStage) -> tuple[Peer, ...]:
@@ -398,14 +359,6 @@ def _split_off_peers(planned: PlannedStage, stage: Stage, result: dict[str, Any]
         own = {"network": peer.network, "parameters": count_parameters(stage.peers()[peer.name]), "best": {}}
         found[peer.name] = result | own | {"test": {peer.name: result["test"].pop(peer.name)}}
     return found
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """The results that a run wrote, see `Run.results`."""
-    results = read_json(path)
-    if not isinstance(results, dict) or not {"seed", "stages", "similarity"} <= results.keys():
-        raise UserError(f"{path} is no results file of fastkd: it lacks 'seed', 'stages' or 'similarity'")
-    return results
 
 
 def count_parameters(network: Network) -> int:

@@ -42,18 +42,22 @@ def refuse_unstorable(job: Job, planned: PlannedStage, stage: Stage, earlier: Ea
 
 @contextlib.contextmanager
 def opened_shelf(
-    job: Job, planned: PlannedStage, stage: Stage, earlier: Earlier, data_seed: int
+    job: Job, planned: PlannedStage, stage: Stage, earlier: Earlier, *, data_seed: int, unlocked: bool = False
 ) -> Iterator[Shelf | None]:
-    """The stores of a stage's teachers, made where there are none; None where nothing is stored. All ranks call it."""
+    """The stores of a stage's teachers, made where there are none; None where nothing is stored. All ranks call it.
+
+    unlocked: go on where the file system has no locks.
+    """
     if not _is_stored(job.recipe, stage):
         yield None
         return
     assert isinstance(planned, PlannedDistillation) and isinstance(stage, Distill)
     with contextlib.ExitStack() as open_stores:
         stores, today = [], circumstances(job, planned, stage)
+        how = {"exact": job.recipe.storing.store_exact, "unlocked": unlocked}
         for name, row in zip(planned.teachers, _row_formats(job, planned, stage, earlier), strict=True):
             key = _key(job, name, earlier, data_seed)
-            store = Store.opened(_folder(job, name), key, row, today, exact=job.recipe.storing.store_exact)
+            store = Store.opened(_folder(job, name), key, row, today, **how)
             open_stores.callback(store.close)
             stores.append(store)
         yield _shelf(job, planned, stage, stores)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fastkd.support.errors import UserError
-from fastkd.support.files import reason
+from fastkd.support.paths import reason
 
 CHECK = 4
 """Bytes of a check: the row's CRC-32, or 1 where that is 0, which stands for no row."""

@@ -11,7 +11,9 @@ from fastkd.stored.key import Circumstances, Key, first_difference, words_for
 from fastkd.stored.row import RowFormat
 from fastkd.support.distributed import from_main, on_main
 from fastkd.support.errors import UserError
-from fastkd.support.files import locked, make_folder, read_json, write_json
+from fastkd.support.files import make_folder, read_json, write_json
+from fastkd.support.locks import locked
+from fastkd.support.paths import explained, inside, is_there
 from fastkd.support.plain import from_plain, to_plain
 
 FORMAT = 1
@@ -39,24 +41,32 @@ class Store:
 
     @classmethod
     def opened(
-        cls, folder: Path, key: Key, row: RowFormat, circumstances: Circumstances, *, exact: bool = False
+        cls,
+        folder: Path,
+        key: Key,
+        row: RowFormat,
+        circumstances: Circumstances,
+        *,
+        exact: bool = False,
+        unlocked: bool = False,
     ) -> Self:
         """Opens a store, or makes one where there is none; all ranks call it.
 
         Raises UserError for a store whose rows have another key, lack something that `row` has, or, with `exact`, were
-        made in other circumstances. Where another command holds the store, it is only read.
+        made in other circumstances. Where another command holds the store, it is only read. unlocked: write where the
+        file system has no locks.
         """
         lock, busy = contextlib.ExitStack(), ""
 
         def prepare() -> None:
             nonlocal busy
-            if not (folder / ABOUT).exists():
+            if not is_there(folder / ABOUT):
                 _refuse_other_contents(folder)
                 make_folder(folder)
             try:
-                lock.enter_context(locked(folder))
+                lock.enter_context(locked(folder, unlocked=unlocked))
             except UserError as error:
-                if not (folder / ABOUT).exists():
+                if not is_there(folder / ABOUT):
                     raise
                 busy = str(error)
             _settle(folder, key, row, circumstances, exact=exact)
@@ -80,7 +90,7 @@ class Store:
     @classmethod
     def refuse_other(cls, folder: Path, key: Key, row: RowFormat) -> None:
         """Raises UserError where a store stands in the folder that would not serve; writes nothing."""
-        if (folder / ABOUT).exists():
+        if is_there(folder / ABOUT):
             _compare(folder, read_about(folder), key, row)
 
     @property
@@ -114,7 +124,8 @@ class Store:
 
     def refuse_full_disk(self, rows: int) -> None:
         """Raises UserError where the disk has no room for so many more rows."""
-        needed, free = rows * self.bytes_a_row, shutil.disk_usage(self.folder).free
+        with explained("cannot read", self.folder):
+            needed, free = rows * self.bytes_a_row, shutil.disk_usage(self.folder).free
         if self.writable and needed > free:
             raise UserError(
                 f"the store {self.folder} needs {size_of(needed)} more, the disk has {size_of(free)}: "
@@ -146,7 +157,7 @@ def read_about(folder: Path) -> About:
 def _settle(folder: Path, key: Key, row: RowFormat, circumstances: Circumstances, *, exact: bool) -> None:
     """Writes what the store says of itself, or compares it with what is wanted."""
     path = folder / ABOUT
-    if not path.exists():
+    if not is_there(path):
         write_json(path, to_plain(About(format=FORMAT, key=key, row=row, made_by=())))
         return
     about = read_about(folder)
@@ -179,12 +190,9 @@ def _made_otherwise(about: About, today: Circumstances) -> tuple[str, Any, Any] 
 
 def _refuse_other_contents(folder: Path) -> None:
     """Raises UserError for a folder that holds something else than a store."""
-    try:
-        inside = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.exists() else []
-    except OSError as error:
-        raise UserError(f"cannot read the folder {folder}: {error.strerror or error}") from error
-    if inside:
-        raise UserError(f"{folder} is no store: it has no {ABOUT}, but {inside[0]}")
+    found = inside(folder, "[!.]*")
+    if found:
+        raise UserError(f"{folder} is no store: it has no {ABOUT}, but {found[0].name}")
 
 
 def _short(value: Any) -> str:

@@ -95,13 +95,13 @@ def device_name(device: torch.device) -> str:
         return platform.processor() or platform.machine()
 
 
-def free_memory() -> int:
-    """The bytes of this machine's memory that a process can have, those of the file cache among them."""
+def free_memory() -> int | None:
+    """Bytes of memory that this machine can still give; None if it does not say."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        about = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in about.splitlines() if line.startswith("MemAvailable")), None)
 
 
 def pick_device(name: str) -> torch.device:

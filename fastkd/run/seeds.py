@@ -1,0 +1,115 @@
+"""Carries out a job for all its seeds, in a run folder: one after the other, or students side by side."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastkd.ops import select
+from fastkd.recipes.planned import PlannedDistillation
+from fastkd.recipes.recipe import recipe_to_plain
+from fastkd.run.job import Job
+from fastkd.run.outlook import Outlook
+from fastkd.run.run import Run
+from fastkd.run.stores import side_by_side
+from fastkd.support import environment
+from fastkd.support.distributed import is_main, local_processes, on_main
+from fastkd.support.errors import UserError
+from fastkd.support.files import make_folder, read_json, write_json
+from fastkd.support.locks import clear_aside, locked
+from fastkd.support.session import Session
+from fastkd.training.execution import set_up
+from fastkd.training.together import Together, alike
+
+
+def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
+    """Runs what is left to do in the folder and returns the results of every seed, see `Run.results`."""
+    recipe = job.recipe
+    environment.set_threads(recipe.threads, local_processes())
+    set_up(job.execution, job.device)
+    seeds = range(recipe.seed, recipe.seed + recipe.seeds)
+    folders = [folder if recipe.seeds == 1 else folder / f"seed-{seed}" for seed in seeds]
+    with _held([folder, *folders], unlocked=session.unlocked):
+        if is_main():
+            _write_environment(folder, job)
+        outlook, group = Outlook(job.course, recipe.seeds), side_by_side(job)
+        runs = (_run(job, seed, own, session, outlook) for seed, own in zip(seeds, folders, strict=True))
+        if len(group) * recipe.seeds < 2:
+            return [run.carry_out() for run in runs]
+        return _carry_out_together(list(runs), group)
+
+
+def _run(job: Job, seed: int, folder: Path, session: Session, outlook: Outlook) -> Run:
+    if is_main() and job.recipe.seeds > 1:
+        write_json(folder / "recipe.json", recipe_to_plain(replace(job.recipe, seed=seed, seeds=1)))
+    return Run(job, seed, folder, session, outlook)
+
+
+def _carry_out_together(runs: Sequence[Run], group: tuple[PlannedDistillation, ...]) -> list[dict[str, Any]]:
+    """Carries out the runs stage by stage, with the stages of the group side by side for all of them."""
+    for run in runs:
+        run.begin()
+    for planned in runs[0].job.course:
+        if planned is group[0]:
+            _train_together([(run, one) for run in runs for one in group])
+        elif planned not in group:
+            for run in runs:
+                run.carry_out_stage(planned)
+    return [run.results for run in runs]
+
+
+def _train_together(members: Sequence[tuple[Run, PlannedDistillation]]) -> None:
+    """Trains students side by side, where they take the same batches; else one after the other."""
+    for run, planned in members:
+        if run.finished(planned):
+            run.carry_out_stage(planned)  # which takes it up
+    left = [(run, planned) for run, planned in members if not run.finished(planned)]
+    if not left:
+        return
+    first, stages = left[0][0], [run.build(planned) for run, planned in left]
+    with first.opened_shelf(left[0][1], stages[0]) as shelf:
+        assert shelf is not None
+        built = list(zip(left, stages, strict=True))
+        trainers = [run.trainer(planned, stage, shelf) for (run, planned), stage in built]
+        together = alike(trainers)
+        if together:
+            keeping = [partial(run.keep, planned, stage) for (run, planned), stage in built]
+            with contextlib.closing(trainers[0].step):
+                Together(trainers).fit(keeping)
+    for ((run, planned), stage), trainer in zip(built, trainers, strict=True):
+        if together:
+            run.conclude(planned, stage, *run.measured(planned, trainer, shelf))
+        else:
+            run.carry_out_stage(planned)
+
+
+@contextlib.contextmanager
+def _held(folders: Iterable[Path], *, unlocked: bool) -> Iterator[None]:
+    """Holds run folders before anything is written in one of them, and clears what killed processes left there.
+
+    Rank 0 does; where it may not, no rank goes on.
+    """
+    with contextlib.ExitStack() as locks:
+
+        def take() -> None:
+            for folder in dict.fromkeys(folders):
+                make_folder(folder)
+                locks.enter_context(locked(folder, unlocked=unlocked))
+                clear_aside(folder)
+                clear_aside(folder / "checkpoints")
+
+        on_main(take)
+        yield
+
+
+def _write_environment(folder: Path, job: Job) -> None:
+    """Writes env.json: what this call of the program runs on, and the calls before it."""
+    path = folder / "env.json"
+    before = []
+    if is_there(path):
+        with contextlib.suppress(UserError):  # what it tells is no reason not to go on
+            before = environment.calls(read_json(path))
+    how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
+    write_json(path, environment.this_call() | {"earlier": before} | environment.collect() | how)
