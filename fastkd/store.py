@@ -35,7 +35,8 @@ def main(arguments: list[str]) -> int:
     with distributed.processes(pick_device(chosen.device)) as device:
         files = WeightsFiles()
         recipe = _storing(chosen, files)
-        return _fill(Job.of(recipe, open_data(recipe), device, files), arguments)
+        job = Job.of(recipe, open_data(recipe), device, files)
+        return _fill(job, arguments, unlocked=chosen.unlocked)
 
 
 def _storing(chosen: Options, files: WeightsFiles) -> Recipe:
@@ -48,13 +49,14 @@ def _storing(chosen: Options, files: WeightsFiles) -> Recipe:
     return recipe
 
 
-def _fill(job: Job, arguments: Sequence[str]) -> int:
+def _fill(job: Job, arguments: Sequence[str], *, unlocked: bool) -> int:
     environment.set_threads(job.recipe.threads, distributed.local_processes())
     set_up(job.execution, job.device)
     check(job)
     with Display(silent=not distributed.is_main()) as display, interruptible() as interrupt:
         try:
-            Run(job, job.recipe.seed, Path(), Session(display, interrupt)).fill_stores()
+            session = Session(display, interrupt, unlocked=unlocked)
+            Run(job, job.recipe.seed, Path(), session).fill_stores()
         except Stopped as stopped:
             display.note(f"{stopped}; the same command goes on: {PROGRAM} {' '.join(arguments)}")
             return 130

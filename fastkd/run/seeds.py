@@ -19,6 +19,7 @@ from fastkd.support.distributed import is_main, local_processes, on_main
 from fastkd.support.errors import UserError
 from fastkd.support.files import make_folder, read_json, write_json
 from fastkd.support.locks import clear_aside, locked
+from fastkd.support.paths import is_there
 from fastkd.support.session import Session
 from fastkd.training.execution import set_up
 from fastkd.training.together import Together, alike
