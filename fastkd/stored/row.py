@@ -44,7 +44,8 @@ class RowFormat:
     def __post_init__(self) -> None:
         if self.top is not None and not self.top < self.classes:
             raise UserError(f"--store-top is below the {self.classes} classes there are, got {self.top}")
-        assert (self.top is None) == (self.temperature is None) or "logits" not in self.outputs
+        if "logits" in self.outputs and (self.top is None) != (self.temperature is None):
+            raise UserError("a row has the largest logits and the temperature of their tail, or neither")
 
     @property
     def words(self) -> int:

@@ -1,10 +1,12 @@
 """The folder: what it says of itself, whom it serves, who may write."""
 
 import json
+import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.hostile import ODD_VALUES, STRANGE, changed, damaged, json_bytes, line_of, put_strange
 
 from fastkd.stored import Circumstances, Key, RowFormat, Store
 from fastkd.stored.store import size_of
@@ -206,3 +208,62 @@ def test_missing_rows_are_counted(tmp_path):
 
 def test_sizes_in_words():
     assert [size_of(n) for n in (12, 1200, 4_800_000_000)] == ["12 bytes", "1.2 kB", "4.8 GB"]
+
+
+class TestHostile:
+    """Whatever stands in the files of a store, it is read or refused in one line."""
+
+    @pytest.mark.parametrize("cases", (60, pytest.param(3000, marks=pytest.mark.slow)))
+    def test_what_a_store_says_of_itself(self, cases, tmp_path):
+        opened(tmp_path).close()
+        path = tmp_path / "teacher" / "store.json"
+        content = path.read_bytes()
+        for number in range(cases):
+            chance = random.Random(f"store {number}")
+            other = json_bytes(changed(json.loads(content), chance, ODD_VALUES))
+            path.write_bytes(damaged(content, chance) if number % 2 else other)
+            line_of(lambda: opened(tmp_path, exact=True).close(), path.read_bytes())
+
+    @pytest.mark.parametrize("what", STRANGE)
+    @pytest.mark.parametrize("name", ("store.json", ".lock", "epoch-00000.rows", "epoch-00000.checks"))
+    def test_what_is_no_regular_file(self, name, what, tmp_path):
+        """A store that cannot be locked is read; a link that leads nowhere is a file that is not there."""
+        filled(tmp_path)
+        put_strange(tmp_path / "teacher" / name, what)
+        found = []
+        line = line_of(lambda: found.append(read(tmp_path)), (name, what))
+        assert line or (name, what) == ("store.json", "nowhere") or (name == ".lock" and found[0][1].all())
+
+    @pytest.mark.parametrize("cases", (60, pytest.param(3000, marks=pytest.mark.slow)))
+    @pytest.mark.parametrize("name", ("epoch-00000.rows", "epoch-00000.checks"))
+    def test_rows_are_whole_or_not_there(self, name, cases, tmp_path):
+        path, known = tmp_path / "teacher" / name, filled(tmp_path)
+        content = path.read_bytes()
+        for number in range(cases):
+            path.write_bytes(damaged(content, random.Random(f"{name} {number}")))
+            found = []
+            if not line_of(lambda found=found: found.append(read(tmp_path)), number):
+                rows, there = found[0]
+                assert (rows[there] == known[there]).all()
+
+
+def filled(folder):
+    """Writes an epoch of rows; returns them."""
+    store = signed(folder)
+    rows = np.random.default_rng(0).integers(-(2**31), 2**31, (KEY.samples, ROW.words), np.int32)
+    files = store.epoch(0)
+    files.write(range(KEY.samples), rows)
+    files.close()
+    store.close()
+    return rows
+
+
+def read(folder):
+    store = opened(folder)
+    try:
+        files = store.epoch(0)
+        rows, there, _ = files.whole()
+        files.close()
+    finally:
+        store.close()
+    return rows, there
