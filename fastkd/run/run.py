@@ -7,7 +7,7 @@ processes every rank carries it out and rank 0 writes.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _held(folders: Iterable[Path], *, unlocked: bool) -> Iterator[None]:
+def _held(folders: Sequence[Path], *, unlocked: bool) -> Iterator[None]:
     """Holds run folders before anything is written in one of them, and clears what killed processes left there.
 
     Rank 0 does; where it may not, no rank goes on.
@@ -117,7 +117,7 @@ def _held(folders: Iterable[Path], *, unlocked: bool) -> Iterator[None]:
 
         def take() -> None:
             for folder in dict.fromkeys(folders):
-                make_folder(folder)
+                make_folder(folder, own=folder.parent in folders)
                 locks.enter_context(locked(folder, unlocked=unlocked))
                 clear_aside(folder)
                 clear_aside(folder / "checkpoints")
@@ -154,7 +154,7 @@ class Run:
         """Trains every stage that is not finished yet."""
         self.earlier.snapshots = self.folder / "checkpoints"
         if is_main():
-            make_folder(self.earlier.snapshots)
+            make_folder(self.earlier.snapshots, own=True)
         wait_for_all()
         if is_there(self.folder / "results.json"):
             self.results = read_results(self.folder / "results.json")
