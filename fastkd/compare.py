@@ -48,6 +48,7 @@ class Options:
     out: Path = Path("runs/compare")
     """Folder of the runs and of report.html."""
     seeds: Annotated[int, whole(1, 10_000)] = 3
+    """Repetitions, from which the noise of the differences is known."""
     epochs: Epochs | None = None
     """Epochs of the students; the teachers have half as many again (default: 20)."""
     limit_train: Images | None = None
@@ -55,6 +56,7 @@ class Options:
     threads: Threads | None = None
     """Threads of the CPU (default: all cores)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is computed; auto: on a GPU where there is one."""
 
 
 def main(arguments: list[str]) -> int:

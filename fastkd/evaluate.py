@@ -34,6 +34,7 @@ class Options:
     export: Path | None = None
     """FILE.pt2: write the student as a torch.export program, from normalised images to logits; it needs torch alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is computed; auto: on a GPU where there is one."""
     json: bool = False
     """Print JSON instead of a table."""
 
