@@ -20,8 +20,9 @@ from fastkd.run.page import NOTHING, Html, details, element, join, page, swatch,
 from fastkd.support.command_line import command, read_options
 from fastkd.support.environment import calls
 from fastkd.support.errors import UserError
-from fastkd.support.files import read_json, write_bytes
+from fastkd.support.files import read_json, write_text
 from fastkd.support.log import read_metrics
+from fastkd.support.paths import is_there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +86,15 @@ def write_report(folders: Sequence[Path], out: Path, *, above: Html = NOTHING) -
         element("h2", "Settings"),
         *_settings(runs),
     )
-    write_bytes(out, page(_title(runs), *body).encode())
+    write_text(out, page(_title(runs), *body))
 
 
 def _load(folder: Path) -> Shown:
     recipe = open_run(folder)
     seeds = seed_folders(folder) or [folder]
-    results = [read_results(seed / "results.json") for seed in seeds if (seed / "results.json").exists()]
+    results = [read_results(seed / "results.json") for seed in seeds if is_there(seed / "results.json")]
     logs = [read_metrics(seed / "metrics.jsonl") for seed in seeds]
-    environment = read_json(folder / "env.json") if (folder / "env.json").exists() else {}
+    environment = read_json(folder / "env.json") if is_there(folder / "env.json") else {}
     given = {"environment": environment if isinstance(environment, dict) else {}, "settings": settings(recipe)}
     return Shown(folder=folder, recipe=recipe, results=results, logs=logs, **given)
 
