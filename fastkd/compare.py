@@ -226,8 +226,8 @@ def _dots(measured: Measured, key: str) -> Iterator[Dot]:
     for name in (ALONE, *METHODS):
         for kind in TEACHERS:
             values = measured[name][kind][key]
-            mean, deviation = mean_and_std(values)
-            yield Dot(name, f"{kind} teacher", mean, 2 * (deviation or 0.0) / math.sqrt(len(values)))
+            found = mean_and_std(values)
+            yield Dot(name, f"{kind} teacher", found.mean, 2 * (found.std or 0.0) / math.sqrt(len(values)))
 
 
 if __name__ == "__main__":
