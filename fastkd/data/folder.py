@@ -204,7 +204,7 @@ def _data_set(
 def _refuse_what_no_memory_takes(train: Found, test: Found, reading: Reading) -> None:
     """A picture of a few kilobytes can take gigabytes when it is decoded, in every worker at once."""
     largest = max((found for found in (train, test)), key=_most_pixels)
-    need, free = _most_pixels(largest) * _BYTES_OF_A_PIXEL * max(1, reading.decoders()), _free_memory()
+    need, free = _most_pixels(largest) * _BYTES_OF_A_PIXEL * max(1, reading.decoders()), free_memory()
     if free is not None and need > free:
         place = int(largest.sizes.astype(np.int64).prod(1).argmax())
         width, height = largest.sizes[place].tolist()

@@ -26,6 +26,7 @@ class DML(Method):
     """
 
     Settings = DMLSettings
+    about = "peers, each from all others"
     is_logit_method = True
     among_peers = True
 

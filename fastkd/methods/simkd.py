@@ -62,6 +62,7 @@ class SimKD(Method):
     """There is a projector for each teacher (Table 6 has several): the losses are averaged, and so are the logits."""
 
     Settings = SimKDSettings
+    about = "the teacher's classifier, reused"
     is_logit_method = True
 
     def __init__(self, settings: SimKDSettings, context: Context):
