@@ -12,31 +12,53 @@ The modules take numbers, and those may be set by their names at any time: `loss
 and a compiled one follow.
 """
 
+from fastkd.losses.ab_divergence import ABDivergenceLoss, ABDivergenceTerms, ab_divergence_loss
 from fastkd.losses.crd import CRDLoss
 from fastkd.losses.dkd import DKDLoss, DKDTerms, dkd_loss
+from fastkd.losses.jsd import JSDLoss, JSDTerms, jsd_loss
 from fastkd.losses.kd import CETerms, KDLoss, KDTerms, MultiTeacherLoss, ce_loss, kd_loss, multi_teacher_loss
+from fastkd.losses.nkd import NKDLoss, NKDTerms, nkd_loss
+from fastkd.losses.rld import RLDLoss, RLDTerms, rld_loss
 from fastkd.losses.sftn import SFTNLoss, SFTNTerms, sftn_loss
 from fastkd.losses.smoothing import LabelSmoothingLoss, VirtualTeacherLoss, label_smoothing_loss, virtual_teacher_loss
+from fastkd.losses.ttm import TTMLoss, TTMTerms, ttm_loss
 from fastkd.ops.crd import CRDTerms
+from fastkd.ops.distill_loss.reference_parts import standardised_logits
 
 __all__ = [
+    "ABDivergenceLoss",
+    "ABDivergenceTerms",
     "CETerms",
     "CRDLoss",
     "CRDTerms",
     "DKDLoss",
     "DKDTerms",
+    "JSDLoss",
+    "JSDTerms",
     "KDLoss",
     "KDTerms",
     "LabelSmoothingLoss",
     "MultiTeacherLoss",
+    "NKDLoss",
+    "NKDTerms",
+    "RLDLoss",
+    "RLDTerms",
     "SFTNLoss",
     "SFTNTerms",
+    "TTMLoss",
+    "TTMTerms",
     "VirtualTeacherLoss",
+    "ab_divergence_loss",
     "ce_loss",
     "dkd_loss",
+    "jsd_loss",
     "kd_loss",
     "label_smoothing_loss",
     "multi_teacher_loss",
+    "nkd_loss",
+    "rld_loss",
     "sftn_loss",
+    "standardised_logits",
+    "ttm_loss",
     "virtual_teacher_loss",
 ]

@@ -46,7 +46,7 @@ def check_several(labels: Tensor, name: str, several: Tensor | Sequence[Tensor],
 def check_decoupled(labels: Tensor, **logits: Tensor) -> None:
     check_batch(labels, **logits)
     if next(iter(logits.values())).shape[1] < 2:
-        raise ValueError("dkd_loss needs classes other than the label's: K is at least 2, got 1")
+        raise ValueError("this loss needs classes other than the label's: K is at least 2, got 1")
 
 
 def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) -> None:
@@ -58,6 +58,16 @@ def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) ->
     if list(weights.shape) not in ([networks], [networks, samples]):
         raise ValueError(f"teacher_weights are {expected}, got {list(weights.shape)}")
     _require_device("teacher_weights", weights, teachers[0])
+
+
+def check_row_weights(weights: Tensor | None, logits: Tensor) -> None:
+    if weights is None:
+        return
+    expected = f"a tensor [{len(logits)}]"
+    _require_tensor("row_weights", weights, expected)
+    if weights.shape != logits.shape[:1]:
+        raise ValueError(f"row_weights are {expected}, got {list(weights.shape)}")
+    _require_device("row_weights", weights, logits)
 
 
 def check_scalar(name: str, value: Scalar, logits: Tensor, allowed: Range) -> None:

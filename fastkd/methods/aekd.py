@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.losses import MultiTeacherLoss
+from fastkd.losses import MultiTeacherLoss, standardised_logits
 from fastkd.methods.base import Context, Method, MethodLoss, above_zero, up_to_block, weighted
 from fastkd.methods.fitnet import hint_place, mean_squared_error
 from fastkd.methods.regressors import Regressor
@@ -30,6 +30,8 @@ class AEKDSettings:
     """C: the most that one teacher may have."""
     unit_length: bool = False
     """Normalise the gradients first."""
+    standardise: bool = False
+    """KL compares standardised logits (see kd); the gradients are then those with respect to them."""
 
     def __post_init__(self) -> None:
         above_zero("aekd", temperature=self.temperature, cap=self.cap)
@@ -45,7 +47,10 @@ class AEKD(Method):
     def __init__(self, settings: AEKDSettings, context: Context):
         super().__init__(settings, context)
         self.loss = MultiTeacherLoss(
-            temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=settings.ce_weight
+            temperature=settings.temperature,
+            kl_weight=settings.kl_weight,
+            ce_weight=settings.ce_weight,
+            standardise=settings.standardise,
         )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
@@ -56,6 +61,8 @@ class AEKD(Method):
 
     def teacher_weights(self, student_BK: Tensor, teachers_BK: list[Tensor]) -> Tensor:
         """[M] float64: how much each teacher counts."""
+        if self.settings.standardise:
+            student_BK, *teachers_BK = (standardised_logits(logits) for logits in (student_BK, *teachers_BK))
         gradients = mean_gradients(student_BK, teachers_BK, self.settings.temperature)
         return smallest_combination(gradients, self.settings.cap, unit_length=self.settings.unit_length)
 

@@ -172,6 +172,11 @@ def up_to_embedding(student: Network) -> tuple[nn.Module, ...]:
     return (*up_to_block(student), student.head.neck, student.head.pool)
 
 
+def warm_up_share(epoch: int, warmup_epochs: int) -> float:
+    """The share of its weight that a term has in an epoch, from 0, where it rises over the first `warmup_epochs`."""
+    return min((epoch + 1) / max(warmup_epochs, 1), 1.0)
+
+
 def at_least(name: str, least: float, **values: float) -> None:
     """Raises UserError for a setting of the method `name` below `least`."""
     for key, value in values.items():

@@ -15,6 +15,8 @@ class DMLSettings:
 
     kl_weight: float = 1.0
     temperature: float = 1.0
+    standardise: bool = False
+    """KL compares standardised logits (see kd)."""
 
     def __post_init__(self) -> None:
         above_zero("dml", temperature=self.temperature)
@@ -32,7 +34,12 @@ class DML(Method):
 
     def __init__(self, settings: DMLSettings, context: Context):
         super().__init__(settings, context)
-        self.loss = MultiTeacherLoss(temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=1.0)
+        self.loss = MultiTeacherLoss(
+            temperature=settings.temperature,
+            kl_weight=settings.kl_weight,
+            ce_weight=1.0,
+            standardise=settings.standardise,
+        )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         terms = self.loss(student.logits, [teacher.logits for teacher in teachers], batch.labels)

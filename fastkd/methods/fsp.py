@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.precision import full_precision
 from fastkd.methods.base import (
     Context,
     Method,
@@ -20,7 +21,6 @@ from fastkd.methods.base import (
     weighted,
 )
 from fastkd.methods.maps import blocks_left_out, to_smaller
-from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Method, MethodLoss, up_to_embedding, weighted
-from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
 
 EPSILON = 1e-7

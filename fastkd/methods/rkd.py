@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Method, MethodLoss, up_to_embedding
-from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
 
 

@@ -46,6 +46,8 @@ class SimKDSettings:
     """Weight of KL between the teacher and the student's own classifier."""
     temperature: float = 4.0
     """Temperature of this KL."""
+    standardise: bool = False
+    """KL compares standardised logits (see kd)."""
 
     def __post_init__(self) -> None:
         at_least("simkd", 1, factor=self.factor)
@@ -83,7 +85,10 @@ class SimKD(Method):
         classifiers = [teacher.head.classifier for teacher in context.teachers]
         self.classifier = Frozen(classifiers[0] if count == 1 else MeanOfClassifiers(widths, classifiers))
         self.logit_loss = KDLoss(
-            temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=settings.ce_weight
+            temperature=settings.temperature,
+            kl_weight=settings.kl_weight,
+            ce_weight=settings.ce_weight,
+            standardise=settings.standardise,
         )
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:

@@ -21,5 +21,6 @@ class Range(NamedTuple):
 
 FINITE = Range("a number", math.isfinite)
 ABOVE_ZERO = Range("a number above 0", lambda value: 0 < value < math.inf)
+AT_LEAST_ZERO = Range("a number of at least 0", lambda value: 0 <= value < math.inf)
 FROM_0_TO_1 = Range("a number from 0 to 1", lambda value: 0 <= value <= 1)
 FROM_0_TO_BELOW_1 = Range("a number from 0 to below 1", lambda value: 0 <= value < 1)

@@ -57,6 +57,11 @@ VARIANTS = {
     "simkd joint": {"ce_weight": 0.5, "kl_weight": 0.5},
     "simkd vector": {"projector": "vector"},
     "simkd +": {"reused_blocks": 1},
+    "sdd nkd": {"base": "nkd"},
+    "srd correlations": {"form": "correlations"},
+    "vkd places": {"form": "places"},
+    "kd standardised": {"standardise": True},
+    "ctkd standardised": {"standardise": True},
     "tfkd_reg code": {"arithmetic": "code", "multiplier": 50.0},
 }
 

@@ -23,7 +23,7 @@ class TestLayout:
         chosen = launch.layout(classes)
         wide = classes > launch.WIDEST_ROW
         assert (classes <= chosen.COLUMNS) != wide
-        assert launch.kernel_for(classes, chosen) is (wide_kernel if wide else rows_kernel)
+        assert launch.kernel_for("kd", classes, chosen) is (wide_kernel if wide else rows_kernel)
         assert power_of_two(chosen.ROWS) and power_of_two(chosen.COLUMNS)
         assert not wide or chosen.ROWS == 1
 
