@@ -49,6 +49,15 @@ def check_decoupled(labels: Tensor, **logits: Tensor) -> None:
         raise ValueError("this loss needs classes other than the label's: K is at least 2, got 1")
 
 
+def check_pairs(student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of maps: of one map each, or of as many of the one network as of the other; raises ValueError else."""
+    if isinstance(student, Tensor) and isinstance(teacher, Tensor):
+        return [(student, teacher)]
+    if isinstance(student, Tensor) or isinstance(teacher, Tensor) or len(student) != len(teacher) or not len(student):
+        raise ValueError("student and teacher are a map each, or as many maps of the one as of the other, at least one")
+    return list(zip(student, teacher, strict=True))
+
+
 def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) -> None:
     if weights is None:
         return

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from fastkd.data.base import Batch
 from fastkd.losses import MultiTeacherLoss, standardised_logits
+from fastkd.losses.features import mean_squared_error
 from fastkd.methods.base import Context, Method, MethodLoss, above_zero, up_to_block, weighted
-from fastkd.methods.fitnet import hint_place, mean_squared_error
+from fastkd.methods.fitnet import hint_place
 from fastkd.methods.regressors import Regressor
 from fastkd.methods.smallest_combination import MOST, smallest_combination
 from fastkd.networks.base import Network, Output

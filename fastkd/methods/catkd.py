@@ -5,18 +5,11 @@ The authors' tables print the best epoch.
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from fastkd.data.base import Batch
-from fastkd.losses.precision import full_precision
+from fastkd.losses.features import CATLoss
 from fastkd.methods.base import Context, Method, MethodLoss, at_least, weighted
 from fastkd.methods.class_maps import Classifiers, class_map
-from fastkd.methods.maps import pooled_to
 from fastkd.networks.base import Output
-
-LEAST_NORM = 1e-12
-"""Least length that a class's map is divided by, as in the authors' code: a map of zeros has a gradient of 1e12."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,27 +41,10 @@ class CATKD(Method):
     def __init__(self, settings: CATKDSettings, context: Context):
         super().__init__(settings, context)
         self.classifiers = Classifiers("catkd", context)
+        how = {"resolution": settings.resolution, "normalise": settings.normalise, "binary": settings.binary}
+        self.loss = CATLoss(**how)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         source = class_map(self.classifiers.of_student, student.final_map)
         target = class_map(self.classifiers.of_teacher, teachers[0].final_map)
-        return weighted("cat", self.settings.weight, self.distance(source, target))
-
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        settings = self.settings
-        teacher = attended(teacher) if settings.binary else teacher
-        return map_distance(student, teacher, settings.resolution, normalise=settings.normalise)
-
-
-@full_precision
-def attended(map_BKHW: Tensor) -> Tensor:
-    """1 where a class's map is above the mean of its absolute values, else 0."""
-    return (map_BKHW > map_BKHW.abs().mean((2, 3), keepdim=True)).to(map_BKHW.dtype)
-
-
-@full_precision
-def map_distance(student_BKHW: Tensor, teacher_BKHW: Tensor, resolution: int, *, normalise: bool) -> Tensor:
-    pooled = [pooled_to(maps, (resolution, resolution)).flatten(2) for maps in (student_BKHW, teacher_BKHW)]
-    if normalise:
-        pooled = [F.normalize(maps, dim=2, eps=LEAST_NORM) for maps in pooled]
-    return F.mse_loss(*pooled)
+        return weighted("cat", self.settings.weight, self.loss(source, target))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.methods.base import Context
+from fastkd.methods.maps import map_of, rows_of
 from fastkd.methods.regressors import Frozen
 from fastkd.networks.base import Output
 from fastkd.support.errors import UserError
@@ -32,11 +33,7 @@ class Classifiers(nn.Module):
 
 def class_map(classify: Callable[[Tensor], Tensor], map_BCHW: Tensor) -> Tensor:
     """[B,K,H,W]: the classifier at every place of a map, as a 1x1 convolution."""
-    return classify(map_BCHW.movedim(1, 3).flatten(0, 2)).unflatten(0, _places(map_BCHW)).movedim(3, 1)
-
-
-def _places(map_BCHW: Tensor) -> tuple[int, int, int]:
-    return map_BCHW.shape[0], map_BCHW.shape[2], map_BCHW.shape[3]
+    return map_of(classify(rows_of(map_BCHW)), map_BCHW)
 
 
 def _refuse_unlike(name: str, which: str, shapes: Output) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fastkd.data.base import Batch
 from fastkd.losses import KDLoss
-from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss, above_zero
+from fastkd.methods.precision import full_precision
 from fastkd.methods.smallest_combination import least_quadratic
 from fastkd.networks.base import Output
 

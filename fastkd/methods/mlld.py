@@ -90,8 +90,11 @@ class MLLD(Method):
 def shares_up_to_the_median(logits_BK: Tensor) -> tuple[Tensor, Tensor]:
     """The shares of samples whose greatest probability, and of classes whose summed one, is at most the median."""
     p = logits_BK.softmax(1)
-    of_samples, of_classes = p.amax(1), p.sum(0)
-    return tuple((values <= median(values)).to(p.dtype).mean() for values in (of_samples, of_classes))
+    return share_up_to_the_median(p.amax(1)), share_up_to_the_median(p.sum(0))
+
+
+def share_up_to_the_median(values_N: Tensor) -> Tensor:
+    return (values_N <= median(values_N)).to(values_N.dtype).mean()
 
 
 def median(values_N: Tensor) -> Tensor:

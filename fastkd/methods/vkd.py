@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastkd.data.base import Batch
 from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
-from fastkd.methods.maps import to_smaller
+from fastkd.methods.maps import rows_of, to_smaller
 from fastkd.methods.projectors import OrthogonalProjector
 from fastkd.networks.base import Network, Output
 
@@ -58,11 +58,6 @@ class VkD(Method):
         return weighted("vkd", self.settings.weight, distance)
 
 
-def rows_of(map_BCHW: Tensor) -> Tensor:
-    """[B·H·W,C]: the places of a map."""
-    return map_BCHW.movedim(1, 3).flatten(0, 2)
-
-
 @full_precision
 def smooth_distance(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     return F.smooth_l1_loss(student_BD, teacher_BD)
@@ -71,5 +66,5 @@ def smooth_distance(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 @full_precision
 def standardised_distance(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
     """The same of each feature less its mean, divided by its deviation over the samples (divisor N − 1, no epsilon)."""
-    rows = [(x - x.mean(0)) / x.std(0) for x in (student_ND, teacher_ND)]
-    return F.smooth_l1_loss(*rows)
+    student, teacher = ((x - x.mean(0)) / x.std(0) for x in (student_ND, teacher_ND))
+    return F.smooth_l1_loss(student, teacher)

@@ -129,7 +129,7 @@ def rld(
     masked = [
         torch.where(kept, logits, torch.where(some, -torch.inf, 0)) for logits in (pair.teacher_BK, pair.student_BK)
     ]
-    mcd = pair.mean(divergence(*masked, temperature)) * temperature**2
+    mcd = pair.mean(divergence(masked[0], masked[1], temperature)) * temperature**2
     return pair.losses(ce_weight, (alpha, scd), (beta, mcd))
 
 
