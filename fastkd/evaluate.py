@@ -9,15 +9,14 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.table import Table
 
 from fastkd.options import with_absolute_path
 from fastkd.run import Job, load_network, open_data, open_run, seed_folders
 from fastkd.run.figures import mean_and_std
-from fastkd.run.weights import describe, export_network, find_weights
+from fastkd.run.weights import check_export, describe, export_network, find_weights
 from fastkd.support import environment
 from fastkd.support.command_line import command, read_options
-from fastkd.support.console import table_console
+from fastkd.support.console import new_table, table_console
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
 from fastkd.training.evaluation import accuracies, similarity
@@ -33,7 +32,7 @@ class Options:
     data: str = ""
     """NAME:PATH of another data set with the same classes (default: the run's own)."""
     export: Path | None = None
-    """Write the student as a torch.export program: normalised images, any number, to logits; needs torch alone."""
+    """FILE.pt2: write the student as a torch.export program, from normalised images to logits; it needs torch alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     json: bool = False
     """Print JSON instead of a table."""
@@ -41,8 +40,9 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     options = read_options(Options, arguments, program="python -m fastkd.evaluate")
-    if options.export is not None:
-        find_weights(str(options.run), "student")  # it refuses a run of several seeds before anything is measured
+    if options.export is not None:  # what cannot be exported is refused before anything is measured
+        check_export(options.export)
+        find_weights(str(options.run), "student")
     folders = seed_folders(options.run) or [options.run]
     measured = {folder.name: evaluate(folder, options.data, pick_device(options.device)) for folder in folders}
     if options.json:
@@ -50,7 +50,10 @@ def main(arguments: list[str]) -> int:
     else:
         _print(options.run, list(measured.values()))
     if options.export is not None:
-        export_network(options.export, load_network(options.run, "student"), open_run(options.run).image_size)
+        size = open_run(options.run).image_size
+        export_network(options.export, load_network(options.run, "student"), size)
+        takes = f"normalised images [any number, 3, {size}, {size}]"
+        print(f"{options.export}: the student as a torch.export program, from {takes} to logits", file=sys.stderr)
     return 0
 
 
@@ -89,9 +92,7 @@ COLUMNS = (
 def _print(folder: Path, seeds: Sequence[dict[str, dict[str, Any]]]) -> None:
     samples = next(iter(seeds[0].values()))["samples"]
     several = f", mean ± std over {len(seeds)} seeds" if len(seeds) > 1 else ""
-    table = Table("", "network")
-    for heading, *_ in COLUMNS:
-        table.add_column(heading, justify="right")
+    table = new_table("", "network", right=[heading for heading, *_ in COLUMNS])
     for name, first in seeds[0].items():
         cells = []
         for _, key, factor, digits in COLUMNS:

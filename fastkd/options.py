@@ -3,7 +3,7 @@
 Its options are the fields of the dataclasses that they override, which declare name, type and help once.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 from fastkd import networks
-from fastkd.data import DATASETS, Augmentation, Reading, settled
-from fastkd.methods import METHODS, find_method, split_methods
+from fastkd.data import DATASETS, FOLDERS, Augmentation, Reading, is_resident, settled
+from fastkd.methods import METHODS, find_method, short_name, split_methods
 from fastkd.recipes import RECIPES, listing
 from fastkd.recipes.choice import Choice, joined_with_kd
 from fastkd.recipes.course import learning_together
@@ -20,10 +20,11 @@ from fastkd.recipes.published import beside_the_paper, choice_of, spoken
 from fastkd.recipes.recipe import Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.run.teachers import with_loaded_teacher, with_more_teachers
 from fastkd.run.weights import WeightsFiles
-from fastkd.support.command_line import of_group, read_options
+from fastkd.support.command_line import expanded, of_group, read_options
 from fastkd.support.errors import UserError, nearest
-from fastkd.support.fields import fixed, given, group
+from fastkd.support.fields import fixed, given, group, idle
 from fastkd.support.plain import differences
+from fastkd.support.ranges import Epochs
 from fastkd.training.execution import Execution
 from fastkd.training.optimisation import Training
 
@@ -44,7 +45,7 @@ class Options:
     """TEACHER/STUDENT: stands for --teacher-net and --student."""
     teacher: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _TEACHER] = ()
     """RUN, RUN@EPOCH or FILE: take this teacher instead of training one; once more for each further teacher."""
-    teacher_epochs: int | None = None
+    teacher_epochs: Epochs | None = None
     """Epochs of the teacher, where they differ."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tensorboard: bool = False
@@ -75,7 +76,7 @@ class Options:
 def parse(arguments: list[str]) -> Options:
     """Reads the command line. Raises UserError for a mistake; --help prints the help and ends the program."""
     method = _value_of(arguments, "--method") or "kd"
-    groups = {_prefix(name): name for name in split_methods(joined_with_kd(method))}
+    groups = {short_name(name): name for name in split_methods(joined_with_kd(method))}
     for argument in arguments:
         owner = argument.removeprefix("--").partition(".")[0]
         if argument.startswith("--") and owner in METHODS and owner not in groups:
@@ -89,11 +90,6 @@ def parse(arguments: list[str]) -> Options:
     )
     options = replace(options, methods={name: of_group(options, prefix) for prefix, name in groups.items()})
     return options if options.pair is None else _with_pair(options, options.pair)
-
-
-def _prefix(method: str) -> str:
-    """The prefix of a method's options: `at`, or `logitmatch` for the import path `package.module:LogitMatch`."""
-    return (method.partition(":")[2] or method).lower()
 
 
 def _with_pair(options: Options, pair: str) -> Options:
@@ -122,10 +118,11 @@ def recipe_of(options: Options, files: WeightsFiles | None = None) -> Recipe:
 
 def listed(options: Options) -> Iterator[str]:
     """The papers' tables, or the lines of the one recipe that is named."""
+    wanted = given(options.choice)
+    _refuse_unknown(options)
+    _refuse_beside_a_list(options, wanted)
     if options.recipe == Options.recipe:
         return listing.overview()
-    _refuse_unknown(options)
-    wanted = given(options.choice)
     return listing.lines(
         options.recipe,
         teacher=wanted.get("teacher_net", ""),
@@ -133,6 +130,21 @@ def listed(options: Options) -> Iterator[str]:
         method=wanted.get("method", ""),
         training=wanted.get("teacher_training", ""),
     )
+
+
+def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
+    """A list is of a recipe's lines; what would change a training does not change it."""
+    groups = (options.training, options.augmentation, options.reading, options.common, options.execution)
+    others = [name for group in groups for name in given(group)]
+    others += [f"sftn.{name}" for name in given(options.sftn)]
+    others += [f"{short_name(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
+    others += [name for name in ("run", "resume", "teacher", "tensorboard", "dry_run") if getattr(options, name)]
+    others += ["teacher_epochs"] if options.teacher_epochs is not None else []
+    narrowing = ("teacher_net", "student", "method", "teacher_training")
+    others += [name for name in wanted if name not in narrowing or options.recipe == Options.recipe]
+    if others:
+        of_one = "name a recipe" if others[0] in narrowing else "nothing is trained"
+        _refuse(others[0], f"--list shows the papers' tables; {of_one}")
 
 
 def refuse_other_recipe(saved: Recipe, options: Options) -> None:
@@ -156,6 +168,13 @@ def refuse_other_recipe(saved: Recipe, options: Options) -> None:
         )
 
 
+def refuse_beside_a_dry_run(options: Options) -> None:
+    """A dry run writes nothing: where and how is no matter."""
+    for name in ("run", "tensorboard"):
+        if getattr(options, name):
+            _refuse(name, "--dry-run writes nothing")
+
+
 def _refuse_idle(options: Options, recipe: Recipe) -> None:
     """An option that would change nothing is an error, so that nobody believes it did."""
     teacher, student, wanted = recipe.stage("teacher"), recipe.stage("student"), given(options.choice)
@@ -175,14 +194,32 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
         if learning_together(recipe):
             _refuse(name, "the teacher learns together with the student")
     for method, settings in options.methods.items():
-        changed = list(given(settings))
-        if changed and all(method not in stage.settings for stage in recipe.stages):
-            _refuse(f"{_prefix(method)}.{changed[0]}", f"the student learns by {learns}")
-    schedules = [stage.training.schedule for stage in recipe.stages if stage.training]
-    if options.training.milestones is not None and any(schedule != "multistep" for schedule in schedules):
-        raise UserError("--milestones changes nothing: they belong to --schedule multistep")
+        changed, prefix = list(given(settings)), f"{short_name(method)}."
+        own = [stage.settings[method] for stage in recipe.stages if method in stage.settings]
+        if changed and not own:
+            _refuse(prefix + changed[0], f"the student learns by {learns}")
+        _refuse_idle_settings(changed, own, prefix)
+    _refuse_idle_settings(given(options.training), [stage.training for stage in recipe.stages if stage.training])
+    _refuse_idle_settings(given(options.augmentation), [recipe.augmentation])
+    _refuse_idle_reading(options, recipe)
     if recipe.name == "digits" and recipe.data != "digits" and options.common.image_size is None:
         raise UserError("the recipe digits trains on 8 pixels: give --image-size, or take another recipe")
+
+
+def _refuse_idle_settings(names: Iterable[str], settings: Sequence[Any], prefix: str = "") -> None:
+    """Refuses an option that none of the settings takes any notice of. prefix: that of the options' names."""
+    for name in names:
+        unmet = [found[1] for one in settings if (found := idle(one, [name])) is not None]
+        if settings and len(unmet) == len(settings):
+            _refuse(prefix + name, f"it goes with --{prefix}{unmet[0].words()}")
+
+
+def _refuse_idle_reading(options: Options, recipe: Recipe) -> None:
+    wanted, name = given(options.reading), recipe.data.partition(":")[0]
+    if wanted and name not in FOLDERS:
+        _refuse(next(iter(wanted)), f"{name} has no image files")
+    if "loader" in wanted and is_resident(recipe.reading, recipe.augmentation.crop):
+        _refuse("loader", "the images are decoded once, to stay on the device; it goes with --resident off")
 
 
 def _refuse(option: str, why: str) -> NoReturn:
@@ -219,7 +256,7 @@ def with_absolute_path(data: str) -> str:
     name, colon, path = data.partition(":")
     if name not in DATASETS:
         raise UserError(f"no data set {name!r}{nearest(name, DATASETS)}")
-    return f"{name}:{Path(path).absolute()}" if colon and path else data
+    return f"{name}:{expanded(path).absolute()}" if colon and path else data
 
 
 def _overridden(recipe: Recipe, options: Options) -> Recipe:
@@ -257,8 +294,6 @@ def _overridden_training(training: Training, stage: StageRecipe, options: Option
     if stage.role == "teacher" and options.teacher_epochs is not None:
         changed["epochs"] = options.teacher_epochs
     if (epochs := changed.get("epochs")) is not None:
-        if epochs < 1:
-            raise UserError(f"epochs is at least 1, got {epochs}")
         moved = (max(1, round(milestone * epochs / training.epochs)) for milestone in training.milestones)
         shortened = {
             "milestones": tuple(sorted({milestone for milestone in moved if milestone < epochs})),

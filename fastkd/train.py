@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
         files = WeightsFiles()
         recipe = options.recipe_of(chosen, files)
         if chosen.dry_run:
+            options.refuse_beside_a_dry_run(chosen)
             return _dry_run(Job.of(recipe, open_data(recipe), device, files))
         return _begin(chosen, recipe, device, files)
 

@@ -87,14 +87,14 @@ class TestCommandLine:
             "--sftn.kl-weight",
             "1",
         )
-        recipe = resolved("digits", *options, "--kd.temperature", "2", "--optimizer", "adam", "--factor", "0.2")
+        recipe = resolved("digits", *options, "--kd.temperature", "2", "--optimizer", "adam", "--eval-every", "2")
         assert recipe.augmentation.flip and recipe.augmentation.rotation == 15.0
         assert [stage.name for stage in recipe.stages] == ["teacher", "student"]
         assert (recipe.stages[0].sftn.kl, recipe.stages[0].sftn.kl_weight) == ("reverse", 1.0)
         assert recipe.stages[1].settings["kd"].temperature == 2.0
         assert recipe.stages[1].settings["kd"].kl_weight == 0.9
         assert {stage.training.optimizer for stage in recipe.stages} == {"adam"}
-        assert {stage.training.factor for stage in recipe.stages} == {0.2}
+        assert recipe.eval_every == 2
 
     def test_paths_become_absolute(self):
         name, _, path = resolved("cifar100-sftn", "--data", "cifar100:somewhere").data.partition(":")

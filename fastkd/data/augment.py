@@ -1,7 +1,7 @@
 """Makes the `Batch` that a stage trains on out of a raw batch: the first operation of the step."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,48 +12,46 @@ from fastkd.ops.augment import How, Inputs, augment, turns_table
 from fastkd.ops.augment.strong import FIXMATCH, RANDAUGMENT, Drawn, Policy, strengthened
 from fastkd.ops.philox import split_seed
 from fastkd.support.errors import UserError
-from fastkd.support.fields import fixed
+from fastkd.support.fields import OnlyWith, fixed
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import between, whole
 
 GREATEST_MAGNITUDE = 30.0
 """RandAugment's greatest magnitude."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
+class Augmentation(Checked):
     """What happens to a training image; evaluation images are only normalised (and cropped, see `crop`)."""
 
     crop: Literal["pad", "resized"] = "pad"
     """pad: a random window of the zero-padded image. resized: a random area and aspect ratio, resized, as is usual on
     ImageNet; evaluation then takes the centre of the image resized to 8/7 of the image size."""
-    crop_padding: int = 4
+    crop_padding: Annotated[int, whole(0, 16_384), OnlyWith("crop", "pad")] = 4
     """Pixels of padding on each side, with --crop pad."""
     flip: bool = True
     """Flip an image horizontally, with probability 1/2."""
-    rotation: float = 0.0
+    rotation: Annotated[float, between(0, 180)] = 0.0
     """Rotate by up to ± so many degrees, uniformly; nearest pixel, black outside (the Tf-KD recipes)."""
-    randaugment: int = 0
+    randaugment: Annotated[int, whole(0, 100)] = 0
     """Operations of RandAugment that each image gets after crop and flip (torchvision's table)."""
-    magnitude: float = 9.0
+    magnitude: Annotated[float, between(0, GREATEST_MAGNITUDE), OnlyWith("randaugment")] = 9.0
     """Their magnitude, from 0 to 30."""
-    mixup: float = 0.0
+    mixup: Annotated[float, between(0, 100)] = 0.0
     """α of mixup: images are mixed in pairs at a share drawn from Beta(α, α) for each batch; 0: they are not."""
-    cutmix: float = 0.0
+    cutmix: Annotated[float, between(0, 100)] = 0.0
     """α of cutmix: a box of each image comes from another; with --mixup each batch has one of both."""
-    area: tuple[float, float] = fixed((0.08, 1.0))
-    aspect: tuple[float, float] = fixed((3 / 4, 4 / 3))
+    area: tuple[Annotated[float, between(1e-4, 1)], Annotated[float, between(1e-4, 1)]] = fixed((0.08, 1.0))
+    """Least and greatest share of the image's area, with --crop resized."""
+    aspect: tuple[Annotated[float, between(0.01, 100)], Annotated[float, between(0.01, 100)]] = fixed((3 / 4, 4 / 3))
+    """Least and greatest ratio of width to height."""
 
     def __post_init__(self) -> None:
-        if self.crop_padding < 0:
-            raise UserError(f"--crop-padding is at least 0, got {self.crop_padding}")
-        if not 0 <= self.rotation <= 180:
-            raise UserError(f"--rotation is 0 to 180 degrees, got {self.rotation}")
-        if self.randaugment < 0:
-            raise UserError(f"--randaugment is at least 0, got {self.randaugment}")
-        if not 0 <= self.magnitude <= GREATEST_MAGNITUDE:
-            raise UserError(f"--magnitude is 0 to {GREATEST_MAGNITUDE:g}, got {self.magnitude}")
-        for name in ("mixup", "cutmix"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"--{name} is at least 0, got {getattr(self, name)}")
+        super().__post_init__()
+        for name in ("area", "aspect"):
+            least, most = getattr(self, name)
+            if least > most:
+                raise UserError(f"the {name} of a crop is from {least:g} to {most:g}: the first is the least")
         if self.rotation and self.crop == "resized":
             raise UserError("--rotation goes with --crop pad only")
 

@@ -64,6 +64,8 @@ def cifar100c(path: str) -> DataSet:
     if not files:
         raise UserError(f"no CIFAR-100-C in {path}: expected labels.npy, fog.npy …")
     labels = _array(root / "labels.npy", 1)
+    if labels.dtype.kind not in "iu" or labels.dtype.itemsize > 8:
+        raise UserError(f"{root / 'labels.npy'} holds {labels.dtype}, expected integers from 0 to 99")
     if labels.size and not 0 <= labels.min() <= labels.max() < 100:
         raise UserError(f"{root / 'labels.npy'} has labels from {labels.min()} to {labels.max()}, expected 0 to 99")
     images = [_array(file, 4) for file in files]
@@ -89,15 +91,17 @@ def cifar100c(path: str) -> DataSet:
 
 
 def _array(file: Path, axes: int) -> np.ndarray:
-    try:
-        found = np.load(file, allow_pickle=False)
+    if file.exists() and not file.is_file():
+        raise UserError(f"{file} is no file")
+    try:  # mapped: what the head promises is compared with the file's size before there is memory for it
+        found = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"no file {file}") from None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a head is a Python literal, which fails in many ways when it is damaged
         raise UserError(f"{file} is no array of numpy: truncated?") from error
     if not isinstance(found, np.ndarray) or found.ndim != axes:
         raise UserError(f"{file} is no array with {axes} axes")
-    return found
+    return np.asarray(found)
 
 
 def _find(root: Path, folder: str, file: str) -> Path | None:

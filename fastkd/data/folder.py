@@ -1,6 +1,8 @@
 """Image folders: TRAIN/CLASS/*.jpg and VAL/CLASS/*.jpg, and Tiny-ImageNet's own arrangement."""
 
-from collections.abc import Iterable
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +14,12 @@ from torchvision.transforms.v2.functional import resize
 
 from fastkd.data.base import DataSet, FileSplit, Reading, Split
 from fastkd.data.boxes import centres
-from fastkd.data.decoding import BadImage, decode
+from fastkd.data.decoding import EXTENSIONS, BadImage, decode
 from fastkd.data.failures import Failures
 from fastkd.data.index import Found, class_folders, scan
-from fastkd.support.environment import cores
 from fastkd.support.errors import UserError
 
-_TEST_FOLDERS = ("val", "test")
+_TEST_FOLDERS = ("val", "validation", "valid", "test")
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Over all pixels of the training images. Some code, Tf-KD's among it, divides by 0.2302, 0.2265, 0.2262 instead: the
 # mean of each image's own deviation.
@@ -35,28 +36,37 @@ def imagefolder(path: str, reading: Reading, cache: Path | None = None) -> DataS
     root = existing_folder(path, "imagefolder")
     test_root = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or test_root is None:
-        raise UserError(f"{path} has no folders 'train' and 'val' (or 'test') with one folder a class in each")
+        raise UserError(
+            f"{path} has no folders 'train' and 'val' (or {', '.join(map(repr, _TEST_FOLDERS[1:]))}) with one folder a "
+            f"class in each{_what_there_is(root)}"
+        )
     folders, names, notes = _classes(root / "train", root, reading.class_list)
-    strangers = sorted(set(class_folders(test_root)) - set(class_folders(root / "train")))
+    tested, _ = class_folders(test_root)
+    if not tested:
+        raise UserError(f"{test_root} has no class folders{_where_images_lie(test_root)}")
+    strangers = sorted(set(tested) - set(class_folders(root / "train")[0]))
     if strangers:
         raise UserError(f"{test_root} has a class {strangers[0]!r} that {root / 'train'} lacks")
-    threads = reading.workers or cores()
-    train = scan(root / "train", folders, threads=threads, cache=cache, name="train")
-    test = scan(test_root, folders, threads=threads, cache=cache, name=test_root.name)
-    parts = ((train, root / "train"), (test, test_root))
-    for found, part in parts:
-        _check_classes(found.labels, part, folders)
-    data = _data_set("imagefolder", train, test, names, (_IMAGENET_MEAN, _IMAGENET_STD), reading, notes)
-    for found, part in parts:
-        _check_classes(found.labels[found.usable], part, folders)
+    threads = max(1, reading.decoders())
+    parts = (root / "train", test_root)
+    found = [_scanned(part, folders, threads=threads, cache=cache) for part in parts]
+    data = _data_set("imagefolder", *found, names, (_IMAGENET_MEAN, _IMAGENET_STD), reading, notes)
+    for split, part in zip(found, parts, strict=True):
+        _check_classes(split.labels[split.usable], part, folders)
     return data
+
+
+def _scanned(part: Path, folders: tuple[str, ...], *, threads: int, cache: Path | None) -> Found:
+    found = scan(part, folders, threads=threads, cache=cache, name=part.name)
+    _check_classes(found.labels, part, folders)
+    return found
 
 
 def class_folder_tree(path: str, reading: Reading, cache: Path | None = None) -> DataSet:
     """The files of path/CLASS, all of them for training: no set to train with, but one to look at."""
     root = existing_folder(path, "imagefolder")
     folders, names, notes = _classes(root, root, reading.class_list)
-    threads = reading.workers or cores()
+    threads = max(1, reading.decoders())
     every, none = (scan(root, part, threads=threads, cache=cache, name=root.name) for part in (folders, ()))
     return _data_set("class folders", every, none, names, (_IMAGENET_MEAN, _IMAGENET_STD), reading, notes)
 
@@ -79,7 +89,7 @@ def tiny_imagenet(path: str, reading: Reading, cache: Path | None = None) -> Dat
         if folder not in folders:
             raise UserError(f"{annotations}, line {number}: expected FILE and one of the classes of wnids.txt")
         label_of[f"images/{name}".encode()] = folders.index(folder)
-    threads = reading.workers or cores()
+    threads = max(1, reading.decoders())
     train = scan(root / "train", folders, threads=threads, cache=cache, name="train")
     test = scan(root / "val", ("images",), threads=threads, cache=cache, name="val")
     names = [test.paths.name(place) for place in range(len(test.paths))]
@@ -167,8 +177,11 @@ def _data_set(
     for path, reason in failures.reasons.items():
         told.append(f"{path} {reason}: left out")
     if ignored := train.ignored + test.ignored:
-        shown = ", ".join(ignored[:_SHOWN]) + (", …" if len(ignored) > _SHOWN else "")
-        told.append(f"{len(ignored)} files that do not end as images do are passed over: {shown}")
+        told.append(f"{len(ignored)} files that do not end as images do are passed over: {_some(ignored)}")
+    if debris := train.debris + test.debris:
+        told.append(f"files and folders that tools left, passed over: {len(debris)}, as {_some(debris)}")
+    if scaled := train.scaled + test.scaled:
+        told.append(f"images with 16 bits a channel, of which the upper 8 are used: {scaled}")
     return DataSet(
         name=name,
         train=_usable(train),
@@ -192,29 +205,51 @@ def _check_classes(labels: np.ndarray, root: Path, folders: tuple[str, ...]) -> 
     if counts.all():
         return
     empty = root / folders[int(counts.argmin())]
-    raise UserError(f"the class folder {empty} has no images" if empty.is_dir() else f"no class folder {empty}")
+    if not empty.is_dir():
+        raise UserError(f"no class folder {empty}: every class has images to train on and images to test on")
+    raise UserError(f"the class folder {empty} has no images: files that end in {', '.join(EXTENSIONS)}")
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:_SHOWN]) + (", …" if len(paths) > _SHOWN else "")
+
+
+def _what_there_is(root: Path) -> str:
+    """The end of a message that looks for other folders."""
+    there, _ = class_folders(root)
+    return f"; it has {_some(there)}" if there else ""
+
+
+def _where_images_lie(root: Path) -> str:
+    """The end of a message that looks for folders of classes."""
+    with os.scandir(root) as entries:
+        flat = next((entry.name for entry in entries if entry.name.lower().endswith(EXTENSIONS)), None)
+    return "" if flat is None else f", but images, as {flat}: put each into a folder with the name of its class"
 
 
 def _classes(train: Path, root: Path, class_list: Path | None) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
     """The folders in `train`, the names to show, and notes for the user. root: where a classes.txt may lie."""
-    there = class_folders(train)
+    there, debris = class_folders(train)
     if not there:
-        raise UserError(f"{train} has no class folders")
+        raise UserError(f"{train} has no class folders{_where_images_lie(train)}")
+    passed_over = [f"folders that tools left, no classes: {len(debris)}, as {_some(debris)}"] if debris else []
     file = Path(class_list) if class_list is not None else root / "classes.txt"
     if class_list is None and not file.is_file():
-        return there, there, []
-    listed = [[line] if line in there else line.split("\t" if "\t" in line else None, 1) for line in _lines(file)]
+        return there, there, passed_over
+    known = {*there, *debris}
+    listed = [[line] if line in known else line.split("\t" if "\t" in line else None, 1) for line in _lines(file)]
     folders = tuple(line[0] for line in listed)
     if class_list is None and sorted(folders) != sorted(there):
-        return there, there, [f"{file} does not name the folders of {root / 'train'}: it is passed over"]
+        notes = [f"{file} does not name the folders of {root / 'train'}: it is passed over"]
+        return there, there, notes + passed_over
     if not folders:
         raise UserError(f"{file} names no classes")
-    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+    if twice := next((folder for folder, count in Counter(folders).items() if count > 1), None):
         raise UserError(f"{file} names the class {twice!r} twice")
-    if missing := next((folder for folder in folders if folder not in there), None):
+    if missing := next((folder for folder in folders if folder not in known), None):
         raise UserError(f"{file} names a class {missing!r} that has no folder in {root / 'train'}")
     left = len(there) - len(folders)
-    notes = [f"{file} names {len(folders)} of the {len(there)} classes in {root / 'train'}"] if left else []
+    notes = [f"{file} names {len(folders)} of the {len(there)} classes in {root / 'train'}"] if left else passed_over
     return folders, tuple(line[1].strip() if len(line) > 1 else line[0] for line in listed), notes
 
 

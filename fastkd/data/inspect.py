@@ -11,9 +11,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from fastkd.data import Augmentation, DataSet, Feeding, FileSplit, Split, Views, training_source
+from fastkd.data.debris import odd
 from fastkd.data.decoding import BadImage, decode
 
 _COLUMNS, _GAP, _LINE = 8, 4, 14
+_NAMED = 5
 _LEAST = 96  # pixels of a picture on the sheet: smaller ones are enlarged
 
 
@@ -37,7 +39,17 @@ def describe(data: DataSet) -> dict[str, Any]:
         about["splits"][name] = part
     about["bad"] = dict(data.failures.reasons)
     about["notes"] = [note for note in data.notes if not note.endswith(": left out")]
+    if isinstance(data.train, FileSplit):
+        about["notes"] += _odd_classes(data)
     return about
+
+
+def _odd_classes(data: DataSet) -> list[str]:
+    """What may be no class at all: those with one image to train on, and with names that tools give."""
+    counts = np.bincount(data.train.labels.numpy(), minlength=len(data.classes))
+    single, named = [data.classes[place] for place in np.flatnonzero(counts == 1)], odd(data.classes)
+    told = [f"classes with one training image: {len(single)}, as {', '.join(single[:_NAMED])}"] if single else []
+    return told + ([f"odd names of classes: {', '.join(map(repr, named[:_NAMED]))}"] if named else [])
 
 
 def verify(data: DataSet, threads: int) -> dict[str, str]:

@@ -48,7 +48,7 @@ from fastkd.methods.vid import VID
 from fastkd.methods.vkd import VkD
 from fastkd.support.errors import UserError, nearest
 
-__all__ = ["METHODS", "Context", "Method", "MethodLoss", "find_method", "split_methods"]
+__all__ = ["METHODS", "Context", "Method", "MethodLoss", "find_method", "short_name", "split_methods"]
 
 METHODS: dict[str, type[Method]] = {
     "ab": AB,
@@ -106,8 +106,8 @@ def split_methods(names: str) -> tuple[str, ...]:
     Raises UserError for a method that is not known and for methods that do not go together.
     """
     parts = tuple(names.split("+"))
-    if len(set(parts)) != len(parts):
-        raise UserError(f"a method stands twice in {names!r}")
+    if len({short_name(part) for part in parts}) != len(parts):
+        raise UserError(f"a method, or its name in options and logs, stands twice in {names!r}")
     logit_methods = [name for name in parts if find_method(name).is_logit_method]
     if not logit_methods:
         return ("ce", *parts)
@@ -121,6 +121,14 @@ def split_methods(names: str) -> tuple[str, ...]:
             if find_method(name).among_peers:
                 raise UserError(f"--method {names}: {name} trains several networks together, nothing joins it")
     return parts
+
+
+def short_name(method: str) -> str:
+    """The name of a method in its options, in logs and in names of stages.
+
+    `at`, or `logitmatch` for the import path `package.module:LogitMatch`.
+    """
+    return (method.partition(":")[2] or method).lower()
 
 
 def find_method(name: str) -> type[Method]:

@@ -2,37 +2,36 @@
 distillation via α-β-divergence", ICML 2025, arXiv 2505.04560)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastkd.data.base import Batch
 from fastkd.losses import ABDivergenceLoss
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero
+from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Temperature, Weight, between
 
 
 @dataclass(frozen=True, kw_only=True)
-class ABKDSettings:
+class ABKDSettings(Checked):
     """ce_weight · CE + weight · D(teacher ‖ student), without τ². (1, 0) is KL of the teacher to the student.
 
     The defaults are those of the authors' example, resnet56 → resnet20 on CIFAR-100.
     """
 
-    ce_weight: float = 1.0
-    weight: float = 32.0
+    ce_weight: Weight = 1.0
+    weight: Weight = 32.0
     """Weight of the divergence (32 or 64 in the authors' scripts)."""
-    alpha: float = 0.8
+    alpha: Annotated[float, between(-100, 100)] = 0.8
     """Power of the teacher's probabilities: greater, it looks more at the classes that the networks differ in."""
-    beta: float = 0.3
+    beta: Annotated[float, between(-100, 100)] = 0.3
     """Power of the student's."""
-    temperature: float = 4.0
+    temperature: Temperature = 4.0
     arithmetic: Literal["code", "paper"] = "code"
     """What stands in the limits, where alpha, beta or alpha + beta is 0: paper, the limit itself; code, as the authors
     computed it, the limit times alpha, or times beta where alpha is 0. Elsewhere they agree."""
     standardise: bool = False
     """The networks are compared by standardised logits (see kd)."""
-
-    def __post_init__(self) -> None:
-        above_zero("abkd", temperature=self.temperature)
 
 
 class ABKD(Method):

@@ -1,32 +1,31 @@
 """Attention transfer (Zagoruyko, Komodakis: "Paying more attention to attention", ICLR 2017, arXiv 1612.03928)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
 
 from fastkd.data.base import Batch
 from fastkd.losses.features import attention_distance
-from fastkd.methods.base import Context, Method, MethodLoss, at_least, up_to_block, weighted
+from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weighted
 from fastkd.methods.maps import blocks_left_out
 from fastkd.networks.base import Network, Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight, whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class ATSettings:
+class ATSettings(Checked):
     """weight · sum over the blocks of the distance between both networks' attention maps."""
 
-    weight: float = 1000.0
+    weight: Weight = 1000.0
     """The default is for the form "squared", in which RepDistiller, SimKD and mdistiller publish it."""
-    power: int = 2
+    power: Annotated[int, whole(1, 16)] = 2
     """p: the map is the channels' mean of |F|^p."""
     form: Literal["squared", "norm"] = "squared"
     """squared: mean over all pixels of the squared difference (RepDistiller and its family); norm: the L2 norm of the
     difference, mean over the samples (the paper)."""
-
-    def __post_init__(self) -> None:
-        at_least("at", 1, power=self.power)
 
 
 class AT(Method):

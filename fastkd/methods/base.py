@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, Views
 from fastkd.networks.base import Network, Output
-from fastkd.support.errors import UserError
 
 Terms = dict[str, Tensor]
 """Named loss terms, detached scalars on the device."""
@@ -175,17 +174,3 @@ def up_to_embedding(student: Network) -> tuple[nn.Module, ...]:
 def warm_up_share(epoch: int, warmup_epochs: int) -> float:
     """The share of its weight that a term has in an epoch, from 0, where it rises over the first `warmup_epochs`."""
     return min((epoch + 1) / max(warmup_epochs, 1), 1.0)
-
-
-def at_least(name: str, least: float, **values: float) -> None:
-    """Raises UserError for a setting of the method `name` below `least`."""
-    for key, value in values.items():
-        if not value >= least:
-            raise UserError(f"{name}: {key.replace('_', '-')} is at least {least}, got {value}")
-
-
-def above_zero(name: str, **values: float) -> None:
-    """Raises UserError for a setting of the method `name` that is not above 0."""
-    for key, value in values.items():
-        if not value > 0:
-            raise UserError(f"{name}: {key.replace('_', '-')} is above 0, got {value}")

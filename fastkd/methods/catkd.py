@@ -4,32 +4,32 @@ The authors' tables print the best epoch.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from fastkd.data.base import Batch
 from fastkd.losses.features import CATLoss
-from fastkd.methods.base import Context, Method, MethodLoss, at_least, weighted
+from fastkd.methods.base import Context, Method, MethodLoss, weighted
 from fastkd.methods.class_maps import Classifiers, class_map
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight, whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class CATKDSettings:
+class CATKDSettings(Checked):
     """weight · mean squared difference of both networks' class activation maps, over samples, classes and places.
 
     The authors' weights on CIFAR-100 go from 0.7 to 600 by the pair, 0.5 to 80 without normalisation: means over
     classes and places make the term small.
     """
 
-    weight: float = 400.0
-    resolution: int = 2
+    weight: Weight = 400.0
+    resolution: Annotated[int, whole(1, 1_000)] = 2
     """Height and width that both maps are pooled to."""
     normalise: bool = True
     """Compare each class's map divided by its length."""
     binary: bool = False
     """Replace the teacher's map by 1 where it is above the mean of its absolute values, else 0."""
-
-    def __post_init__(self) -> None:
-        at_least("catkd", 1, resolution=self.resolution)
 
 
 class CATKD(Method):

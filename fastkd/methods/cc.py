@@ -8,35 +8,34 @@ kernel, by its Taylor series.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.precision import full_precision
 from fastkd.losses.relations import kernel_distance
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero, at_least, up_to_embedding, weighted
-from fastkd.methods.precision import full_precision
+from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
 from fastkd.networks.base import Network, Output
+from fastkd.support.fields import OnlyWith
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Positive, Weight, Width, whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class CCSettings:
+class CCSettings(Checked):
     """weight · CC on the embeddings."""
 
-    weight: float = 0.02
+    weight: Weight = 0.02
     """The default is RepDistiller's, for the form "neighbours"."""
     form: Literal["neighbours", "kernel"] = "neighbours"
     """neighbours: RepDistiller's code; kernel: the paper."""
-    embed_dim: int = 128
+    embed_dim: Annotated[Width, OnlyWith("form", "neighbours")] = 128
     """Dimensions of the space that both embeddings are mapped to, in the form "neighbours"."""
-    gamma: float = 0.4
+    gamma: Annotated[Positive, OnlyWith("form", "kernel")] = 0.4
     """γ of the kernel exp(-γ ‖x - y‖²)."""
-    order: int = 2
+    order: Annotated[int, whole(1, 16), OnlyWith("form", "kernel")] = 2
     """Order of the kernel's Taylor series."""
-
-    def __post_init__(self) -> None:
-        above_zero("cc", gamma=self.gamma)
-        at_least("cc", 1, embed_dim=self.embed_dim, order=self.order)
 
 
 class CC(Method):

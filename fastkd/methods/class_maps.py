@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fastkd.losses.maps import map_of, rows_of
 from fastkd.methods.base import Context
-from fastkd.methods.maps import map_of, rows_of
 from fastkd.methods.regressors import Frozen
 from fastkd.networks.base import Output
 from fastkd.support.errors import UserError

@@ -9,38 +9,33 @@ from torch import Tensor
 from fastkd.data.base import WEAK_AND_STRONG, Batch
 from fastkd.losses import MultiTeacherLoss
 from fastkd.losses.precision import full_precision
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero
+from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
-from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Share, Temperature, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class CRLDSettings:
+class CRLDSettings(Checked):
     """KD within and across a weak and a strong view, of the samples of which the teacher is sure.
 
     The defaults are the authors' for CIFAR-100; on ImageNet ce-weight 2 and temperature 1, on Tiny-ImageNet temperature
     2 (and for resnet32x4 → resnet8x4 weights 4 and 1).
     """
 
-    ce_weight: float = 1.0
+    ce_weight: Weight = 1.0
     """Weight of the cross-entropies of both views."""
-    within_weight: float = 2.0
+    within_weight: Weight = 2.0
     """Weight of KL between the networks on the same view."""
-    across_weight: float = 0.5
+    across_weight: Weight = 0.5
     """Weight of KL from the teacher on one view to the student on the other."""
-    temperature: float = 4.0
-    weak_threshold: float = 0.9
+    temperature: Temperature = 4.0
+    weak_threshold: Share = 0.9
     """The teacher's least confidence on the weak view for KL within both views: not, as one might expect, on each."""
-    strong_threshold: float = 0.2
+    strong_threshold: Share = 0.2
     """The teacher's least confidence on the strong view for KL across the views."""
     standardise: bool = False
     """KL compares standardised logits (see kd)."""
-
-    def __post_init__(self) -> None:
-        above_zero("crld", temperature=self.temperature)
-        for name, value in (("weak-threshold", self.weak_threshold), ("strong-threshold", self.strong_threshold)):
-            if not 0 <= value <= 1:
-                raise UserError(f"crld: {name} is from 0 to 1, got {value}")
 
 
 class CRLD(Method):

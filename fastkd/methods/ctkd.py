@@ -7,38 +7,36 @@ README, best epochs).
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
 from fastkd.losses import kd_loss, standardised_logits
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero, at_least
+from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Epochs, Temperature, Weight, between
 
 
 @dataclass(frozen=True, kw_only=True)
-class CTKDSettings:
+class CTKDSettings(Checked):
     """ce_weight · CE + kl_weight · τ² KL(teacher ‖ student), τ learned against the student: it ascends the loss.
 
     τ = start + span · sigmoid(g), where g is one trained number, which begins at 1. Its gradient is multiplied by a
     factor that falls from 0 to −1 over the first epochs, by a cosine.
     """
 
-    ce_weight: float = 0.1
-    kl_weight: float = 0.9
-    start: float = 1.0
-    span: float = 20.0
+    ce_weight: Weight = 0.1
+    kl_weight: Weight = 0.9
+    start: Temperature = 1.0
+    span: Annotated[float, between(0, 1_000)] = 20.0
     """τ lies between start and start + span: up to 21, where the paper says 20."""
-    epochs_of_rise: int = 10
+    epochs_of_rise: Epochs = 10
     """Epochs until the factor is −1; epoch e, counted from 1, is e of them."""
     standardise: bool = False
     """KL compares standardised logits (see kd); their authors have kl-weight 9."""
-
-    def __post_init__(self) -> None:
-        above_zero("ctkd", start=self.start)
-        at_least("ctkd", 0, span=self.span)
-        at_least("ctkd", 1, epochs_of_rise=self.epochs_of_rise)
 
 
 class CTKD(Method):

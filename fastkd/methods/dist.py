@@ -10,31 +10,30 @@ from torch import Tensor
 from fastkd.data.base import Batch
 from fastkd.losses import ce_loss, standardised_logits
 from fastkd.losses.correlation import DISTLoss
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero
+from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Temperature, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class DISTSettings:
+class DISTSettings(Checked):
     """ce_weight · CE + weight · τ² (beta · inter + gamma · intra), both terms 1 − Pearson's correlation.
 
     The defaults are the authors' for CIFAR-100; on ImageNet their temperature is 1.
     """
 
-    ce_weight: float = 1.0
-    weight: float = 2.0
-    beta: float = 1.0
+    ce_weight: Weight = 1.0
+    weight: Weight = 2.0
+    beta: Weight = 1.0
     """Weight of the correlation over the classes, averaged over the samples."""
-    gamma: float = 1.0
+    gamma: Weight = 1.0
     """Weight of the correlation over the samples, averaged over the classes."""
-    temperature: float = 4.0
+    temperature: Temperature = 4.0
     tau_squared: bool = True
     """Multiply by τ², as the authors' code does; the paper's listing does not."""
     standardise: bool = False
     """The networks are compared by standardised logits (see kd)."""
-
-    def __post_init__(self) -> None:
-        above_zero("dist", temperature=self.temperature)
 
 
 class DIST(Method):

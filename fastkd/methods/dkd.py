@@ -5,29 +5,27 @@ from dataclasses import dataclass
 
 from fastkd.data.base import Batch
 from fastkd.losses import DKDLoss
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero, at_least, warm_up_share
+from fastkd.methods.base import Context, Method, MethodLoss, warm_up_share
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import EpochsOrNone, Temperature, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class DKDSettings:
+class DKDSettings(Checked):
     """ce_weight · CE + min(epoch / warmup, 1) · τ² (alpha · TCKD + beta · NCKD), with the authors' warm-up."""
 
-    ce_weight: float = 1.0
-    alpha: float = 1.0
+    ce_weight: Weight = 1.0
+    alpha: Weight = 1.0
     """Weight of KL between (label, all other classes)."""
-    beta: float = 8.0
+    beta: Weight = 8.0
     """Weight of KL within the other classes (mdistiller on CIFAR-100: 2, 6 or 8, by the pair)."""
-    temperature: float = 4.0
-    warmup_epochs: int = 20
+    temperature: Temperature = 4.0
+    warmup_epochs: EpochsOrNone = 20
     """Epochs over which KL's weights rise: epoch e, from 1, has e / warmup of them (20 on CIFAR, 1 on ImageNet)."""
     standardise: bool = False
     """Both KLs compare standardised logits (see kd): its authors have alpha 9, 9 times the beta of the
     pair, and temperature 2 with it."""
-
-    def __post_init__(self) -> None:
-        above_zero("dkd", temperature=self.temperature)
-        at_least("dkd", 0, warmup_epochs=self.warmup_epochs)
 
 
 class DKD(Method):

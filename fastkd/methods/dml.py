@@ -5,21 +5,20 @@ from dataclasses import dataclass
 
 from fastkd.data.base import Batch
 from fastkd.losses import MultiTeacherLoss
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero
+from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Temperature, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class DMLSettings:
+class DMLSettings(Checked):
     """The loss of each network is CE + kl_weight · mean over the others of τ² KL(other ‖ network)."""
 
-    kl_weight: float = 1.0
-    temperature: float = 1.0
+    kl_weight: Weight = 1.0
+    temperature: Temperature = 1.0
     standardise: bool = False
     """KL compares standardised logits (see kd)."""
-
-    def __post_init__(self) -> None:
-        above_zero("dml", temperature=self.temperature)
 
 
 class DML(Method):

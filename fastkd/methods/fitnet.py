@@ -13,18 +13,20 @@ from fastkd.methods.projectors import ProjectedPlaces
 from fastkd.methods.regressors import Regressor
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Place, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitNetSettings:
+class FitNetSettings(Checked):
     """weight · mean squared error between the regressed student map and the teacher's, behind one block.
 
     Everything is trained in one stage, as in all published codes; the paper first trains the student up to the hint.
     """
 
-    weight: float = 100.0
+    weight: Weight = 100.0
     """The default of RepDistiller and SimKD on CIFAR-100."""
-    block: int = 2
+    block: Place = 2
     """Block of both networks, from 1, behind which the hint is taken (RepDistiller and mdistiller 2, SimKD 1)."""
     projector: Literal["regressor", "normalised", "orthogonal"] = "regressor"
     """What brings the student's map to the teacher's. regressor: a convolution, BatchNorm and ReLU; normalised: SRD's,

@@ -15,29 +15,27 @@ from fastkd.methods.base import (
     MethodLoss,
     PrestageTraining,
     PrestageWork,
-    at_least,
     up_to_block,
     weighted,
 )
 from fastkd.methods.maps import blocks_left_out
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import EpochsOrNone, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class FSPSettings:
+class FSPSettings(Checked):
     """Squared distance of the FSP matrices, which tell how the channels of a map go with those of the next.
 
     As published, it trains the student's blocks in a stage of its own and has no part in what follows.
     """
 
-    epochs: int = 30
+    epochs: EpochsOrNone = 30
     """Epochs of that stage, at the student's learning rate (RepDistiller); 0 for none."""
-    weight: float = 0.0
+    weight: Weight = 0.0
     """Weight in the student's own training (RepDistiller is given 50 and does not use it; KD-Zoo trains jointly)."""
-
-    def __post_init__(self) -> None:
-        at_least("fsp", 0, epochs=self.epochs)
 
 
 class FSP(Method):

@@ -5,30 +5,26 @@ from dataclasses import dataclass
 
 from fastkd.data.base import Batch
 from fastkd.losses import JSDLoss
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero
+from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
-from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Share, Temperature, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class JSDSettings:
+class JSDSettings(Checked):
     """ce_weight · CE + weight · JSD, without τ².
 
     The paper is on language models, without a cross-entropy; weight and temperature are its defaults.
     """
 
-    ce_weight: float = 1.0
-    weight: float = 1.0
-    beta: float = 0.5
+    ce_weight: Weight = 1.0
+    weight: Weight = 1.0
+    beta: Share = 0.5
     """The teacher's share of the mixture; at 0 it is KL(teacher ‖ student), at 1 KL(student ‖ teacher)."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     standardise: bool = False
     """The networks are compared by standardised logits (see kd)."""
-
-    def __post_init__(self) -> None:
-        above_zero("jsd", temperature=self.temperature)
-        if not 0 <= self.beta <= 1:
-            raise UserError(f"jsd: beta is from 0 to 1, got {self.beta}")
 
 
 class JSD(Method):

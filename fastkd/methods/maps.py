@@ -1,8 +1,4 @@
-"""What the methods on feature maps share: maps of one size, and blocks that go together."""
-
-from fastkd.losses.maps import map_of, pooled_to, rows_of, to_smaller
-
-__all__ = ["blocks_left_out", "map_of", "pooled_to", "rows_of", "to_smaller"]
+"""What the methods on feature maps share: the note about blocks that are left out."""
 
 
 def blocks_left_out(name: str, student: int, teacher: int, *, kept: str = "first") -> list[str]:

@@ -17,8 +17,10 @@ from torch import Tensor
 from fastkd.data.base import WEAK_AND_STRONG, Batch
 from fastkd.losses import KDLoss, ce_loss
 from fastkd.losses.precision import full_precision
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero
+from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Temperature, Weight
 
 TEMPERATURES = (3.0, 5.0, 2.0, 6.0)
 """Temperatures beside the recipe's own."""
@@ -27,22 +29,19 @@ OF_THE_WEAK_VIEW = (2.0, 6.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MLLDSettings:
+class MLLDSettings(Checked):
     """ce_weight · (CE of both views) + kd_weight · (KL, batch and class Gram terms, each over five temperatures).
 
     The defaults are the authors' for CIFAR-100; on ImageNet temperature 1 and weights 0.5 and 0.5. With standardise
     they have temperature 2 and kd-weight 9.
     """
 
-    ce_weight: float = 0.1
-    kd_weight: float = 0.9
-    temperature: float = 4.0
+    ce_weight: Weight = 0.1
+    kd_weight: Weight = 0.9
+    temperature: Temperature = 4.0
     """The first of the five temperatures."""
     standardise: bool = False
     """KL compares standardised logits (see kd); the Gram terms do not."""
-
-    def __post_init__(self) -> None:
-        above_zero("mlld", temperature=self.temperature)
 
 
 class MLLD(Method):

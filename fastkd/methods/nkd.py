@@ -8,29 +8,28 @@ from dataclasses import dataclass
 
 from fastkd.data.base import Batch
 from fastkd.losses import NKDLoss
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero
+from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Temperature, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class NKDSettings:
+class NKDSettings(Checked):
     """ce_weight · CE − alpha · p_t[y] log p_s[y] − gamma · τ² Σ q_t log q_s over the other classes.
 
     The defaults are the authors' for ResNets on ImageNet; on CIFAR-100 they have gamma 3.5 and temperature 3.
     """
 
-    ce_weight: float = 1.0
-    alpha: float = 1.0
+    ce_weight: Weight = 1.0
+    alpha: Weight = 1.0
     """Weight of the label's term, which is at temperature 1."""
-    gamma: float = 1.5
+    gamma: Weight = 1.5
     """Weight of the other classes' term."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """Temperature among the other classes."""
     standardise: bool = False
     """The networks are compared by standardised logits (see kd)."""
-
-    def __post_init__(self) -> None:
-        above_zero("nkd", temperature=self.temperature)
 
 
 class NKD(Method):

@@ -11,13 +11,15 @@ from fastkd.losses.features import channel_discrepancy
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weighted
 from fastkd.methods.maps import blocks_left_out
 from fastkd.networks.base import Network, Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class NSTSettings:
+class NSTSettings(Checked):
     """weight · sum over the blocks of the maximum mean discrepancy between both networks' channels."""
 
-    weight: float = 50.0
+    weight: Weight = 50.0
     """The default of RepDistiller and mdistiller."""
 
 

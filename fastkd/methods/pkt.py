@@ -9,13 +9,15 @@ from fastkd.data.base import Batch
 from fastkd.losses.relations import neighbourhood_divergence
 from fastkd.methods.base import Method, MethodLoss, up_to_embedding, weighted
 from fastkd.networks.base import Network, Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class PKTSettings:
+class PKTSettings(Checked):
     """weight · KL between the neighbourhoods of each sample in the batch, by cosine similarity."""
 
-    weight: float = 30000.0
+    weight: Weight = 30000.0
     """The default of RepDistiller and mdistiller; high, because their KL is a mean over all B² pairs."""
 
 

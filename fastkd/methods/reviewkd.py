@@ -9,27 +9,25 @@ from torch import Tensor, nn
 
 from fastkd.data.base import Batch
 from fastkd.losses.features import hierarchical_distance
-from fastkd.methods.base import Context, Method, MethodLoss, at_least, up_to_embedding, weighted
+from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import EpochsOrNone, Weight, Width
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReviewKDSettings:
+class ReviewKDSettings(Checked):
     """min(epoch / warmup, 1) · weight · sum over the blocks and the embedding of HCL(fused student, teacher)."""
 
-    weight: float = 5.0
+    weight: Weight = 5.0
     """mdistiller's for resnet32x4 to resnet8x4 (ImageNet: 1 for ResNet34 to ResNet18, 8 for ResNet50 to MobileNet)."""
-    warmup_epochs: int = 20
+    warmup_epochs: EpochsOrNone = 20
     """Epochs over which the weight rises: epoch e, from 1, has e / warmup of it (mdistiller: 1 on ImageNet)."""
     student_preacts: bool = False
     """Take the student's maps before their last activation, as the teacher's always are."""
-    widest: int = 512
+    widest: Width = 512
     """Most channels of the fused maps."""
-
-    def __post_init__(self) -> None:
-        at_least("reviewkd", 0, warmup_epochs=self.warmup_epochs)
-        at_least("reviewkd", 1, widest=self.widest)
 
 
 class ReviewKD(Method):

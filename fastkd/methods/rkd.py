@@ -9,16 +9,18 @@ from fastkd.data.base import Batch
 from fastkd.losses.relations import RKDLoss
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding
 from fastkd.networks.base import Network, Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class RKDSettings:
+class RKDSettings(Checked):
     """weight · (distance_weight · pairs + angle_weight · triples)."""
 
-    weight: float = 1.0
+    weight: Weight = 1.0
     """RepDistiller and mdistiller have this default and the next two."""
-    distance_weight: float = 25.0
-    angle_weight: float = 50.0
+    distance_weight: Weight = 25.0
+    angle_weight: Weight = 50.0
 
 
 class RKD(Method):

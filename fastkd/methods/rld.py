@@ -7,35 +7,33 @@ from dataclasses import dataclass
 
 from fastkd.data.base import Batch
 from fastkd.losses import RLDLoss
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero, at_least, warm_up_share
+from fastkd.methods.base import Context, Method, MethodLoss, warm_up_share
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import EpochsOrNone, Temperature, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLDSettings:
+class RLDSettings(Checked):
     """ce_weight · CE + min(epoch / warmup, 1) · (alpha · τ_a² SCD + beta · τ² MCD), with the authors' warm-up.
 
     The defaults are the authors' for CIFAR-100; on ImageNet the temperatures are 1, beta is 0.5 (ResNet34 → ResNet18)
     or 2, and the warm-up one epoch. With standardise they multiply alpha and beta by 9 and set both temperatures to 2.
     """
 
-    ce_weight: float = 1.0
-    alpha: float = 1.0
+    ce_weight: Weight = 1.0
+    alpha: Weight = 1.0
     """Weight of SCD: the teacher's greatest probability against the student's of the label."""
-    beta: float = 8.0
+    beta: Weight = 8.0
     """Weight of MCD: KL within the classes to which the teacher gives less than to the label."""
-    temperature: float = 4.0
+    temperature: Temperature = 4.0
     """Temperature of MCD."""
-    target_temperature: float = 1.0
+    target_temperature: Temperature = 1.0
     """Temperature of SCD; the authors' option --same-t makes it that of MCD."""
-    warmup_epochs: int = 20
+    warmup_epochs: EpochsOrNone = 20
     """Epochs over which both weights rise: epoch e, from 1, has e / warmup of them."""
     standardise: bool = False
     """The networks are compared by standardised logits (see kd)."""
-
-    def __post_init__(self) -> None:
-        above_zero("rld", temperature=self.temperature, target_temperature=self.target_temperature)
-        at_least("rld", 0, warmup_epochs=self.warmup_epochs)
 
 
 class RLD(Method):

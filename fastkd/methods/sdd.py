@@ -2,41 +2,43 @@
 NKD on the logits of parts of the image. The authors' tables print the best epoch."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
 from fastkd.losses import DKDLoss, MultiTeacherLoss, NKDLoss, ce_loss, standardised_logits
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero, at_least, warm_up_share
+from fastkd.losses.maps import pooled_to
+from fastkd.methods.base import Context, Method, MethodLoss, warm_up_share
 from fastkd.methods.class_maps import Classifiers
-from fastkd.methods.maps import pooled_to
 from fastkd.networks.base import Output
 from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import EpochsOrNone, Temperature, Weight, whole
 
 FINEST = 4
 """Parts along a side at the finest scale, from which the authors' code pools the others too."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SDDSettings:
+class SDDSettings(Checked):
     """ce_weight · CE + min(epoch / warmup, 1) · the mean over samples and parts of w · loss of the part's logits.
 
     A part counts twice where the teacher is right on exactly one of the part and the whole image. The defaults are the
     authors' for SDD-DKD on CIFAR-100.
     """
 
-    ce_weight: float = 1.0
+    ce_weight: Weight = 1.0
     base: Literal["kd", "dkd", "nkd"] = "dkd"
     """kd: alpha · τ² KL. dkd: τ² (alpha · TCKD + beta · NCKD). nkd: alpha · target + beta · τ² others."""
-    alpha: float = 1.0
-    beta: float = 8.0
+    alpha: Weight = 1.0
+    beta: Weight = 8.0
     """The authors set gamma of NKD by it."""
-    temperature: float = 4.0
-    scales: tuple[int, ...] = (1, 2, 4)
+    temperature: Temperature = 4.0
+    scales: tuple[Annotated[int, whole(1, 4)], ...] = (1, 2, 4)
     """Parts along a side: 1 is the whole image, and always among them; (1, 2) for some of the authors' pairs."""
-    warmup_epochs: int = 20
+    warmup_epochs: EpochsOrNone = 20
     arithmetic: Literal["code", "paper"] = "code"
     """With base nkd. code: "the other classes" are all classes, the label among them, as the authors' code masks none;
     paper: those of NKD."""
@@ -44,9 +46,8 @@ class SDDSettings:
     """The networks are compared by standardised logits (see kd)."""
 
     def __post_init__(self) -> None:
-        above_zero("sdd", temperature=self.temperature)
-        at_least("sdd", 0, warmup_epochs=self.warmup_epochs)
-        if self.scales[:1] != (1,) or set(self.scales) - {1, 2, FINEST}:
+        super().__post_init__()
+        if self.scales[:1] != (1,) or list(self.scales) != sorted({*self.scales} & {1, 2, FINEST}):
             raise UserError(f"sdd: scales are 1 and after it some of 2 and 4, got {list(self.scales)}")
 
 
@@ -124,7 +125,7 @@ def _loss_of_parts(settings: SDDSettings) -> nn.Module:
     return EveryClass(settings.alpha, settings.beta, **common)
 
 
-def parts_of(map_BCHW: Tensor, scales: tuple[int, ...]) -> Tensor:
+def parts_of(map_BCHW: Tensor, scales: tuple[Annotated[int, whole(1, 4)], ...]) -> Tensor:
     """[B,N,C]: the mean of each part; the whole image comes first, parts of a scale row by row."""
     finest = pooled_to(map_BCHW, (FINEST, FINEST))
     return torch.cat([pooled_to(finest, (scale, scale)).flatten(2) for scale in scales], 2).mT

@@ -9,13 +9,15 @@ from fastkd.data.base import Batch
 from fastkd.losses.relations import similarity_distance
 from fastkd.methods.base import Method, MethodLoss, up_to_block, weighted
 from fastkd.networks.base import Network, Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class SPSettings:
+class SPSettings(Checked):
     """weight · squared distance of the batch's similarity matrices, each row of length 1, divided by B²."""
 
-    weight: float = 3000.0
+    weight: Weight = 3000.0
     """The default of RepDistiller, SimKD and mdistiller, for 64 samples a batch: with the divisor it depends on B."""
 
 

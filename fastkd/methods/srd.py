@@ -16,6 +16,8 @@ from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
 from fastkd.methods.projectors import NormalisedProjector
 from fastkd.networks.base import Network, Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight
 
 EPSILON = {"differences": 1e-4, "correlations": torch.finfo(torch.float32).tiny}
 """Added to the variances; none in the authors' code for DeiT, which PyTorch refuses."""
@@ -24,10 +26,10 @@ LOG_EPSILON = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class SRDSettings:
+class SRDSettings(Checked):
     """weight · log Σ |difference|^4 of the projected embedding from the teacher's, both normalised over the batch."""
 
-    weight: float = 2.0
+    weight: Weight = 2.0
     """The authors' for convolutional networks on ImageNet (1 for the form "correlations")."""
     form: Literal["differences", "correlations"] = "differences"
     """What is taken to the fourth power. differences: that of every entry (the authors' ImageNet code); correlations: 1

@@ -11,13 +11,15 @@ from fastkd.losses.features import mean_squared_error
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding
 from fastkd.methods.regressors import Frozen
 from fastkd.networks.base import Network, Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class SRRLSettings:
+class SRRLSettings(Checked):
     """weight · (MSE of the embeddings + MSE of the teacher's classifier on both)."""
 
-    weight: float = 1.0
+    weight: Weight = 1.0
     """The default of SimKD's code, and of the authors'."""
     source: Literal["embedding", "map"] = "embedding"
     """What the connector works on: the pooled vector (SimKD's code), or the map before pooling (the authors')."""

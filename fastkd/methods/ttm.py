@@ -6,30 +6,30 @@ are the authors' README's figures, those of CIFAR-100 of the best epoch.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from fastkd.data.base import Batch
 from fastkd.losses import TTMLoss
-from fastkd.methods.base import Context, Method, MethodLoss, at_least
+from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight, between
 
 
 @dataclass(frozen=True, kw_only=True)
-class TTMSettings:
+class TTMSettings(Checked):
     """ce_weight · CE + kl_weight · KL(p_t^exponent, normalised ‖ p_s), the student at temperature 1.
 
     The defaults are those of the authors' example, vgg13 → vgg8.
     """
 
-    ce_weight: float = 1.0
-    kl_weight: float = 45.0
+    ce_weight: Weight = 1.0
+    kl_weight: Weight = 45.0
     """Weight of KL; large, as no τ² stands in front of it."""
-    exponent: float = 0.1
+    exponent: Annotated[float, between(0, 1_000)] = 0.1
     """γ of the paper: the power of the teacher's probabilities, 1 over its temperature."""
     standardise: bool = False
     """The networks are compared by standardised logits (see kd)."""
-
-    def __post_init__(self) -> None:
-        at_least("ttm", 0, exponent=self.exponent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ class WTTMSettings(TTMSettings):
     The defaults are those with which the authors join it to CRD (`--method wttm+crd`).
     """
 
-    kl_weight: float = 4.0
-    exponent: float = 0.2
+    kl_weight: Weight = 4.0
+    exponent: Annotated[float, between(0, 1_000)] = 0.2
 
 
 class TTM(Method):

@@ -14,6 +14,8 @@ from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.methods.fitnet import hint_place
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Place, Weight
 
 SMOOTHING = 0.1
 """Label smoothing of the weak head's loss."""
@@ -21,7 +23,7 @@ EPSILON = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class USKDSettings:
+class USKDSettings(Checked):
     """ce_weight · CE + alpha · target + beta · others + mu · weak.
 
     target: −P log p[y], P = p[y]² + 1 − the batch's mean of p[y]². others: the cross-entropy of the other classes with
@@ -30,11 +32,11 @@ class USKDSettings:
     convolutional networks on ImageNet.
     """
 
-    ce_weight: float = 1.0
-    alpha: float = 1.0
-    beta: float = 0.1
-    mu: float = 0.005
-    block: int | None = None
+    ce_weight: Weight = 1.0
+    alpha: Weight = 1.0
+    beta: Weight = 0.1
+    mu: Weight = 0.005
+    block: Place | None = None
     """Block, from 1, behind which the weak head stands; None: the last but one."""
     ranking: Literal["code", "paper"] = "code"
     """What the network itself says in the order of the classes: code, its log-probabilities, as a variable is

@@ -9,21 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.maps import rows_of, to_smaller
 from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
-from fastkd.methods.maps import rows_of, to_smaller
 from fastkd.methods.projectors import OrthogonalProjector
 from fastkd.networks.base import Network, Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class VkDSettings:
+class VkDSettings(Checked):
     """weight · smooth L1 distance of the projected embedding from the teacher's, normalised over its channels.
 
     The paper's image classifiers have it beside CE and KL at temperature 1, all with weight 1 (`--method kd+vkd`).
     """
 
-    weight: float = 1.0
+    weight: Weight = 1.0
     form: Literal["embedding", "places"] = "embedding"
     """places: every place of the last map is a sample, scaled and shifted after the projection, and both sides are
     normalised over all samples in each feature (the authors' code for detectors)."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fastkd.methods import find_method, split_methods
+from fastkd.methods import find_method, short_name, split_methods
 from fastkd.methods.base import Waypoints
 from fastkd.recipes.planned import (
     Peer,
@@ -146,7 +146,7 @@ def _prestages(student: PlannedDistillation) -> list[PlannedDistillation]:
         )
         before.append(
             PlannedPrestage(
-                name=f"{student.name}-{method.rpartition(':')[2].lower()}",
+                name=f"{student.name}-{short_name(method)}",
                 role=student.role,
                 network=student.network,
                 training=training,

@@ -33,7 +33,7 @@ from fastkd.run.job import Job
 from fastkd.run.weights import Deployment, Description, rebuilt
 from fastkd.support import distributed
 from fastkd.support.errors import UserError
-from fastkd.support.plain import to_plain
+from fastkd.support.plain import check_fields, to_plain
 from fastkd.training.stages import Distill, Mutual, Prestage, Stage, StudentAware, Supervised
 
 
@@ -229,4 +229,5 @@ def _method(name: str, planned: PlannedDistillation | PlannedMutual, context: Co
         raise UserError(f"{name} has {wanted} teacher{'s' * (wanted != '1')}, got {count}")
     if kind.fixed_batch_size and not training.drop_last and context.samples % training.batch_size:
         raise UserError(f"{name}: every batch has the same size: it needs --drop-last on")
+    check_fields(planned.settings[name])  # a method from elsewhere has settings that check nothing
     return kind(planned.settings[name], context)

@@ -28,6 +28,7 @@ from fastkd.run.builder import Builder
 from fastkd.run.earlier import Earlier
 from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
+from fastkd.run.outlook import Outlook
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
 from fastkd.support.distributed import first_of_all, is_main, local_processes, on_main, wait_for_all
@@ -89,24 +90,32 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
     set_up(job.execution, job.device)
     with locked(folder) if is_main() else contextlib.nullcontext():
         if is_main():
-            how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
-            write_json(folder / "env.json", environment.collect() | how)
-        results = []
+            _write_environment(folder, job)
+        results, outlook = [], Outlook(job.course, recipe.seeds)
         for seed in range(recipe.seed, recipe.seed + recipe.seeds):
             own = folder if recipe.seeds == 1 else folder / f"seed-{seed}"
             if is_main() and recipe.seeds > 1:
                 make_folder(own)
                 write_json(own / "recipe.json", recipe_to_plain(dataclasses.replace(recipe, seed=seed, seeds=1)))
-            results.append(Run(job, seed, own, session).carry_out())
+            results.append(Run(job, seed, own, session, outlook).carry_out())
         return results
+
+
+def _write_environment(folder: Path, job: Job) -> None:
+    """Writes env.json: what this call of the program runs on, and the calls before it."""
+    path = folder / "env.json"
+    before = environment.calls(read_json(path)) if path.is_file() else []
+    how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
+    write_json(path, environment.this_call() | {"earlier": before} | environment.collect() | how)
 
 
 class Run:
     """One seed of a job, in its own folder."""
 
-    def __init__(self, job: Job, seed: int, folder: Path, session: Session):
+    def __init__(self, job: Job, seed: int, folder: Path, session: Session, outlook: Outlook | None = None):
         self.job, self.seed, self.folder, self.session = job, seed, folder, session
         self.builder, self.earlier = Builder(job, seed), Earlier(job.course)
+        self.outlook = outlook or Outlook(job.course, seeds=1)
         self.results: dict[str, Any] = {"seed": self.seed, "stages": {}, "similarity": {}}
         """{"seed", "stages": {name: {"network", "parameters", "epochs", "train", "test", "best", "seconds", …}},
         "similarity": {name: {"kl", "cka", "agreement"}}}, as it stands in results.json."""
@@ -125,6 +134,7 @@ class Run:
                 self._take_up(planned)
             else:
                 self._carry_out_stage(planned, log)
+            self.outlook.finished(planned.name, self.results["stages"][planned.name].get("seconds", 0.0))
         return self.results
 
     def dry_run(self) -> list[dict[str, Any]]:
@@ -235,6 +245,7 @@ class Run:
             eval_every=self.job.recipe.eval_every,
             execution=self.job.execution,
             identity=self._identity(planned),
+            seconds_after=lambda per_epoch: self.outlook.seconds_after(planned.name, per_epoch),
         )
 
     def _identity(self, planned: PlannedStage) -> Identity:

@@ -156,6 +156,14 @@ class _Logits(nn.Module):
         return self.network(images_BCHW).logits
 
 
+def check_export(path: Path) -> None:
+    """Raises UserError where `export_network` cannot write such a file."""
+    if path.suffix != ".pt2":
+        raise UserError(f"--export writes a torch.export program, as in student.pt2, and no other kind; got {path}")
+    if not path.parent.is_dir():
+        raise UserError(f"--export {path}: there is no folder {path.parent}")
+
+
 def export_network(path: Path, network: Network, image_size: int) -> None:
     """A `torch.export` program from normalised images [B,3,S,S], any B, to logits [B,K]; loading takes torch alone."""
     device = next(network.parameters()).device

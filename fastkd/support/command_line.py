@@ -18,6 +18,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from fastkd.support.errors import UserError, nearest
 from fastkd.support.fields import group_prefix, is_fixed
+from fastkd.support.ranges import bare, range_of, shortened
 
 T = TypeVar("T")
 
@@ -51,12 +52,14 @@ def read_options(
 
     groups: further dataclasses, whose fields are the options `--GROUP.FIELD`, all optional; see `of_group`.
     """
+    _refuse_empty(arguments)
     known = {"help", *option_names(kind)}
     for prefix, inner in (groups or {}).items():
         known |= {f"{prefix}.{name}" for name in option_names(inner)}
+    spelled = {name.replace("_", "-") for name in known}
     for argument in arguments:
         name = argument.removeprefix("--").partition("=")[0].replace("_", "-")
-        if argument.startswith("--") and name and name.removeprefix("no-") not in known:
+        if argument.startswith("--") and name and name.removeprefix("no-") not in spelled:
             hint = nearest(f"--{name}", (f"--{option}" for option in known))
             raise UserError(f"no option --{name}" + ("; --help lists them" if hint.startswith("; known") else hint))
     parsed_by = _command_line_class(kind, groups=groups or {})
@@ -68,6 +71,17 @@ def read_options(
         if end.code:
             raise UserError(_first_sentence(shown.getvalue())) from None
         raise
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuses an empty value, as a variable of a script that is not set leaves it: it would mean something else."""
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if not argument.strip():
+            name = next((word for word in reversed(arguments[:place]) if word.startswith("--")), "an argument")
+        elif not argument.startswith("--") or not equals or value.strip():
+            continue
+        raise UserError(f"{name} is empty: give it a value, or leave it out")
 
 
 def of_group(options: Any, group: str) -> Any:
@@ -125,6 +139,9 @@ def _command_line_class(
         elif inner is not None or all_optional:
             annotated = Annotated[Any, _specification(inner or field.type), tyro.conf.arg(help_behavior_hint="")]
             fields.append((field.name, annotated, dataclasses.field(default=None)))
+        elif bare(field.type) in (int, float, Path):
+            default = {} if field.default is dataclasses.MISSING else {"default": field.default}
+            fields.append((field.name, Annotated[field.type, _specification(field.type)], dataclasses.field(**default)))
     for name, settings in (groups or {}).items():
         fields.append(_group_field(_attribute(name), settings, name, help=f"Settings of {name}."))
     silent = {"__post_init__": lambda self: None}  # there is nothing to validate until the recipe's values are in
@@ -142,20 +159,22 @@ def _group_field(name: str, settings: Any, prefix: str, help: str | None = None)
 
 def _without_none(kind: Any) -> Any:
     """The type X of `X | None`; None for any other type."""
+    kind = bare(kind)
     if get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind):
         return next(argument for argument in get_args(kind) if argument is not type(None))
     return None
 
 
-def _specification(kind: Any) -> PrimitiveConstructorSpec[Any]:
+def _specification(annotation: Any) -> PrimitiveConstructorSpec[Any]:
+    kind = bare(annotation)
     if get_origin(kind) is Literal:
         return _specified(1, "{" + ",".join(get_args(kind)) + "}", lambda words: words[0], get_args(kind))
     if kind is bool:
         return _specified(1, "{on,off}", lambda words: words[0] == "on", ("on", "off"))
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
-        return _specified("*", f"{_metavar(inner)} …", lambda words: _read_all(inner, words))
-    return _specified(1, _metavar(kind), lambda words: _read(kind, words[0]))
+        return _specified("*", f"{_METAVARS[bare(inner)]} …", lambda words: _read_all(inner, words))
+    return _specified(1, _METAVARS[kind], lambda words: _read(annotation, words[0]))
 
 
 def _specified(nargs: Any, metavar: str, read: Any, choices: Any = None) -> PrimitiveConstructorSpec[Any]:
@@ -169,19 +188,32 @@ def _specified(nargs: Any, metavar: str, read: Any, choices: Any = None) -> Prim
     )
 
 
-def _metavar(kind: Any) -> str:
-    return {int: "INT", float: "FLOAT", str: "NAME", Path: "PATH"}[kind]
+_METAVARS = {int: "INT", float: "FLOAT", str: "NAME", Path: "PATH"}
 
 
-def _read_all(kind: Any, words: Sequence[str]) -> tuple[Any, ...]:
+def _read_all(annotation: Any, words: Sequence[str]) -> tuple[Any, ...]:
     try:
-        return tuple(_read(kind, word) for word in words)
+        return tuple(_read(annotation, word) for word in words)
     except ValueError as error:
         raise ValueError(f"{error}; the option takes all words that follow it: put RECIPE in front") from None
 
 
-def _read(kind: Any, word: str) -> Any:
+def _read(annotation: Any, word: str) -> Any:
+    kind, allowed = bare(annotation), range_of(annotation)
+    if kind is Path:
+        return expanded(word)
     try:
-        return kind(word)
+        value = kind(word)
     except ValueError:
-        raise ValueError(f"expected {_metavar(kind)}, got {word!r}") from None
+        raise ValueError(f"expected {_METAVARS[kind]}, got {shortened(word)}") from None
+    if allowed is not None and (expected := allowed.refuses(value)):
+        raise ValueError(f"expected {expected}, got {shortened(word)}")
+    return value
+
+
+def expanded(word: str) -> Path:
+    """The path, with a home folder for a leading ~, which a shell leaves alone behind `--run=`."""
+    try:
+        return Path(word).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{word}: there is no such home folder") from error

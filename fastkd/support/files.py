@@ -48,6 +48,15 @@ def make_folder(path: Path) -> None:
         raise UserError(f"cannot create the folder {path}: {reason(error)}") from error
 
 
+def free_path(path: Path) -> Path:
+    """The path itself, or `NAME-2.ENDING`, `NAME-3.ENDING` …: the first where nothing stands."""
+    number, found = 1, path
+    while os.path.lexists(found):
+        number += 1
+        found = path.with_stem(f"{path.stem}-{number}")
+    return found
+
+
 def reason(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full"

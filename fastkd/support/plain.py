@@ -1,14 +1,38 @@
-"""Dataclasses to plain JSON types and back, checked against their annotations."""
+"""Dataclasses to plain JSON types and back, checked against their annotations.
+
+An annotation says of which type a value is and, for a number, in which range (`fastkd.support.ranges`). A float without
+a range is finite, an integer without one fits 64 bits.
+"""
 
 import dataclasses
+import functools
 import types
 import typing
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from fastkd.support.errors import UserError, nearest
+from fastkd.support.ranges import bare, range_of, shortened
 
 T = TypeVar("T")
+
+
+class Checked:
+    """Base of settings dataclasses, whose fields are checked against their annotations whoever makes one.
+
+    Raises UserError, which names the class and the field. A subclass with a `__post_init__` of its own calls this one.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def check_fields(settings: Any) -> None:
+    """Raises UserError for a field of a dataclass whose value is not what its annotation says."""
+    kind = type(settings)
+    for name, hint in _hints(kind).items():
+        if hasattr(settings, name):
+            _read(hint, getattr(settings, name), f"{kind.__name__}.{name}")
 
 
 def to_plain(value: Any) -> Any:
@@ -59,7 +83,8 @@ def differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any,
     return [] if before == after else [(path, before, after)]
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
+def _read(annotation: Any, value: Any, where: str) -> Any:
+    kind = bare(annotation)
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -69,28 +94,35 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return _read(next(argument for argument in arguments if argument is not type(None)), value, where)
     if origin is Literal:
         if value not in arguments:
-            raise UserError(f"{where} is {value!r}, expected one of {', '.join(map(repr, arguments))}")
+            raise UserError(f"{where} is {shortened(value)}, expected one of {', '.join(map(repr, arguments))}")
         return value
     if origin is tuple:
         return _read_tuple(arguments, value, where)
     if origin is dict:
         if not isinstance(value, dict):
-            raise UserError(f"{where} is {value!r}, expected a dictionary")
+            raise UserError(f"{where} is {shortened(value)}, expected a dictionary")
         return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
         return _read_dataclass(kind, value, where)
     if kind is Path:
-        return Path(_read(str, value, where))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{where} is {value!r}, expected {kind.__name__}")
-    return value
+        return value if isinstance(value, Path) else Path(_read(str, value, where))
+    allowed = range_of(annotation)
+    fitting = isinstance(value, (int, float) if kind is float else kind)
+    if not fitting or (allowed is not None and isinstance(value, bool)):
+        raise UserError(f"{where} is {shortened(value)}, expected {kind.__name__}")
+    if allowed is not None and (expected := allowed.refuses(value)):
+        raise UserError(f"{where} is {shortened(value)}, expected {expected}")
+    return float(value) if kind is float else value
+
+
+@functools.cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 def _read_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise UserError(f"{where} is {value!r}, expected a list")
+        raise UserError(f"{where} is {shortened(value)}, expected a list")
     kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
     if len(kinds) != len(value):
         raise UserError(f"{where} has {len(value)} entries, expected {len(kinds)}")
@@ -99,9 +131,11 @@ def _read_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any
 
 
 def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(value, kind):
+        return value
     if not isinstance(value, dict):
-        raise UserError(f"{where} is {value!r}, expected a dictionary")
-    hints = typing.get_type_hints(kind)
+        raise UserError(f"{where} is {shortened(value)}, expected a dictionary")
+    hints = _hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name in value:
         if name not in fields:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, Views
 from fastkd.losses import SFTNLoss, ce_loss
+from fastkd.methods import short_name
 from fastkd.methods.base import Method, MethodLoss, Terms
 from fastkd.networks.base import Network, Output
 
@@ -146,7 +147,7 @@ class Distill(Stage):
             loss = method(*(first_view if method.views.count == 1 else every_view), batch)
             total = total + loss.total
             # A single method's terms keep their short names; several are told apart by the method's.
-            prefix = f"{name}." if len(self.methods) > 1 else ""
+            prefix = f"{short_name(name)}." if len(self.methods) > 1 else ""
             terms |= {prefix + term: value for term, value in loss.terms.items()}
             hits = loss.hits if loss.hits is not None else hits
         assert hits is not None, "one of the methods is a logit method"

@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastkd.data import ResidentLoader
 from fastkd.data.base import Batch, Loader, RawBatch
-from fastkd.support.display import duration
 from fastkd.support.distributed import any_rank, share_buffers, world_size
+from fastkd.support.live import duration
 from fastkd.training.capture import Recorder, first_lines
 from fastkd.training.compilation import compile_stage, undo_compile
 from fastkd.training.execution import EVERYTHING_OFF, Resolved

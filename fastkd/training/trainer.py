@@ -15,6 +15,7 @@ from fastkd.support.distributed import agreed, first_of_all, from_all, is_main, 
 from fastkd.support.errors import UserError
 from fastkd.support.files import read_state, write_state
 from fastkd.support.interrupt import Stopped
+from fastkd.support.live import Look
 from fastkd.support.log import MetricsLog
 from fastkd.support.session import Session
 from fastkd.training.capture import CudaRecorder, first_lines
@@ -23,6 +24,7 @@ from fastkd.training.execution import EVERYTHING_OFF, Resolved
 from fastkd.training.identity import Identity
 from fastkd.training.meter import Meter, Totals
 from fastkd.training.optimisation import Training, build_optimizer, load_optimizer_state
+from fastkd.training.pace import Pace
 from fastkd.training.stages import Stage
 from fastkd.training.step import Step
 
@@ -72,14 +74,18 @@ class Trainer:
         eval_every: int = 1,
         execution: Resolved = EVERYTHING_OFF,
         identity: Identity = Identity(),  # noqa: B008 - it is frozen
+        seconds_after: Callable[[float], float] = lambda per_epoch: 0.0,
     ):
+        """seconds_after: how long the trainings after this one will take, from the seconds of an epoch of this one."""
         self.name, self.stage, self.training, self.train_source, self.test_source = name, stage, training, train, test
         self.device, self.session = device, session
-        self.checkpoint, self.log, self.eval_every = checkpoint, log, eval_every
+        self.checkpoint, self.log = checkpoint, log
         self.title = title or name
         self.identity = identity
         """What the stage's numbers depend on; a checkpoint with another identity is refused."""
         self.steps_per_epoch = train.loader.steps
+        self.pace = Pace(training.epochs, self.steps_per_epoch, eval_every, stage.evaluates)
+        self.seconds_after = seconds_after
         for module in (stage, train.prepare, test.prepare):
             module.to(device)
         if execution.channels_last:
@@ -160,9 +166,7 @@ class Trainer:
         self._log_epoch(train, rate)
 
     def _evaluation_is_due(self) -> bool:
-        if not self.stage.evaluates:
-            return False
-        return self.progress.epoch % self.eval_every == 0 or self.progress.epoch == self.training.epochs
+        return self.pace.evaluation_is_due(self.progress.epoch)
 
     def _due(self) -> bool:
         """Whether to read the live numbers; with several processes all of them must, so only at agreed steps."""
@@ -179,7 +183,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         self.stage.eval()
-        progress = self.progress
+        progress, started = self.progress, time.monotonic()
         try:
             progress.test = self.evaluation()
         except TorchDynamoException as error:  # what compiles in training may not in evaluation
@@ -193,6 +197,7 @@ class Trainer:
         top1 = main["top1"] / main["samples"]
         if not progress.best or top1 > progress.best["top1"]:
             progress.best = {"epoch": progress.epoch, "top1": top1}
+        self.pace.evaluation_seconds = time.monotonic() - started
 
     def _log_epoch(self, train: dict[str, float], rate: float) -> None:
         progress = self.progress
@@ -239,11 +244,20 @@ class Trainer:
     def _show(self, seconds: float, steps: int) -> None:
         self._check_finite()
         done = self.progress.epoch * self.steps_per_epoch + self.progress.step
-        total = self.training.epochs * self.steps_per_epoch
         per_step = seconds / max(steps, 1)
-        rate = self.training.batch_size / max(per_step, 1e-9)
-        values = self._means(self.step.meter.read())
-        self.session.display.live(self.title, done, total, values, rate, (total - done) * per_step)
+        left = self.pace.seconds_left(done, per_step)
+        look = Look(
+            title=self.title,
+            epoch=self.progress.epoch + 1,
+            epochs=self.training.epochs,
+            done=done,
+            total=self.pace.steps,
+            rate=self.training.batch_size / max(per_step, 1e-9),
+            seconds_left=left,
+            run_seconds_left=left + self.seconds_after(self.pace.seconds_per_epoch(per_step)),
+            values=self._means(self.step.meter.read()),
+        )
+        self.session.display.live(look)
 
     def _check_finite(self) -> None:
         bad = self.step.first_bad_step.item()

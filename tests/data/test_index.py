@@ -35,7 +35,7 @@ def probed(monkeypatch):
 
 
 def found(root, cache=None, threads=2):
-    return scan(root / "train", class_folders(root / "train"), threads=threads, cache=cache, name="train")
+    return scan(root / "train", class_folders(root / "train")[0], threads=threads, cache=cache, name="train")
 
 
 def equal(left, right):

@@ -10,7 +10,7 @@ from helpers.walk import batch, build, distill
 from torch import nn
 
 from fastkd.losses.relations import relations
-from fastkd.methods import split_methods
+from fastkd.methods import METHODS, short_name, split_methods
 from fastkd.methods.oh import margin
 from fastkd.methods.regressors import Regressor
 from fastkd.methods.smallest_combination import smallest_combination
@@ -270,3 +270,16 @@ def test_a_stage_before_leaves_the_head_alone():
         assert not any(student.head is module for module in prestage.trained)
         loss = run(method, feature, feature)
         assert loss.total == 0 and loss.terms == {}
+
+
+class TestShortNames:
+    """A method is called in options, logs and names of stages by one name."""
+
+    def test_of_the_table_and_of_an_import_path(self):
+        assert all(short_name(name) == name for name in METHODS)
+        assert short_name("package.module:LogitMatch") == "logitmatch"
+
+    @pytest.mark.parametrize("names", ("kd+kd", "kd+package.module:KD", "kd+one:Match+other:Match"))
+    def test_two_of_one_name_are_refused(self, names):
+        with pytest.raises(UserError, match="stands twice"):
+            split_methods(names)

@@ -30,7 +30,10 @@ from fastkd.training.stages import Mutual, Prestage
 
 def walks():
     return [
-        pytest.param(name, pair, id=f"{name}, {pair}") for name in METHODS for pair in PAIRS if not refused(name, pair)
+        pytest.param(name, pair, id=f"{name}, {pair}", marks=pytest.mark.slow if pair == "mobile" else ())
+        for name in METHODS
+        for pair in PAIRS
+        if not refused(name, pair)
     ] + [pytest.param("fsp", ("resnet14", "resnet8"), id="fsp, same channels")]
 
 

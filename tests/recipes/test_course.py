@@ -109,7 +109,7 @@ class TestWaypoints:
         "change, words",
         [
             ({"anchors": 3}, "the teacher's 2 epochs do not divide into 3 anchors"),
-            ({"anchors": 0}, "rco: anchors is at least 1, got 0"),
+            ({"anchors": 0}, "RCOSettings.anchors is 0, expected a whole number from 1 to 1,000"),
         ],
     )
     def test_too_many_or_none(self, change, words):

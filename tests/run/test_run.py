@@ -40,6 +40,16 @@ def test_what_a_run_leaves(finished):
     assert open_run(finished) == tiny_recipe(keep_epochs=(1,))
 
 
+def test_every_call_of_a_run_is_told(tmp_path):
+    """When, where and by which command, whatever an earlier program left there."""
+    train(tiny_recipe(), tmp_path / "run")
+    first = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert all(first[name] for name in ("date", "host", "command", "cores", "operations")) and first["earlier"] == []
+    train(tiny_recipe(), tmp_path / "run")
+    again = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert again["earlier"] == [{name: first[name] for name in ("date", "host", "command")}]
+
+
 def test_the_log_has_every_epoch(finished):
     records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     epochs = [(record["stage"], record["epoch"], record["step"]) for record in records]

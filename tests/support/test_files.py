@@ -210,3 +210,11 @@ class TestLock:
     def test_a_folder_that_is_gone_is_named(self, tmp_path):
         with pytest.raises(UserError, match="cannot write in .*gone: No such file"), files.locked(tmp_path / "gone"):
             pass
+
+
+def test_a_free_path_is_one_where_nothing_stands(tmp_path):
+    wanted = tmp_path / "sheet.png"
+    assert files.free_path(wanted) == wanted
+    wanted.touch()
+    (tmp_path / "sheet-2.png").symlink_to(tmp_path / "gone")  # writing there would make what it leads to
+    assert files.free_path(wanted) == tmp_path / "sheet-3.png"

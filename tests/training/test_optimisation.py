@@ -113,11 +113,12 @@ def test_the_rate_is_changed_in_place_and_survives_loading():
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"epochs": 0}, "epochs is at least 1"),
-        ({"lr": 0.0}, "learning rate is above 0"),
-        ({"lr": float("nan")}, "learning rate is above 0"),
+        ({"epochs": 0}, "Training.epochs is 0, expected a whole number from 1"),
+        ({"lr": 0.0}, "Training.lr is 0.0, expected a number above 0"),
+        ({"lr": float("nan")}, "Training.lr is nan, expected a number above 0"),
         ({"warmup_epochs": 9}, "warm-up takes 0 to 5 epochs, got 9"),
         ({"milestones": (3, 2)}, "milestones rise"),
+        ({"milestones": (1, 2), "factor": 1e25}, "the learning rate is about 1e.49 after 2 milestones"),
         ({"optimizer": "adam", "nesterov": True}, "Nesterov momentum belongs to SGD"),
     ],
 )

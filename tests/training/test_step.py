@@ -79,8 +79,8 @@ class TestTraining:
         "settings, words",
         [
             ({"accumulate": 3}, "batch of 64 images does not divide into 3 parts"),
-            ({"clip_norm": 0.0}, "clipped to a norm above 0"),
-            ({"ema": 1.0}, "decay of the averaged weights"),
+            ({"clip_norm": 0.0}, "Training.clip_norm is 0.0, expected a number above 0"),
+            ({"ema": 1.0}, "Training.ema is 1.0, expected a number from 0 to below 1"),
         ],
     )
     def test_mistakes(self, settings, words):

@@ -24,8 +24,7 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(
+SHAPES = given(
     form=st.sampled_from(list(FORMS)),
     dtype=st.sampled_from(DTYPES),
     samples=st.integers(1, 12),
@@ -34,11 +33,21 @@ def poisoned_memory():
     ignored=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_random_shapes(form, dtype, samples, classes, partners, ignored, seed):
+
+
+def no_worse_in_this_shape(form, dtype, samples, classes, partners, ignored, seed):
     logits, labels = random_logits(1 + partners, samples, classes, dtype, seed)
     if ignored:
         labels[::3] = -100
     assert_no_worse(form, logits, labels)
+
+
+def tried(examples: int):
+    return settings(max_examples=examples, deadline=None, derandomize=True)(SHAPES(no_worse_in_this_shape))
+
+
+test_random_shapes = tried(15)
+test_many_random_shapes = pytest.mark.slow(tried(150))
 
 
 @pytest.mark.parametrize("form", FORMS)
