@@ -2,8 +2,9 @@
 teacher", NeurIPS 2022, arXiv 2205.10536)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
 
 EPSILON = 1e-8
@@ -32,7 +33,7 @@ def length(rows_NM: Tensor) -> Tensor:
     return torch.where(squares > 0, torch.where(squares > 0, squares, 1).sqrt(), 0)
 
 
-class DISTLoss(nn.Module):
+class DISTLoss(TensorLoss):
     """τ² (beta · inter + gamma · intra) of [B,K] logits (see `correlation_losses`), without a cross-entropy.
 
     tau_squared: the authors' code multiplies by τ², the paper's listing does not.

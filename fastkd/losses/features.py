@@ -9,10 +9,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastkd.losses.checks import check_choice, check_pairs
 from fastkd.losses.maps import pooled_to, to_smaller
+from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
 
 LEVELS = (4, 2, 1)
@@ -21,7 +22,7 @@ LEAST_NORM = 1e-12
 """Least length that a class's map is divided by, as in CAT-KD's code: a map of zeros has a gradient of 1e12."""
 
 
-class FitNetLoss(nn.Module):
+class FitNetLoss(TensorLoss):
     """The mean squared error of a student's map, already of the teacher's shape, and the teacher's (Romero et al.:
     "FitNets: hints for thin deep nets", ICLR 2015, arXiv 1412.6550)."""
 
@@ -29,7 +30,7 @@ class FitNetLoss(nn.Module):
         return mean_squared_error(student, teacher.detach())
 
 
-class ATLoss(nn.Module):
+class ATLoss(TensorLoss):
     """Attention transfer (Zagoruyko, Komodakis: "Paying more attention to attention", ICLR 2017, arXiv 1612.03928).
 
     The sum over pairs of maps of the distance of their attention maps, the channels' mean of |F|^power at length 1.
@@ -49,7 +50,7 @@ class ATLoss(nn.Module):
         return torch.stack([attention_distance(s, t.detach(), self.power, self.form) for s, t in pairs]).sum()
 
 
-class NSTLoss(nn.Module):
+class NSTLoss(TensorLoss):
     """Neuron selectivity transfer (Huang, Wang: "Like what you like", 2017, arXiv 1707.01219).
 
     The sum over pairs of maps of the squared maximum mean discrepancy of their channels, by the kernel (x·y)².
@@ -60,7 +61,7 @@ class NSTLoss(nn.Module):
         return torch.stack([channel_discrepancy(s, t.detach()) for s, t in check_pairs(student, teacher)]).sum()
 
 
-class FSPLoss(nn.Module):
+class FSPLoss(TensorLoss):
     """Flow of solution procedure (Yim et al.: "A gift from knowledge distillation", CVPR 2017).
 
     The mean squared error of both networks' FSP matrices, between two maps each.
@@ -71,7 +72,7 @@ class FSPLoss(nn.Module):
         return flow_distance(*student, *(x.detach() for x in teacher))
 
 
-class HCLLoss(nn.Module):
+class HCLLoss(TensorLoss):
     """The hierarchical context loss of ReviewKD (Chen et al.: "Distilling knowledge via knowledge review", CVPR 2021,
     arXiv 2104.09044) between two maps of one shape."""
 
@@ -79,7 +80,7 @@ class HCLLoss(nn.Module):
         return hierarchical_distance(student, teacher.detach())
 
 
-class CATLoss(nn.Module):
+class CATLoss(TensorLoss):
     """Class attention transfer (Guo et al.: "Class attention transfer based knowledge distillation", CVPR 2023).
 
     The mean squared difference of both networks' class activation maps [B,K,H,W], pooled to `resolution` and, unless

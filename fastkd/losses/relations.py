@@ -8,15 +8,16 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
 
 PKT_EPSILON = 1e-7
 """Added to norms, and to both probabilities in the logarithm, as in the authors' code of PKT."""
 
 
-class RKDLoss(nn.Module):
+class RKDLoss(TensorLoss):
     """Relational distillation (Park et al.: "Relational knowledge distillation", CVPR 2019, arXiv 1904.05068).
 
     distance_weight · smooth L1 of the distances of all pairs, as multiples of their mean, + angle_weight · that of the
@@ -39,7 +40,7 @@ class RKDLoss(nn.Module):
         return F.smooth_l1_loss(distances, teacher_distances), F.smooth_l1_loss(angles, teacher_angles)
 
 
-class SPLoss(nn.Module):
+class SPLoss(TensorLoss):
     """Similarity preservation (Tung, Mori: "Similarity-preserving knowledge distillation", ICCV 2019,
     arXiv 1907.09682): the mean squared difference of the batch's similarity matrices, each row of length 1.
 
@@ -50,7 +51,7 @@ class SPLoss(nn.Module):
         return similarity_distance(student, teacher.detach())
 
 
-class PKTLoss(nn.Module):
+class PKTLoss(TensorLoss):
     """Probabilistic knowledge transfer (Passalis, Tefas: "Learning deep representations with probabilistic knowledge
     transfer", ECCV 2018, arXiv 1803.10837): KL between the neighbourhoods by cosine similarity, a mean over all pairs.
     """
@@ -59,7 +60,7 @@ class PKTLoss(nn.Module):
         return neighbourhood_divergence(student, teacher.detach())
 
 
-class CCLoss(nn.Module):
+class CCLoss(TensorLoss):
     """Correlation congruence as its paper has it (Peng et al.: "Correlation congruence for knowledge distillation",
     ICCV 2019, arXiv 1904.01802): the mean squared difference of the batch's correlation matrices under a Gaussian
     kernel exp(−gamma ‖x − y‖²), by its Taylor series up to `order`."""

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from fastkd.data.base import ONE_VIEW, Batch, Views
 from fastkd.networks.base import Network, Output
 
+MixedLabels = Literal["both", "greater", "own"]
+
 Terms = dict[str, Tensor]
 """Named loss terms, detached scalars on the device."""
 
@@ -111,6 +113,9 @@ class Method(nn.Module):
     """Least and greatest number of teachers; None: there is no greatest."""
     among_peers: ClassVar[bool] = False
     """Whether its teachers learn too, each by this method from the others and the student."""
+    mixed_labels: ClassVar[MixedLabels | None] = None
+    """What it learns of the two labels of a mixed image, see `fastkd.methods.mixed`; None: "both" for a logit method,
+    "own" for any other."""
     own_augmentation: bool = False
     """Whether each of the peers sees its own random crops of the same images."""
 

@@ -32,6 +32,7 @@ class DKD(Method):
     Settings = DKDSettings
     is_logit_method = True
     teachers_needed = (1, 1)
+    mixed_labels = "greater"
 
     def __init__(self, settings: DKDSettings, context: Context):
         super().__init__(settings, context)

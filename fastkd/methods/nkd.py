@@ -38,6 +38,7 @@ class NKD(Method):
     Settings = NKDSettings
     is_logit_method = True
     teachers_needed = (1, 1)
+    mixed_labels = "greater"
 
     def __init__(self, settings: NKDSettings, context: Context):
         super().__init__(settings, context)

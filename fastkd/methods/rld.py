@@ -40,6 +40,7 @@ class RLD(Method):
     Settings = RLDSettings
     is_logit_method = True
     teachers_needed = (1, 1)
+    mixed_labels = "greater"
 
     def __init__(self, settings: RLDSettings, context: Context):
         super().__init__(settings, context)

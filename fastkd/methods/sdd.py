@@ -57,6 +57,7 @@ class SDD(Method):
     Settings = SDDSettings
     is_logit_method = True
     teachers_needed = (1, 1)
+    mixed_labels = "greater"
     warmup: Tensor
 
     def __init__(self, settings: SDDSettings, context: Context):

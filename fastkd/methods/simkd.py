@@ -67,6 +67,7 @@ class SimKD(Method):
 
     Settings = SimKDSettings
     is_logit_method = True
+    mixed_labels = "greater"  # as it is called once a batch: its projector holds BatchNorms
 
     def __init__(self, settings: SimKDSettings, context: Context):
         super().__init__(settings, context)

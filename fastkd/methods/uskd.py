@@ -49,6 +49,7 @@ class USKD(Method):
     Settings = USKDSettings
     is_logit_method = True
     teachers_needed = (0, None)
+    mixed_labels = "own"
 
     def __init__(self, settings: USKDSettings, context: Context):
         super().__init__(settings, context)
@@ -72,18 +73,18 @@ class USKD(Method):
 
 def label_values(batch: Batch, logits_BK: Tensor) -> tuple[Tensor, Tensor]:
     """[B,n] labels and their values: one label, or the two of a mixed image."""
+    dtype = torch.promote_types(logits_BK.dtype, torch.float32)
     if batch.mixed is None:
-        return batch.labels[:, None], torch.ones_like(logits_BK[:, :1], dtype=torch.float32)
-    share = batch.mixed.share
+        return batch.labels[:, None], torch.ones_like(logits_BK[:, :1], dtype=dtype)
+    share = batch.mixed.share.to(dtype)
     return torch.stack([batch.labels, batch.mixed.labels], 1), torch.stack([share, 1 - share], 1)
 
 
 @full_precision
 def target_loss(logits_BK: Tensor, labels_Bn: Tensor, values_Bn: Tensor) -> Tensor:
     log_p = logits_BK.log_softmax(1).gather(1, labels_Bn)
-    given = values_Bn > 0  # an image that is not mixed has one label
-    squares = torch.where(given, log_p.detach().exp().square(), 0)
-    soft = torch.where(given, squares + values_Bn - squares.mean(0), 0)
+    squares = log_p.detach().exp().square()
+    soft = torch.where(values_Bn > 0, squares + values_Bn - squares.mean(0), 0)  # a label of value 0 is none
     return -(soft * log_p).sum(1).mean()
 
 

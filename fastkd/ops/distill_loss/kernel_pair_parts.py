@@ -138,6 +138,51 @@ def normaliser(
 
 
 @triton.jit
+def kept_normalisers(
+    ptrs,
+    partner: tl.constexpr,
+    row,
+    counted,
+    factor,
+    offset,
+    inverse,
+    offset_b,
+    inverse_b,
+    own_b,
+    ROW_STRIDES: tl.constexpr,
+    COLUMN_STRIDES: tl.constexpr,
+    K: tl.constexpr,
+    STANDARDISED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Both networks' normalisers over the classes to which the teacher gives less than to the label; 0 without any.
+
+    With zeros the distributions are 0 everywhere, and the row adds nothing.
+    """
+    a_peaks = tl.full((ROWS, COLUMNS), -float("inf"), tl.float32)
+    b_peaks = tl.full((ROWS, COLUMNS), -float("inf"), tl.float32)
+    a_totals = tl.zeros((ROWS, COLUMNS), tl.float32)
+    b_totals = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, K, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        anchor = load_tile(ptrs[0], row, columns, counted, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
+        partner_logits = load_tile(
+            ptrs[partner], row, columns, counted, ROW_STRIDES[partner], COLUMN_STRIDES[partner], K
+        )
+        kept = partner_logits < own_b[:, None]
+        a = tl.where(kept, compared(anchor, offset, inverse, STANDARDISED), -float("inf"))
+        b = tl.where(kept, compared(partner_logits, offset_b, inverse_b, STANDARDISED), -float("inf"))
+        a_peaks, a_totals = add_online(a_peaks, a_totals, a, factor)
+        b_peaks, b_totals = add_online(b_peaks, b_totals, b, factor)
+    a_peak, a_log_total = combine_lanes(a_peaks, a_totals, factor)
+    b_peak, b_log_total = combine_lanes(b_peaks, b_totals, factor)
+    none = b_peak == -float("inf")
+    a_peak, a_log_total = tl.where(none, 0.0, a_peak), tl.where(none, 0.0, a_log_total)
+    return a_peak, a_log_total, tl.where(none, 0.0, b_peak), tl.where(none, 0.0, b_log_total)
+
+
+@triton.jit
 def rise(c, base, top, d):
     """(e^top − e^base) / c, where top = base + c·d; e^base · d for c = 0. No power exceeds the result's terms."""
     x = tl.where((top == base) & (tl.abs(top) == float("inf")), 0.0, top - base)
