@@ -98,8 +98,8 @@ def imagenet_vanillakd(**chosen: Any) -> Recipe:
     """VanillaKD (Hao et al.: "Revisit the power of vanilla knowledge distillation", NeurIPS 2023) on ImageNet.
 
     Strategy A2 of the authors' code: LAMB, 300 epochs of batches of 2048, learning rate 5e-3 by a cosine after 5
-    epochs of warm-up, weight decay 0.02, RandAugment at magnitude 7 of timm's 10, mixup 0.1 and cutmix 1.0; KD at temperature 1
-    with weights 1. The deviations name what the code has beside: its teacher among them, BEiTv2-B.
+    epochs of warm-up, weight decay 0.02, RandAugment at magnitude 7 of timm's 10, mixup 0.1, cutmix 1.0; KD at
+    temperature 1 with weights 1. The deviations name what the code has beside: its teacher among them, BEiTv2-B.
     """
     choice = replace(_VANILLA_CHOICE, **chosen)
     choice = replace(choice, method=joined_with_kd(choice.method))

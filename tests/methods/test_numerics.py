@@ -5,6 +5,7 @@ whole, its trained layers and BatchNorms among it.
 """
 
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from helpers.walk import EACH, batch, with_a_weight
 
 from fastkd.losses.module import Loss
 from fastkd.losses.relations import relations
+from fastkd.methods.class_maps import Classifiers
 
 NOT_BY_OUTPUTS = {
     "crd": "it draws its negatives with the seed; its operation is held against float64 in tests/ops/crd.",
@@ -63,6 +65,14 @@ def changed(output, change, dtype):
     )
 
 
+@cache
+def stage_and_outputs(name):
+    stage = with_a_weight(name)
+    method = stage.methods[name.split()[0]]
+    images = batch().images[: method.views.count].flatten(0, 1)
+    return stage, method, [network(images, preacts=stage.preacts) for network in (stage.network, *stage.teachers)]
+
+
 def leaves(output):
     return [output.logits, output.stem, *output.features, output.final_map, output.embedding, *(output.preacts or ())]
 
@@ -72,6 +82,8 @@ def loss_and_gradients(method, outputs, change, dtype):
     for module in method.modules():
         if isinstance(module, Loss):
             module.numbers = module.numbers.to(dtype)
+        elif isinstance(module, Classifiers):  # the student's is its own, which moves with it
+            module._student[0].to(dtype)
     student, *teachers = (changed(output, change, dtype) for output in outputs)
     loss = method(student, tuple(teachers), batch()).total
     if not loss.requires_grad:
@@ -80,13 +92,10 @@ def loss_and_gradients(method, outputs, change, dtype):
     return loss, [gradient for gradient in found if gradient is not None]
 
 
-@pytest.mark.parametrize("hard", HARD)
 @pytest.mark.parametrize("name", [name for name in EACH if name not in NOT_BY_OUTPUTS])
+@pytest.mark.parametrize("hard", HARD)
 def test_float32_is_near_float64(name, hard):
-    stage, data = with_a_weight(name), batch()
-    method = stage.methods[name.split()[0]]
-    images = data.images[: method.views.count].flatten(0, 1)
-    outputs = [network(images, preacts=stage.preacts) for network in (stage.network, *stage.teachers)]
+    _, method, outputs = stage_and_outputs(name)
     exact, exact_gradients = loss_and_gradients(method, outputs, HARD[hard], torch.float64)
     loss, gradients = loss_and_gradients(method, outputs, HARD[hard], torch.float32)
     torch.testing.assert_close(loss.double(), exact.double(), rtol=2e-4, atol=1e-5)

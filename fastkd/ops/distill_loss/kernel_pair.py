@@ -400,7 +400,7 @@ def pair_kernel(
                 else:
                     if STANDARDISED:  # through the mean and the deviation; the gradients of a row sum to 0
                         gradient = inverse[:, None] * (gradient - chained[:, None] * student)
-                    _, p = distribution(anchor, p_peak, p_log_total, 1.0)
+                    _log_p, p = distribution(anchor, p_peak, p_log_total, 1.0)
                     gradient += ce_slope * (p - is_label)
                     if gradient_ptrs[0] is not None:
                         store_tile(gradient_ptrs[0], tl.where(counted[:, None], gradient, 0.0), row, columns, exists, K)
