@@ -36,6 +36,10 @@ PAIRS = {
 }
 
 
+ON_LOGITS = ("abkd", "crld", "ctkd", "dist", "jsd", "mlld", "nkd", "rld", "ttm", "wttm")
+"""Methods that look at logits alone: one pair of networks is as good as any."""
+
+
 UNEQUAL = ("fewer blocks", "more blocks")
 
 
