@@ -125,6 +125,7 @@ def rld(
     student = _without(pair.student_BK / target_temperature, pair.column_B1)
     scd = pair.mean(binary_kl(teacher.margin_B, student.margin_B)) * target_temperature**2
     kept = pair.teacher_BK < pair.teacher_BK.gather(1, pair.column_B1)
+    kept = kept & (pair.teacher_BK > -torch.inf)
     some = kept.any(1, keepdim=True)  # else all classes stay, with equal logits on both sides
     masked = [
         torch.where(kept, logits, torch.where(some, -torch.inf, 0)) for logits in (pair.teacher_BK, pair.student_BK)
@@ -221,7 +222,9 @@ def jsd(
     # What is not chosen compares the teacher with itself: it could be infinite, and 0 times that is not 0.
     between = torch.where(forward | reverse, log_p, log_q)
     inner = torch.where(forward | reverse, 0.5, beta)
-    log_m = torch.logaddexp(inner.log() + log_p, (1 - inner).log() + between)
+    impossible = (log_p == -torch.inf) & (between == -torch.inf)
+    both = [torch.where(impossible, 0, log) for log in (log_p, between)]
+    log_m = torch.logaddexp(inner.log() + both[0], (1 - inner).log() + both[1])
     divergence_B = inner * kl_of(log_p, log_m) + (1 - inner) * kl_of(between, log_m)
     divergence_B = divergence_B + kl_of(log_p, torch.where(forward, log_q, log_p))
     divergence_B = divergence_B + kl_of(torch.where(reverse, log_q, log_p), log_p)
