@@ -1,7 +1,6 @@
 """python -m fastkd.compare: methods side by side, from a standard and from a student-friendly teacher, over seeds."""
 
 import math
-import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from fastkd.recipes import RECIPES
 from fastkd.recipes.choice import TeacherTraining, method_settings
 from fastkd.recipes.recipe import Recipe, StageRecipe
 from fastkd.report import write_report
-from fastkd.run import Job, carry_out, check, create_folder, open_data, open_run
+from fastkd.run import Job, carry_out, check, create_folder, holds_run, open_data, open_run
 from fastkd.run.charts import Dot, dot_chart
 from fastkd.run.differences import Difference, difference, note
 from fastkd.run.figures import mean_and_std
@@ -55,6 +54,8 @@ class Options:
     threads: Threads | None = None
     """Threads of the CPU (default: all cores)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    unlocked: bool = False
+    """Go on where the file system has no locks: see to it yourself that no other process trains in the folder."""
 
 
 def main(arguments: list[str]) -> int:
@@ -128,14 +129,14 @@ def _train(recipe: Recipe, folder: Path, options: Options) -> list[dict[str, Any
     """The results of every seed; None where the run was stopped."""
     job = Job.of(recipe, open_data(recipe), pick_device(options.device))
     check(job)
-    if not (folder / "recipe.json").exists():
-        create_folder(folder, recipe)
+    if not holds_run(folder):
+        create_folder(folder, recipe, unlocked=options.unlocked)
     elif to_plain(open_run(folder)) != to_plain(recipe):
         raise UserError(f"{folder} holds a comparison with other settings: give another --out")
     with Display() as display, interruptible() as interrupt:
         display.note(f"{recipe.name}  {recipe.data}, {recipe.seeds} seeds  ->  {folder}")
         try:
-            return carry_out(job, folder, Session(display, interrupt))
+            return carry_out(job, folder, Session(display, interrupt, unlocked=options.unlocked))
         except Stopped as stopped:
             display.note(f"{stopped}; the same command goes on")
             return None
@@ -223,8 +224,8 @@ def _dots(measured: Measured, key: str) -> Iterator[Dot]:
     for name in (ALONE, *METHODS):
         for kind in TEACHERS:
             values = measured[name][kind][key]
-            error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-            yield Dot(name, f"{kind} teacher", statistics.fmean(values), 2 * error)
+            mean, deviation, _ = mean_and_std(values)
+            yield Dot(name, f"{kind} teacher", mean, 2 * (deviation or 0.0) / math.sqrt(len(values)))
 
 
 if __name__ == "__main__":

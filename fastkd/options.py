@@ -12,7 +12,7 @@ import tyro
 
 from fastkd import networks
 from fastkd.data import DATASETS, FOLDERS, Augmentation, Reading, is_resident, settled
-from fastkd.methods import METHODS, find_method, short_name, split_methods
+from fastkd.methods import METHODS, find_method, import_method, outside, short_name, split_methods
 from fastkd.recipes import RECIPES, listing
 from fastkd.recipes.choice import Choice, joined_with_kd
 from fastkd.recipes.course import learning_together
@@ -20,9 +20,11 @@ from fastkd.recipes.published import beside_the_paper, choice_of, spoken
 from fastkd.recipes.recipe import Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.run.teachers import with_loaded_teacher, with_more_teachers
 from fastkd.run.weights import WeightsFiles
-from fastkd.support.command_line import expanded, of_group, read_options
+from fastkd.support.command_line import of_group, read_options
+from fastkd.support.distributed import restarts
 from fastkd.support.errors import UserError, nearest
 from fastkd.support.fields import fixed, given, group, idle
+from fastkd.support.paths import expanded
 from fastkd.support.plain import differences
 from fastkd.support.ranges import Epochs, Positive
 from fastkd.training.execution import Execution
@@ -40,11 +42,19 @@ class Options:
     run: Path | None = None
     """Folder of the run (default: runs/RECIPE-DATE)."""
     resume: Path | None = None
-    """Go on with the run in this folder."""
+    """Go on with the run in this folder; auto: with the one in --run, which begins where there is none yet."""
+    unlocked: bool = False
+    """Go on where the file system has no locks: see to it yourself that no other process trains in the folder."""
+    trust: Path | None = None
+    """Import the code outside of fastkd that this run (or weights file) names, and say what; else none is."""
     pair: str | None = None
     """TEACHER/STUDENT: stands for --teacher-net and --student."""
     teacher: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _TEACHER] = ()
     """RUN, RUN@EPOCH or FILE: take this teacher instead of training one; once more for each further teacher."""
+    teacher_prefix: str = ""
+    """What stands in front of the network's names in the file of --teacher, where several networks in it fit."""
+    any_images: bool = False
+    """Take a teacher that was trained on images of another size, normalisation or crop."""
     teacher_epochs: Epochs | None = None
     """Epochs of the teacher, where they differ."""
     teacher_lr: Positive | None = None
@@ -78,6 +88,8 @@ class Options:
 def parse(arguments: list[str]) -> Options:
     """Reads the command line. Raises UserError for a mistake; --help prints the help and ends the program."""
     method = _value_of(arguments, "--method") or "kd"
+    for name in outside(method):
+        import_method(name)
     groups = {short_name(name): name for name in split_methods(joined_with_kd(method))}
     for argument in arguments:
         owner = argument.removeprefix("--").partition(".")[0]
@@ -113,9 +125,15 @@ def recipe_of(options: Options, files: WeightsFiles | None = None) -> Recipe:
     if options.teacher:
         if recipe.stage("teacher") is None:
             _refuse("teacher", "the student's method has none")
-        recipe = with_loaded_teacher(recipe, options.teacher[0], network, files)
+        how = {"prefix": options.teacher_prefix, "any_images": options.any_images}
+        recipe = with_loaded_teacher(recipe, options.teacher[0], network, files, **how)
+    else:
+        for name in ("teacher_prefix", "any_images"):
+            if getattr(options, name):
+                _refuse(name, "no teacher is loaded")
     _refuse_idle(options, recipe)
-    return with_more_teachers(beside_the_paper(recipe), options.teacher[1:], network, files)
+    more = options.teacher[1:]
+    return with_more_teachers(beside_the_paper(recipe), more, network, files, any_images=options.any_images)
 
 
 def listed(options: Options) -> Iterator[str]:
@@ -168,6 +186,30 @@ def refuse_other_recipe(saved: Recipe, options: Options) -> None:
             f"--resume {options.resume}: the run was begun with {spoken(place, saved)} = {before!r}, the command says "
             f"{after!r}; leave the option out, or start another run"
         )
+
+
+def goes_on_by_itself(options: Options) -> bool:
+    """Whether a run that the same command began is taken up: asked for, or started anew by torchrun."""
+    restarted, most = restarts()
+    if str(options.resume) == "auto" or (restarted and options.run is not None and options.resume is None):
+        for name, given_too in (("dry-run", options.dry_run), ("run", options.run is None)):
+            if given_too:
+                raise UserError(f"--resume auto {'needs' if name == 'run' else 'does not go together with'} --{name}")
+        return True
+    if most and options.run is None and options.resume is None and not options.dry_run:
+        raise UserError("torchrun --max-restarts needs --run: processes that are started anew have to find their run")
+    return False
+
+
+def refuse_another_command(saved: Recipe, recipe: Recipe, options: Options) -> None:
+    """`--resume auto` goes on with what the same command began: another recipe than that is an error."""
+    idle = {"deviations", *(() if options.reading.loader is not None else ("reading.loader",))}
+    for place, before, after in differences(recipe_to_plain(saved), recipe_to_plain(recipe)):
+        if place not in idle and not place.partition(".")[2].startswith("published"):
+            raise UserError(
+                f"--resume auto: the run in {options.run} was begun with {spoken(place, saved)} = {before!r}, the "
+                f"command says {after!r}; give the same command, or another --run"
+            )
 
 
 def refuse_beside_a_dry_run(options: Options) -> None:
@@ -284,6 +326,7 @@ def _overridden_stage(stage: StageRecipe, options: Options) -> StageRecipe:
         stage = replace(stage, sftn=replace(stage.sftn, **given(options.sftn)))
     if not stage.method:
         return stage
+    split_methods(stage.method)  # refuses code that only a file names: its settings are no dataclass
     settings = dict(stage.settings)
     for name, own in settings.items():
         changed = given(options.methods[name]) if name in options.methods else {}

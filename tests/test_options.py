@@ -42,6 +42,7 @@ def test_options_are_a_tested_contract():
         ),
         *("mixup", "cutmix", "run", "resume", "seed", "seeds"),
         *("eval-every", "keep-epochs", "threads", "device", "tensorboard", "dry-run", "pair", "list"),
+        *("unlocked", "trust", "teacher-prefix", "any-images"),
         *("accumulate", "clip-norm", "ema", "sync-batchnorm"),
         *("loader", "resident", "max-bad-images", "class-list", "workers", "index-cache"),
         *("compile", "capture", "precision", "channels-last", "fold", "deterministic"),

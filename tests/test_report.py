@@ -81,7 +81,7 @@ class TestTellingApart:
                 if name.split(",")[0] == label
             }
             assert len(colours) == 1, (label, colours)
-        assert drawn["student: kl"]["kd"] != drawn["student: kl"]["kd+at"]
+        assert drawn["student: loss, all terms"]["kd"] != drawn["student: loss, all terms"]["kd+at"]
 
     def test_the_same_run_twice_is_told_apart_by_its_folder(self, two, tmp_path):
         page = written(tmp_path, two[0], two[0])
@@ -112,7 +112,8 @@ class TestCurves:
     def test_every_term_of_every_stage_is_drawn(self, two, tmp_path):
         titles = list(charts(written(tmp_path, *two)))
         for stage in HITS:
-            for name in ("loss, all terms", "ce", "kl", "learning rate"):
+            own = "kd." if stage == "student" else ""  # of the one, whose log has no name before its terms, too
+            for name in ("loss, all terms", f"{own}ce", f"{own}kl", "learning rate"):
                 assert f"{stage}: {name}" in titles
 
     def test_a_run_without_an_epoch_has_no_curves(self, tmp_path):

@@ -27,7 +27,7 @@ from fastkd.support import environment
 from fastkd.support.command_line import command, read_options
 from fastkd.support.console import new_table, table_console
 from fastkd.support.errors import UserError
-from fastkd.support.files import free_path
+from fastkd.support.paths import free_path, is_folder
 from fastkd.support.ranges import Pixels, Seed, between, whole
 
 _SHOWN = 20
@@ -122,7 +122,7 @@ def _opened(options: Options) -> DataSet:
         class_list=options.class_list,
         index_cache=options.index_cache,
     )
-    if name not in DATASETS and Path(options.data).is_dir() and not (Path(options.data) / "train").is_dir():
+    if name not in DATASETS and is_folder(Path(options.data)) and not is_folder(Path(options.data) / "train"):
         return class_folder_tree(options.data, reading, options.index_cache)
     return open_dataset(
         options.data if name in DATASETS else f"imagefolder:{options.data}", image_size=options.image_size,

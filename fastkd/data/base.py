@@ -160,6 +160,8 @@ class DataSet:
     """Standard deviation of each channel, likewise."""
     failures: Failures = field(default_factory=Failures)
     """Images that were left out, and how many may be."""
+    named: bool = True
+    """Whether `classes` are names: numbers that stand for names that nobody gave say nothing about a class."""
     scans: tuple[Found, ...] = ()
     """What the scans of its folders found."""
     notes: tuple[str, ...] = ()

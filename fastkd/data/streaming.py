@@ -21,6 +21,7 @@ from fastkd.data.failures import Failures
 from fastkd.data.folder import centre_crop, resized_to
 from fastkd.data.order import InOrder, Order
 from fastkd.ops.philox import below, philox, split_seed
+from fastkd.support.errors import UserError
 
 _REPLACEMENT_STREAM = 2  # the fourth counter word, of draws that choose which sample stands in for another
 
@@ -101,11 +102,12 @@ class StreamingLoader:
                 "ignore", message="This DataLoader will create"
             )  # the user may want more than cores
             batches = iter(self._loader)
-        for index, images, failed in batches:
-            if failed:
-                self.failures.add(failed, while_reading=True, consequence=consequence(self._plan))
-            if len(index):
-                yield RawBatch(index, images)
+        with _lost_workers_are_named():
+            for index, images, failed in batches:
+                if failed:
+                    self.failures.add(failed, while_reading=True, consequence=consequence(self._plan))
+                if len(index):
+                    yield RawBatch(index, images)
 
 
 class _Tasks(Sampler[tuple[int, Tensor]]):
@@ -182,8 +184,22 @@ def _silenced() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _lost_workers_are_named() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            f"a process that decodes images is gone ({str(error).splitlines()[0]}): killed, or out of memory; "
+            "lower --workers"
+        ) from error
+
+
 def _begin_worker(_worker: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C is the main process's to handle; what it does about SIGTERM was inherited and is not meant for workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A signal to the whole job is the main process's to handle: it needs its workers until the step is written down.
+    # They end when it ends, or closes the loader.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -48,7 +48,18 @@ from fastkd.methods.vid import VID
 from fastkd.methods.vkd import VkD
 from fastkd.support.errors import UserError, nearest
 
-__all__ = ["METHODS", "Context", "Method", "MethodLoss", "find_method", "short_name", "split_methods"]
+__all__ = [
+    "METHODS",
+    "Context",
+    "Method",
+    "MethodLoss",
+    "find_method",
+    "import_method",
+    "is_known",
+    "outside",
+    "short_name",
+    "split_methods",
+]
 
 METHODS: dict[str, type[Method]] = {
     "ab": AB,
@@ -132,16 +143,45 @@ def short_name(method: str) -> str:
 
 
 def find_method(name: str) -> type[Method]:
-    """A row of `METHODS`, or the class at the import path `package.module:Class`; raises UserError without one."""
-    if ":" not in name:
-        if name not in METHODS:
-            raise UserError(f"no method {name!r}{nearest(name, METHODS)}")
-        return METHODS[name]
+    """A row of `METHODS`, or a class that `import_method` has imported; raises UserError without one.
+
+    Nothing is imported here: the name may come out of a file.
+    """
+    found = METHODS.get(name) or _IMPORTED.get(name)
+    if found is not None:
+        return found
+    if ":" in name:
+        raise UserError(
+            f"the method {name!r} is code outside of fastkd: nothing that a file names is imported; name it on the "
+            "command line, by --method, or trust the run by --trust RUN"
+        )
+    raise UserError(f"no method {name!r}{nearest(name, METHODS)}")
+
+
+_IMPORTED: dict[str, type[Method]] = {}
+
+
+def import_method(name: str) -> type[Method]:
+    """Imports the class at `package.module:Class`, which runs its module's code, for `find_method` to find.
+
+    Only for a name that a person has given, on the command line or in a program. Raises UserError.
+    """
     module_name, _, class_name = name.partition(":")
     try:
         method = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"cannot import the method {name!r}: {error}") from error
     if not (isinstance(method, type) and issubclass(method, Method)):
         raise UserError(f"{name!r} is not a class derived from fastkd.methods.Method")
+    _IMPORTED[name] = method
     return method
+
+
+def is_known(name: str) -> bool:
+    """Whether `find_method` finds it."""
+    return name in METHODS or name in _IMPORTED
+
+
+def outside(names: str) -> list[str]:
+    """The import paths in `kd+package.module:Class`."""
+    return [name for name in names.split("+") if ":" in name]

@@ -34,7 +34,7 @@ class CCSettings(Checked):
     """Dimensions of the space that both embeddings are mapped to, in the form "neighbours"."""
     gamma: Annotated[Positive, OnlyWith("form", "kernel")] = 0.4
     """γ of the kernel exp(-γ ‖x - y‖²)."""
-    order: Annotated[int, whole(1, 16), OnlyWith("form", "kernel")] = 2
+    order: Annotated[int, whole(1, 64), OnlyWith("form", "kernel")] = 2
     """Order of the kernel's Taylor series."""
 
 

@@ -61,7 +61,8 @@ def passing_on(stages: Course) -> set[str]:
 def _planned(stage: StageRecipe, by_name: dict[str, StageRecipe]) -> Sequence[PlannedStage]:
     own: dict[str, Any] = {"name": stage.name, "role": stage.role, "network": stage.network}
     if stage.training is None:
-        return [PlannedLoaded(**own, file=stage.file, sha256=stage.sha256)]
+        loaded = {name: getattr(stage, name) for name in ("file", "sha256", "prefix", "any_images")}
+        return [PlannedLoaded(**own, **loaded)]
     if stage.method:
         learning = {"method": stage.method, "settings": stage.settings, "teachers": stage.teachers}
         return _distillation(PlannedDistillation(**own, training=stage.training, **learning), by_name)

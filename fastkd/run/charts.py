@@ -100,7 +100,10 @@ class Dot(NamedTuple):
 
 
 def dot_chart(title: str, dots: Sequence[Dot]) -> Html:
-    """A <figure> with a line for each row and in it a dot with its bar for each series; empty without dots."""
+    """A <figure> with a line for each row and in it a dot with its bar for each series; empty without dots.
+
+    What is not finite has no place on it.
+    """
     dots = [dot for dot in dots if math.isfinite(dot.value) and math.isfinite(dot.error)]
     if not dots:
         return NOTHING

@@ -18,6 +18,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from fastkd.support.errors import UserError, nearest
 from fastkd.support.fields import group_prefix, is_fixed
+from fastkd.support.paths import expanded
 from fastkd.support.ranges import bare, range_of, shortened
 
 T = TypeVar("T")
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 def command(main: Callable[[list[str]], int]) -> int:
     """Runs `main` on the program's arguments; returns its code, 2 after one line for a mistake, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         return main(sys.argv[1:])
     except UserError as error:
@@ -66,7 +70,7 @@ def read_options(
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
-            return tyro.cli(parsed_by, args=list(arguments), prog=program, description=description)
+            return _with_home(tyro.cli(parsed_by, args=list(arguments), prog=program, description=description))
     except SystemExit as end:
         if end.code:
             raise UserError(_first_sentence(shown.getvalue())) from None
@@ -82,6 +86,19 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
         elif not argument.startswith("--") or not equals or value.strip():
             continue
         raise UserError(f"{name} is empty: give it a value, or leave it out")
+
+
+def _with_home(options: T) -> T:
+    """The options with the home folder in place of `~`, in every path and in all groups."""
+    for field in dataclasses.fields(options):  # pyright: ignore[reportArgumentType]
+        value = getattr(options, field.name)
+        if isinstance(value, Path):
+            object.__setattr__(options, field.name, expanded(str(value)))
+        elif isinstance(value, tuple) and any(isinstance(item, Path) for item in value):
+            object.__setattr__(options, field.name, tuple(expanded(str(item)) for item in value))
+        elif dataclasses.is_dataclass(value):
+            _with_home(value)
+    return options
 
 
 def of_group(options: Any, group: str) -> Any:
@@ -209,11 +226,3 @@ def _read(annotation: Any, word: str) -> Any:
     if allowed is not None and (expected := allowed.refuses(value)):
         raise ValueError(f"expected {expected}, got {shortened(word)}")
     return value
-
-
-def expanded(word: str) -> Path:
-    """The path, with a home folder for a leading ~, which a shell leaves alone behind `--run=`."""
-    try:
-        return Path(word).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{word}: there is no such home folder") from error

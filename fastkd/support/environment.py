@@ -84,6 +84,15 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
+def free_memory() -> int | None:
+    """Bytes of memory that this machine can still give; None if it does not say."""
+    try:
+        about = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in about.splitlines() if line.startswith("MemAvailable")), None)
+
+
 def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -73,6 +73,48 @@ class TestRelationsOfEqualSamples:
         assert distances.isfinite().all() and rows.grad.isfinite().all()
 
 
+def relations_of_differences(rows):
+    """The authors' form: a tensor [B,B,D] of differences."""
+    between = rows[None] - rows[:, None]
+    squares = between.square().sum(2)
+    distances = torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
+    unit = between / torch.where(squares > 0, squares, 1.0).sqrt()[:, :, None]
+    return distances / distances[distances > 0].mean(), unit @ unit.transpose(1, 2)
+
+
+class TestRelationsInFloat32:
+    """They keep what differences keep: float64 of the same rounded numbers is the judge."""
+
+    def rows(self, kind, closeness):
+        torch.manual_seed(1)
+        rows = torch.randn(12, 16)
+        if kind == "near":
+            rows[3] = rows[1] + closeness * torch.randn(16)
+        elif kind == "all near":
+            rows = rows[:1] + closeness * rows
+        elif kind == "one far away":
+            rows[5] /= closeness
+        else:
+            rows[6:] += 1 / closeness
+        return rows
+
+    @pytest.mark.parametrize("closeness", (1e-1, 1e-3, 1e-5))
+    @pytest.mark.parametrize("kind", ("near", "all near", "one far away", "two groups"))
+    def test_distances_angles_and_gradients(self, kind, closeness):
+        rows = self.rows(kind, closeness)
+        found, expected = (rows.detach().to(kind).requires_grad_() for kind in (torch.float32, torch.float64))
+        outcomes = [relations(found), relations_of_differences(expected)]
+        torch.manual_seed(2)
+        pull = [torch.randn_like(outcome) for outcome in outcomes[1]]
+        for outcome in outcomes:
+            sum((part.double() * weight).sum() for part, weight in zip(outcome, pull, strict=True)).backward()
+        for ours, theirs in zip(*outcomes, strict=True):
+            torch.testing.assert_close(ours.double(), theirs, atol=2e-6, rtol=2e-6)
+        assert outcomes[0][1].abs().max() <= 1 + 4e-6, "a cosine"
+        scale = expected.grad.norm(dim=1, keepdim=True)
+        assert ((found.grad - expected.grad).norm(dim=1, keepdim=True) / scale).max() < 2e-5
+
+
 class TestSmallestCombination:
     @pytest.mark.parametrize("cap", (0.6, 1.0, 0.34))
     @pytest.mark.parametrize("count", (1, 2, 3, 5))

@@ -151,6 +151,12 @@ class TestDots:
     def test_without_dots_there_is_no_chart(self):
         assert dot_chart("accuracy", []) == ""
 
+    @pytest.mark.parametrize("value", (float("nan"), float("inf"), float("-inf")))
+    def test_what_is_not_finite_is_left_out(self, value):
+        usual, odd = Dot("kd", "a", 2.0, 1.0), [Dot("at", "a", value, 0.0), Dot("at", "b", 1.0, value)]
+        assert dot_chart("accuracy", odd) == ""
+        assert dot_chart("accuracy", [usual, *odd]) == dot_chart("accuracy", [usual])
+
     def test_names_are_text_and_not_markup(self):
         chart = dot_chart("<i>", [Dot("a&b", "<u>", 1.0, 0.0)])
         assert "a&b" in texts(chart) and "<u>" not in chart and "<i>" not in chart

@@ -39,6 +39,10 @@ class TestMeanAndDeviation:
         assert mean_and_std(values)[:2] == pytest.approx((7 / 3, statistics.stdev(values)))
         assert mean_and_std([5.0, 5.0, 5.0]).show() == "5.00 ± 0.00"
 
+    @pytest.mark.parametrize("value", (math.nan, math.inf, -math.inf))
+    def test_a_seed_that_is_not_finite_leaves_no_figure(self, value):
+        assert mean_and_std([1.0, value]).show() == "nan ± nan"
+
     def test_digits_and_unit_are_as_asked_for(self):
         assert Figure(1.23456, 0.5).show(3, " nats") == "1.235 nats ± 0.500" and Figure(2.0, None).show(0, "%") == "2%"
 

@@ -15,6 +15,7 @@ from fastkd.data import Augmentation, DataSet, Split
 from fastkd.run import Run
 from fastkd.support.display import Display
 from fastkd.support.errors import UserError
+from fastkd.support.files import write_state
 from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.log import MetricsLog, read_metrics
 from fastkd.support.session import Session
@@ -68,7 +69,7 @@ def stopped_after(count, folder, **options):
 
 
 def edit(checkpoint, **changes):
-    torch.save(torch.load(checkpoint, weights_only=True) | changes, checkpoint)
+    write_state(checkpoint, torch.load(checkpoint, weights_only=True) | changes)
 
 
 def logged(folder):
