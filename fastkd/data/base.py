@@ -46,6 +46,15 @@ class RawBatch(NamedTuple):
             mine.copy_(theirs, non_blocking=True)
 
 
+class Mixed(NamedTuple):
+    """The second image in each image of a batch."""
+
+    labels: Tensor
+    """[B] int64: its label."""
+    share: Tensor
+    """[B] float32: how much of the image is the first one, whose label is `Batch.labels`."""
+
+
 class Batch(NamedTuple):
     """What a stage trains on, on its device."""
 
@@ -62,6 +71,8 @@ class Batch(NamedTuple):
     taught: tuple[Tensor, ...] = ()
     """[B,words] int32 of each stored teacher: its row of each image, in place of what it would say of it. Empty: the
     teachers themselves are asked."""
+    mixed: Mixed | None = None
+    """What the images are mixed with, where they are."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,8 @@ class Views:
     """Number of views, each with random numbers of its own (KDCL: one for each network)."""
     quarter_turns: bool = False
     """View v of four is turned by v·90°: the views share flip and angle, each has its own crop (SSKD)."""
+    strong: bool = False
+    """Whether views other than the first are augmented strongly (MLLD, CRLD)."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.quarter_turns and self.count != 4):
@@ -79,6 +92,7 @@ class Views:
 
 
 ONE_VIEW = Views()
+WEAK_AND_STRONG = Views(2, strong=True)
 FOUR_ROTATIONS = Views(4, quarter_turns=True)
 
 

@@ -4,10 +4,8 @@ from typing import NamedTuple, Unpack
 
 from torch import Tensor
 
-from fastkd.losses.checks import check_decoupled, check_sparse
-from fastkd.losses.module import Loss, checked_numbers, takes_numbers
-from fastkd.ops import sparse
-from fastkd.ops.distill_loss import Numbers, compute
+from fastkd.losses.module import checked_numbers, takes_numbers
+from fastkd.losses.pair import PairLoss, named, pair_loss
 from fastkd.ops.numbers import DKDNumbers
 from fastkd.ops.sparse import SparseTeacher
 
@@ -32,6 +30,7 @@ def dkd_loss(
     teacher_logits: Tensor | SparseTeacher,
     labels: Tensor,
     *,
+    standardise: bool = False,
     ignore_index: int = -100,
     **numbers: Unpack[DKDNumbers],
 ) -> DKDTerms:
@@ -39,36 +38,28 @@ def dkd_loss(
 
     student_logits, teacher_logits: [B,K], K >= 2; labels: [B] int64. teacher_logits may be a `SparseTeacher` at
     `temperature`: the classes that are not kept are then one class to NCKD; a label among them has probability 0.
+    standardise: compare the logits of each row as multiples of their deviation, less their mean (Sun et al. 2024); CE
+        is always that of the logits themselves.
 
     TCKD is KL between (label, all other classes), NCKD that within the other classes. The paper's warm-up multiplies
     both by min(epoch / 20, 1): a change of alpha and beta. No gradient reaches the teacher. Errors as in `ce_loss`.
     """
     checked = checked_numbers("dkd_loss", "dkd", numbers, student_logits)
-    return _dkd(student_logits, teacher_logits, labels, checked, ignore_index)
+    form = named("dkd", standardise)
+    return pair_loss(form, DKDTerms, student_logits, teacher_logits, labels, checked, ignore_index)
 
 
-class DKDLoss(Loss):
+class DKDLoss(PairLoss):
     """`dkd_loss` as a module, with mdistiller's defaults. Its numbers may be set at any time."""
 
     form = "dkd"
+    Terms = DKDTerms
 
-    def __init__(self, *, ignore_index: int = -100, **numbers: Unpack[DKDNumbers]):
-        super().__init__(numbers)
-        self.ignore_index = ignore_index
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor | SparseTeacher, labels: Tensor) -> DKDTerms:
-        return _dkd(student_logits, teacher_logits, labels, self.numbers, self.ignore_index)
-
-
-def _dkd(
-    student_BK: Tensor, teacher: Tensor | SparseTeacher, labels_B: Tensor, numbers: Numbers, ignore_index: int
-) -> DKDTerms:
-    if isinstance(teacher, SparseTeacher):
-        check_decoupled(labels_B, student_logits=student_BK)
-        check_sparse("teacher_logits", teacher, student_BK)
-        found = sparse.compute("dkd", student_BK, [teacher], labels_B, numbers, ignore_index=ignore_index)
-    else:
-        check_decoupled(labels_B, student_logits=student_BK, teacher_logits=teacher)
-        found = compute("dkd", student_BK, [teacher.detach()], labels_B, numbers, ignore_index=ignore_index)
-    total, (ce, tckd, nckd), hits = found
-    return DKDTerms(total, ce, tckd, nckd, hits[0])
+    def __init__(
+        self,
+        *,
+        standardise: bool = False,
+        ignore_index: int = -100,
+        **numbers: Unpack[DKDNumbers],
+    ):
+        super().__init__("dkd", standardise, ignore_index, numbers)

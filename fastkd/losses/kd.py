@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastkd.losses.checks import check_batch, check_several, check_sparse, check_teacher_weights
 from fastkd.losses.module import Loss, checked_numbers, takes_numbers
+from fastkd.losses.pair import named
 from fastkd.ops import sparse
 from fastkd.ops.distill_loss import Numbers, compute
 from fastkd.ops.numbers import KDNumbers
@@ -53,6 +54,7 @@ def kd_loss(
     teacher_logits: Tensor | SparseTeacher,
     labels: Tensor,
     *,
+    standardise: bool = False,
     ignore_index: int = -100,
     **numbers: Unpack[KDNumbers],
 ) -> KDTerms:
@@ -60,11 +62,13 @@ def kd_loss(
 
     student_logits, teacher_logits: [B,K]; labels: [B] int64. teacher_logits may be a `SparseTeacher` at `temperature`:
     the classes that are not kept are then one class to KL.
+    standardise: KL compares the logits of each row less their mean, divided by their deviation (divisor K − 1) plus
+        1e-7 (Sun, Ren, Li, Wang, Cao: "Logit standardization in knowledge distillation", CVPR 2024, arXiv 2403.01427).
 
     CE is taken at temperature 1, KL at `temperature`; no gradient reaches the teacher. Errors as in `ce_loss`.
     """
     checked = checked_numbers("kd_loss", "kd", numbers, student_logits)
-    return _from_one(student_logits, teacher_logits, labels, checked, ignore_index)
+    return _from_one(named("kd", standardise), student_logits, teacher_logits, labels, checked, ignore_index)
 
 
 @takes_numbers("kd")
@@ -74,6 +78,7 @@ def multi_teacher_loss(
     labels: Tensor,
     *,
     teacher_weights: Tensor | None = None,
+    standardise: bool = False,
     ignore_index: int = -100,
     **numbers: Unpack[KDNumbers],
 ) -> KDTerms:
@@ -87,11 +92,13 @@ def multi_teacher_loss(
     student_logits: [B,K]; labels: [B] int64.
     teacher_logits: [M,B,K], or a sequence of M tensors [B,K] or M of `SparseTeacher`; M >= 1. No gradient reaches them.
     teacher_weights: [M], or [M,B] for weights of each sample; 1/M by default. They are used as they are, detached.
+    standardise: as in `kd_loss`.
 
     Errors as in `ce_loss`.
     """
     checked = checked_numbers("multi_teacher_loss", "kd", numbers, student_logits)
-    return _from_several(student_logits, teacher_logits, labels, checked, ignore_index, teacher_weights)
+    form = named("kd", standardise)
+    return _from_several(form, student_logits, teacher_logits, labels, checked, ignore_index, teacher_weights)
 
 
 class KDLoss(Loss):
@@ -99,12 +106,13 @@ class KDLoss(Loss):
 
     form = "kd"
 
-    def __init__(self, *, ignore_index: int = -100, **numbers: Unpack[KDNumbers]):
-        super().__init__(numbers)
+    def __init__(self, *, standardise: bool = False, ignore_index: int = -100, **numbers: Unpack[KDNumbers]):
+        super().__init__(numbers, named("kd", standardise))
         self.ignore_index = ignore_index
+        self.standardise = standardise
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor | SparseTeacher, labels: Tensor) -> KDTerms:
-        return _from_one(student_logits, teacher_logits, labels, self.numbers, self.ignore_index)
+        return _from_one(self._form, student_logits, teacher_logits, labels, self.numbers, self.ignore_index)
 
 
 class MultiTeacherLoss(Loss):
@@ -112,9 +120,10 @@ class MultiTeacherLoss(Loss):
 
     form = "kd"
 
-    def __init__(self, *, ignore_index: int = -100, **numbers: Unpack[KDNumbers]):
-        super().__init__(numbers)
+    def __init__(self, *, standardise: bool = False, ignore_index: int = -100, **numbers: Unpack[KDNumbers]):
+        super().__init__(numbers, named("kd", standardise))
         self.ignore_index = ignore_index
+        self.standardise = standardise
 
     def forward(
         self,
@@ -123,21 +132,28 @@ class MultiTeacherLoss(Loss):
         labels: Tensor,
         teacher_weights: Tensor | None = None,
     ) -> KDTerms:
-        return _from_several(student_logits, teacher_logits, labels, self.numbers, self.ignore_index, teacher_weights)
+        given = student_logits, teacher_logits, labels
+        return _from_several(self._form, *given, self.numbers, self.ignore_index, teacher_weights)
 
 
 def _from_one(
-    student_BK: Tensor, teacher: Tensor | SparseTeacher, labels_B: Tensor, numbers: Numbers, ignore_index: int
+    form: str,
+    student_BK: Tensor,
+    teacher: Tensor | SparseTeacher,
+    labels_B: Tensor,
+    numbers: Numbers,
+    ignore_index: int,
 ) -> KDTerms:
     if not isinstance(teacher, SparseTeacher):
         check_batch(labels_B, student_logits=student_BK, teacher_logits=teacher)
-        return _kd(student_BK, [teacher], labels_B, numbers, ignore_index)
+        return _kd(form, student_BK, [teacher], labels_B, numbers, ignore_index)
     check_batch(labels_B, student_logits=student_BK)
-    check_sparse("teacher_logits", teacher, student_BK)
+    check_sparse("teacher_logits", teacher, student_BK, form)
     return _sparse_kd(student_BK, [teacher], labels_B, numbers, ignore_index)
 
 
 def _from_several(
+    form: str,
     student_BK: Tensor,
     teachers: Tensor | Sequence[Tensor] | Sequence[SparseTeacher],
     labels_B: Tensor,
@@ -150,12 +166,12 @@ def _from_several(
     if kept and len(kept) == len(teachers):
         check_batch(labels_B, student_logits=student_BK)
         for number, teacher in enumerate(kept):
-            check_sparse(f"teacher_logits[{number}]", teacher, student_BK)
+            check_sparse(f"teacher_logits[{number}]", teacher, student_BK, form)
         check_teacher_weights(shares, [teacher.tail for teacher in kept])
         return _sparse_kd(student_BK, kept, labels_B, numbers, ignore_index, shares)
     whole = check_several(labels_B, "teacher_logits", teachers, student_logits=student_BK)  # pyright: ignore
     check_teacher_weights(shares, whole)
-    return _kd(student_BK, whole, labels_B, numbers, ignore_index, shares)
+    return _kd(form, student_BK, whole, labels_B, numbers, ignore_index, shares)
 
 
 def _sparse_kd(
@@ -172,6 +188,7 @@ def _sparse_kd(
 
 
 def _kd(
+    form: str,
     student_BK: Tensor,
     teachers_BK: Sequence[Tensor],
     labels_B: Tensor,
@@ -180,5 +197,5 @@ def _kd(
     shares: Tensor | None = None,
 ) -> KDTerms:
     frozen = [teacher.detach() for teacher in teachers_BK]
-    total, parts, hits = compute("kd", student_BK, frozen, labels_B, numbers, shares=shares, ignore_index=ignore_index)
+    total, parts, hits = compute(form, student_BK, frozen, labels_B, numbers, shares=shares, ignore_index=ignore_index)
     return KDTerms(total, parts[0], parts[1], hits[0])

@@ -86,10 +86,12 @@ def dkd(
     alpha: Scalar,
     beta: Scalar,
     ce_weight: Scalar,
+    shares: Tensor | None = None,
     ignore_index: int,
 ) -> Losses:
     """Does as `reference.dkd` does, from what is kept of the teacher; a label that is not kept has probability 0."""
     (teacher,) = teachers
+    share = 1.0 if shares is None else shares[0].detach()
     counted = counted_rows(labels_B, student_BK.shape[1], ignore_index)
     column = torch.where(counted, labels_B, 0)[:, None]
     log_q = _log_softmax(student_BK, temperature)
@@ -104,8 +106,8 @@ def dkd(
     margin = log_q.gather(1, column)[:, 0] - student_others
     binary_p = torch.stack((label, others), 1)
     binary_q = F.logsigmoid(torch.stack((margin, -margin), 1))
-    tckd = _mean(_weighed(binary_p, binary_q), counted) * temperature**2
-    nckd = _mean(_divergence(among_others, log_q_others - student_others[:, None]), counted) * temperature**2
+    tckd = _mean(share * _weighed(binary_p, binary_q), counted) * temperature**2
+    nckd = _mean(share * _divergence(among_others, log_q_others - student_others[:, None]), counted) * temperature**2
     ce = _cross_entropy(student_BK, labels_B, counted)
     total = ce_weight * ce + alpha * tckd + beta * nckd
     parts = (ce.detach(), tckd.detach(), nckd.detach())

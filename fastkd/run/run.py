@@ -31,6 +31,7 @@ from fastkd.run.job import Job
 from fastkd.run.left import below, known_digest, read_results
 from fastkd.run.outlook import Outlook
 from fastkd.run.stores import opened_shelf, refuse_unstorable, result_of
+from fastkd.run.trial import refuse_image_size, try_smallest_pass
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
 from fastkd.support.distributed import first_of_all, is_main, on_main, wait_for_all
@@ -86,6 +87,8 @@ def check(job: Job, *, tensorboard: bool = False) -> None:
         if isinstance(planned, PlannedTraining):
             builder.train_source(planned, stage.views)
             refuse_unstorable(job, planned, stage, earlier, builder.data_seed)
+            refuse_image_size(planned, stage, job.recipe.image_size)
+            try_smallest_pass(planned, stage, job)
     if tensorboard:
         import_tensorboard()
 
@@ -115,7 +118,7 @@ class Run:
         """Makes the folders, and reads what is finished."""
         self.earlier.snapshots = self.folder / "checkpoints"
         if is_main():
-            make_folder(self.earlier.snapshots)
+            make_folder(self.earlier.snapshots, own=True)
         wait_for_all()
         if is_there(self.folder / "results.json"):
             self.results = read_results(self.folder / "results.json")
@@ -172,6 +175,7 @@ class Run:
         started = time.perf_counter()
         loss, steps = trainer.some_steps()
         seconds = (time.perf_counter() - started) / steps
+        trainer.refuse_what_is_not_finite()
         return {
             "parameters": count_parameters(stage.network),
             "trained_parameters": sum(p.numel() for p in stage.parameters() if p.requires_grad),

@@ -1,7 +1,7 @@
 """Carries out a job for all its seeds, in a run folder: one after the other, or students side by side."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,7 @@ def _train_together(members: Sequence[tuple[Run, PlannedDistillation]]) -> None:
 
 
 @contextlib.contextmanager
-def _held(folders: Iterable[Path], *, unlocked: bool) -> Iterator[None]:
+def _held(folders: Sequence[Path], *, unlocked: bool) -> Iterator[None]:
     """Holds run folders before anything is written in one of them, and clears what killed processes left there.
 
     Rank 0 does; where it may not, no rank goes on.
@@ -96,7 +96,7 @@ def _held(folders: Iterable[Path], *, unlocked: bool) -> Iterator[None]:
 
         def take() -> None:
             for folder in dict.fromkeys(folders):
-                make_folder(folder)
+                make_folder(folder, own=folder.parent in folders)
                 locks.enter_context(locked(folder, unlocked=unlocked))
                 clear_aside(folder)
                 clear_aside(folder / "checkpoints")

@@ -121,6 +121,10 @@ def _row_formats(job: Job, planned: PlannedDistillation, stage: Distill, earlier
             raise UserError(f"--teacher-outputs: {name} reads {what}: leave the option out")
         if method.teacher_norm == "batch":
             raise UserError(f"--teacher-outputs: {name} normalises the teacher by each batch: leave the option out")
+    if job.recipe.augmentation.mixup or job.recipe.augmentation.cutmix:
+        raise UserError(
+            "--teacher-outputs: a mixed image (--mixup, --cutmix) is one of its batch alone, and no row: leave one out"
+        )
     outputs: tuple[Kept, ...] = tuple(read for read in KEPT if any(read in method.reads for method in methods.values()))
     if not outputs:
         raise UserError(f"--teacher-outputs changes nothing: {planned.method} reads nothing of the teacher")
@@ -136,6 +140,7 @@ def _row_formats(job: Job, planned: PlannedDistillation, stage: Distill, earlier
             embedding=width.shape[1],
             views=stage.views.count,
             quarter_turns=stage.views.quarter_turns,
+            strong=stage.views.strong,
             type=storing.store_type,
             top=storing.store_top,
             temperature=_temperature(methods) if sparse else None,
@@ -148,7 +153,7 @@ def _temperature(methods: dict[str, Method]) -> float:
     """The temperature at which the methods read what is left out of the logits."""
     reading = {name: method for name, method in methods.items() if "logits" in method.reads}
     for name, method in reading.items():
-        if not method.takes_sparse:
+        if not method.takes_sparse or getattr(method.settings, "standardise", False):
             raise UserError(f"--store-top: {name} reads all of the teacher's logits: leave it out")
     found = {method.settings.temperature for method in reading.values()}
     if len(found) > 1:

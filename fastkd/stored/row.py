@@ -35,6 +35,8 @@ class RowFormat:
     views: Annotated[int, whole(1, 64)] = 1
     quarter_turns: bool = False
     """Whether view v of four is turned by v·90°."""
+    strong: bool = False
+    """Whether views other than the first are augmented strongly."""
     type: Precision = "float32"
     top: Width | None = None
     """How many logits are kept of each row, the label's among them; None: all."""
@@ -61,7 +63,7 @@ class RowFormat:
         missing = [name for name in wanted.outputs if name not in self.outputs]
         if missing:
             return f"it holds no {missing[0]}"
-        if (self.views, self.quarter_turns) != (wanted.views, wanted.quarter_turns):
+        if _views(self) != _views(wanted):
             return f"it holds {_views(self)}, not {_views(wanted)}"
         names = ("classes", "type", *(("top", "temperature") if "logits" in wanted.outputs else ()))
         names = (*names, *(("embedding",) if "embedding" in wanted.outputs else ()))
@@ -154,7 +156,9 @@ _WORDS = {
 
 
 def _views(row: RowFormat) -> str:
-    return f"{row.views} view{'s' * (row.views > 1)}" + (" at quarter turns" if row.quarter_turns else "")
+    return f"{row.views} view{'s' * (row.views > 1)}" + (
+        " at quarter turns" if row.quarter_turns else " weak and strong" if row.strong else ""
+    )
 
 
 def _dtype(name: Precision) -> torch.dtype:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastkd.data import ResidentLoader
-from fastkd.data.base import Batch, Loader, RawBatch
+from fastkd.data.base import Batch, Loader, Mixed, RawBatch
 from fastkd.support.distributed import any_rank, share_buffers, world_size
 from fastkd.support.live import duration
 from fastkd.training.capture import Recorder, first_lines
@@ -20,6 +20,7 @@ from fastkd.training.optimisation import (
     Training,
     WeightAverage,
     clip_gradients,
+    follows_the_device,
     gradients_are_finite,
     learning_rates,
     set_learning_rate,
@@ -183,6 +184,8 @@ class Step:
         """Records the step and those beside it; returns the line that says how it went."""
         if len(raw.index) != self.batch_size:
             return f"not captured: the only batch has {len(raw.index)} images, not {self.batch_size}"
+        if not follows_the_device(self.optimizer):
+            return f"not captured: {type(self.optimizer).__name__} counts its steps on the host"
         started, steps = time.perf_counter(), (self, *beside)
         groups = [group for step in steps for group in step.optimizer.param_groups if "capturable" in group]
 
@@ -232,18 +235,24 @@ class Step:
         self._keep_first_bad(bad, {"loss": loss.total, **loss.terms})
         if self.training.clip_norm is not None:
             clip_gradients(self.optimizer, self.training.clip_norm)
-        # The fused optimisers skip the update where this is 1.
-        self.optimizer.found_inf = bad.to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
         # Indexed by a tensor the table would be read on the host. Warming up may go beyond its end, training does not.
         place = self.done.clamp(max=len(self.learning_rates) - 1).view(1)
         rate = self.learning_rates.index_select(0, place).squeeze(0)
         set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
+        self._update(bad)
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.stage.deployed)
         self.meter.add(loss)
         self.done.add_(1)
+
+    def _update(self, bad: Tensor) -> None:
+        """One step of the optimiser, unless the loss or a gradient is not finite."""
+        if follows_the_device(self.optimizer):  # a fused optimiser skips the update where this is 1
+            self.optimizer.found_inf = bad.to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
+            self.optimizer.step()
+        elif not bad:  # read on the host: such a step is not captured
+            self.optimizer.step()
 
     def _accumulate(self, batch: Batch) -> StageLoss:
         """Takes the batch in `accumulate` parts, one after the other; gradients and terms are those of their mean."""
@@ -322,7 +331,14 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
     others = (value.tensor_split(count) for value in (batch.labels, batch.index, *batch.taught))
     of_parts = zip(batch.images.tensor_split(count, dim=1), *others, strict=True)
     return [
-        batch._replace(images=images, labels=labels, index=index, taught=tuple(taught))
-        for images, labels, index, *taught in of_parts
+        batch._replace(images=images, labels=labels, index=index, taught=tuple(taught), mixed=mixed)
+        for (images, labels, index, *taught), mixed in zip(of_parts, _parts_of(batch.mixed, count), strict=True)
         if len(labels)
     ]
+
+
+def _parts_of(mixed: Mixed | None, parts: int) -> Sequence[Mixed | None]:
+    if mixed is None:
+        return [None] * parts
+    pairs = zip(mixed.labels.tensor_split(parts), mixed.share.tensor_split(parts), strict=True)
+    return [Mixed(labels, share) for labels, share in pairs]
