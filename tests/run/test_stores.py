@@ -334,6 +334,13 @@ class TestRefused:
         assert "\n" not in str(error.value)
         assert {file.name: file.read_bytes() for file in (tmp_path / "store/teacher").iterdir()} == before
 
+    def test_mixed_images_are_no_rows(self, teachers, tmp_path):
+        recipe = recipe_of(teachers["plain"], "kd", tmp_path / "store")
+        for name in ("mixup", "cutmix"):
+            mixed = replace(recipe, augmentation=replace(recipe.augmentation, **{name: 0.2}))
+            with pytest.raises(UserError, match="--teacher-outputs: a mixed image .* is one of its batch alone"):
+                train(mixed, tmp_path / "run")
+
     def test_several_temperatures_share_no_tail(self, teachers, tmp_path):
         storing = {"store_top": 3}
         with pytest.raises(UserError, match="--store-top: sskd reads all of the teacher's logits"):
