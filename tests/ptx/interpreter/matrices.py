@@ -1,0 +1,373 @@
+"""Matrix units: ldmatrix, stmatrix, mma.sync and wgmma.
+
+Products are exact and sums are taken in float64, in the order of k, and rounded once: the manual leaves order and
+rounding of the hardware's sums open. Fragments lie as the manual's figures show them: with g = lane / 4 and t = lane %
+4, a register of A holds columns 2t, 2t+1 of row g or g+8, one of B rows 2t, 2t+1 of column g, one of C one number.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..findings import IN_FLIGHT, INACTIVE, MATRIX_REGISTERS, OUTSIDE, PROXY, RACE, UNINITIALISED
+from ..memories import KNOWN, READ, UNDEFINED
+from ..program import NONE, Coded
+from . import memory
+from .clocks import WARP
+from .lanes import WHOLE, loaded, stored
+
+WARPGROUP = 128
+LANES = np.arange(WARP)
+ROW_BYTES = 16
+
+
+def warps_of(block: Any, active: np.ndarray) -> np.ndarray:
+    """Numbers of the whole warps that are here."""
+    block.check_whole_warps(active, INACTIVE)
+    return np.flatnonzero(block.warps(active).all(1))
+
+
+def rows_addressed(block: Any, coded: Coded, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The threads whose addresses count, and these: eight lanes a matrix."""
+    base, *registers = coded.slots
+    addressing = active & (np.arange(block.threads) % WARP < 8 * len(registers))
+    threads = np.flatnonzero(addressing)
+    addresses = memory.addresses_of(block, base, coded.numbers[0], addressing)
+    memory.count(block, "shared", addressing, addresses, ROW_BYTES)
+    return threads, addresses
+
+
+def load_matrix(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
+    _, *targets = coded.slots
+    warps = warps_of(block, active)
+    threads, addresses = rows_addressed(block, coded, active)
+    rows = np.zeros((block.threads, 8), np.uint16)
+    known = np.ones((block.threads, 8), bool)
+    for piece in memory.pieces(block, "shared", threads, addresses, ROW_BYTES, "reads"):
+        known[piece.access.threads] = memory.read(block, piece)[:, :1]
+        rows[piece.access.threads] = memory.bytes_at(piece.region, piece.offsets, ROW_BYTES).view(np.uint16)
+    lane = np.arange(block.threads) % WARP
+    first = np.arange(block.threads) - lane
+    for i, target in enumerate(targets):
+        matrix = first[:, None] + 8 * i
+        if coded.form["trans"]:
+            row, column = matrix + 2 * (lane % 4)[:, None] + np.arange(2), (lane // 4)[:, None]
+        else:
+            row, column = matrix + (lane // 4)[:, None], 2 * (lane % 4)[:, None] + np.arange(2)
+        pairs = np.ascontiguousarray(rows[row, column]).view(np.uint32)[:, 0]
+        block.put(target, active, pairs[active], _flags(known[row, column].all(1)[active]))
+    _ = warps
+
+
+def store_matrix(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
+    _, *sources = coded.slots
+    warps_of(block, active)
+    threads, addresses = rows_addressed(block, coded, active)
+    rows = np.zeros((block.threads, 8), np.uint16)
+    known = np.ones((block.threads, 8), bool)
+    lane = np.arange(block.threads) % WARP
+    first = np.arange(block.threads) - lane
+    for i, source in enumerate(sources):
+        halves = block.registers[source].view(np.uint16).reshape(-1, 2)
+        matrix = first[:, None] + 8 * i
+        if coded.form["trans"]:
+            row, column = matrix + 2 * (lane % 4)[:, None] + np.arange(2), (lane // 4)[:, None]
+        else:
+            row, column = matrix + (lane // 4)[:, None], 2 * (lane % 4)[:, None] + np.arange(2)
+        rows[row, np.broadcast_to(column, row.shape) if coded.form["trans"] else column] = halves
+        known[row, np.broadcast_to(column, row.shape) if coded.form["trans"] else column] = (
+            block.known[source] == WHOLE
+        )[:, None]
+    for piece in memory.pieces(block, "shared", threads, addresses, ROW_BYTES, "writes"):
+        own = piece.access.threads
+        values = np.ascontiguousarray(rows[own]).view(np.uint8).reshape(len(own), ROW_BYTES)
+        memory.write(block, piece, values, known[own].all(1, keepdims=True))
+
+
+class Fragments(NamedTuple):
+    """Where the numbers of a fragment lie in the matrix: [registers, lanes, numbers a register]."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+def fragment_a(registers: int, packed: bool) -> Fragments:
+    """A [16, k]: registers of two 16-bit numbers, or of one."""
+    i, lane, h = np.ogrid[:registers, :WARP, : 2 if packed else 1]
+    width = 2 if packed else 1
+    return _broadcast(lane // 4 + 8 * (i % 2), width * (lane % 4) + h + 4 * width * (i // 2))
+
+
+def fragment_b(registers: int, packed: bool) -> Fragments:
+    """B [k, 8]"""
+    i, lane, h = np.ogrid[:registers, :WARP, : 2 if packed else 1]
+    width = 2 if packed else 1
+    return _broadcast(width * (lane % 4) + h + 4 * width * i, lane // 4)
+
+
+def fragment_c(registers: int) -> Fragments:
+    """C [16, 8 · registers / 4]: one number a register."""
+    i, lane, h = np.ogrid[:registers, :WARP, :1]
+    return _broadcast(lane // 4 + 8 * (i // 2 % 2) + 0 * h, 8 * (i // 4) + 2 * (lane % 4) + i % 2 + 0 * h)
+
+
+def _broadcast(rows: np.ndarray, columns: np.ndarray) -> Fragments:
+    return Fragments(*np.broadcast_arrays(rows, columns))
+
+
+def gathered(
+    block: Any, slots: tuple[int, ...], places: Fragments, warp: int, kind: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The matrix that the registers of a warp hold, in float64, and where it is defined."""
+    own = slice(warp * WARP, (warp + 1) * WARP)
+    bits = np.stack([block.registers[slot][own] for slot in slots])
+    known = np.stack([block.known[slot][own] == WHOLE for slot in slots])
+    numbers = _numbers(bits, kind).reshape(places.rows.shape)
+    matrix = np.zeros((places.rows.max() + 1, places.columns.max() + 1))
+    defined = np.zeros(matrix.shape, bool)
+    matrix[places.rows, places.columns] = numbers
+    defined[places.rows, places.columns] = known[:, :, None]
+    return matrix, defined
+
+
+def _numbers(bits: np.ndarray, kind: str) -> np.ndarray:
+    if kind == "tf32":
+        return loaded(bits & np.uint32(0xFFFFE000), "f32").astype(np.float64)
+    if kind == "f32":
+        return loaded(bits, "f32").astype(np.float64)
+    return loaded(np.ascontiguousarray(bits).view(np.uint16), kind).astype(np.float64)
+
+
+def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a · b + c: the products added in the order of k, then c."""
+    total = np.zeros(c.shape)
+    for k in range(a.shape[1]):
+        total = total + a[:, k, None] * b[None, k]
+    return (total + c).astype(np.float32)
+
+
+def scatter(
+    block: Any, slots: tuple[int, ...], places: Fragments, warp: int, matrix: np.ndarray, known: np.ndarray
+) -> None:
+    own = np.zeros(block.threads, bool)
+    own[warp * WARP : (warp + 1) * WARP] = True
+    bits = stored(matrix, "f32")
+    for i, slot in enumerate(slots):
+        row, column = places.rows[i, :, 0], places.columns[i, :, 0]
+        block.put(slot, own, bits[row, column], _flags(known[row, column]))
+
+
+def _flags(known: np.ndarray) -> np.ndarray:
+    return np.where(known, WHOLE, 0).astype(np.uint8)
+
+
+def multiply(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
+    kind = coded.form["type"]
+    in_a, in_b = coded.numbers
+    d, a = coded.slots[:4], coded.slots[4 : 4 + in_a]
+    b, c = coded.slots[4 + in_a : 4 + in_a + in_b], coded.slots[4 + in_a + in_b :]
+    packed = kind != "tf32"
+    for warp in warps_of(block, active):
+        a_mk, a_known = gathered(block, a, fragment_a(in_a, packed), warp, kind)
+        b_kn, b_known = gathered(block, b, fragment_b(in_b, packed), warp, kind)
+        c_mn, c_known = gathered(block, c, fragment_c(4), warp, "f32")
+        known = a_known.all(1)[:, None] & b_known.all(0)[None] & c_known
+        scatter(block, d, fragment_c(4), warp, product(a_mk, b_kn, c_mn), known)
+
+
+class Reading(NamedTuple):
+    """Cells that a warp's matrix instructions read, registers that they use: until its group has been waited for."""
+
+    warp: int
+    group: int
+    cells: np.ndarray
+    accumulators: frozenset[int]
+    operands: frozenset[int]
+
+
+class Pending:
+    """The matrix instructions of a block that are still running."""
+
+    def __init__(self, block: Any):
+        warps = -(-block.threads // WARP)
+        self.block = block
+        self.running: list[Reading] = []
+        self.open_groups = np.zeros(warps, np.int64)
+        self.watches = "multiply_async" in block.program.actions
+        self.fresh = np.zeros((len(block.program.slots), warps), bool)
+        """Registers that were written since the last wgmma.fence, by warp."""
+
+    def check(self, coded: Coded, active: np.ndarray) -> None:
+        """No instruction but their own touches the registers of those that run."""
+        if coded.action == "multiply_async":
+            return
+        written = set(coded.written)
+        for reading in self.running:
+            if not active[reading.warp * WARP : (reading.warp + 1) * WARP].any():
+                continue
+            touched = (set(coded.slots) & reading.accumulators) | (written & reading.operands)
+            if touched:
+                name = self.block.program.slots[min(touched)].name
+                self.block.report(MATRIX_REGISTERS, reading.warp * WARP, f"{name} is in use until the wait")
+                return
+
+    def note_written(self, coded: Coded, active: np.ndarray) -> None:
+        if coded.action != "multiply_async":
+            warps = self.block.warps(active).any(1)
+            for slot in coded.written:
+                if slot != NONE:
+                    self.fresh[slot] |= warps
+
+    def wait(self, warps: np.ndarray, pending: int) -> None:
+        watch, remaining = self.block.watch, []
+        for reading in self.running:
+            if reading.warp in warps and reading.group < self.open_groups[reading.warp] - pending:
+                watch.async_reads[reading.cells] -= 1
+                watch.readers[reading.cells, reading.warp] = 0xFFFFFFFF
+                watch.read_clock[reading.cells, reading.warp] = self.block.clocks.counter[reading.warp]
+                watch.read_place[reading.cells] = self.block.place
+            else:
+                remaining.append(reading)
+        self.running = remaining
+
+
+def matrix_fence(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
+    block.matrices.fresh[:, warps_of(block, active)] = False
+
+
+def commit_matrices(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
+    block.matrices.open_groups[warps_of(block, active)] += 1
+
+
+def wait_for_matrices(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
+    block.matrices.wait(warps_of(block, active), coded.numbers[0])
+
+
+SWIZZLES = {0: 16, 1: 128, 2: 64, 3: 32}
+"""Bytes of a row of a tile in shared memory, by the descriptor's mode; 16 is not swizzled."""
+
+
+def tile(descriptor: int, along: int, depth: int, transposed: bool) -> np.ndarray:
+    """Addresses [along, depth] of the 16-bit numbers of a matrix in shared memory: `depth` is k.
+
+    PTX ISA, "Matrix Descriptor Format", "Strides". transposed: what is contiguous is not k.
+    """
+    start, lead, stride = ((descriptor >> shift & 0x3FFF) << 4 for shift in (0, 16, 32))
+    width = SWIZZLES[descriptor >> 62]
+    i, k = np.ogrid[:along, :depth]
+    if transposed:
+        if width == 16:
+            raise NotImplementedError("wgmma: a transposed matrix that is not swizzled")
+        place = 2 * i // width * lead + k // 8 * stride + k % 8 * width + 2 * i % width
+    else:
+        place = i // 8 * stride + 2 * k // width * lead + i % 8 * width + 2 * k % width
+    address = start + place
+    return address ^ ((address >> 7 & (width // 16 - 1)) << 4)
+
+
+def multiply_async(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
+    registers, negated_a, negated_b, transposed_a, transposed_b = coded.numbers
+    columns, kind = int(coded.form["n"]), coded.form["type"]
+    accumulators, rest = coded.slots[: columns // 2], coded.slots[columns // 2 :]
+    a, descriptor_b, added = rest[: max(registers, 1)], rest[-2], rest[-1]
+    warps = warps_of(block, active)
+    for first in range(0, len(block.warps(active)), 4):
+        own = [warp for warp in range(first, first + 4) if warp in warps]
+        if not own:
+            continue
+        threads = np.arange(first * WARP, first * WARP + WARPGROUP)
+        if len(own) < 4:
+            block.report(INACTIVE, own[0] * WARP, "not all four warps of the group are here")
+            continue
+        check_fresh(block, (*accumulators, *(a if registers else ())), own)
+        used = []
+        b_address = tile(int(block.registers[descriptor_b][threads[0]]), columns, 16, bool(transposed_b))
+        b_kn, b_known = numbers_at(block, b_address, kind, threads, used)
+        b_kn, b_known = b_kn.T * (-1 if negated_b else 1), b_known.T
+        if not registers:
+            a_address = tile(int(block.registers[a[0]][threads[0]]), 64, 16, bool(transposed_a))
+            whole_a, whole_a_known = numbers_at(block, a_address, kind, threads, used)
+        for warp in own:
+            if registers:
+                a_mk, a_known = gathered(block, a, fragment_a(registers, True), warp, kind)
+            else:
+                rows = slice(16 * (warp - first), 16 * (warp - first) + 16)
+                a_mk, a_known = whole_a[rows], whole_a_known[rows]
+            places = fragment_c(len(accumulators))
+            c_mn, c_known = gathered(block, accumulators, places, warp, "f32")
+            if not block.registers[added][warp * WARP]:
+                c_mn, c_known = np.zeros_like(c_mn), np.ones_like(c_known)
+            known = a_known.all(1)[:, None] & b_known.all(0)[None] & c_known
+            scatter(block, accumulators, places, warp, product(a_mk * (-1 if negated_a else 1), b_kn, c_mn), known)
+            cells = np.unique(np.concatenate(used))
+            block.watch.async_reads[cells] += 1
+            operands = frozenset(a) if registers else frozenset()
+            group_number = int(block.matrices.open_groups[warp])
+            block.matrices.running.append(Reading(warp, group_number, cells, frozenset(accumulators), operands))
+
+
+def check_fresh(block: Any, slots: tuple[int, ...], warps: list[int]) -> None:
+    for slot in slots:
+        for warp in warps:
+            if block.matrices.fresh[slot, warp]:
+                name = block.program.slots[slot].name
+                block.report(MATRIX_REGISTERS, warp * WARP, f"{name} was written after the last wgmma.fence")
+                return
+
+
+def numbers_at(
+    block: Any, addresses: np.ndarray, kind: str, threads: np.ndarray, used: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of a matrix in shared memory, read through the asynchronous proxy; adds its cells to `used`."""
+    region = block.shared
+    inside = addresses + 2 <= len(region.data)
+    if not inside.all():
+        block.report(OUTSIDE, threads[0], f"reads a matrix at {int(addresses[~inside][0]):#x} of shared memory")
+        addresses = np.where(inside, addresses, 0)
+    cells = np.unique(addresses // region.cell)
+    used.append(cells)
+    check_async_read(block, cells, threads)
+    region.flags[cells] |= READ
+    bits = np.ascontiguousarray(region.data[addresses[..., None] + np.arange(2)]).view(np.uint16)[..., 0]
+    defined = (region.flags[addresses // region.cell] & UNDEFINED) == 0
+    return loaded(bits, kind).astype(np.float64), defined
+
+
+def check_async_read(block: Any, cells: np.ndarray, threads: np.ndarray) -> None:
+    """Written, arrived, ordered before every thread of the group, and past a proxy fence."""
+    region, watch, clocks = block.shared, block.watch, block.clocks
+    never = (region.flags[cells] & (KNOWN | UNDEFINED)) == 0
+    if never.any():
+        block.report(UNINITIALISED, threads[0], f"byte {int(cells[never][0]) * region.cell} of shared memory")
+    flying = watch.flight[cells] >= 0
+    if flying.any():
+        block.report(
+            IN_FLIGHT,
+            threads[0],
+            "a matrix instruction reads what a copy is still writing",
+            int(watch.flight[cells][flying][0]),
+        )
+    writers, then = watch.writer[cells], watch.write_clock[cells]
+    rows = clocks.seen[threads].copy()
+    rows[np.arange(len(threads)), threads] = np.iinfo(np.uint32).max
+    late = (writers >= 0) & (rows.min(0)[writers] < then)
+    if late.any():
+        other = int(np.flatnonzero(late)[0])
+        detail = f"a matrix instruction reads what thread {int(writers[other])} wrote, not ordered"
+        block.report(RACE, threads[0], detail, int(watch.write_place[cells[other]]))
+    hidden = (writers >= 0) & ~late & (clocks.proxied[threads].min(0)[writers] < then)
+    if hidden.any():
+        other = int(np.flatnonzero(hidden)[0])
+        detail = f"what thread {int(writers[other])} wrote"
+        block.report(PROXY, threads[0], detail, int(watch.write_place[cells[other]]))
+
+
+ACTIONS = {
+    "load_matrix": load_matrix,
+    "store_matrix": store_matrix,
+    "multiply": multiply,
+    "matrix_fence": matrix_fence,
+    "commit_matrices": commit_matrices,
+    "wait_for_matrices": wait_for_matrices,
+    "multiply_async": multiply_async,
+}
