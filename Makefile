@@ -1,6 +1,6 @@
 # Everything runs in the virtual environment .venv, which the first target you call sets up.
 #   make train   trains a student-friendly teacher on handwritten digits and distils a student from it
-#   make test    runs the tests
+#   make test    runs the tests; make quick those that are for after every edit
 #   make compare compares methods and teachers on the digits, in minutes
 PYTHON ?= python3
 ARGS ?=
@@ -11,10 +11,23 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints-d
 # Tests get one thread a worker besides.
 TEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
-.PHONY: help train compare test slow lint format gpu bench clean
+# What an edit breaks most often, in under a minute on two cores: no runs, no compilers, no second process.
+QUICK := tests/test_layers.py tests/test_mirror.py tests/test_docs.py tests/test_options.py \
+  tests/losses --ignore=tests/losses/test_crd.py \
+  tests/ops/test_numbers.py tests/ops/test_philox.py tests/ops/test_select.py \
+  tests/ops/crd/test_inputs.py tests/ops/crd/test_reference.py tests/ops/crd/test_draws.py \
+  tests/methods/test_golden_maps.py tests/methods/test_golden_vectors.py tests/methods/test_methods.py \
+  tests/methods/test_peers.py tests/networks/test_grafts.py tests/recipes \
+  tests/training --ignore=tests/training/test_capture.py --ignore=tests/training/test_compilation.py \
+  tests/run/test_earlier.py tests/run/test_figures.py tests/run/test_header.py tests/run/test_job.py \
+  tests/data/test_augment.py tests/data/test_base.py tests/data/test_boxes.py tests/data/test_failures.py \
+  tests/data/test_order.py tests/data/test_paths.py tests/data/test_resident.py \
+  tests/support --ignore=tests/support/test_distributed.py tests/benchmarks
+
+.PHONY: help train compare quick test slow night lint format gpu bench clean
 
 help:
-	@echo "make train [ARGS=…] | compare [ARGS=…] | test [ARGS=…] | slow | lint | format | gpu | bench | clean"
+	@echo "make train [ARGS=…] | compare [ARGS=…] | quick | test [ARGS=…] | slow | night | lint | format | gpu | bench | clean"
 
 train: .venv/installed
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m fastkd.train $(ARGS)
@@ -22,11 +35,19 @@ train: .venv/installed
 compare: .venv/installed
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m fastkd.compare $(ARGS)
 
+quick: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(TEST) -q -n 2 $(QUICK)
+
 test: .venv/installed
 	$(TEST) -n auto $(ARGS)
 
 slow: .venv/installed
 	$(TEST) -n auto -m "slow and not gpu" $(ARGS)
+
+night: .venv/installed
+	.ci/night
 
 lint: .venv/installed
 	$(BIN)/ruff check .

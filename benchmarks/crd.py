@@ -11,7 +11,6 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from benchmarks.timing import (
     device_name,
     interleaved,
     peak_bytes,
+    record_file,
     versions,
     write_json,
 )
@@ -294,7 +294,7 @@ def main() -> None:
         "--quick", action="store_true", help="few rounds, under a minute; CIFAR's shape alone without a GPU"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="write the records there")
+    parser.add_argument("--json", type=record_file, help="write the records there")
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
     cases = [CIFAR, IMAGENET] if on_gpu else [CIFAR] if options.quick else [CIFAR, IMAGENET_64]

@@ -30,7 +30,7 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from benchmarks.pictures import cifar, photographs, re_encoded
-from benchmarks.timing import Record, commit, device_name, versions, write_json
+from benchmarks.timing import Record, commit, device_name, record_file, versions, write_json
 from fastkd.data import Augmentation, Feeding, Source, Split, open_dataset, resolved_loader, training_source
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,7 +52,7 @@ def main() -> None:
     cores, gpu = len(os.sched_getaffinity(0)), torch.cuda.is_available()
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="under a minute on two cores")
-    arguments.add_argument("--json", type=Path, help="write the records to this file")
+    arguments.add_argument("--json", type=record_file, help="write the records to this file")
     arguments.add_argument("--repetitions", type=int, default=7)
     arguments.add_argument("--workers", type=int, default=cores)
     arguments.add_argument("--batch", type=int, default=128 if gpu else 64, help="JPEGs in a batch")

@@ -8,7 +8,6 @@ and cannot be captured), `triton` ours on a GPU, `cpu` ours without one.
 import argparse
 import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -23,6 +22,7 @@ from benchmarks.timing import (
     input_sets,
     interleaved,
     peak_bytes,
+    record_file,
     versions,
     write_json,
 )
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="fewer shapes and repetitions; under a minute on two cores"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there")
+    parser.add_argument("--json", type=record_file, metavar="FILE", help="write the records there")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     every = [(case, mode) for case in (ON_GPU if device == "cuda" else ON_CPU) for mode in (FORWARD, STEP)]

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from benchmarks.data import SIZE, cpu_seconds, loader_versions, quantiles
 from benchmarks.pictures import photographs, re_encoded
-from benchmarks.timing import Record, commit, device_name, write_json
+from benchmarks.timing import Record, commit, device_name, record_file, write_json
 from fastkd.data import (
     Augmentation,
     Batch,
@@ -68,7 +68,7 @@ class Training:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="half as many steps, no torchvision")
-    arguments.add_argument("--json", type=Path, help="write the records to this file")
+    arguments.add_argument("--json", type=record_file, help="write the records to this file")
     arguments.add_argument("--networks", nargs="+", default=["resnet50", "resnet18"])
     arguments.add_argument("--batch", type=int, default=256)
     arguments.add_argument("--steps", type=int, default=60)

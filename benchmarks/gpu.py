@@ -14,9 +14,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.timing import RESULTS, record_file
+
 ROOT = Path(__file__).parents[1]
 BY_DEFAULT = ("tests", "ops", "steps")
+WITHOUT_RECORDS = ("tests", "sanitize")
 
 
 class Job(NamedTuple):
@@ -81,6 +83,8 @@ def main() -> int:
     parser.add_argument("--part", choices=(*BY_DEFAULT, "data", "sanitize"), help="only this part")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON files")
     options = parser.parse_args()
+    if options.part not in WITHOUT_RECORDS:
+        record_file(options.out)
     options.out.mkdir(parents=True, exist_ok=True)
     failed, lacking = [], missing()
     if lacking:

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import commit
+from benchmarks.timing import RESULTS, commit, record_file
 from fastkd.recipes.recipe import read_recipe
 
 TEACHERS = ("sftn", "standard")
@@ -80,7 +80,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="cifar100", help="NAME:PATH, as fastkd.train takes it")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the two runs")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="of logs and summary")
+    parser.add_argument("--out", type=record_file, default=str(RESULTS), help="folder of logs and summary")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after so many")
     options, others = parser.parse_known_args()
     end = time.monotonic() + 60 * options.minutes

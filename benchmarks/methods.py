@@ -8,7 +8,6 @@ not fit on the device is reported as such. The bank of CRD has a benchmark of it
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.crd import extra_bytes
 from benchmarks.plain_methods import PLAIN
-from benchmarks.timing import Record, Timing, commit, device_name, interleaved, versions, write_json
+from benchmarks.timing import Record, Timing, commit, device_name, interleaved, record_file, versions, write_json
 from fastkd import networks
 from fastkd.data import Batch
 from fastkd.methods import METHODS, Context, Method
@@ -193,7 +192,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", choices=sorted(METHODS.keys() - LEFT_OUT.keys()), help="these methods")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="write the records there")
+    parser.add_argument("--json", type=record_file, help="write the records there")
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
     cases = [CIFAR, IMAGENET] if on_gpu and not options.quick else [CIFAR if on_gpu or not options.quick else CIFAR_8]

@@ -5,6 +5,7 @@ import os
 import resource
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,8 @@ from typing import NamedTuple
 
 import torch
 
+RESULTS = Path(__file__).parent / "results"
+"""The records that README's tables are made of."""
 L2_BYTES = 64 << 20
 """Of the largest cache that inputs must not fit into: an H200 has 60 MB."""
 
@@ -154,14 +157,32 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of this checkout, with "+" where files differ from it; outside of one what FASTKD_COMMIT says, or "unknown"."""
+    """The commit of this checkout, with "+" where files differ from it; outside of one what FASTKD_COMMIT says.
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    New records do not make a difference: several benchmarks may write theirs one after the other. Where nothing says
+    which commit it is, it is "unknown".
+    """
+    head = _git("rev-parse", "--verify", "-q", "HEAD")
+    if not head:
+        return os.environ.get("FASTKD_COMMIT", "unknown")
+    return head + ("+" if _git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results") else "")
 
-    head = git("rev-parse", "--verify", "-q", "HEAD")
-    return head + ("+" if git("status", "--porcelain") else "") if head else os.environ.get("FASTKD_COMMIT", "unknown")
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def record_file(name: str | Path) -> Path:
+    """Where records may be written: anywhere, but into results/ only from a tree that a commit names.
+
+    Ends the program with a line and code 2 otherwise, before anything is measured.
+    """
+    path = Path(name)
+    if path.resolve().is_relative_to(RESULTS) and commit().endswith("+"):
+        print(f"benchmarks: {path}: files differ from the commit that a record names; commit them", file=sys.stderr)
+        raise SystemExit(2)
+    return path
 
 
 def write_json(records: Sequence[Record], path: Path) -> None:

@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from benchmarks.research_script import research_script
-from benchmarks.timing import Record, commit, device_name, interleaved, peak_bytes, versions, write_json
+from benchmarks.timing import Record, commit, device_name, interleaved, peak_bytes, record_file, versions, write_json
 from fastkd import recipes
 from fastkd.data import DataSet, Loader, Split, open_dataset
 from fastkd.recipes.planned import PlannedTraining
@@ -178,7 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, the small case alone on a CPU")
     parser.add_argument("--only", default="", help="only cases whose name contains this")
-    parser.add_argument("--json", type=Path, help="write the records to this file")
+    parser.add_argument("--json", type=record_file, help="write the records to this file")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     records: list[Record] = []

@@ -8,14 +8,13 @@ import argparse
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from unittest import mock
 
 import torch
 from torch import Tensor
 
 from benchmarks.crd import CIFAR, MOMENTUM, TEMPERATURE, Problems, inputs, our_step
-from benchmarks.timing import captured, commit, device_name, interleaved, versions
+from benchmarks.timing import captured, commit, device_name, interleaved, record_file, versions
 from fastkd.ops import compiled
 from fastkd.ops.crd import dense
 
@@ -101,7 +100,7 @@ def kernels(given: Problems, bank: Tensor, z: Tensor, numbers: Tensor, path: str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write all times there")
+    parser.add_argument("--json", type=record_file, help="write all times there")
     options = parser.parse_args()
     given = inputs(CIFAR, "cuda", 3)
     numbers = torch.tensor((TEMPERATURE, MOMENTUM), device="cuda")

@@ -13,13 +13,12 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.timing import captured, commit, device_name, input_sets, versions
+from benchmarks.timing import captured, commit, device_name, input_sets, record_file, versions
 from fastkd.ops.distill_loss import launch, reference
 from fastkd.ops.distill_loss.launch import Layout
 from fastkd.ops.numbers import NUMBERS
@@ -120,7 +119,7 @@ def inputs(case: Case, seed: int) -> Inputs:
 
 
 def run(case: Case, given: Inputs, layout: Layout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return launch.losses_and_gradients(
+    return launch.compute_losses_and_gradients(
         given.logits, given.gradients, given.labels, given.numbers, None, case.form, chosen=layout, **OPTIONS
     )
 
@@ -232,7 +231,7 @@ def show(case: Case, records: list[dict], best: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there")
+    parser.add_argument("--json", type=record_file, metavar="FILE", help="write the records there")
     parser.add_argument("--rounds", type=int, default=20, help="measurements of each layout")
     parser.add_argument("--best", type=int, default=4, help="layouts printed for each case")
     parser.add_argument("--only", default="", help="cases whose name contains this")

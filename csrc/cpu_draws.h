@@ -3,7 +3,7 @@
 
 #include "draws.h"
 
-// One copy of a function for each instruction set, the best one taken when the library is loaded.
+// Makes one copy of a function for each instruction set; the best one is taken when the library is loaded.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define FASTKD_VERSIONS
 #define FASTKD_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -26,11 +26,12 @@ struct Draws {
   bool replacement, relaxed;
 };
 
-// With replacement: `count` numbers below `others`, from the words of `counter` on.
+// Draws `count` numbers below `others` with replacement, from the words of `counter` on.
 #ifdef FASTKD_VERSIONS
 __attribute__((target("default")))
 #endif
-inline void draw_again(const Stream& stream, uint32_t counter, int64_t count, uint32_t others, uint32_t* rows) {
+inline void draw_with_replacement(const Stream& stream, uint32_t counter, int64_t count, uint32_t others,
+                                  uint32_t* rows) {
   for (int64_t i = 0; i < count; i += DRAWN_TOGETHER, counter += DRAW_LANES)
     for (uint32_t lane = 0; lane < DRAW_LANES; ++lane) {
       const Words words = stream(counter + lane);
@@ -42,10 +43,11 @@ inline void draw_again(const Stream& stream, uint32_t counter, int64_t count, ui
 }
 
 #ifdef FASTKD_VERSIONS
-// The same in half the time, where numbers of 64 bits are multiplied at once: each word keeps the 64 bits of its product,
-// whose upper half is cut off when it is multiplied again.
-__attribute__((target("arch=x86-64-v4"))) inline void draw_again(const Stream& stream, uint32_t counter, int64_t count,
-                                                                 uint32_t others, uint32_t* rows) {
+// The same in half the time, on a CPU that multiplies vectors of 64-bit numbers: each word keeps the 64 bits of its
+// product, whose upper half is cut off when it is multiplied again.
+__attribute__((target("arch=x86-64-v4"))) inline void draw_with_replacement(const Stream& stream, uint32_t counter,
+                                                                            int64_t count, uint32_t others,
+                                                                            uint32_t* rows) {
   typedef uint64_t Wide __attribute__((vector_size(64)));
   constexpr int HALF = 8;
   static_assert(2 * HALF == DRAW_LANES, "two vectors");
@@ -72,8 +74,8 @@ __attribute__((target("arch=x86-64-v4"))) inline void draw_again(const Stream& s
 }
 #endif
 
-// The rows of the places first … first+count-1 of one sample; places count the negatives, and then the positive.
-// Returns false where a row is not in the bank. There is room for DRAWN_TOGETHER rows at a time.
+// Draws the rows of the places first … first+count-1 of one sample; places count the negatives, and then the positive.
+// Returns false if a row is not in the bank. `rows` has room for a multiple of DRAWN_TOGETHER rows.
 FASTKD_CLONES inline bool draw(const Draws& draws, int64_t sample, int64_t first, int64_t count, uint32_t* rows) {
   const int64_t K = draws.negatives, negatives = (first + count > K ? K : first + count) - first;
   const uint64_t n = static_cast<uint64_t>(draws.n);
@@ -94,7 +96,7 @@ FASTKD_CLONES inline bool draw(const Draws& draws, int64_t sample, int64_t first
   if (others == 0) return false;
   const Stream stream{draws.key0, draws.key1, static_cast<uint32_t>(draws.first_place + sample), draws.step};
   if (draws.replacement || others < K) {
-    draw_again(stream, static_cast<uint32_t>(first / 4), negatives, others, rows);
+    draw_with_replacement(stream, static_cast<uint32_t>(first / 4), negatives, others, rows);
   } else {
     const Permutation permutation(others, stream(KEY_COUNTER));
     const uint32_t start = static_cast<uint32_t>(first);

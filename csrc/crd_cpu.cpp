@@ -1,7 +1,7 @@
 // The CRD memory bank on a CPU. fastkd/ops/crd/reference.py is the definition, fastkd/ops/crd/operation.py the schemas.
 //
-// A task is one sample and 1024 of its draws: rows are read once, dotted, and at once added to the gradient with the
-// weight that their own score gives them. Tasks and their sums have a fixed order: results do not depend on the threads.
+// A task is one sample and 1024 of its draws: a row is read once, multiplied by the embedding, and at once added to the
+// gradient with the weight that its score gives it. Tasks and sums have a fixed order: no result depends on threads.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -38,8 +38,8 @@ struct BFloat16 {
 FASTKD_INLINE float single(const float* value) { return *value; }
 FASTKD_INLINE float single(const BFloat16* value) { return float_of(uint32_t{value->bits} << 16); }
 
-// Two vectors of a row at once, `i` counting vectors. Of bfloat16 they are the even and the odd elements of 32: that
-// takes a shift and a mask; embeddings and gradients are put into the same order.
+// Two vectors of a row at once. In bfloat16 they are the even and the odd elements of 32, since that takes a shift and
+// a mask; embeddings and gradients are put into the same order.
 struct Two {
   Floats a, b;
 };
@@ -75,7 +75,7 @@ FASTKD_INLINE Quad quarters(const Floats& values) {
   return (four[0] + four[1]) + (four[2] + four[3]);
 }
 
-// The sums of four vectors of four.
+// The sums over the elements of four vectors of four.
 FASTKD_INLINE Quad sums_of(Quad a, Quad b, Quad c, Quad d) {
   constexpr Order low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, second = {2, 3, 6, 7};
   const Quad ab = __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
@@ -84,28 +84,28 @@ FASTKD_INLINE Quad sums_of(Quad a, Quad b, Quad c, Quad d) {
 }
 
 struct Task {
-  const Nce* nce;      // of the student's side, of the teacher's side
+  const Nce* nce;  // [2]: of the student's and of the teacher's side
   const void* bank;
-  const float* anchors[2];
+  const float* embeddings[2];
   const uint32_t* rows;
   int64_t dim, count;
   bool ends_with_positive, measures;
   float* ordered;    // room for [4, dim]
   float* gradients;  // [2, dim]
-  double* sums;      // [2]: of the losses; of exp(score / T) where Z is measured
+  double* sums;      // [2]: of the losses, or of exp(score / T) if Z is measured
 };
 
 // DIM: the compile-time dimension, or 0.
 template <typename T, int DIM>
 FASTKD_INLINE void pass(const Task& task) {
-  constexpr int64_t STEP = 2 * LANES, GROUP = DIM > 0 ? DIM / STEP : 4;  // so many accumulators, twice, at once
+  constexpr int64_t STEP = 2 * LANES, GROUP = DIM > 0 ? DIM / STEP : 4;  // so many pairs of accumulators at once
   static_assert(DIM % STEP == 0, "the compile-time dimension is a multiple of two vectors");
   const int64_t dim = DIM > 0 ? DIM : task.dim, whole = dim / STEP * STEP;
   const T* const bank = static_cast<const T*>(task.bank);
   float* const ordered = task.ordered;  // embeddings [2][dim], then gradients [2][dim]
   for (int64_t side = 0; side < 2; ++side)
     for (int64_t d = 0; d < dim; ++d)
-      ordered[side * dim + (d < whole ? d / STEP * STEP + place_of(bank, d % STEP) : d)] = task.anchors[side][d];
+      ordered[side * dim + (d < whole ? d / STEP * STEP + place_of(bank, d % STEP) : d)] = task.embeddings[side][d];
   float* const gradients = ordered + 2 * dim;
   for (int64_t i = 0; i < 2 * dim; ++i) gradients[i] = 0;
   double sums[2] = {0, 0};
@@ -124,15 +124,15 @@ FASTKD_INLINE void pass(const Task& task) {
         // The student's embedding meets the teacher's half of the row, the teacher's the student's.
         for (int64_t side = 0; side < 2; ++side) {
           const T* const row = block[i + j] + (side == 0 ? dim : 0);
-          const float* const anchor = ordered + side * dim;
+          const float* const embedding = ordered + side * dim;
           Two products = {};
           for (int64_t d = 0; d < whole; d += STEP) {
-            const Two elements = two(row + d), with = two(anchor + d);
+            const Two elements = two(row + d), with = two(embedding + d);
             products.a += with.a * elements.a;
             products.b += with.b * elements.b;
           }
           parts[side][j] = quarters(products.a + products.b);
-          for (int64_t d = whole; d < dim; ++d) parts[side][j][0] += anchor[d] * single(row + d);
+          for (int64_t d = whole; d < dim; ++d) parts[side][j][0] += embedding[d] * single(row + d);
         }
       }
       for (int64_t side = 0; side < 2; ++side)
@@ -228,7 +228,7 @@ void complain() {
   STD_TORCH_CHECK(false, "crd: a row is outside the bank, or a sample has no negatives because all are of its class");
 }
 
-// One pass over all draws: losses [2] and gradients [2][samples, dim], or the means of exp(score / T) [2].
+// One pass over all draws: sums [2] of the losses, and gradients [2][samples, dim]; or sums [2] of exp(score / T).
 void run(const Tensor& student, const Tensor& teacher, const Tensor& bank, const Draws& draws, const float* z,
          float temperature, bool measures, double* sums, float* student_gradient, float* teacher_gradient) {
   const int64_t samples = student.size(0), dim = student.size(1), places = draws.negatives + 1;

@@ -19,7 +19,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using namespace fastkd;
 
-constexpr int64_t WANTED_BLOCKS = 4096;  // some waves of a large GPU
+constexpr int64_t WANTED_BLOCKS = 4096;  // enough for some waves on a large GPU
 
 cudaStream_t stream_of(const Tensor& tensor) {
   void* stream = nullptr;

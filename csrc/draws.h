@@ -27,7 +27,7 @@ FASTKD_INLINE Words philox(uint32_t key0, uint32_t key1, Words c) {
 
 constexpr uint32_t STREAM = 0x43524400u;  // "CRD"
 
-// Words that belong to one sample of one step.
+// The random words of one sample in one step.
 struct Stream {
   uint32_t key0, key1, place, step;
 
@@ -35,13 +35,13 @@ struct Stream {
     return philox(key0, key1, {counter, place, step, STREAM});
   }
 };
-// With replacement, 16 counters give 64 columns: the first words of all, then the second ones, and so on, so that what a
-// vector unit computes it also stores side by side.
+// With replacement, 16 counters give 64 columns: their first words, then their second ones, and so on, so that a vector
+// unit stores side by side what it computes.
 constexpr uint32_t DRAW_LANES = 16;
 constexpr uint32_t POSITIVE_COUNTER = 0xFFFFFFFFu, KEY_COUNTER = 0xFFFFFFFEu;
 
 // A keyed permutation of 0 … n-1 (n >= 1): a Feistel network of additions on pairs (left < a, right < b), a b >= n, whose
-// walk goes on while it stands outside. a b - n < a, about the root of n, so hardly any place walks at all.
+// walk goes on while it stands outside 0 … n-1. a b - n < a, about the root of n, so hardly any place walks at all.
 struct Permutation {
   uint32_t n, a, b, reciprocal;
   Words keys;
@@ -60,7 +60,7 @@ struct Permutation {
     return moved >= modulus ? moved - modulus : moved;
   }
 
-  // One round trip on the pairs; may leave 0 … n-1.
+  // One step of the walk: the result may stand outside 0 … n-1.
   FASTKD_INLINE uint32_t once(uint32_t place) const {
     uint32_t left = scaled(place, reciprocal), right = place - left * b;
     // The reciprocal is rounded down, so the quotient may be one too small.

@@ -22,12 +22,12 @@ struct Pass {
   const float* z;
   const float* numbers;
   int samples, dim, splits;
-  bool measures;
+  bool measures;     // sums exp(score / T) for Z and leaves the gradients alone
   float* gradients;  // [samples, splits, 2, dim]
   float* sums;       // [samples, splits, 2]
 };
 
-// V elements at a time, PIECES of them a lane, ROWS rows in flight.
+// A lane reads V elements at a time and PIECES such pieces of a row; ROWS rows are in flight.
 template <typename T, int V, int PIECES, int ROWS>
 __global__ void __launch_bounds__(THREADS, 2) gather(const Pass pass) {
   static_assert(ROWS == 2 || ROWS == 4 || ROWS == 8, "the butterfly halves the rows");
@@ -43,14 +43,14 @@ __global__ void __launch_bounds__(THREADS, 2) gather(const Pass pass) {
   const Nce nce(pass.numbers[0], pass.measures ? 1.0f : pass.z[side], K, n, pass.samples);
 
   using Raw = Piece<T, V>;
-  float anchor[PIECES][V], gradient[PIECES][V];
-  const float* const embedding = (side == 0 ? pass.student : pass.teacher) + int64_t{sample} * dim;
+  float embedding[PIECES][V], gradient[PIECES][V];
+  const float* const elements = (side == 0 ? pass.student : pass.teacher) + int64_t{sample} * dim;
 #pragma unroll
   for (int p = 0; p < PIECES; ++p)
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       const int d = (within + 16 * p) * V + v;
-      anchor[p][v] = d < dim ? embedding[d] : 0.0f;
+      embedding[p][v] = d < dim ? elements[d] : 0.0f;
       gradient[p][v] = 0.0f;
     }
   const T* const bank = static_cast<const T*>(pass.bank) + half * dim + within * V;
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(THREADS, 2) gather(const Pass pass) {
 #pragma unroll
         for (int p = 0; p < PIECES; ++p)
 #pragma unroll
-          for (int v = 0; v < V; ++v) score[r] = fmaf(anchor[p][v], raw[r][p][v], score[r]);
+          for (int v = 0; v < V; ++v) score[r] = fmaf(embedding[p][v], raw[r][p][v], score[r]);
       }
 #pragma unroll
       for (int kept = ROWS / 2, mask = 8; mask > 0; kept /= 2, mask /= 2) {
@@ -154,7 +154,7 @@ __device__ inline double block_sum(const float* values, int64_t count, int step)
   return sum;
 }
 
-// A block for each sample, and one for the loss.
+// Adds the partial sums: a block for each sample, and one for the loss.
 static __global__ void __launch_bounds__(THREADS)
     finish(const Pass pass, float* total, float* sides, float* student_gradient, float* teacher_gradient) {
   if (blockIdx.x == pass.samples) {

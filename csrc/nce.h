@@ -4,7 +4,7 @@
 //   positive: -log(P / (P + a)),  d/dscore = -a / (P + a) / T
 //   negative: -log(c / (P + a)),  d/dscore =  P / (P + a) / T
 // both still to be divided by the batch. P is small against c at first (1 / rows against negatives / rows): the
-// logarithm is taken of 1 + t, t = (P + 1e-7) / c, so that float32 loses nothing over thousands of terms.
+// logarithm is taken of 1 + t, with t = (P + 1e-7) / c, so that float32 loses nothing over thousands of terms.
 #pragma once
 
 #include "portable.h"
@@ -12,10 +12,10 @@
 namespace fastkd {
 
 constexpr float NCE_EPS = 1e-7f;
-constexpr float SMALLEST_NORM = 1e-12f;  // what an embedding is divided by at least
+constexpr float SMALLEST_NORM = 1e-12f;  // an embedding is divided by no less
 constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.693147180559945309f;
 
-// 2^x, to 1e-7; x is held to ±126.
+// 2^x, right to 1e-7 of the result; on a CPU x is clamped to ±126.
 FASTKD_INLINE float two_to(float x) {
 #ifdef __CUDA_ARCH__
   return exp2f(x);
@@ -44,10 +44,10 @@ FASTKD_INLINE float quotient(float a, float b) {
 #endif
 }
 
-// log(1 + t), t >= 0, to 1e-7 of the result also where t is small.
+// log(1 + t) for t >= 0, right to 1e-7 of the result also if t is small.
 FASTKD_INLINE float log_one_plus(float t) {
   const float u = 1.0f + t;
-  // u = 2^e m, m from sqrt(1/2) on
+  // u = 2^e m, with m from sqrt(1/2) to sqrt(2)
   const uint32_t lifted = bits_of(u) + (0x3F800000u - 0x3F3504F3u);
   const int32_t e = static_cast<int32_t>(lifted >> 23) - 127;
   const float m = float_of((lifted & 0x007FFFFFu) + 0x3F3504F3u);

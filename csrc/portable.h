@@ -1,4 +1,4 @@
-// What the same source needs to be both a CPU's and a GPU's.
+// What a source needs that is compiled for a CPU and for a GPU.
 #pragma once
 
 #include <cmath>
@@ -12,7 +12,7 @@
 
 namespace fastkd {
 
-// Bits of a float as an integer, and back.
+// The bits of a float as an integer, and back.
 FASTKD_INLINE uint32_t bits_of(float value) {
 #ifdef __CUDA_ARCH__
   return __float_as_uint(value);

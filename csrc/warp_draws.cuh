@@ -9,7 +9,7 @@ namespace fastkd {
 
 constexpr int TILE = 128;  // draws that a warp takes at a time
 constexpr unsigned ALL = 0xFFFFFFFFu;
-constexpr uint32_t NOWHERE = 0xFFFFFFFFu;  // in place of a row: outside the bank
+constexpr uint32_t NOWHERE = 0xFFFFFFFFu;  // stands for a row outside the bank
 
 struct Draws {
   const int64_t* rows;
@@ -53,7 +53,7 @@ struct Sample {
   }
 };
 
-// The rows of the places base … base+TILE-1; places count the negatives, and then the positive.
+// Draws the rows of the places base … base+TILE-1; places count the negatives, and then the positive.
 __device__ inline void draw_tile(const Draws& draws, const Sample& own, int sample, int64_t base, int lane, uint32_t* rows) {
   const int64_t K = draws.negatives;
   if (draws.chosen != nullptr) {

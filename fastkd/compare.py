@@ -31,6 +31,7 @@ from fastkd.support.errors import UserError
 from fastkd.support.files import write_json
 from fastkd.support.interrupt import Stopped, interruptible
 from fastkd.support.plain import to_plain
+from fastkd.support.session import Session
 
 METHODS = ("kd", "kd+fitnet", "kd+at", "kd+sp", "simkd", "crd")
 TEACHERS: tuple[TeacherTraining, ...] = ("standard", "sftn")
@@ -48,11 +49,11 @@ class Options:
     """Folder of the runs and of report.html."""
     seeds: int = 3
     epochs: int | None = None
-    """Of the students; the teachers have half as many again (default: 20)."""
+    """Epochs of the students; the teachers have half as many again (default: 20)."""
     limit_train: int | None = None
     """Train on so many images only (default: 10000 of CIFAR-100)."""
     threads: int | None = None
-    """Of the CPU (default: all cores)."""
+    """Threads of the CPU (default: all cores)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -79,12 +80,13 @@ def main(arguments: list[str]) -> int:
 
 
 def recipe_of(options: Options, kind: TeacherTraining) -> Recipe:
-    """A teacher, and beside one another the student without a teacher and by every method."""
+    """The recipe of a teacher of that kind, of the student without a teacher, and of the student by every method."""
     name = options.data.partition(":")[0]
     own: dict[str, Any]
     if name == "digits":
         made = RECIPES["digits"](teacher_training=kind)
-        own = {"at": ATSettings(weight=1000 / 16), "crd": CRDSettings(negatives=256)}  # AT: of 1/16 as many pixels
+        # AT's maps have 1/16 as many pixels as on CIFAR.
+        own = {"at": ATSettings(weight=1000 / 16), "crd": CRDSettings(negatives=256)}
     elif name == "cifar100":
         made = RECIPES["cifar100-sftn"](teacher_net="resnet20", student="resnet8", teacher_training=kind, control=True)
         made = replace(made, limit_train=10_000)
@@ -93,9 +95,8 @@ def recipe_of(options: Options, kind: TeacherTraining) -> Recipe:
         raise UserError(f"the comparison is of digits or cifar100:PATH, got {options.data!r}")
     teacher, student, control = (_shortened(stage, options.epochs or 20) for stage in made.stages)
     own["kd"] = KDSettings(ce_weight=1.0, kl_weight=1.0, temperature=4.0)  # as in SFTN's recipe beside other methods
-    own["simkd"] = SimKDSettings(
-        weight=10.0
-    )  # alone it sets the step's length, and here it has a hundredth of the steps
+    # SimKD alone has no other loss to set the length of a step, and this run has a hundredth of the paper's steps.
+    own["simkd"] = SimKDSettings(weight=10.0)
     students = []
     for method in METHODS:
         given = student.settings if method == "kd" else own
@@ -132,7 +133,7 @@ def _train(recipe: Recipe, folder: Path, options: Options) -> list[dict[str, Any
     with Display() as display, interruptible() as interrupt:
         display.note(f"{recipe.name}  {recipe.data}, {recipe.seeds} seeds  ->  {folder}")
         try:
-            return carry_out(job, folder, display=display, interrupt=interrupt)
+            return carry_out(job, folder, Session(display, interrupt))
         except Stopped as stopped:
             display.note(f"{stopped}; the same command goes on")
             return None
@@ -147,7 +148,7 @@ NOTE = "≈ marks a difference under two standard errors, √(s₁²/n + s₂²/
 
 
 def measure(results: dict[str, list[dict[str, Any]]]) -> Measured:
-    """results: of the seeds, by kind of teacher, as in results.json."""
+    """Collects what is compared; results: those of every seed, by kind of teacher, as in results.json."""
     measured: Measured = {}
     for kind, seeds in results.items():
         for name in ("teacher", ALONE, *METHODS):
@@ -164,11 +165,11 @@ def measure(results: dict[str, list[dict[str, Any]]]) -> Measured:
 class Difference(NamedTuple):
     mean: float
     error: float | None
-    """Its standard error; None for a single seed."""
+    """Standard error of the mean; None for a single seed."""
 
     @property
     def clear(self) -> bool:
-        """At least two standard errors."""
+        """Whether the difference is at least two standard errors."""
         return self.error is not None and abs(self.mean) >= 2 * self.error and self.mean != 0
 
     def show(self, digits: int) -> str:
@@ -176,7 +177,7 @@ class Difference(NamedTuple):
 
 
 def difference(one: Sequence[float], other: Sequence[float]) -> Difference:
-    """Of the means, one - other, with the standard error of two independent samples."""
+    """The difference of the means, one - other, with the standard error of two independent samples."""
     mean = statistics.fmean(one) - statistics.fmean(other)
     if min(len(one), len(other)) < 2:
         return Difference(mean, None)

@@ -42,7 +42,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     options = read_options(Options, arguments, program="python -m fastkd.evaluate")
     if options.export is not None:
-        find_weights(str(options.run), "student")  # of several seeds one has to be named: said before the work
+        find_weights(str(options.run), "student")  # it refuses a run of several seeds before anything is measured
     folders = seed_folders(options.run) or [options.run]
     measured = {folder.name: evaluate(folder, options.data, pick_device(options.device)) for folder in folders}
     if options.json:

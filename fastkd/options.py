@@ -32,7 +32,7 @@ _TEACHER = tyro.conf.arg(metavar="NAME", help_behavior_hint="")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is not given is the recipe's."""
+    """The options of a training. One that is not given leaves the recipe's value as it is."""
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")] = "digits"
     """The name of a recipe, or the recipe.json of a run."""
@@ -50,7 +50,7 @@ class Options:
     tensorboard: bool = False
     """Also write TensorBoard files."""
     dry_run: bool = False
-    """A few steps of every stage, with their memory and speed; writes nothing."""
+    """Take a few steps of every stage and show their memory and speed; writes nothing."""
     list: bool = False
     """Show the papers' tables; with a RECIPE, and --pair or --method, its lines, each of which can be run."""
 
@@ -73,7 +73,7 @@ class Options:
 
 
 def parse(arguments: list[str]) -> Options:
-    """Reads the command line; prints the help or the mistake and exits as command lines do."""
+    """Reads the command line. Raises UserError for a mistake; --help prints the help and ends the program."""
     method = _value_of(arguments, "--method") or "kd"
     groups = {_prefix(name): name for name in split_methods(joined_with_kd(method))}
     for argument in arguments:
@@ -92,7 +92,7 @@ def parse(arguments: list[str]) -> Options:
 
 
 def _prefix(method: str) -> str:
-    """Of a method's options: `at`, or `logitmatch` for the import path `package.module:LogitMatch`."""
+    """The prefix of a method's options: `at`, or `logitmatch` for the import path `package.module:LogitMatch`."""
     return (method.partition(":")[2] or method).lower()
 
 
@@ -108,13 +108,13 @@ def _with_pair(options: Options, pair: str) -> Options:
 def recipe_of(options: Options, files: WeightsFiles | None = None) -> Recipe:
     """The recipe that the options mean: the named one, with what was given in place of its own settings.
 
-    files: where the files of --teacher are read.
+    files: reads the files of --teacher, each of them once.
     """
     files, network = files or WeightsFiles(), given(options.choice).get("teacher_net")
     recipe = _overridden(_base(options), options)
     if options.teacher:
         if recipe.stage("teacher") is None:
-            _idle("teacher", "the student's method has none")
+            _refuse("teacher", "the student's method has none")
         recipe = with_loaded_teacher(recipe, options.teacher[0], network, files)
     _refuse_idle(options, recipe)
     return with_more_teachers(beside_the_paper(recipe), options.teacher[1:], network, files)
@@ -143,7 +143,7 @@ def refuse_other_recipe(saved: Recipe, options: Options) -> None:
     if options.recipe not in (Options.recipe, saved.name):
         raise UserError(f"--resume {options.resume}: that run is of the recipe {saved.name}, not {options.recipe}")
     wanted, chosen = _choice(options), choice_of(saved)
-    if saved.name in RECIPES:  # which may spell the method out
+    if saved.name in RECIPES:  # the recipe's function may spell the method out
         spelled_out = choice_of(RECIPES[saved.name](**chosen | wanted))
         wanted = {name: value for name, value in spelled_out.items() if name in wanted}
     found = [(name, chosen[name], value) for name, value in wanted.items() if chosen[name] != value]
@@ -166,18 +166,18 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
     of_training += ["teacher_epochs"] if options.teacher_epochs is not None else []
     of_teacher = [*of_training, *(name for name in ("teacher_net",) if name in wanted), *of_branches]
     if teacher is None and of_teacher:
-        _idle(of_teacher[0], f"the method {learns} has no teacher")
+        _refuse(of_teacher[0], f"the method {learns} has no teacher")
     if teacher is not None and teacher.sftn is None and of_branches:
-        _idle(of_branches[0], "the teacher is not trained with branches")
+        _refuse(of_branches[0], "the teacher is not trained with branches")
     for name in of_training:
         if teacher is not None and teacher.training is None:
-            _idle(name, "the teacher is loaded, not trained")
+            _refuse(name, "the teacher is loaded, not trained")
         if learning_together(recipe):
-            _idle(name, "the teacher learns together with the student")
+            _refuse(name, "the teacher learns together with the student")
     for method, settings in options.methods.items():
         changed = list(given(settings))
         if changed and all(method not in stage.settings for stage in recipe.stages):
-            _idle(f"{_prefix(method)}.{changed[0]}", f"the student learns by {learns}")
+            _refuse(f"{_prefix(method)}.{changed[0]}", f"the student learns by {learns}")
     schedules = [stage.training.schedule for stage in recipe.stages if stage.training]
     if options.training.milestones is not None and any(schedule != "multistep" for schedule in schedules):
         raise UserError("--milestones changes nothing: they belong to --schedule multistep")
@@ -185,7 +185,7 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
         raise UserError("the recipe digits trains on 8 pixels: give --image-size, or take another recipe")
 
 
-def _idle(option: str, why: str) -> NoReturn:
+def _refuse(option: str, why: str) -> NoReturn:
     raise UserError(f"--{option.replace('_', '-')} changes nothing: {why}")
 
 
@@ -269,7 +269,7 @@ def _overridden_training(training: Training, stage: StageRecipe, options: Option
 
 
 def _shortened_prestage(settings: Any, factor: float) -> dict[str, Any]:
-    """The epochs of a training that comes before move in proportion to the student's own."""
+    """Settings of a training that comes before the student's: its epochs move in proportion to the student's."""
     if not getattr(settings, "epochs", 0) or factor == 1:
         return {}
     epochs = max(1, round(settings.epochs * factor))

@@ -45,14 +45,17 @@ class Loaded(NamedTuple):
     folder: Path
     recipe: Recipe
     results: list[dict[str, Any]]
-    """Of the seeds that have any."""
+    """The results of the seeds that have any."""
     metrics: dict[str, list[dict[str, Any]]]
-    """Records of each seed, by its folder's name."""
+    """The log's records of each seed, by the name of its folder."""
     environment: dict[str, Any]
 
 
 def write_report(folders: Sequence[Path], out: Path, *, above: str = "") -> None:
-    """above: HTML in front of the runs. Raises UserError for a folder that is no run, or an unwritable file."""
+    """Writes the report of some runs; above: HTML in front of them.
+
+    Raises UserError for a folder that is no run, and for a file that cannot be written.
+    """
     runs = [_load(folder) for folder in folders]
     title = " and ".join(run.recipe.name for run in runs[:3]) + (" …" if len(runs) > 3 else "")
     body = [above, *(_results(run) for run in runs)]
@@ -101,7 +104,7 @@ def _row(row: Row, *, with_paper: bool) -> str:
 
 
 def _curves(runs: Sequence[Loaded]) -> str:
-    """For every stage the training loss and the test error; a line for each seed of each run."""
+    """Charts of training loss and test error for every stage, with a line for each seed of each run."""
     stages = list(dict.fromkeys(stage.name for run in runs for stage in course(run.recipe)))
     charts = []
     for stage in stages:
@@ -122,7 +125,7 @@ def _curves(runs: Sequence[Loaded]) -> str:
 
 
 def _error_lines(name: str, stage: str, epochs: list[dict[str, Any]], *, several: bool) -> list[Line]:
-    """The network's own test error; with its branches' where there is a single run to show."""
+    """The network's own test error, and its branches' where there is a single run to show."""
     tested = [record for record in epochs if record["test"]]
     networks = list(dict.fromkeys(network for record in tested for network in record["test"]))
     shown = [network for network in networks if network == stage or not several]

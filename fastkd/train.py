@@ -22,7 +22,8 @@ from fastkd.support.command_line import command
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
-from fastkd.support.interrupt import Interrupt, Stopped, interruptible
+from fastkd.support.interrupt import Stopped, interruptible
+from fastkd.support.session import Session
 from fastkd.training.execution import set_up
 
 
@@ -67,7 +68,7 @@ def _carry_out(job: Job, folder: Path, *, tensorboard: bool) -> int:
         job.data.failures.report = lambda line: display.note(f"data  {line}")
         try:
             with _out_of_memory_names_the_knobs(job):
-                results = carry_out(job, folder, display=display, interrupt=interrupt, tensorboard=tensorboard)
+                results = carry_out(job, folder, Session(display, interrupt, tensorboard))
         except Stopped as stopped:
             display.note(f"{stopped}; go on with: python -m fastkd.train --resume {folder}")
             return 130
@@ -81,7 +82,7 @@ def _dry_run(job: Job) -> int:
     environment.set_threads(job.recipe.threads, distributed.local_processes())
     set_up(job.execution, job.device)
     with Display() as display, _out_of_memory_names_the_knobs(job):
-        rows = Run(job, job.recipe.seed, Path(), display=display, interrupt=Interrupt()).dry_run()
+        rows = Run(job, job.recipe.seed, Path(), Session(display)).dry_run()
     print_dry_run(job, rows)
     return 0
 
@@ -98,7 +99,7 @@ def _out_of_memory_names_the_knobs(job: Job) -> Iterator[None]:
 
 
 def _with_other_classes(recipe: Recipe, data: DataSet) -> Recipe:
-    """Notes where the data cannot be those of the published figures."""
+    """Adds a deviation where the data have other classes than those of the published figures."""
     classes = len(data.classes)
     if recipe.published_classes in (None, classes):
         return recipe

@@ -1,4 +1,4 @@
-"""What README promises: the method in its last section works as it stands there."""
+"""What README promises: its programs run as they stand there, and its tree of files is the tree."""
 
 import importlib
 import json
@@ -6,13 +6,27 @@ import re
 import sys
 from pathlib import Path
 
+import torch
+
 from fastkd import train
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+LOSSES = "Use the losses in your project"
+
+
+def section(heading: str) -> str:
+    found = re.search(rf"^#+ {heading}$(.*?)(?=^#+ |\Z)", README, re.MULTILINE | re.DOTALL)
+    assert found, f"README.md has no heading {heading!r}"
+    return found[1]
+
+
+def programs(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def test_the_method_that_readme_shows(tmp_path, monkeypatch):
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "class LogitMatch" in block)
+    (code,) = (program for program in programs(README) if "class LogitMatch" in program)
     (tmp_path / "readme_method.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
@@ -29,9 +43,23 @@ def test_the_method_that_readme_shows(tmp_path, monkeypatch):
     assert recipe["stages"][1]["settings"]["readme_method:LogitMatch"] == {"weight": 0.5}
 
 
+def test_the_training_loop_with_our_losses_is_ten_lines_and_trains():
+    program = programs(section(LOSSES))[0]
+    assert len([line for line in program.splitlines() if line.strip()]) <= 10
+    torch.manual_seed(0)
+    namespace = {}
+    exec(program, namespace)
+    student, teacher, loss = namespace["student"], namespace["teacher"], namespace["loss"]
+    images, labels = namespace["images"], namespace["labels"]
+    terms = loss(student(images), teacher(images), labels)
+    untrained = loss(type(student)(student.in_features, student.out_features)(images), teacher(images), labels)
+    assert terms.kl < 0.5 * untrained.kl
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
 def test_the_file_tree_names_every_module():
     tree = README.split("## The house")[1].split("## Extend it")[0]
-    root = Path(__file__).parents[1] / "fastkd"
+    root = ROOT / "fastkd"
     missing = [path.name for path in root.glob("*.py") if path.name not in tree and path.name != "__init__.py"]
     missing += [path.name for path in root.iterdir() if path.is_dir() and f"{path.name}/" not in tree]
     assert not [name for name in missing if name != "__pycache__"]

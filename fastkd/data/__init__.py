@@ -1,4 +1,4 @@
-"""Where batches come from: the table of data sets. What a training makes of one is in `sources.py`."""
+"""The table of data sets, and how one is opened. What a training makes of it is in `sources.py`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -66,7 +66,7 @@ FOLDERS: dict[str, Callable[[str, Reading, Path | None], DataSet]] = {
     "imagefolder": imagefolder,
 }
 DATASETS: dict[str, Callable[..., DataSet]] = {**BUNDLED, **HELD, **FOLDERS}
-"""Those that come with fastkd, those that are read whole, and folders of image files."""
+"""Every data set: those that come with fastkd, those that are read whole, and folders of image files."""
 
 
 def open_dataset(
@@ -79,12 +79,13 @@ def open_dataset(
     reading: Reading | None = None,
     cache: Path | None = None,
 ) -> DataSet:
-    """The data set `NAME` or `NAME:PATH`.
+    """Opens the data set `NAME` or `NAME:PATH`. Raises UserError.
 
-    image_size: what images that are held as bytes must have; None: whatever they have.
-    resident: image files are decoded now, to image_size; else they are read as they are needed.
-    limit_train: keep so many training images, drawn evenly over the classes' order by a fixed seed.
-    cache: folder that keeps what the scan of a folder found, where `reading` names none.
+    image_size: side in pixels. Images that are held as bytes must have it already; None: whatever they have.
+    resident: whether image files are decoded now, to image_size; else they are read as they are needed.
+    limit_train: so many training images are kept: a random choice by a fixed seed, in the order of the set.
+    threads: how many decode at once.
+    cache: the folder that keeps what the scan of image files found, unless `reading` names one.
     """
     name, _, path = spec.partition(":")
     if name not in DATASETS:
@@ -121,7 +122,10 @@ def is_resident(reading: Reading, crop: str) -> bool:
 
 
 def settled(reading: Reading, data: str, crop: str) -> Reading:
-    """With `auto` replaced, where files are streamed: a run that is resumed elsewhere must not change its pixels."""
+    """`reading` with the loader `auto` replaced by a definite one, if files are streamed.
+
+    A run that is resumed on another machine must not change its pixels.
+    """
     if data.partition(":")[0] not in FOLDERS or is_resident(reading, crop):
         return reading
     return dataclasses.replace(reading, loader=resolved_loader(reading.loader))

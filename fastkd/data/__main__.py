@@ -37,29 +37,33 @@ class Options:
     """Prints classes, counts, sizes and bad files of a data set; writes a sheet of augmented training images."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
-    """NAME, NAME:PATH, or the PATH of an image folder, or of any folder of class folders."""
+    """NAME, NAME:PATH, or the PATH of an image folder or of any folder of class folders."""
     out: Path = Path("contact-sheet.png")
-    """Where the sheet is written."""
+    """The file that the sheet is written to."""
     verify: bool = False
     """Decode every file: slow, but finds what the scan cannot."""
     image_size: int | None = None
-    """Pixels (default: the images' own, or 224 for image files)."""
+    """Side of the pictures in pixels (default: the images' own, or 224 for image files)."""
     crop: Literal["pad", "resized"] | None = None
-    """Default: resized for image files, else pad."""
+    """How training images are cropped (default: resized for image files, else pad)."""
     crop_padding: int = 4
+    """Pixels of padding on each side, with --crop pad."""
     flip: bool = True
+    """Flip an image horizontally, with probability 1/2."""
     rotation: float = 0.0
+    """Rotate by up to ± so many degrees."""
     views: int = 1
     """Independent augmentations of each image."""
     rotations: bool = False
-    """The four quarter turns of each image instead."""
+    """Show the four quarter turns of each image instead."""
     images: int = 48
     """Pictures on the sheet."""
     seed: int = 0
+    """What the choice and the augmentation of the images follow from."""
     class_list: Path | None = None
-    """Lines FOLDER [NAME]."""
+    """File of lines FOLDER [NAME]: the classes in the order of their labels."""
     index_cache: Path | None = None
-    """Folder for what the scan finds, and --verify: a training with the same folder leaves those files out, too."""
+    """Folder for what the scan and --verify find: a training with the same folder leaves those files out, too."""
     json: bool = False
     """Print JSON."""
 
@@ -116,7 +120,7 @@ def _opened(options: Options) -> DataSet:
         if idle:
             raise UserError(f"--{idle[0].replace('_', '-')} changes nothing: {name} has no image files")
     reading = Reading(
-        max_bad_images=sys.maxsize,  # here they are to be seen
+        max_bad_images=sys.maxsize,  # an error about bad files would hide them
         class_list=options.class_list,
         index_cache=options.index_cache,
     )

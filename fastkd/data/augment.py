@@ -1,4 +1,4 @@
-"""From a raw batch to the `Batch` that a stage trains on: the first operation of the step."""
+"""Makes the `Batch` that a stage trains on out of a raw batch: the first operation of the step."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, RawBatch, Split, Views
-from fastkd.ops.augment import augment, turns_table
+from fastkd.ops.augment import How, Inputs, augment, turns_table
 from fastkd.ops.philox import split_seed
 from fastkd.support.errors import UserError
 from fastkd.support.fields import fixed
@@ -21,9 +21,9 @@ class Augmentation:
     """pad: a random window of the zero-padded image. resized: a random area and aspect ratio, resized, as is usual on
     ImageNet; evaluation then takes the centre of the image resized to 8/7 of the image size."""
     crop_padding: int = 4
-    """Pixels on each side, of --crop pad."""
+    """Pixels of padding on each side, with --crop pad."""
     flip: bool = True
-    """Flip every second image horizontally."""
+    """Flip an image horizontally, with probability 1/2."""
     rotation: float = 0.0
     """Rotate by up to ± so many degrees, uniformly; nearest pixel, black outside (the Tf-KD recipes)."""
     area: tuple[float, float] = fixed((0.08, 1.0))
@@ -48,7 +48,7 @@ class Format:
 
 
 class Normalise(nn.Module):
-    """Bytes to (byte / 255 - mean) / std, as one product and one sum."""
+    """What makes (byte / 255 - mean) / std of a byte, as one product and one sum: two numbers for each channel."""
 
     scale: Tensor
     shift: Tensor
@@ -61,7 +61,10 @@ class Normalise(nn.Module):
 
 
 class Prepare(nn.Module):
-    """The random numbers of an image are a function of (seed, epoch, index, view) alone."""
+    """Augments and normalises byte images and looks up their labels: the common part of the two modules below.
+
+    The random numbers of an image are a function of (seed, epoch, index, view) alone.
+    """
 
     labels: Tensor
     turns: Tensor | None
@@ -79,31 +82,27 @@ class Prepare(nn.Module):
         self.register_buffer("labels", labels, persistent=False)
         rotation = augmentation.rotation if augmentation else 0.0
         self.register_buffer("turns", turns_table(rotation) if rotation else None, persistent=False)
-        self.normalise, self.augmentation, self.views = normalise, augmentation, views
-        self.key, self.format = split_seed(seed), format or Format()
+        self.normalise, self.views = normalise, views
+        self.format = format or Format()
+        padding = augmentation.crop_padding if augmentation is not None and augmentation.crop == "pad" else 0
+        self.how = How(
+            *split_seed(seed),
+            padding=padding,
+            flip=augmentation is not None and augmentation.flip,
+            quarter_turns=views.quarter_turns,
+            dtype=self.format.dtype,
+        )
 
     def batch(self, images_nHWC: Tensor, rows_VB: Tensor, index_B: Tensor, step: Tensor, epoch: Tensor) -> Batch:
-        how = self.augmentation
-        images = augment(
-            images_nHWC,
-            rows_VB,
-            index_B,
-            epoch,
-            self.turns,
-            self.normalise.scale,
-            self.normalise.shift,
-            key=self.key,
-            padding=how.crop_padding if how is not None and how.crop == "pad" else 0,
-            flip=how is not None and how.flip,
-            quarter_turns=self.views.quarter_turns,
-            dtype=self.format.dtype,
-            channels_last=self.format.channels_last,
-        )
+        """rows_VB: the byte image that each view is cut out of; index_B: the samples' row numbers in the split."""
+        scale_C, shift_C = self.normalise.scale, self.normalise.shift
+        inputs = Inputs(images_nHWC, rows_VB, index_B, epoch, self.turns, scale_C, shift_C, self.how)
+        images = augment(inputs, channels_last=self.format.channels_last)
         return Batch(images, self.labels[index_B], index_B, step, epoch)
 
 
 class ResidentImages(Prepare):
-    """A split on the device: a raw batch of indices is looked up in it."""
+    """Holds a split on the device and looks up the indices of a raw batch in it."""
 
     images: Tensor
 
@@ -128,7 +127,7 @@ class ResidentImages(Prepare):
 
 
 class StreamedImages(Prepare):
-    """A raw batch that brings its pixels: of each view, or whole images that all views are cropped out of."""
+    """Takes raw batches that bring their pixels: each view's own, or whole images that all views are cropped out of."""
 
     def forward(self, raw: RawBatch, step: Tensor, epoch: Tensor) -> Batch:
         images, index = raw.images, raw.index

@@ -15,7 +15,7 @@ from fastkd.data.paths import Paths
 
 
 class RawBatch(NamedTuple):
-    """What a loader yields: the images' places in the split and, where they do not live on the device, their pixels."""
+    """What a loader yields: the images' row numbers in the split and, unless the device has them, their pixels."""
 
     index: Tensor
     """[B] int64"""
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
     labels: Tensor
     """[B] int64"""
     index: Tensor
-    """[B] int64: place in the training set."""
+    """[B] int64: row numbers in the split."""
     step: Tensor
     """int64 scalar: optimisation steps done in this stage."""
     epoch: Tensor
@@ -53,12 +53,12 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Views:
-    """What a training gets of each image. View 0 is the same whatever the others are."""
+    """The views that a training gets of each image. View 0 is the same whatever the others are."""
 
     count: int = 1
-    """Each with random numbers of its own (KDCL: one a network)."""
+    """Number of views, each with random numbers of its own (KDCL: one for each network)."""
     quarter_turns: bool = False
-    """View v is turned by v·90°, count is 4: one flip for all, a crop for each (SSKD)."""
+    """View v of four is turned by v·90°: the views share flip and angle, each has its own crop (SSKD)."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.quarter_turns and self.count != 4):
@@ -71,7 +71,7 @@ FOUR_ROTATIONS = Views(4, quarter_turns=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How image files are read; nothing of it matters to CIFAR and its like."""
+    """How image files are read. Data sets that are held as bytes, as CIFAR is, ignore it."""
 
     loader: Literal["auto", "dali", "torchvision"] = "auto"
     """Who decodes them (default: DALI where it is installed). The two differ in the last bits of a resized pixel."""
@@ -80,7 +80,7 @@ class Reading:
     max_bad_images: int = 0
     """Leave out so many files that cannot be used; one more is an error (default: 0)."""
     class_list: Path | None = None
-    """Lines FOLDER [NAME]: the classes in the order of their labels (default: PATH/classes.txt, else the folders)."""
+    """File of lines FOLDER [NAME]: the classes in label order (default: PATH/classes.txt, else the folders)."""
     workers: int | None = None
     """Processes (torchvision) or threads (DALI) that decode; they never change a result (default: all cores)."""
     index_cache: Path | None = None
@@ -92,7 +92,7 @@ class Split:
     """Images of one size, held as bytes."""
 
     images: Tensor
-    """[n,H,W,3] uint8; in memory planes may follow each other, which is faster on a CPU."""
+    """[n,H,W,3] uint8; in memory the colour planes may follow each other, which is faster on a CPU."""
     labels: Tensor
     """[n] int64"""
 
@@ -115,7 +115,7 @@ class FileSplit:
     sizes: np.ndarray
     """[n,2] int32: width and height, as the heads of the files give them."""
     plain: np.ndarray
-    """[n] bool: JPEG, or PNG of 8 bits: every decoder reads the same bytes out of them."""
+    """[n] bool: whether the file is a JPEG or a PNG of 8 bits, out of which every decoder reads the same bytes."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -133,25 +133,26 @@ class DataSet:
     test: Split | FileSplit
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
-    """Of the training images' channels, where white is 1."""
+    """Mean of each channel over the training images, where white is 1."""
     std: tuple[float, float, float]
+    """Standard deviation of each channel, likewise."""
     failures: Failures = field(default_factory=Failures)
     """Images that were left out, and how many may be."""
     scans: tuple[Found, ...] = ()
-    """Of the folders that its files are in."""
+    """What the scans of its folders found."""
     notes: tuple[str, ...] = ()
-    """What was noticed in its folder, to be told once."""
+    """Remarks about its folder, which the user is told once."""
 
 
 class Loader(Protocol):
-    """Where batches come from.
+    """A source of raw batches.
 
     The global batch is a function of (seed, epoch, step) and a rank takes its slice of it: there is nothing to save,
     and any step can be started from.
     """
 
     steps: int
-    """Batches of one epoch, of this rank."""
+    """Batches that this rank takes in one epoch."""
     samples: int
     """Images of the split, over all ranks."""
     labels: Tensor

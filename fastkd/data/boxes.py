@@ -1,4 +1,4 @@
-"""Which part of an image is taken: for whole batches at once, and the same for every decoder."""
+"""Which part of an image a crop takes: computed for whole batches at once, and the same for every decoder."""
 
 import math
 
@@ -10,7 +10,7 @@ from fastkd.data.augment import Augmentation
 from fastkd.data.base import Views
 from fastkd.ops.philox import philox, split_seed
 
-_STREAM = 1  # the fourth counter word: never numbers that `fastkd.ops.augment` draws
+_STREAM = 1  # the fourth counter word: `fastkd.ops.augment` draws other numbers for the same image
 _TRIES = 10
 
 
@@ -20,7 +20,7 @@ def crop_boxes(
     """[B,4] int32 (left, top, width, height): a random area and aspect ratio, as in "Going deeper with convolutions"
     (Szegedy et al. 2015), inside images of size [B,2] (width, height), by the rules of torchvision's RandomResizedCrop.
 
-    Of ten draws the first that fits; else the largest centred box of an aspect ratio within the bounds.
+    The first of ten draws that fits is taken; else the largest centred box with an aspect ratio within the bounds.
     """
     attempt = torch.arange(_TRIES)[:, None]
     words = philox(split_seed(seed), (index_B, epoch, view, _STREAM + (attempt << 8)))
@@ -50,19 +50,21 @@ def crop_boxes(
 def view_boxes(
     sizes_B2: np.ndarray, index_B: Tensor, epoch: int, seed: int, augmentation: Augmentation, views: Views
 ) -> np.ndarray:
-    """[V,B,4]: a box for each view, also where views share their flip."""
+    """[V,B,4] int32: a box for each view; views that share their flip have boxes of their own, too."""
     boxes = [crop_boxes(sizes_B2, index_B, epoch, seed, augmentation, view) for view in range(views.count)]
     return np.stack(boxes)
 
 
 def centres(sizes_B2: np.ndarray, resize_to: int, crop_to: int) -> tuple[np.ndarray, np.ndarray]:
-    """The shorter side resized to `resize_to`, then the centre: sizes [B,2] after resizing (width, height) and the
-    corners [B,2] (left, top) of the crop, as torchvision computes them."""
+    """The centre crops of images whose shorter side is resized to `resize_to`, as torchvision computes them.
+
+    Returns the sizes [B,2] after resizing (width, height) and the corners [B,2] of the crops (left, top).
+    """
     shorter = sizes_B2.min(1, keepdims=True)
-    resized = (sizes_B2.astype(np.float64) * resize_to / shorter).astype(np.int32)  # int(), as there
+    resized = (sizes_B2.astype(np.float64) * resize_to / shorter).astype(np.int32)  # torchvision truncates, too
     return resized, np.rint((resized - crop_to) / 2).astype(np.int32)
 
 
 def evaluation_size(crop: str, image_size: int) -> int:
-    """What the shorter side is resized to: 256 for 224 where training takes random-resized crops."""
+    """The length that an evaluation resizes the shorter side to: 256 for 224 after random-resized crops."""
     return round(image_size * 8 / 7) if crop == "resized" else image_size

@@ -11,13 +11,13 @@ from fastkd.data.folder import existing_folder
 from fastkd.support.errors import UserError
 
 _PIXELS = 3 * 32 * 32
-# As RepDistiller and its descendants normalise CIFAR-100; for CIFAR-10 the usual figures of its training set.
+# CIFAR-100: the figures of RepDistiller and its descendants. CIFAR-10: the usual figures of its training set.
 _CIFAR100_MEAN, _CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 _CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def cifar100(path: str) -> DataSet:
-    """path: the folder of train.bin and test.bin (or of cifar-100-binary), or of cifar-100-python."""
+    """CIFAR-100. path: the folder of train.bin and test.bin (or of cifar-100-binary), or of cifar-100-python."""
     root = existing_folder(path, "cifar100")
     binary = _find(root, "cifar-100-binary", "train.bin")
     if binary is not None:
@@ -31,7 +31,10 @@ def cifar100(path: str) -> DataSet:
 
 
 def cifar10(path: str) -> DataSet:
-    """path: the folder of data_batch_1.bin … test_batch.bin (or of cifar-10-batches-bin), or of cifar-10-batches-py."""
+    """CIFAR-10.
+
+    path: the folder of data_batch_1.bin … test_batch.bin (or of cifar-10-batches-bin), or of cifar-10-batches-py.
+    """
     root = existing_folder(path, "cifar10")
     binary = _find(root, "cifar-10-batches-bin", "data_batch_1.bin")
     if binary is not None:
@@ -47,7 +50,10 @@ def cifar10(path: str) -> DataSet:
 
 
 def cifar100c(path: str) -> DataSet:
-    """path: the folder of labels.npy and fog.npy, frost.npy …, to test on all of it; or one of its files."""
+    """CIFAR-100-C, which has no images to train on.
+
+    path: the folder of labels.npy and fog.npy, frost.npy …, to test on all of them; or one of these files.
+    """
     if not path:
         raise UserError("cifar100c needs a folder, or one of its files: --data cifar100c:PATH")
     place = Path(path)
@@ -99,7 +105,7 @@ def _find(root: Path, folder: str, file: str) -> Path | None:
 
 
 def _read_binary(files: list[Path], *, label_bytes: int, classes: int) -> Split:
-    """Records of (coarse label,) label, 1024 red, 1024 green and 1024 blue bytes."""
+    """Reads records of a label (CIFAR-100: a coarse one and the label), 1024 red, 1024 green and 1024 blue bytes."""
     record = label_bytes + _PIXELS
     parts = []
     for file in files:

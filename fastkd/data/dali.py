@@ -33,12 +33,12 @@ feed_ndarray: Any = importlib.import_module("nvidia.dali.plugin.pytorch").feed_n
 
 PREFETCH = 2
 HW_DECODER_LOAD = 0.65  # share of the JPEGs that go to the GPU's decoding unit; the best value differs by machine
-_MOST_REWRITTEN = 4 << 30  # bytes of pictures that are written again for DALI, which lie in a temporary folder
-_HINT_QUANTILE = 0.999  # of the sizes: the largest image of a million must not size every buffer
+_MOST_REWRITTEN = 4 << 30  # bytes in a temporary folder, of pictures that Pillow reads and writes again for DALI
+_HINT_QUANTILE = 0.999  # of the sizes that buffers are made for: one huge image in a million must not decide
 
 
 class DALILoader:
-    """Yields raw batches with pixels [V,B,H,W,3]; any number of threads gives the same."""
+    """Yields raw batches with pixels [V,B,H,W,3], which do not depend on the number of threads."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class DALILoader:
         self.samples, self.steps, self.failures = order.samples, order.steps, failures
         self._threads = threads
         self.hw_decoder_load = HW_DECODER_LOAD
-        """Share of the JPEGs that go to the decoding unit of a GPU, 0 to 1; for pipelines that are not built yet."""
+        """Share of the JPEGs that go to a GPU's decoding unit, 0 to 1; a change counts when a pipeline is built."""
         self._gpu = None if device is None or device.type == "cpu" else device
         self._source = _Source(plan)
         self._pipeline: Any = None
@@ -112,9 +112,9 @@ class DALILoader:
         return RawBatch(places[: len(places) // views], pixels.view(views, -1, size, size, 3))
 
     def _next_on_gpu(self, size: int) -> tuple[Tensor, Any]:
-        """Copied on a stream of its own, which does not wait for the step that is running."""
+        """Copies the pixels on a stream of its own, which does not wait for the step that is running."""
         stream = self._stream
-        stream.synchronize()  # the copy out of DALI's previous outputs, which they may now be freed for
+        stream.synchronize()  # the copy out of DALI's previous outputs has to end before they are freed
         images, index = self._pipeline.run(stream)
         with torch.cuda.stream(stream):
             pixels = torch.empty(len(images), size, size, 3, dtype=torch.uint8, device=self._gpu)
@@ -145,7 +145,7 @@ class DALILoader:
         return pipeline
 
     def _explain(self, error: RuntimeError, batches: list[Tensor]) -> None:
-        """Finds out which image a pipeline broke on: DALI does not say. Raises where there is no remedy."""
+        """Finds out which image a pipeline broke on: DALI does not say. Raises UserError if there is no remedy."""
         source = self._source
         places = [place for batch in batches for place in batch.tolist()]
         with ThreadPoolExecutor(max_workers=self._threads) as pool:
@@ -155,7 +155,7 @@ class DALILoader:
             source.bad |= bad
             self._tell()
             return
-        # Pillow reads them all: it shall do so for DALI.
+        # Pillow reads them all, so it shall read the suspects and write them again for DALI.
         named = re.search(r"Failed to decode sample #(\d+)", str(error))
         first = batches[0].tolist()
         suspects = {first[int(named[1]) % len(first)]} if named else set(first)
@@ -172,19 +172,19 @@ class DALILoader:
 
 
 class _DecoderFails(RuntimeError):
-    """Whatever DALI's operators raise."""
+    """An error of any of DALI's operators."""
 
 
 class _Source:
-    """What DALI is fed with: a function of the number of the batch."""
+    """Feeds DALI, which calls it with the number of a batch."""
 
     def __init__(self, plan: PixelPlan):
         self.plan, self.epoch = plan, 0
         self.batches: list[Tensor] = []
         self.bad: dict[int, str] = {}
-        """Places that failed in this epoch. Not in earlier ones: a training that was resumed knows nothing of those."""
+        """{row number: what is wrong}, of this epoch alone: a resumed training knows nothing of earlier ones."""
         self.odd = set(np.flatnonzero(~plan.split.plain).tolist())
-        """Places that Pillow reads, and writes again for DALI."""
+        """Row numbers of the images that Pillow reads and writes again for DALI."""
         rewritten = int(plan.split.sizes[~plan.split.plain].astype(np.int64).prod(1).sum()) * 3
         if rewritten > _MOST_REWRITTEN:
             raise UserError(
@@ -197,7 +197,7 @@ class _Source:
         self.epoch, self.bad = epoch, {}
 
     def usable(self, index_B: Tensor) -> Tensor:
-        """The batch with what failed replaced, in evaluation left out."""
+        """The batch without the images that failed: others stand in for them, but not in an evaluation."""
         if not self.bad:
             return index_B
         if self.plan.augmentation is None:
@@ -224,7 +224,7 @@ class _Source:
         return ""
 
     def __call__(self, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Paths [N,L] bytes, starts and shapes (or sizes and corners) [N,2] as (rows, columns), indices [N]."""
+        """Paths [N,L] bytes, starts and shapes (or sizes and corners) [N,2] as (rows, columns), row numbers [N]."""
         if iteration >= len(self.batches):
             raise StopIteration
         index_B, plan = self.batches[iteration], self.plan
@@ -249,7 +249,7 @@ class _Source:
         return paths
 
     def _converted(self, place: int) -> bytes:
-        """The path of the image as plain bytes; where it cannot be read, its own, so that DALI fails on it."""
+        """The path of a copy that DALI can read; of the image itself if Pillow fails, so that DALI fails on it, too."""
         if self.folder is None:
             self.folder = Path(tempfile.mkdtemp(prefix="fastkd-"))
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
@@ -266,7 +266,7 @@ class _Source:
 
 @pipeline_def
 def _graph(source: _Source, plan: PixelPlan, gpu: bool, hw_decoder_load: float):
-    """Images [N,H,W,3] and indices [N]."""
+    """DALI's graph of a batch: images [N,H,W,3] and row numbers [N]."""
     paths, first, second, index = fn.external_source(
         source=source,
         num_outputs=4,

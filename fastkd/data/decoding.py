@@ -15,20 +15,25 @@ _LATE_TAIL = 64 * 1024  # where a JPEG's end is looked for when other bytes foll
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xae\x42\x60\x82"
 _OTHERS = (b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*", *(b"P%d" % number for number in range(1, 7)))
-_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers that begin with the size of the picture
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of the segments that state the size of the picture
 _MOST_PIXELS = 178_956_970  # above this Pillow takes a picture for an attack
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
 
 
 class BadImage(Exception):
-    """Reads on after the file's name: "is empty (0 bytes)"."""
+    """An image that cannot be used.
+
+    The message continues a sentence that begins with the path: "is empty (0 bytes)".
+    """
 
 
 class Head(NamedTuple):
+    """What the first bytes of an image file say."""
+
     width: int
     height: int
     plain: bool
-    """JPEG, or PNG of 8 bits: every decoder reads the same bytes out of it."""
+    """Whether it is a JPEG or a PNG of 8 bits, out of which every decoder reads the same bytes."""
 
 
 def probe(path: bytes) -> Head:
@@ -79,19 +84,19 @@ def _probe_open(file: int, path: bytes) -> Head:
 
 
 def _jpeg_head(file: int, head: bytes) -> tuple[Head, int]:
-    """The size, and where the coded picture begins; a preview in the head has its own end of image."""
-    window, place, found = 0, 2, None
+    """The size, and the offset of the coded picture: a preview in the head has an end of its own."""
+    window, offset, found = 0, 2, None
     while True:
-        if place + 10 > window + len(head):
-            window, head = place, os.pread(file, _HEAD, place)
+        if offset + 10 > window + len(head):
+            window, head = offset, os.pread(file, _HEAD, offset)
             if len(head) < 4:
                 raise BadImage("is truncated within the head of the JPEG")
-        at = place - window
+        at = offset - window
         if head[at] != 0xFF:
             raise BadImage("is damaged: no marker where the head of the JPEG has one")
         marker = head[at + 1]
         if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:  # fill bytes and markers without a length
-            place += 1 if marker == 0xFF else 2
+            offset += 1 if marker == 0xFF else 2
             continue
         if marker in _FRAMES:
             if len(head) < at + 10:
@@ -102,8 +107,8 @@ def _jpeg_head(file: int, head: bytes) -> tuple[Head, int]:
         if marker == 0xDA:
             if found is None:
                 raise BadImage("is damaged: the JPEG does not say its size")
-            return found, place + 2 + length
-        place += 2 + length
+            return found, offset + 2 + length
+        offset += 2 + length
 
 
 def _head_by_pillow(path: bytes) -> Head:
@@ -129,18 +134,18 @@ def decode(path: str) -> Tensor:
         raise BadImage("is empty (0 bytes)")
     if encoded[:3].tobytes() == _JPEG:
         try:
-            found = decode_jpeg(torch.from_numpy(encoded), ImageReadMode.RGB)  # what Pillow gives, in less time
+            found = decode_jpeg(torch.from_numpy(encoded), ImageReadMode.RGB)  # Pillow's bytes, in less time
             assert isinstance(found, Tensor)
             return found.permute(1, 2, 0)
         except RuntimeError:
-            pass  # Pillow says better what is wrong, or reads it all the same
+            pass  # Pillow says better what is wrong, or reads the file after all
     return _by_pillow(path)
 
 
 def _by_pillow(path: str) -> Tensor:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of palettes with transparency, of curious EXIF
+            warnings.simplefilter("ignore")  # Pillow warns of palettes with transparency and of curious EXIF
             with Image.open(path) as image:
                 if image.mode.startswith("I"):
                     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -8,7 +8,7 @@ _SHOWN = 10
 
 
 class Failures:
-    """Of one process. What is left out by the scan counts in the same allowance as what fails later."""
+    """The images that one process cannot use, those that the scan leaves out and those that fail later in one count."""
 
     def __init__(self, allowed: int = 0):
         if allowed < 0:
@@ -17,10 +17,10 @@ class Failures:
         self.reasons: dict[str, str] = {}
         """{path: what is wrong with it}"""
         self.report: Callable[[str], None] = lambda line: None
-        """Told of every image that fails after the scan."""
+        """Called with a line about every image that fails after the scan."""
 
     def add(self, found: dict[str, str], *, while_reading: bool = False, consequence: str = "left out") -> None:
-        """Raises UserError with the list, once there are more than allowed."""
+        """Notes images, {path: what is wrong}. Raises UserError with the list once there are more than allowed."""
         fresh = {path: reason for path, reason in found.items() if path not in self.reasons}
         self.reasons |= fresh
         if len(self.reasons) > self.allowed:

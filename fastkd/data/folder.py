@@ -29,8 +29,8 @@ _SHOWN = 3
 def imagefolder(path: str, reading: Reading, cache: Path | None = None) -> DataSet:
     """The files of path/train/CLASS and of path/val/CLASS (or path/test/CLASS); nothing is decoded yet.
 
-    Classes are the folders of path/train in the order of their names, or as reading.class_list (else path/classes.txt)
-    has them: a line FOLDER, or FOLDER and a name to show.
+    Classes are the folders of path/train in the order of their names, unless reading.class_list (else
+    path/classes.txt) chooses and orders them by lines: a FOLDER, or a FOLDER and a name to show.
     """
     root = existing_folder(path, "imagefolder")
     test_root = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
@@ -113,7 +113,7 @@ def load_resident(split: FileSplit, image_size: int, threads: int, failures: Fai
     resized, corners = centres(split.sizes, image_size, image_size)
     failed: dict[int, str] = {}
 
-    def place(number: int) -> None:
+    def load(number: int) -> None:
         try:
             pixels = decode(split.paths[number])
             size = (pixels.shape[1], pixels.shape[0])
@@ -124,7 +124,7 @@ def load_resident(split: FileSplit, image_size: int, threads: int, failures: Fai
             failed[number] = str(error)
 
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        for _ in pool.map(place, range(len(split))):
+        for _ in pool.map(load, range(len(split))):
             pass
     whole = Split(planes.movedim(1, -1), split.labels)
     if not failed:
@@ -196,7 +196,7 @@ def _check_classes(labels: np.ndarray, root: Path, folders: tuple[str, ...]) -> 
 
 
 def _classes(train: Path, root: Path, class_list: Path | None) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
-    """Folders in `train`, the names to show, and what is worth telling. root: where a list of them may lie."""
+    """The folders in `train`, the names to show, and notes for the user. root: where a classes.txt may lie."""
     there = class_folders(train)
     if not there:
         raise UserError(f"{train} has no class folders")
@@ -228,7 +228,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _free_memory() -> int | None:
-    """Bytes that this machine can still give; None where it does not say."""
+    """Bytes of memory that this machine can still give; None if it does not say."""
     try:
         about = Path("/proc/meminfo").read_text()
     except OSError:

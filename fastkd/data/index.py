@@ -28,13 +28,13 @@ _PORTION = 4096  # files a thread looks at before it takes the next portion
 
 @dataclass(frozen=True)
 class Found:
-    """The files of one split, class after class, each in the order of its path."""
+    """The files of one split, class after class, within a class in the order of their paths."""
 
     paths: Paths
     labels: np.ndarray
     """[n] int64"""
     sizes: np.ndarray
-    """[n,2] int32: width and height; 0 of a file that cannot be used."""
+    """[n,2] int32: width and height; 0 for a file that cannot be used."""
     plain: np.ndarray
     """[n] bool, see `decoding.Head`."""
     bad: dict[str, str]
@@ -42,17 +42,19 @@ class Found:
     ignored: tuple[str, ...]
     """Files whose names do not end as an image's does."""
     name: str
+    """What `scan` was told to keep it under."""
     key: str
-    """Changes with the tree."""
+    """A digest of the files' names, sizes and times, which tells whether what was kept is still true."""
     bad_places: dict[int, str]
+    """{row number: what is wrong with the file}"""
 
     @property
     def usable(self) -> np.ndarray:
-        """Places."""
+        """Row numbers of the usable files."""
         return np.flatnonzero(self.sizes[:, 0] > 0)
 
     def without(self, bad: dict[str, str]) -> "Found":
-        """As if the scan had found these bad, too."""
+        """What the scan would have found if these files, {path: what is wrong}, had been bad, too."""
         places = {place: bad[path] for place, path in enumerate(self.paths) if path in bad}
         sizes = self.sizes.copy()
         sizes[list(places)] = 0
@@ -60,7 +62,7 @@ class Found:
         return replace(self, sizes=sizes, bad=self.bad | named, bad_places=self.bad_places | places)
 
     def keep(self, folder: Path) -> None:
-        """Writes what `scan` reads again."""
+        """Writes what the next `scan` reads instead of the files' heads."""
         heads = _Heads(self.sizes, self.plain, self.bad_places)
         _write(_file(folder, self.name, self.paths.root), self.key, heads)
 
@@ -76,9 +78,9 @@ class _Listed(NamedTuple):
 
 
 def scan(root: Path, folders: Sequence[str], *, threads: int, cache: Path | None = None, name: str = "") -> Found:
-    """The images of root/FOLDER and all below it; the place of a folder in the list is its label.
+    """The images of root/FOLDER and all below it; a folder's position in the list is its label.
 
-    cache: a folder that keeps what was found under the name, for the next time.
+    cache: a folder that keeps what was found, under `name`, for the next time.
     """
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
         listed = list(pool.map(lambda folder: _list_files(str(root), folder), folders))
@@ -105,7 +107,7 @@ def scan(root: Path, folders: Sequence[str], *, threads: int, cache: Path | None
 
 
 def class_folders(root: Path) -> tuple[str, ...]:
-    """Sorted; also those that are links."""
+    """The names of the folders in `root`, sorted; links to folders count."""
     try:
         with os.scandir(root) as entries:
             return tuple(sorted(entry.name for entry in entries if entry.is_dir()))
@@ -124,7 +126,7 @@ def _list_files(root: str, folder: str) -> _Listed:
 def _walk(
     root: str, folder: str, above: tuple[tuple[int, int], ...], bad: dict[str, str], ignored: list[str]
 ) -> Iterator[tuple[bytes, int, int]]:
-    """(name below root, bytes, nanoseconds of the last change); links are followed, but not in circles."""
+    """Yields (name below root, bytes, nanoseconds of the last change); links are followed, but not in circles."""
     path = os.path.join(root, folder)
     try:
         about = os.stat(path)
@@ -153,10 +155,12 @@ def _walk(
 
 
 class _Heads(NamedTuple):
+    """What the heads of the files say, as in `Found`."""
+
     sizes: np.ndarray
     plain: np.ndarray
     bad: dict[int, str]
-    """By place."""
+    """{row number: what is wrong with the file}"""
 
 
 def _probe(paths: Paths, portion: range) -> _Heads:
@@ -184,7 +188,7 @@ def _file(folder: Path, name: str, root: str) -> Path:
 
 
 def _read(file: Path, key: str, count: int) -> _Heads | None:
-    """None where there is none, of another state of the tree, or damaged."""
+    """What an earlier scan kept; None if it kept nothing, if files have changed since, or if the archive is damaged."""
     try:
         with open(file, "rb") as content, np.load(content, allow_pickle=False) as arrays:
             about = json.loads(arrays["about"].tobytes())

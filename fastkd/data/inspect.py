@@ -18,7 +18,7 @@ _LEAST = 96  # pixels of a picture on the sheet: smaller ones are enlarged
 
 
 def describe(data: DataSet) -> dict[str, Any]:
-    """Plain types only."""
+    """Classes, counts, sizes, notes and bad files of a data set, in plain types that JSON can take."""
     about: dict[str, Any] = {"name": data.name, "classes": list(data.classes), "splits": {}}
     for name, split in (("train", data.train), ("test", data.test)):
         counts = np.bincount(split.labels.numpy(), minlength=len(data.classes))
@@ -41,7 +41,7 @@ def describe(data: DataSet) -> dict[str, Any]:
 
 
 def verify(data: DataSet, threads: int) -> dict[str, str]:
-    """{path: what is wrong}, after decoding every file. What a decoder fills in silently stays unknown."""
+    """Decodes every file: {path: what is wrong}. What a decoder fills in silently stays unknown."""
     bad: dict[str, str] = {}
     for split in (data.train, data.test):
         if isinstance(split, FileSplit):
@@ -54,7 +54,7 @@ def verify(data: DataSet, threads: int) -> dict[str, str]:
 def contact_sheet(
     data: DataSet, file: Path, *, image_size: int, augmentation: Augmentation, views: Views, images: int, seed: int
 ) -> None:
-    """The first training images of epoch 0, each with its views and its class, as a PNG."""
+    """Writes the first training images of epoch 0, each with its views and its class, as a PNG."""
     per_sample = views.count
     count = min(len(data.train), max(1, images // per_sample))
     feeding = Feeding(image_size=image_size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -36,7 +36,7 @@ class Order:
             yield batch.chunk(self.world_size)[self.rank]
 
     def whole(self, epoch: int) -> Tensor:
-        """[steps,B] int64: the same, of the batches that are whole; a shorter last one is not among them."""
+        """[steps,B] int64: what `epoch` yields, without a shorter last batch."""
         steps = self.samples // self.batch_size
         ordered = self._permutation(epoch)[: steps * self.batch_size]
         return ordered.view(steps, self.world_size, self.largest)[:, self.rank].contiguous()
@@ -48,8 +48,8 @@ class Order:
 class InOrder:
     """Every image once, in order: for evaluation.
 
-    Each rank takes a part of the set of its own, in batches of batch_size: the last may be shorter, none is empty, and
-    ranks may differ by a batch, so that counts are to be summed once, at the end.
+    Each rank takes its own part of the set, in batches of batch_size: the last may be shorter, none is empty. One rank
+    may have a batch more than another, so that what they count has to be summed once, at the end.
     """
 
     def __init__(self, samples: int, batch_size: int, *, rank: int = 0, world_size: int = 1):
@@ -66,6 +66,6 @@ class InOrder:
             yield torch.arange(first, min(first + self.batch_size, self.end))
 
     def whole(self, epoch: int = 0) -> Tensor:
-        """[steps,B] int64, of the batches that are whole."""
+        """[steps,B] int64: what `epoch` yields, without a shorter last batch."""
         steps = (self.end - self.first) // self.batch_size
         return torch.arange(self.first, self.first + steps * self.batch_size).view(steps, self.batch_size)

@@ -7,22 +7,25 @@ import numpy as np
 
 
 class Paths:
-    """The names lie in one block of bytes: 1.28 million take 50 MB instead of 200, and a forked worker that reads them
-    copies nothing (touching a Python string writes its reference count)."""
+    """The paths of files below one folder, by row number.
+
+    The names lie in one block of bytes: 1.28 million take 50 MB instead of 200, and a forked worker that reads them
+    copies nothing (touching a Python string writes its reference count).
+    """
 
     def __init__(self, root: str, blob: np.ndarray, starts: np.ndarray, lengths: np.ndarray):
         self.root, self.blob, self.starts, self.lengths = root, blob, starts, lengths
 
     @classmethod
     def of(cls, root: str, names: Sequence[bytes]) -> "Paths":
-        """Names as the file system gives them, below the folder root."""
+        """Packs names below the folder `root`, as the file system gives them."""
         lengths = np.fromiter((len(name) for name in names), np.int32, len(names))
         ends = np.cumsum(lengths, dtype=np.int64)
         return cls(root, np.frombuffer(b"".join(names), np.uint8), ends - lengths, lengths)
 
     @classmethod
     def joined(cls, root: str, parts: Sequence["Paths"]) -> "Paths":
-        """Parts below the same root."""
+        """Joins parts that lie below the same root."""
         parts = [cls.of(root, ()), *parts]
         shifts = np.cumsum([0, *(len(part.blob) for part in parts)])
         return cls(
@@ -42,7 +45,7 @@ class Paths:
         return (self[place] for place in range(len(self)))
 
     def name(self, place: int) -> bytes:
-        """Below the root."""
+        """The name of a file below the root, as the file system gives it."""
         start = self.starts[place]
         return self.blob[start : start + self.lengths[place]].tobytes()
 

@@ -1,4 +1,4 @@
-"""Small sets, held on the device whole: the loader only says which images come next."""
+"""The loader of sets that the device holds whole: it only says which images come next."""
 
 from collections.abc import Iterator
 
@@ -10,6 +10,8 @@ from fastkd.data.order import InOrder, Order
 
 
 class ResidentLoader:
+    """Yields raw batches without pixels, which `augment.ResidentImages` looks up."""
+
     def __init__(
         self, labels: Tensor, classes: tuple[str, ...], order: Order | InOrder, device: torch.device | None = None
     ):

@@ -24,17 +24,18 @@ class Feeding:
     """How batches reach the device, whatever they are used for."""
 
     image_size: int
-    """Pixels, of a side."""
+    """Side of the images in pixels."""
     device: torch.device | None = None
-    """None: the CPU."""
+    """Where the batches go; None: the CPU."""
     format: Format = dataclasses.field(default_factory=Format)
     mean: tuple[float, float, float] | None = None
     """Mean of the channels, where white is 1; None: the data set's own."""
     std: tuple[float, float, float] | None = None
+    """Standard deviation of the channels, likewise."""
     loader: Literal["auto", "dali", "torchvision"] = "torchvision"
     """Who decodes image files."""
     workers: int = 0
-    """Processes (torchvision) or threads (DALI) of this process that decode; 0: this process itself, or all cores."""
+    """Processes (torchvision) or threads (DALI) that decode; 0: this process itself (torchvision), all cores (DALI)."""
     rank: int = 0
     world_size: int = 1
 
@@ -45,8 +46,9 @@ class Source(NamedTuple):
     loader: Loader
     prepare: nn.Module
     samples: int
+    """Images of the split, over all ranks."""
     batch_size: int
-    """Of this process; a batch can be smaller: the last one, or one that lost images that cannot be read."""
+    """Images in a batch of this process, at most: the last batch may be smaller, or one that lost unreadable images."""
 
 
 def training_source(
@@ -79,9 +81,10 @@ def training_source(
 def evaluation_source(
     data: DataSet, feeding: Feeding, *, batch_size: int, crop: Literal["pad", "resized"] = "resized"
 ) -> Source:
-    """Every image of the test split once over all ranks, in order, without augmentation; batch_size is of each rank.
+    """Every image of the test split once over all ranks, in order, without augmentation.
 
-    crop: how the network was trained, which decides on what image files are resized to.
+    batch_size: that of each rank.
+    crop: that of the network's training, which decides on the size that image files are resized to.
     """
     samples = len(data.test.labels)
     order = InOrder(samples, batch_size, rank=feeding.rank, world_size=feeding.world_size)
@@ -96,7 +99,7 @@ def evaluation_source(
 
 
 def resolved_loader(loader: Literal["auto", "dali", "torchvision"]) -> Literal["dali", "torchvision"]:
-    """The loader that reads image files here."""
+    """The loader that reads image files on this machine. Raises UserError for DALI where it is not installed."""
     installed = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
     if loader == "dali" and not installed:
         raise UserError(f"--loader dali: DALI is not installed: {DALI_HINT}")
@@ -126,7 +129,7 @@ def _file_loader(plan: PixelPlan, data: DataSet, order: Order | InOrder, feeding
 
 
 def _on(device: torch.device | None, split: Split) -> Split:
-    """Planes that follow each other are for the CPU; a GPU reads all colours of a pixel at once."""
+    """The split as the device reads it best: planes that follow each other suit a CPU, whole pixels a GPU."""
     if device is None or device.type == "cpu":
         return split
     return Split(split.images.contiguous(), split.labels)

@@ -14,7 +14,7 @@ _RECORD = 3 * _SIZE * _SIZE
 
 
 def stl10(path: str) -> DataSet:
-    """path: the folder of train_X.bin, train_y.bin, test_X.bin, test_y.bin (or of stl10_binary)."""
+    """STL-10. path: the folder of train_X.bin, train_y.bin, test_X.bin, test_y.bin (or of stl10_binary)."""
     root = existing_folder(path, "stl10")
     if not (root / "train_X.bin").is_file() and (root / "stl10_binary").is_dir():
         root = root / "stl10_binary"

@@ -22,23 +22,24 @@ from fastkd.data.folder import centre_crop, resized_to
 from fastkd.data.order import InOrder, Order
 from fastkd.ops.philox import below, philox, split_seed
 
-_REPLACEMENT_STREAM = 2  # the fourth counter word: which sample stands in for one that cannot be read
+_REPLACEMENT_STREAM = 2  # the fourth counter word, of draws that choose which sample stands in for another
 
 
 class PixelPlan(NamedTuple):
-    """What a batch is made of, apart from which images: the same for every way of reading files."""
+    """How the pixels of a batch are made, whichever images are in it: the same for every loader of files."""
 
     split: FileSplit
     image_size: int
     augmentation: Augmentation | None
-    """None: evaluation."""
+    """None for an evaluation."""
     views: Views = ONE_VIEW
     seed: int = 0
     crop: str = "resized"
-    """Which training the evaluation belongs to."""
+    """The crop of the training, if this is the evaluation of its network."""
 
     @property
     def random_boxes(self) -> bool:
+        """Whether the loader cuts a random box out of the file for each view."""
         return self.augmentation is not None and self.augmentation.crop == "resized"
 
     @property
@@ -47,13 +48,13 @@ class PixelPlan(NamedTuple):
         return self.views.count if self.random_boxes else 1
 
     def boxes(self, index_B: Tensor, epoch: int) -> np.ndarray:
-        """[V,B,4] (left, top, width, height)"""
+        """[V,B,4] int32: (left, top, width, height) of each view."""
         assert self.augmentation is not None
         sizes = self.split.sizes[index_B.numpy()]
         return view_boxes(sizes, index_B, epoch, self.seed, self.augmentation, self.views)
 
     def centres(self, index_B: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """[B,2] sizes and [B,2] corners"""
+        """[B,2] sizes and [B,2] corners, see `boxes.centres`."""
         crop = self.crop if self.augmentation is None else self.augmentation.crop
         return centres(self.split.sizes[index_B.numpy()], evaluation_size(crop, self.image_size), self.image_size)
 
@@ -108,7 +109,7 @@ class StreamingLoader:
 
 
 class _Tasks(Sampler[tuple[int, Tensor]]):
-    """The batches of the epoch that comes next; workers live on from epoch to epoch."""
+    """The batches of the epoch that comes next, each with the epoch's number: workers outlive an epoch."""
 
     def __init__(self, order: Order | InOrder):
         self.order, self.epoch, self.start = order, 0, 0
@@ -122,13 +123,13 @@ class _Tasks(Sampler[tuple[int, Tensor]]):
 
 
 class _Pictures(Dataset[tuple[Tensor, Tensor, dict[str, str]]]):
-    """A whole batch is one item."""
+    """A data set whose items are whole batches."""
 
     def __init__(self, plan: PixelPlan):
         self.plan = plan
 
     def __getitem__(self, task: tuple[int, Tensor]) -> tuple[Tensor, Tensor, dict[str, str]]:
-        """(indices, pixels [V,B,H,W,3], what could not be read)"""
+        """(row numbers [B], pixels [V,B,H,W,3], {path: what is wrong} of the files that failed)."""
         plan, (epoch, index_B) = self.plan, task
         failed: dict[str, str] = {}
         decoded: list[Tensor] = []
@@ -145,18 +146,18 @@ class _Pictures(Dataset[tuple[Tensor, Tensor, dict[str, str]]]):
         out = torch.empty(plan.images, len(used), size, size, 3, dtype=torch.uint8)
         if plan.random_boxes:
             boxes = plan.boxes(index_B, epoch).tolist()
-            for view, place in np.ndindex(out.shape[:2]):
-                left, top, width, height = boxes[view][place]
-                out[view, place] = resized_to(decoded[place][top : top + height, left : left + width], size, size)
+            for view, sample in np.ndindex(out.shape[:2]):
+                left, top, width, height = boxes[view][sample]
+                out[view, sample] = resized_to(decoded[sample][top : top + height, left : left + width], size, size)
         else:
             resized, corners = plan.centres(index_B)
-            for place, pixels in enumerate(decoded):
-                out[0, place] = centre_crop(pixels, resized[place], corners[place], size)
+            for sample, pixels in enumerate(decoded):
+                out[0, sample] = centre_crop(pixels, resized[sample], corners[sample], size)
         return index_B, out, failed
 
 
 def consequence(plan: PixelPlan) -> str:
-    """Of an image that cannot be read, in words."""
+    """What becomes of an image that cannot be read, in words."""
     return "left out" if plan.augmentation is None else "another takes its place"
 
 
@@ -175,7 +176,7 @@ def _read(plan: PixelPlan, place: int, failed: dict[str, str]) -> Tensor | None:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """torch advises against more workers than cores, which the user may want."""
+    """Silences torch's advice against more workers than cores, which the user may want."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         yield

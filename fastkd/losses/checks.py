@@ -10,26 +10,26 @@ from fastkd.support.ranges import Range
 
 
 def check_batch(labels: Tensor, **logits: Tensor) -> None:
-    """The first of the logits says what the others and the labels must agree with."""
+    """Raises ValueError or TypeError unless all logits are alike, [B,K], and the labels fit them."""
     first_name, first = next(iter(logits.items()))
     for name, tensor in logits.items():
-        _tensor(name, tensor, "a floating-point matrix [B,K]")
+        _require_tensor(name, tensor, "a floating-point matrix [B,K]")
         if tensor.ndim != 2 or not tensor.is_floating_point():
             raise ValueError(f"{name} are a floating-point matrix [B,K], got {tensor.dtype} {list(tensor.shape)}")
         if tensor.shape != first.shape:
             raise ValueError(
                 f"logits agree in shape, got {first_name} {list(first.shape)} and {name} {list(tensor.shape)}"
             )
-        _on_device(name, tensor, first)
+        _require_device(name, tensor, first)
     expected = f"int64 [{len(first)}]"
-    _tensor("labels", labels, expected)
+    _require_tensor("labels", labels, expected)
     if labels.shape != first.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(f"labels are {expected}, got {labels.dtype} {list(labels.shape)}")
-    _on_device("labels", labels, first)
+    _require_device("labels", labels, first)
 
 
 def check_several(labels: Tensor, name: str, several: Tensor | Sequence[Tensor], **logits: Tensor) -> list[Tensor]:
-    """`check_batch` with the logits of several networks besides: [N,B,K] or N times [B,K]. Returns the N."""
+    """Does as `check_batch`, with the logits of N more networks: [N,B,K] or N times [B,K]. Returns these N."""
     expected = "a tensor [N,B,K] or a sequence of N tensors [B,K], N at least 1"
     if isinstance(several, Tensor):
         if several.ndim != 3:
@@ -54,14 +54,14 @@ def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) ->
         return
     networks, samples = len(teachers), len(teachers[0])
     expected = f"a tensor [{networks}] or [{networks}, {samples}]"
-    _tensor("teacher_weights", weights, expected)
+    _require_tensor("teacher_weights", weights, expected)
     if list(weights.shape) not in ([networks], [networks, samples]):
         raise ValueError(f"teacher_weights are {expected}, got {list(weights.shape)}")
-    _on_device("teacher_weights", weights, teachers[0])
+    _require_device("teacher_weights", weights, teachers[0])
 
 
 def check_scalar(name: str, value: Scalar, logits: Tensor, allowed: Range) -> None:
-    """Numbers go by their range. A tensor must be where the logits are: a copy could not be captured in a graph."""
+    """A number must be in its range; a tensor must be on the logits' device, as no graph can capture a copy."""
     if not isinstance(value, Tensor):
         allowed.check(name, value)
     elif value.ndim > 0:
@@ -69,7 +69,7 @@ def check_scalar(name: str, value: Scalar, logits: Tensor, allowed: Range) -> No
     elif value.requires_grad:
         raise ValueError(f"{name} gets no gradient from this loss, but requires one: detach it")
     else:
-        _on_device(name, value, logits)
+        _require_device(name, value, logits)
 
 
 def check_choice(name: str, value: str, known: Sequence[str]) -> None:
@@ -77,11 +77,11 @@ def check_choice(name: str, value: str, known: Sequence[str]) -> None:
         raise ValueError(f"{name} is {' or '.join(map(repr, known))}, got {value!r}")
 
 
-def _tensor(name: str, value: object, expected: str) -> None:
+def _require_tensor(name: str, value: object, expected: str) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} are {expected}, got {type(value).__name__}")
 
 
-def _on_device(name: str, tensor: Tensor, logits: Tensor) -> None:
+def _require_device(name: str, tensor: Tensor, logits: Tensor) -> None:
     if tensor.device != logits.device:
         raise ValueError(f"{name}: on {tensor.device}, where the logits are on {logits.device}")

@@ -18,15 +18,15 @@ BANK_DTYPES = (torch.float32, torch.bfloat16)
 class CRDLoss(Loss):
     """Contrastive representation distillation (Tian et al. 2020) against a memory bank of the whole training set.
 
-    student_dim, teacher_dim: of the embeddings that go in; a head with an L2 norm maps each to `embed_dim`.
-    num_samples: of the training set; the index of a sample is its place in it.
+    student_dim, teacher_dim: dimensions of the embeddings that go in; a head with an L2 norm maps each to `embed_dim`.
+    num_samples: images of the training set; the index of one is its place in it.
     labels: [num_samples] int64: negatives are of other classes. None: every sample is a class of its own.
     negatives, replacement: how many are drawn for a sample, and whether one may come twice. Where a class has fewer
-        negatives than that, its samples draw with replacement, as in the paper's code (which draws without on CIFAR,
+        negatives than that, its samples draw with replacement, as in the authors' code (which draws without on CIFAR,
         with replacement on ImageNet).
     positive: "exact" is the sample itself, "relaxed" any sample of its class.
     bank_dtype: torch.float32 or torch.bfloat16, which halves memory and traffic.
-    seed: of the draws and of the bank's first values.
+    seed: decides the draws and the bank's first values.
 
     `loss.temperature` and `loss.momentum` may be set at any time; a captured graph follows.
     The banks, Z and the number of steps are buffers: a state dict carries them on exactly. With torch.distributed
@@ -38,7 +38,7 @@ class CRDLoss(Loss):
     bank: Tensor
     """[num_samples,2,embed_dim], sorted by class: the student's embedding and the teacher's of every sample."""
     z: Tensor
-    """[2] float32: of the student's and the teacher's side; below 0 until the first batch has set it."""
+    """[2] float32: Z of the student's side and of the teacher's; below 0 until the first batch has set it."""
     step: Tensor
     """int64 scalar: batches seen."""
     position: Tensor
@@ -126,7 +126,7 @@ class CRDLoss(Loss):
     def _normaliser(
         self, everybody: tuple[Tensor, Tensor, Tensor], plan: DrawPlan, chosen: Tensor | None, path: str
     ) -> Tensor:
-        """From the batch of all processes, so that Z is the same everywhere and what one process would find."""
+        """Z, computed from the batch of all processes: the same everywhere, and what one process would find."""
         rows, student, teacher = everybody
         if chosen is not None and _distributed():
             chosen = torch.cat(_gathered(chosen))
@@ -135,12 +135,12 @@ class CRDLoss(Loss):
 
 
 def _unit(embedding_BD: Tensor) -> Tensor:
-    """Divided by its L2 norm; a zero vector stays one, where the authors' code divides by zero."""
+    """The embedding divided by its L2 norm; a zero vector stays zero, where the authors' code divides by zero."""
     return F.normalize(embedding_BD.float() if embedding_BD.dtype != torch.float64 else embedding_BD, dim=1)
 
 
 def _first_bank(samples: int, dim: int, seed: int) -> Tensor:
-    """Uniform, with an expected norm of 1, as in the authors' code."""
+    """Uniform numbers, in rows with an expected norm of 1, as in the authors' code."""
     generator = torch.Generator().manual_seed(seed)
     width = (3 / dim) ** 0.5
     return torch.empty(samples, 2, dim).uniform_(-width, width, generator=generator)

@@ -1,6 +1,6 @@
 """What the losses have in common: numbers that are keywords, attributes, and one buffer on the device.
 
-`fastkd.ops.numbers.NUMBERS` declares them. A loss names its row, and takes all else from there.
+`fastkd.ops.numbers.NUMBERS` declares them. A loss names its row, and takes everything else from there.
 """
 
 import inspect
@@ -45,7 +45,7 @@ class _Attribute:
 class Loss(nn.Module):
     """A module whose numbers live in a buffer on the device, so that a captured graph follows a change.
 
-    So does a compiled one, without compiling again. The buffer is float32 whatever the module is cast to.
+    A compiled graph follows, too, without compiling again. The buffer is float32 whatever the module is cast to.
 
     A subclass names in `form` the row of `NUMBERS` that its constructor takes as keywords. An object may use another
     row, whose names are among these.
@@ -65,7 +65,7 @@ class Loss(nn.Module):
         cls.__signature__ = _with_numbers(inspect.signature(cls.__init__), NUMBERS[cls.form], skipped=1)
 
     def __init__(self, given: Mapping[str, Any], form: str | None = None):
-        """given: the numbers that are not to have their defaults."""
+        """given: the numbers that shall not have their defaults. form: the row, where it is not the class's."""
         super().__init__()
         self._form = form or self.form
         self._values: dict[str, float] = {}

@@ -24,7 +24,7 @@ class SFTNTerms(NamedTuple):
     kl: Tensor
     """Mean over the branches of τ² KL, before its weight."""
     branch_ce: Tensor
-    """Mean over the branches."""
+    """Mean over the branches of CE, before its weight."""
     hits: Tensor
     """[1+N, 2] int64: the teacher's, then each branch's, top-1 and top-5 hits."""
 

@@ -28,7 +28,7 @@ def virtual_teacher_loss(
     student_logits: [B,K]; labels: [B] int64.
 
     The virtual teacher u (Tf-KD, Yuan et al. 2020) gives `label_probability` to the label and the rest evenly to the
-    other classes. With a `temperature` it is softmax(u / τ), a second softmax, as in the paper's released code (whose
+    other classes. With a `temperature` it is softmax(u / τ), a second softmax, as in the authors' code (whose
     KL is also a mean over the classes: kl_weight = α · multiplier / K). Errors as in `ce_loss`.
     """
     check_batch(labels, student_logits=student_logits)

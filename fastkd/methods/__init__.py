@@ -72,7 +72,10 @@ METHODS: dict[str, type[Method]] = {
 
 
 def split_methods(names: str) -> tuple[str, ...]:
-    """`kd+at` as ("kd", "at"), each known, exactly one of them a logit method: `ce` where none is named."""
+    """Splits `kd+at` into ("kd", "at"). Exactly one of them is a logit method; `ce` is added where none is named.
+
+    Raises UserError for a method that is not known and for methods that do not go together.
+    """
     parts = tuple(names.split("+"))
     if len(set(parts)) != len(parts):
         raise UserError(f"a method stands twice in {names!r}")
@@ -92,7 +95,7 @@ def split_methods(names: str) -> tuple[str, ...]:
 
 
 def find_method(name: str) -> type[Method]:
-    """A row of `METHODS`, or the class at the import path `package.module:Class`."""
+    """A row of `METHODS`, or the class at the import path `package.module:Class`; raises UserError without one."""
     if ":" not in name:
         if name not in METHODS:
             raise UserError(f"no method {name!r}{nearest(name, METHODS)}")

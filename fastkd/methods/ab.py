@@ -23,7 +23,7 @@ from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
 
 SCALE = 3 / 1000
-"""Of the reference's loss, beside 1/B."""
+"""Factor of the loss in the authors' code, beside 1/B."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,10 @@ class ABSettings:
     """
 
     epochs: int = 30
-    """Of the stage before, at the student's learning rate (RepDistiller); 0 for none."""
+    """Epochs of that stage, at the student's learning rate (RepDistiller); 0 for none."""
     margin: float = 1.0
     weight: float = 0.0
-    """In the student's own training (RepDistiller is given 1 and does not use it)."""
+    """Weight in the student's own training (RepDistiller is given 1 and does not use it)."""
 
     def __post_init__(self) -> None:
         at_least("ab", 0, epochs=self.epochs, margin=self.margin)
@@ -69,7 +69,7 @@ class AB(Method):
         return weighted("ab", self.settings.weight, self.distance(student, teachers[0]))
 
     def distance(self, student: Output, teacher: Output) -> Tensor:
-        """Sum over the blocks; the last has weight 1, each one before it half of the next's."""
+        """The sum over the blocks; the last has weight 1, each one before it half of the next's."""
         assert student.preacts is not None and teacher.preacts is not None
         last = len(self.connectors) - 1
         losses = [
@@ -92,7 +92,7 @@ class AB(Method):
 
 
 def connector(student: torch.Size, teacher: torch.Size) -> nn.Module:
-    """Nothing where channels and height agree, else convolution and BatchNorm."""
+    """The identity where channels and height agree, else convolution and BatchNorm."""
     return nn.Identity() if student[:2] == teacher[:2] else Regressor(student, teacher, activation=False)
 
 

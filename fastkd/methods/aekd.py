@@ -23,7 +23,7 @@ class AEKDSettings:
     """
 
     ce_weight: float = 1.0
-    """CA-MKD's code, as the next two (the authors' has α = 0.9 for KL)."""
+    """CA-MKD's code has this default and the next two (the authors' code has α = 0.9 for KL)."""
     kl_weight: float = 1.0
     temperature: float = 4.0
     cap: float = 0.6
@@ -36,7 +36,7 @@ class AEKDSettings:
 
 
 class AEKD(Method):
-    """The gradients have a closed form: no extra backward pass."""
+    """The gradients have a closed form, so that no extra backward pass is needed."""
 
     Settings = AEKDSettings
     is_logit_method = True
@@ -55,15 +55,17 @@ class AEKD(Method):
         return MethodLoss(terms.total, {"ce": terms.ce, "kl": terms.kl}, terms.hits)
 
     def teacher_weights(self, student_BK: Tensor, teachers_BK: list[Tensor]) -> Tensor:
-        """[M] float64"""
+        """[M] float64: how much each teacher counts."""
         gradients = mean_gradients(student_BK, teachers_BK, self.settings.temperature)
         return smallest_combination(gradients, self.settings.cap, unit_length=self.settings.unit_length)
 
 
 @torch.no_grad()
 def mean_gradients(student_BK: Tensor, teachers_BK: list[Tensor], temperature: float) -> Tensor:
-    """[M,K]: of τ² KL(teacher ‖ student) with respect to the student's logits: τ / B (p_student - p_teacher), mean over
-    the batch."""
+    """[M,K]: the gradients of τ² KL(teacher ‖ student) with respect to the student's logits, averaged over the batch.
+
+    At one sample the gradient is τ / B (p_student - p_teacher).
+    """
     logits_NBK = torch.stack([student_BK, *teachers_BK])
     logits_NBK = logits_NBK.to(torch.promote_types(logits_NBK.dtype, torch.float32))
     means = (logits_NBK / temperature).softmax(2).mean(1)
@@ -75,9 +77,9 @@ class AEKDFSettings:
     """weight · Σ w_m · hint loss to teacher m (as in FitNets), w from its gradients at the student's map."""
 
     weight: float = 100.0
-    """CA-MKD's script."""
+    """The default of CA-MKD's script."""
     block: int = 2
-    """Block, from 1, that the hints are taken behind."""
+    """Block, from 1, behind which the hints are taken."""
     cap: float = 0.6
     """C: the most that one teacher may have."""
     unit_length: bool = True

@@ -19,7 +19,7 @@ class ATSettings:
     """weight · sum over the blocks of the distance between both networks' attention maps."""
 
     weight: float = 1000.0
-    """Of the form "squared", in which RepDistiller, SimKD and mdistiller publish it."""
+    """The default is for the form "squared", in which RepDistiller, SimKD and mdistiller publish it."""
     power: int = 2
     """p: the map is the channels' mean of |F|^p."""
     form: Literal["squared", "norm"] = "squared"
@@ -44,7 +44,7 @@ class AT(Method):
         return up_to_block(student, self.pairs)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
-        pairs = zip(student.features, teachers[0].features, strict=False)  # the note tells of a longer one
+        pairs = zip(student.features, teachers[0].features, strict=False)  # the notes name the blocks that are left out
         distances = [self.distance(*pair, self.settings.power, self.settings.form) for pair in pairs]
         return weighted("at", self.settings.weight, torch.stack(distances).sum())
 
@@ -57,6 +57,6 @@ class AT(Method):
 
 
 def attention(map_BCHW: Tensor, power: int) -> Tensor:
-    """[B,H·W] of length 1: where a network looks."""
+    """[B,H·W]: where a network looks; each row has length 1."""
     strength = map_BCHW.abs() if power % 2 else map_BCHW
     return F.normalize(strength.pow(power).mean(1).flatten(1))

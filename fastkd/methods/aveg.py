@@ -17,7 +17,7 @@ class AVEGSettings:
     """
 
     ce_weight: float = 1.0
-    """CA-MKD's code, as the next two."""
+    """CA-MKD's code has this default and the next two."""
     kl_weight: float = 1.0
     temperature: float = 4.0
 

@@ -21,14 +21,15 @@ class Context:
     student: Network
     teachers: tuple[Network, ...]
     student_shapes: Output
-    """Meta tensors."""
+    """What the student returns for two images, as meta tensors: shapes without numbers."""
     teacher_shapes: tuple[Output, ...]
+    """The same of each teacher."""
     classes: int
     samples: int
     labels: Tensor
-    """[samples] int64: of the training set."""
+    """[samples] int64: the labels of the training set."""
     batch_size: int
-    """Per process."""
+    """Images of one forward pass of one process."""
     steps_per_epoch: int
     seed: int
 
@@ -39,7 +40,7 @@ class MethodLoss(NamedTuple):
     total: Tensor
     terms: Terms
     hits: Tensor | None = None
-    """[2] int64: top-1 and top-5; the one logit method of a `Distill` stage gives them."""
+    """[2] int64: top-1 and top-5 hits, which the one logit method of a `Distill` stage counts."""
 
 
 def weighted(name: str, weight: float | Tensor, loss: Tensor) -> MethodLoss:
@@ -53,24 +54,24 @@ class PrestageTraining:
 
     epochs: int
     lr: float | None = None
-    """None: that of the student's training. The schedule is constant but for the milestones."""
+    """Learning rate, constant but for the milestones; None: the student's."""
     milestones: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrestageWork:
-    """What is trained then, and by which loss. The engine carries it out as a stage of the run.
+    """What a method trains before the student's own training, and by which loss. The engine makes a stage of it.
 
-    Whatever is not in `trained` is frozen and in eval mode; afterwards the method's own parameters are again as they
-    were when it was built.
+    Whatever is not in `trained` is frozen and in eval mode. For the student's own training the method is built anew and
+    gets the weights that were trained here; its constructor decides which of its parameters are trained there.
     """
 
     trained: tuple[nn.Module, ...]
-    """Of the method and of the student."""
+    """Parts of the method or of the student."""
     loss: Callable[[Output | None, tuple[Output, ...], Batch], MethodLoss]
-    """Called as a method is; the student's output is None where `student` is off."""
+    """Called with what a method's `forward` gets; the student's output is None where `student` is off."""
     student: bool = True
-    """The student runs at all."""
+    """Whether the student runs at all."""
     needs_preacts: bool = False
     views: Views = ONE_VIEW
 
@@ -80,7 +81,7 @@ class Waypoints(NamedTuple):
 
     count: int
     restart: bool
-    """The student is trained as long as the recipe says for each of them, not once for all."""
+    """Whether each waypoint gets a whole training of the student, instead of a part of one training."""
 
 
 class Method(nn.Module):
@@ -89,41 +90,49 @@ class Method(nn.Module):
     Parameters and buffers that a method registers are saved and resumed with the student; those that require a gradient
     when the method is built are trained with it.
 
-    What is declared on the class may be set on the object, where the settings decide.
+    Attributes that are declared on the class may be set on the object, where the settings decide on them.
+
+    A captured CUDA graph repeats the arithmetic it has recorded. It follows a number that changes only if that number
+    lives in a tensor on the device: the numbers of the modules of `fastkd.losses` do (`self.loss.temperature = 2.0`),
+    and so do a method's own buffers, filled in place (`warmup` in ReviewKD). It does not follow plain floats, such as
+    `self.settings.weight` in most other methods: they stay what they were when the graph was recorded.
     """
 
     Settings: ClassVar[type[Any]]
     is_logit_method: ClassVar[bool] = False
-    """Owns CE: exactly one of the methods of a stage does."""
+    """Whether it owns the cross-entropy: exactly one of the methods of a stage does."""
     needs_preacts: bool = False
     views: Views = ONE_VIEW
-    """With more than one, `forward` gets the outputs for all views, view by view: [V·B, …]."""
+    """What a batch has to hold. With several views `forward` gets the outputs for all, view by view: [V·B, …]."""
     teacher_norm: Literal["running", "batch"] = "running"
-    """Statistics of the teacher's BatchNorms. On "batch" the teacher must not be folded."""
+    """Which statistics the teacher's BatchNorms normalise by. With "batch" the teacher is not folded."""
     fixed_batch_size: ClassVar[bool] = False
-    """Works with batches of `Context.batch_size` only: the last, shorter one has to be dropped."""
+    """Whether every batch must have `Context.batch_size` samples: the last, shorter one has to be dropped."""
     teachers_needed: ClassVar[tuple[int, int | None]] = (1, None)
-    """Least and greatest number of teachers."""
+    """Least and greatest number of teachers; None: there is no greatest."""
     among_peers: ClassVar[bool] = False
-    """Its teachers learn too, each by this method from the others and the student."""
+    """Whether its teachers learn too, each by this method from the others and the student."""
     own_augmentation: bool = False
-    """Among peers: each sees its own random crops of the same images."""
+    """Whether each of the peers sees its own random crops of the same images."""
 
     def __init__(self, settings: Any, context: Context):
         super().__init__()
         self.settings = settings
         self.notes: list[str] = []
-        """What a user should know about this pair of networks, such as blocks that are left out: for the log."""
+        """What a user should know about this pair of networks, such as blocks that are left out; it is logged."""
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         raise NotImplementedError
 
     def begin_epoch(self, epoch: int) -> None:
-        """Changes weights in place, where the method has a schedule."""
+        """Changes numbers of the loss in place, where the method has a schedule; `epoch` counts from 0."""
 
     @classmethod
     def waypoints(cls, settings: Any) -> Waypoints | None:
-        """None: the teacher is taken at the end of its training. Several teachers that are given are the waypoints."""
+        """The points of the teacher's training that the student learns from; None: its end alone.
+
+        Several teachers that are given are the waypoints themselves.
+        """
         return None
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
@@ -132,23 +141,24 @@ class Method(nn.Module):
 
     @classmethod
     def prestage_training(cls, settings: Any) -> PrestageTraining | None:
-        """Of the training that has to come before, where the settings ask for one.
+        """The training that has to come before the student's; None where the settings ask for none.
 
-        Its settings `epochs` and `milestones`, if they have these names, are shortened with the student's by --epochs.
+        The method's settings `epochs` and `milestones`, if they have these names, are shortened with the student's by
+        --epochs.
         """
         return None
 
     def prestage(self, student: Network) -> PrestageWork:
-        """That training; only asked for where there is one."""
+        """What is trained before the student; only asked for where there is such a training."""
         raise NotImplementedError
 
     def deploy(self, student: Network) -> Network:
-        """What is evaluated and exported, sharing the weights that are trained: by default the student itself."""
+        """The network that is evaluated and exported; it shares the trained weights. By default the student itself."""
         return student
 
     @classmethod
     def changes_network(cls) -> bool:
-        """What is deployed is another network than the student."""
+        """Whether what is deployed is another network than the student."""
         return cls.deploy is not Method.deploy
 
 

@@ -26,15 +26,15 @@ class CCSettings:
     """weight · CC on the embeddings."""
 
     weight: float = 0.02
-    """Of the form "neighbours" (RepDistiller)."""
+    """The default is RepDistiller's, for the form "neighbours"."""
     form: Literal["neighbours", "kernel"] = "neighbours"
-    """RepDistiller's code, or the paper."""
+    """neighbours: RepDistiller's code; kernel: the paper."""
     embed_dim: int = 128
-    """Of neighbours: dimensions of the space that both are mapped to."""
+    """Dimensions of the space that both embeddings are mapped to, in the form "neighbours"."""
     gamma: float = 0.4
-    """Of the kernel exp(-gamma ‖x - y‖²)."""
+    """γ of the kernel exp(-γ ‖x - y‖²)."""
     order: int = 2
-    """Of the kernel's Taylor series."""
+    """Order of the kernel's Taylor series."""
 
     def __post_init__(self) -> None:
         above_zero("cc", gamma=self.gamma)
@@ -42,7 +42,10 @@ class CCSettings:
 
 
 class CC(Method):
-    """The batch is that of one process. In the form "neighbours" both embeddings are trained, the teacher's too."""
+    """In the form "neighbours" the maps of both embeddings are trained, the teacher's too.
+
+    Each process compares the samples of its own batch.
+    """
 
     Settings = CCSettings
     teachers_needed = (1, 1)
@@ -68,19 +71,19 @@ class CC(Method):
 
 @full_precision
 def neighbour_products(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-    """Mean over the pairs of consecutive samples."""
+    """|student - teacher| at one sample times the same at the next, summed, averaged over all such pairs."""
     apart = (student_BD - teacher_BD).abs()
     return (apart[:-1] * apart[1:]).sum(1).mean()
 
 
 @full_precision
 def kernel_distance(student_BD: Tensor, teacher_BD: Tensor, gamma: float, order: int) -> Tensor:
-    """Squared, mean over all B² pairs."""
+    """The squared distance of both correlation matrices, averaged over all B² pairs."""
     return F.mse_loss(correlations(student_BD, gamma, order), correlations(teacher_BD, gamma, order))
 
 
 def correlations(embedding_BD: Tensor, gamma: float, order: int) -> Tensor:
-    """[B,B] of exp(-gamma ‖x - y‖²) = e^{-2 gamma} exp(2 gamma x·y) for vectors of length 1."""
+    """[B,B]: exp(-γ ‖x - y‖²) = e^(-2γ) exp(2γ x·y) for vectors of length 1, by its Taylor series."""
     direction = F.normalize(embedding_BD)
     cosine = direction @ direction.T
     powers = [(2 * gamma) ** p / math.factorial(p) * cosine**p for p in range(order + 1)]

@@ -20,16 +20,16 @@ class CRDSettings:
 
     weight: float = 0.8
     embed_dim: int = 128
-    """Dimensions of the space that both are mapped to."""
+    """Dimensions of the space that both embeddings are mapped to."""
     negatives: int = 16384
-    """Drawn for every sample and step, from the other classes."""
+    """How many are drawn for every sample and step, from the other classes."""
     temperature: float = 0.07
     momentum: float = 0.5
     """Share of the old embedding in the bank's new one."""
     replacement: bool = False
-    """A negative may be drawn twice (the paper's code: not on CIFAR, but on ImageNet)."""
+    """Whether a negative may be drawn twice (the authors' code: not on CIFAR, but on ImageNet)."""
     positive: Literal["exact", "relaxed"] = "exact"
-    """The sample itself, or any of its class."""
+    """exact: the sample itself; relaxed: any sample of its class."""
     bank_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:

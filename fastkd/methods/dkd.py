@@ -11,7 +11,7 @@ from fastkd.networks.base import Output
 
 @dataclass(frozen=True, kw_only=True)
 class DKDSettings:
-    """ce_weight · CE + min(epoch / warmup, 1) · τ² (alpha · TCKD + beta · NCKD), with the warm-up of the code."""
+    """ce_weight · CE + min(epoch / warmup, 1) · τ² (alpha · TCKD + beta · NCKD), with the authors' warm-up."""
 
     ce_weight: float = 1.0
     alpha: float = 1.0
@@ -20,7 +20,7 @@ class DKDSettings:
     """Weight of KL within the other classes (mdistiller on CIFAR-100: 2, 6 or 8, by the pair)."""
     temperature: float = 4.0
     warmup_epochs: int = 20
-    """In epoch e of them, counted from 1, KL has e / warmup of its weight (mdistiller: 20 on CIFAR, 1 on ImageNet)."""
+    """Epochs over which KL's weights rise: epoch e, from 1, has e / warmup of them (20 on CIFAR, 1 on ImageNet)."""
 
     def __post_init__(self) -> None:
         above_zero("dkd", temperature=self.temperature)

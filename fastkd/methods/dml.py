@@ -11,7 +11,7 @@ from fastkd.networks.base import Output
 
 @dataclass(frozen=True, kw_only=True)
 class DMLSettings:
-    """For each network CE + kl_weight · mean over the others of τ² KL(other ‖ network)."""
+    """The loss of each network is CE + kl_weight · mean over the others of τ² KL(other ‖ network)."""
 
     kl_weight: float = 1.0
     temperature: float = 1.0
@@ -21,9 +21,9 @@ class DMLSettings:
 
 
 class DML(Method):
-    """The others are constants to a network, and all are as they were before the step.
+    """Each network takes the others as constants, with the weights that they have before the step.
 
-    (The paper alternates: the second network sees what the first says after its step.)
+    The paper alternates instead: the second network sees what the first says after its step.
     """
 
     Settings = DMLSettings

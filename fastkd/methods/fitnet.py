@@ -18,18 +18,18 @@ from fastkd.support.errors import UserError
 class FitNetSettings:
     """weight · mean squared error between the regressed student map and the teacher's, behind one block.
 
-    In one stage with everything else, as all code bases have it; the paper trains up to the hint first.
+    Everything is trained in one stage, as in all published codes; the paper first trains the student up to the hint.
     """
 
     weight: float = 100.0
-    """RepDistiller and SimKD on CIFAR-100."""
+    """The default of RepDistiller and SimKD on CIFAR-100."""
     block: int = 2
-    """Block of both networks, from 1, that the hint is taken behind (RepDistiller and mdistiller 2, SimKD 1)."""
+    """Block of both networks, from 1, behind which the hint is taken (RepDistiller and mdistiller 2, SimKD 1)."""
 
 
 class FitNet(Method):
-    """The regressor ends in a ReLU: a WRN's features, raw sums, are reached where they are positive only. So does the
-    reference."""
+    """The regressor ends in a ReLU, as RepDistiller's does. The features of a WRN are raw sums, so it cannot reach a
+    WRN teacher's where they are negative."""
 
     Settings = FitNetSettings
     teachers_needed = (1, 1)
@@ -58,5 +58,5 @@ def hint_place(name: str, block: int, *counts: int) -> int:
 
 @full_precision
 def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Over all elements."""
+    """The mean over all elements."""
     return F.mse_loss(student, teacher)

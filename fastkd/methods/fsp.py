@@ -27,22 +27,22 @@ from fastkd.support.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class FSPSettings:
-    """Distance of the matrices that tell how channels of a map go with those of the next.
+    """Squared distance of the FSP matrices, which tell how the channels of a map go with those of the next.
 
     As published, it trains the student's blocks in a stage of its own and has no part in what follows.
     """
 
     epochs: int = 30
-    """Of the stage before, at the student's learning rate (RepDistiller); 0 for none."""
+    """Epochs of that stage, at the student's learning rate (RepDistiller); 0 for none."""
     weight: float = 0.0
-    """In the student's own training (RepDistiller is given 50 and does not use it; KD-Zoo trains jointly)."""
+    """Weight in the student's own training (RepDistiller is given 50 and does not use it; KD-Zoo trains jointly)."""
 
     def __post_init__(self) -> None:
         at_least("fsp", 0, epochs=self.epochs)
 
 
 class FSP(Method):
-    """Over the stem and the blocks, whose channels have to agree."""
+    """Compares the maps behind the stem and the blocks, whose channels have to agree."""
 
     Settings = FSPSettings
     teachers_needed = (1, 1)
@@ -88,7 +88,7 @@ def maps(output: Output) -> tuple[Tensor, ...]:
 
 
 def consecutive(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """(student map, its next, teacher map, its next), as far as both go."""
+    """(student map, its next, teacher map, its next) for every map that both networks have."""
     return list(zip(student[:-1], student[1:], teacher[:-1], teacher[1:], strict=False))
 
 

@@ -26,24 +26,24 @@ from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
 
 SLOPE = 0.1
-"""Of the leaky ReLUs."""
+"""Slope of the leaky ReLUs below 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FTSettings:
-    """weight · mean |factor of the student - factor of the teacher|, both normalised, p = 1."""
+    """weight · mean |factor of the student - factor of the teacher|, both normalised (the paper's p = 1)."""
 
     weight: float = 200.0
-    """Of the form "attention" (RepDistiller)."""
+    """The default is RepDistiller's, for the form "attention"."""
     rate: float = 0.5
     """Channels of a factor, as a share of the teacher's."""
     form: Literal["attention", "factor"] = "attention"
     """attention: the channels' mean square of each factor is compared (RepDistiller); factor: the whole factor, as in
     the paper."""
     epochs: int = 30
-    """Of the paraphraser's training before."""
+    """Epochs of the paraphraser's training, which comes before the student's; 0 for none."""
     paraphraser_lr: float | None = 0.01
-    """RepDistiller: 0.01 where the student is a resnet or WRN, else the student's own; None: the student's own."""
+    """Its learning rate; None: the student's (RepDistiller: 0.01 for a resnet or WRN, else the student's)."""
 
     def __post_init__(self) -> None:
         above_zero("ft", rate=self.rate)
@@ -51,7 +51,7 @@ class FTSettings:
 
 
 class FT(Method):
-    """On the last feature. The paraphraser is trained before, and frozen here."""
+    """Compares the last features. The paraphraser is trained before the student, and frozen beside it."""
 
     Settings = FTSettings
     teachers_needed = (1, 1)
@@ -94,7 +94,7 @@ class FT(Method):
 
 
 class Paraphraser(nn.Module):
-    """An autoencoder of the teacher's map: its code is the factor. Without BatchNorm."""
+    """An autoencoder of the teacher's map, without BatchNorm; its code is the factor."""
 
     def __init__(self, channels: int, factor_channels: int):
         super().__init__()

@@ -18,7 +18,7 @@ class KDSettings:
     ce_weight: float = 0.1
     """Weight of the cross-entropy with the labels."""
     temperature: float = 4.0
-    """τ, of the KL term alone."""
+    """τ of the KL term; the cross-entropy is taken at 1."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

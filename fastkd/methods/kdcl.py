@@ -17,12 +17,12 @@ from fastkd.networks.base import Output
 
 NEWTON_STEPS = 6
 HALVINGS = 6
-"""Of a Newton step, of which the best is taken."""
+"""How often each Newton step is halved; the best of these steps is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KDCLSettings:
-    """For each network CE + kl_weight · τ² KL(target ‖ network)."""
+    """The loss of each network is CE + kl_weight · τ² KL(target ‖ network)."""
 
     target: Literal["naive", "linear", "min_logit"] = "naive"
     """naive: for each sample the logits of the network with the least cross-entropy; linear: the weighted mean of all
@@ -31,14 +31,14 @@ class KDCLSettings:
     kl_weight: float = 1.0
     temperature: float = 2.0
     own_augmentation: bool = True
-    """Each network sees its own random crops of the same images, as in the paper."""
+    """Whether each network sees its own random crops of the same images, as in the paper."""
 
     def __post_init__(self) -> None:
         above_zero("kdcl", temperature=self.temperature)
 
 
 class KDCL(Method):
-    """The target is a constant."""
+    """Every network takes the target as a constant."""
 
     Settings = KDCLSettings
     is_logit_method = True
@@ -81,15 +81,15 @@ TARGETS = {"naive": naive_target, "linear": linear_target, "min_logit": min_logi
 def best_weights(logits_MBK: Tensor, labels_B: Tensor) -> Tensor:
     """[M] float64: weights w >= 0 of sum 1 that minimise the cross-entropy of Σ w_m logits_m over the batch.
 
-    A convex problem, solved by Newton's method: each step minimises the quadratic model on the simplex exactly, and of
-    that step and its halves the best is taken. Nothing is read on the host.
+    The problem is convex and solved by Newton's method: each step minimises the quadratic model on the simplex exactly,
+    and the best of that step and its halves is taken. Nothing is read on the host.
     """
     logits, labels = logits_MBK.double(), labels_B[:, None]
     count, samples, _ = logits.shape
     own_MB = logits.gather(2, labels[None].expand(count, -1, 1))[:, :, 0]
     weights = torch.full((count,), 1 / count, dtype=torch.float64, device=logits.device)
     lengths = 0.5 ** torch.arange(HALVINGS + 1, dtype=torch.float64, device=logits.device)
-    lengths = torch.cat([lengths, torch.zeros_like(lengths[:1])])  # where no step is better: stay
+    lengths = torch.cat([lengths, torch.zeros_like(lengths[:1])])  # where no step is better it stays
 
     def error(weights_NM: Tensor) -> Tensor:
         mixed = torch.einsum("nm,mbk->nbk", weights_NM, logits)

@@ -15,9 +15,9 @@ class LSSettings:
     """Cross-entropy with smoothed labels; no teacher is needed."""
 
     smoothing: float = 0.1
-    """Probability that the label gives up (Tf-KD's code: 0.1)."""
+    """The probability that the label gives up (Tf-KD's code: 0.1)."""
     spread: Literal["others", "all"] = "others"
-    """Evenly to the other classes (Tf-KD's code), or to all, the label's too (torch's `label_smoothing`)."""
+    """others: it goes evenly to the other classes (Tf-KD's code); all: to all classes (torch's `label_smoothing`)."""
 
 
 class LS(Method):

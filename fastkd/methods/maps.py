@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def pooled_to(x_BCHW: Tensor, size: Sequence[int]) -> Tensor:
-    """Adaptive average pooling; by whole factors it is the plain one, whose backward needs no atomic additions."""
+    """Adaptive average pooling. By whole factors it is the plain one, whose backward needs no atomic additions."""
     height, width = x_BCHW.shape[2:]
     if (height, width) == tuple(size):
         return x_BCHW
@@ -17,14 +17,17 @@ def pooled_to(x_BCHW: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def to_smaller(student_BCHW: Tensor, teacher_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps at the size of the one that is less high, as every reference does it."""
+    """Pools the larger map (by height) to the size of the smaller one, as the published codes do."""
     if student_BCHW.shape[2] > teacher_BCHW.shape[2]:
         return pooled_to(student_BCHW, teacher_BCHW.shape[2:]), teacher_BCHW
     return student_BCHW, pooled_to(teacher_BCHW, student_BCHW.shape[2:])
 
 
 def blocks_left_out(name: str, student: int, teacher: int, *, kept: str = "first") -> list[str]:
-    """The note for networks with different numbers of blocks, of which only the `kept` ones are paired; else none."""
+    """The note that says which blocks are not paired where the networks have different numbers of them; else no note.
+
+    kept: "first" or "last", those that are paired.
+    """
     if student == teacher:
         return []
     few, longer = min(student, teacher), "student" if student > teacher else "teacher"

@@ -19,12 +19,12 @@ class NSTSettings:
     """weight · sum over the blocks of the maximum mean discrepancy between both networks' channels."""
 
     weight: float = 50.0
-    """RepDistiller and mdistiller."""
+    """The default of RepDistiller and mdistiller."""
 
 
 class NST(Method):
-    """With the polynomial kernel (x·y)², as the references: theirs is summed over a [B,C,C',H·W] tensor, the products
-    here are batched matrix products."""
+    """The kernel is the polynomial (x·y)², as in the published codes. They sum it over a [B,C,C',H·W] tensor; here it
+    takes batched matrix products."""
 
     Settings = NSTSettings
     teachers_needed = (1, 1)
@@ -39,19 +39,22 @@ class NST(Method):
         return up_to_block(student, self.pairs)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
-        pairs = zip(student.features, teachers[0].features, strict=False)  # the note tells of a longer one
+        pairs = zip(student.features, teachers[0].features, strict=False)  # the notes name the blocks that are left out
         losses = [self.discrepancy(s, t) for s, t in pairs]
         return weighted("nst", self.settings.weight, torch.stack(losses).sum())
 
     @staticmethod
     @full_precision
     def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
-        """The teacher's own term is a constant, so that its value is the reference's."""
+        """The squared discrepancy of two maps' channels.
+
+        The teacher's own term is a constant; with it the value is that of the published codes.
+        """
         student, teacher = (F.normalize(x.flatten(2), dim=2) for x in to_smaller(student, teacher))
         constant = mean_kernel(teacher.detach(), teacher.detach())
         return constant + mean_kernel(student, student) - 2 * mean_kernel(student, teacher)
 
 
 def mean_kernel(x_BCP: Tensor, y_BDP: Tensor) -> Tensor:
-    """Of (x·y)², over all pairs of channels within a sample."""
+    """The mean of (x·y)² over all pairs of channels within a sample."""
     return (x_BCP @ y_BDP.mT).square().mean()

@@ -16,7 +16,7 @@ from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
 
 LEAST_SHARE = 1e-3
-"""Of a channel's values below 0, for their mean to be its margin; with fewer it is -3 standard deviations."""
+"""Share of a channel's values that must be below 0 for their mean to be its margin, else -3 standard deviations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class OHSettings:
     """
 
     weight: float = 1e-3
-    """The authors' code on CIFAR-100, and mdistiller (1e-4 on ImageNet)."""
+    """The default of the authors' code on CIFAR-100, and of mdistiller (1e-4 on ImageNet)."""
     teacher_norm: Literal["running", "batch"] = "running"
     """batch: the teacher normalises by the statistics of each batch, as in the authors' code, where it is in training
     mode; its buffers stay as they are either way."""
@@ -36,7 +36,7 @@ class OHSettings:
 class OH(Method):
     """The teacher's preacts are cut off at a margin below zero, the mean of what its BatchNorm puts there.
 
-    This BatchNorm sees the residual path only, so in a ResNet the margin is an approximation (of the authors). Blocks
+    This BatchNorm sees the residual path only, so in a ResNet the margin is an approximation, the authors' own. Blocks
     are paired from the last, and a larger teacher map is pooled (mdistiller).
     """
 
@@ -60,7 +60,7 @@ class OH(Method):
             for s, t in zip(student[-self.count :], teacher[-self.count :], strict=True)
         )
         for place, values in enumerate(margins):
-            self.register_buffer(f"margin_{place}", values, persistent=False)  # the teacher has them
+            self.register_buffer(f"margin_{place}", values, persistent=False)  # read from the teacher anew
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         return up_to_embedding(student)
@@ -71,7 +71,7 @@ class OH(Method):
         return weighted("oh", self.settings.weight, total / len(student.logits))
 
     def distances(self, student: Output, teacher: Output) -> list[Tensor]:
-        """Of each pair of blocks, summed over everything."""
+        """The distance of each pair of blocks, summed over samples and neurons."""
         assert student.preacts is not None and teacher.preacts is not None
         pairs = zip(self.connectors, student.preacts[-self.count :], teacher.preacts[-self.count :], strict=True)
         return [
@@ -82,7 +82,7 @@ class OH(Method):
 
 @full_precision
 def partial_distance(student: Tensor, teacher: Tensor, margin_C: Tensor) -> Tensor:
-    """No distance where the teacher is off and the student lower still."""
+    """The squared distance, but 0 where the teacher is off and the student lower still."""
     target = torch.maximum(teacher.detach(), margin_C[:, None, None])
     counts = (student > target) | (target > 0)
     return torch.where(counts, student - target, 0.0).square().sum()

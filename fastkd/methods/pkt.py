@@ -11,7 +11,7 @@ from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
 
 EPSILON = 1e-7
-"""Of the reference: added to norms, and to both probabilities in the logarithm."""
+"""Added to norms, and to both probabilities in the logarithm, as in the authors' code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +19,11 @@ class PKTSettings:
     """weight · KL between the neighbourhoods of each sample in the batch, by cosine similarity."""
 
     weight: float = 30000.0
-    """RepDistiller and mdistiller; high, because their KL is a mean over all B² pairs."""
+    """The default of RepDistiller and mdistiller; high, because their KL is a mean over all B² pairs."""
 
 
 class PKT(Method):
-    """On the embeddings. The batch is that of one process."""
+    """Compares the embeddings. Each process compares the samples of its own batch."""
 
     Settings = PKTSettings
     teachers_needed = (1, 1)

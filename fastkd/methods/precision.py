@@ -12,8 +12,8 @@ R = TypeVar("R")
 
 
 def full_precision(loss: Callable[P, R]) -> Callable[P, R]:
-    """Tensors given by position arrive as float32 or float64, and autocast is off: it would take the matrix products of
-    a loss in bfloat16."""
+    """Decorates a loss: tensors given by position arrive as float32 or float64, and autocast is off, which would take
+    the loss's matrix products in bfloat16."""
 
     @functools.wraps(loss)
     def in_full_precision(*arguments: P.args, **options: P.kwargs) -> R:

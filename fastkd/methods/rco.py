@@ -11,14 +11,15 @@ from fastkd.methods.kd import KD, KDSettings
 class RCOSettings(KDSettings):
     """ce_weight · CE + kl_weight · τ² KL(anchor ‖ student).
 
-    The anchors stand at equal distances in the teacher's training (EEI), the last at its end. Weights and temperature
-    are our choice: neither RCO's nor SFTN's paper prints what the latter used.
+    The anchors are snapshots of the teacher at equal distances in its training (EEI), the last at its end. Weights and
+    temperature are our choice: neither RCO's nor SFTN's paper prints what the latter used.
     """
 
     anchors: int = 4
+    """How many snapshots of the teacher the student learns from."""
     restart: bool = False
-    """A whole training of the student for each anchor, one after the other (SFTN's RCO-EEI-4), instead of one training
-    that is divided among them (its RCO-one-stage-EEI)."""
+    """Train the student as long as the recipe says for each anchor (SFTN's RCO-EEI-4), instead of dividing one training
+    among them (its RCO-one-stage-EEI)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -26,7 +27,7 @@ class RCOSettings(KDSettings):
 
 
 class RCO(KD):
-    """One of the anchors at a time: the engine puts it in the teacher's place."""
+    """KD from one anchor at a time: the engine puts it in the teacher's place."""
 
     Settings = RCOSettings
 

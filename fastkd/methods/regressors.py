@@ -14,13 +14,14 @@ from fastkd.methods.maps import pooled_to
 class Regressor(nn.Module):
     """Convolution with bias, BatchNorm and, unless `activation` is off, ReLU: RepDistiller's `ConvReg`.
 
-    By the maps' heights: half of it 3x3 with stride 2, twice it transposed 4x4 with stride 2, otherwise the unpadded
-    kernel that leaves the teacher's size (1x1 for equal ones). For a smaller student that none of these reaches
-    RepDistiller stops; SimKD's rule is a 3x3 at the student's size, to which the teacher's map is pooled (`target`).
+    The heights of the maps decide on the convolution. It is a 3x3 with stride 2 to half the student's height, a
+    transposed 4x4 with stride 2 to twice its height, and to any other smaller or equal height the unpadded kernel that
+    leaves the teacher's size (1x1 for equal maps). In what is left the teacher's map is larger: RepDistiller stops
+    there; SimKD's rule is a 3x3 at the student's size, to which the teacher's map is pooled (`target`).
     """
 
     def __init__(self, student: Sequence[int], teacher: Sequence[int], *, activation: bool = True):
-        """The shapes (C,H,W) of both maps."""
+        """student, teacher: the shapes (C,H,W) of their maps."""
         super().__init__()
         (channels_in, height, width), (channels_out, goal_height, goal_width) = student, teacher
         self.size = (goal_height, goal_width)
@@ -48,7 +49,7 @@ class Regressor(nn.Module):
     def mse_gradient(self, student_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
         """The gradient of the mean squared error with respect to the student's map, in closed form.
 
-        `torch.autograd.grad` inside a loss cannot be traced. Batch statistics; nothing is updated.
+        `torch.autograd.grad` inside a loss cannot be traced. BatchNorm uses the batch's statistics and updates none.
         """
         with torch.autocast(student_BCHW.device.type, enabled=False):
             return self._mse_gradient(student_BCHW.to(self.conv.weight.dtype), target_BCHW)

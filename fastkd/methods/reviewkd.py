@@ -22,11 +22,11 @@ class ReviewKDSettings:
     """min(epoch / warmup, 1) · weight · sum over the blocks and the embedding of HCL(fused student, teacher)."""
 
     weight: float = 5.0
-    """mdistiller, resnet32x4 to resnet8x4 (ImageNet: 1 for ResNet34 to ResNet18, 8 for ResNet50 to MobileNet)."""
+    """mdistiller's for resnet32x4 to resnet8x4 (ImageNet: 1 for ResNet34 to ResNet18, 8 for ResNet50 to MobileNet)."""
     warmup_epochs: int = 20
-    """In epoch e of them, counted from 1, e / warmup of the weight (1 on ImageNet)."""
+    """Epochs over which the weight rises: epoch e, from 1, has e / warmup of it (mdistiller: 1 on ImageNet)."""
     student_preacts: bool = False
-    """The student's maps before their last activation; the teacher's always are."""
+    """Take the student's maps before their last activation, as the teacher's always are."""
     widest: int = 512
     """Most channels of the fused maps."""
 
@@ -68,8 +68,8 @@ class ReviewKD(Method):
         targets = _maps(teachers[0], teachers[0].preacts)
         review, losses = None, []
         for fusion, source, target in zip(reversed(self.fusions), sources[::-1], targets[::-1], strict=True):
-            found, review = fusion(source, review, target.shape[2:])
-            losses.append(hierarchical_distance(found, target))
+            fused, review = fusion(source, review, target.shape[2:])
+            losses.append(hierarchical_distance(fused, target))
         return weighted("reviewkd", self.settings.weight * self.warmup, torch.stack(losses).sum())
 
     def begin_epoch(self, epoch: int) -> None:
@@ -91,7 +91,7 @@ class Fusion(nn.Module):
             nn.init.kaiming_uniform_(convolution.weight, a=1)
 
     def forward(self, source: Tensor, review: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """What is compared with the teacher's map of that size, and the review for the block before."""
+        """Two maps: what is compared with the teacher's of that size, and the review for the block before."""
         x = self.enter(source)
         if self.masks is not None:
             assert review is not None

@@ -18,13 +18,13 @@ class RKDSettings:
     """weight · (distance_weight · pairs + angle_weight · triples)."""
 
     weight: float = 1.0
-    """RepDistiller and mdistiller, as the next two."""
+    """RepDistiller and mdistiller have this default and the next two."""
     distance_weight: float = 25.0
     angle_weight: float = 50.0
 
 
 class RKD(Method):
-    """On the embeddings. The batch is that of one process; the angles take B³ numbers."""
+    """Compares the embeddings. Each process compares the samples of its own batch; the angles take B³ numbers."""
 
     Settings = RKDSettings
     teachers_needed = (1, 1)
@@ -47,21 +47,21 @@ class RKD(Method):
 def relations(embedding_BD: Tensor) -> tuple[Tensor, Tensor]:
     """[B,B] distances, as multiples of their mean, and [B,B,B] cosines of the angles at the first index.
 
-    All from one matrix of inner products: the references build a [B,B,D] tensor of differences for the angles, but
-    with (i-k)·(j-k) = ij - ik - jk + kk none is needed. Distances do not change when the batch is centred, and these
-    sums then cancel less. Two samples closer than the rounding of their distance count as one point, which has no
-    angle and no distance (the reference's gradient there is about 1e12).
+    Both come from one matrix of inner products: the published codes build a [B,B,D] tensor of differences for the
+    angles, but with (i-k)·(j-k) = ij - ik - jk + kk none is needed. Distances do not change when the batch is centred,
+    and these sums then cancel less. Two samples closer than the rounding of their distance count as one point, which
+    has no angle and no distance (the gradient of the published codes there is about 1e12).
     """
     centred = embedding_BD - embedding_BD.detach().mean(0)
     products = centred @ centred.T
-    own = products.diagonal()
-    squares = own[:, None] + own - 2 * products
-    rounding = 16 * torch.finfo(products.dtype).eps * (own[:, None] + own).detach()
-    apart = (squares > rounding) & ~torch.eye(len(own), dtype=torch.bool, device=own.device)
+    norms = products.diagonal()  # squared
+    squares = norms[:, None] + norms - 2 * products
+    rounding = 16 * torch.finfo(products.dtype).eps * (norms[:, None] + norms).detach()
+    apart = (squares > rounding) & ~torch.eye(len(norms), dtype=torch.bool, device=norms.device)
     distances = torch.where(apart, squares, 1.0).sqrt()
     inverse = torch.where(apart, 1 / distances, 0.0)
     distances = torch.where(apart, distances, 0.0)
     mean = distances.sum() / apart.sum().clamp(min=1)
-    legs = products - products[:, :, None] - products[:, None, :] + own[:, None, None]
+    legs = products - products[:, :, None] - products[:, None, :] + norms[:, None, None]
     angles = legs * inverse[:, :, None] * inverse[:, None, :]
     return distances / mean.clamp(min=torch.finfo(mean.dtype).tiny), angles

@@ -20,7 +20,7 @@ class SemCKDSettings:
     """weight · sum over all pairs of blocks of attention · MSE(projected student map, teacher map)."""
 
     weight: float = 400.0
-    """SimKD's code, on CIFAR-100 (the authors': 50 on ImageNet)."""
+    """The default of SimKD's code on CIFAR-100 (the authors': 50 on ImageNet)."""
     softness: float = 1.0
     """Divides the products of queries and keys."""
     factor: int = 4
@@ -35,7 +35,7 @@ class SemCKD(Method):
     """Which teacher block a student block learns from is learned for each sample, from its similarities to all others
     of the batch: the embeddings' width is the batch size, which therefore is fixed.
 
-    The reference's embeddings carry parameters that nothing uses; they are left out.
+    The embeddings of the authors' code carry parameters that nothing uses; they are left out.
     """
 
     Settings = SemCKDSettings
@@ -73,7 +73,7 @@ class SemCKD(Method):
         return attention(queries, keys, self.settings.softness)
 
     def distances(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
-        """[B,S,T]"""
+        """[B,S,T]: the mean squared distance of projected student block s and teacher block t, for each sample."""
         rows = []
         for projectors, s in zip(self.projectors, student, strict=True):
             assert isinstance(projectors, nn.ModuleList)
@@ -101,7 +101,7 @@ def _projector(channels_in: int, channels_out: int) -> nn.Sequential:
 
 @full_precision
 def similarities(x_BCHW: Tensor) -> Tensor:
-    """[B,B] inner products of the samples; neither normalised nor detached, as in the reference."""
+    """[B,B] inner products of the samples; neither normalised nor detached, as in the authors' code."""
     rows = x_BCHW.flatten(1)
     return rows @ rows.T
 
@@ -114,5 +114,5 @@ def attention(queries_BSQ: Tensor, keys_BTQ: Tensor, softness: float) -> Tensor:
 
 @full_precision
 def squared_distances(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
-    """[B]: mean over channels and positions."""
+    """[B]: the mean over channels and positions."""
     return (student_BCHW - teacher_BCHW).square().mean((1, 2, 3))

@@ -33,18 +33,19 @@ class SimKDSettings:
     factor: int = 2
     """r: the projector's inner width is the teacher's divided by it."""
     projector: Literal["full", "depthwise", "vector"] = "full"
-    """1x1, 3x3, 1x1 convolutions; with a depthwise 3x3 (ImageNet); or a matrix between the embeddings (SimKD_v)."""
+    """full: 1x1, 3x3 and 1x1 convolutions; depthwise: the 3x3 is depthwise (ImageNet); vector: a matrix between the
+    embeddings (SimKD_v)."""
     source: Literal["feature", "final_map"] = "feature"
-    """The student's last feature (released code), or the map that it pools (what the paper's parameter counts of
-    ShuffleNetV2 and MobileNetV2 say)."""
+    """feature: the student's last feature (the authors' code); final_map: the map that it pools (what the paper's
+    parameter counts of ShuffleNetV2 and MobileNetV2 say)."""
     reused_blocks: int = 0
     """Last blocks of the teacher that are reused with its classifier: 1 is SimKD+, 2 is SimKD++."""
     ce_weight: float = 0.0
-    """Of the student's own classifier."""
+    """Weight of the cross-entropy of the student's own classifier."""
     kl_weight: float = 0.0
-    """Of the student's own classifier."""
+    """Weight of KL between the teacher and the student's own classifier."""
     temperature: float = 4.0
-    """Of this KL."""
+    """Temperature of this KL."""
 
     def __post_init__(self) -> None:
         at_least("simkd", 1, factor=self.factor)
@@ -57,7 +58,7 @@ class SimKDSettings:
 
 
 class SimKD(Method):
-    """With several teachers (Table 6) there is a projector for each: the losses are averaged, and so are the logits."""
+    """There is a projector for each teacher (Table 6 has several): the losses are averaged, and so are the logits."""
 
     Settings = SimKDSettings
     is_logit_method = True
@@ -122,7 +123,7 @@ class SimKD(Method):
         return teacher.features[-1 - reused] if reused else teacher.final_map
 
     def logits(self, projected: list[Tensor]) -> Tensor:
-        """Of the reused classifier."""
+        """The logits of the reused classifier, or the mean over those of several teachers."""
         joined = joined_maps(projected)
         return self.classifier(joined if joined.ndim == 2 else self.pool(self.tail(joined)))
 
@@ -160,7 +161,7 @@ class Projections(nn.Module):
 
 
 def joined_maps(projected: list[Tensor]) -> Tensor:
-    """Side by side as channels, at the smallest of their sizes."""
+    """The maps side by side as channels, at the smallest of their sizes."""
     if len(projected) == 1:
         return projected[0]
     if projected[0].ndim == 4:
@@ -170,7 +171,7 @@ def joined_maps(projected: list[Tensor]) -> Tensor:
 
 
 class MeanOfClassifiers(nn.Module):
-    """Reads the teachers' embeddings side by side; the mean of what their classifiers say."""
+    """Reads the teachers' embeddings side by side and averages the logits of their classifiers."""
 
     def __init__(self, widths: list[int], classifiers: list[nn.Module]):
         super().__init__()
@@ -218,7 +219,7 @@ def _projector(channels: int, goal: int, settings: SimKDSettings) -> nn.Sequenti
 
 
 def _tail(teacher: Network, reused: int) -> list[nn.Module]:
-    """What of the teacher stands between the projected map and the pool: nothing where that is its final map."""
+    """The teacher's part between the projected map and the pool: nothing where the map is the teacher's final one."""
     return [*list(teacher.blocks)[len(teacher.blocks) - reused :], teacher.head.neck] if reused else []
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 MOST = 7
-"""Vectors: there are 3 to that power systems of equations."""
+"""How many vectors may be combined: for M of them 3^M systems of equations are solved."""
 
 
 def smallest_combination(vectors_MD: Tensor, cap: float, *, unit_length: bool) -> Tensor:
@@ -15,8 +15,8 @@ def smallest_combination(vectors_MD: Tensor, cap: float, *, unit_length: bool) -
 
     At the minimum some weights are 0, some are at the cap, and the others solve a linear system. M is small, so all
     3^M choices are solved at once on the device, and the best that is feasible is taken: nothing is read on the host,
-    and it does not depend on a solver's tolerance (the reference's one-class SVM stops at 1e-6, which for unnormalised
-    gradients exceeds the numbers it looks at).
+    and nothing depends on a solver's tolerance (the one-class SVM of the authors' code stops at 1e-6, which for
+    unnormalised gradients exceeds the numbers it looks at).
     """
     count = len(vectors_MD)
     cap = min(max(cap, 1 / count), 1.0)
@@ -47,8 +47,9 @@ def least_quadratic(matrix_MM: Tensor, vector_M: Tensor) -> Tensor:
 
 def _solve(gram: Tensor, cap: float) -> Tensor:
     count, eps = len(gram), 1e-13
-    gram = gram + eps * torch.eye(count, dtype=gram.dtype, device=gram.device)  # parallel gradients: the even split
-    # For each choice a row: 0 where the weight is 0, 1 where it is free, 2 where it is the cap.
+    # Something on the diagonal gives parallel gradients equal weights.
+    gram = gram + eps * torch.eye(count, dtype=gram.dtype, device=gram.device)
+    # A row of `choices` says of each weight: 0 it is 0, 1 it is free, 2 it is the cap.
     places = torch.arange(count, device=gram.device)
     choices = torch.arange(3**count, device=gram.device)[:, None] // 3**places % 3
     free, capped = (choices == 1).to(gram.dtype), (choices == 2).to(gram.dtype)

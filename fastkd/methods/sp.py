@@ -17,11 +17,11 @@ class SPSettings:
     """weight · squared distance of the batch's similarity matrices, each row of length 1, divided by B²."""
 
     weight: float = 3000.0
-    """RepDistiller, SimKD and mdistiller, with 64 samples a batch: the divisor makes it depend on their number."""
+    """The default of RepDistiller, SimKD and mdistiller, for 64 samples a batch: with the divisor it depends on B."""
 
 
 class SP(Method):
-    """On the last feature (of a WRN the raw sum). The batch is that of one process."""
+    """Compares the last features (of a WRN the raw sum). Each process compares the samples of its own batch."""
 
     Settings = SPSettings
     teachers_needed = (1, 1)
@@ -39,6 +39,6 @@ class SP(Method):
 
 
 def similarities(feature: Tensor) -> Tensor:
-    """[B,B] inner products of the samples; rows of length 1 (not the whole matrix)."""
+    """[B,B]: inner products of the samples; each row has length 1, not the whole matrix."""
     rows = feature.flatten(1)
     return F.normalize(rows @ rows.T)

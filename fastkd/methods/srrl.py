@@ -18,7 +18,7 @@ class SRRLSettings:
     """weight · (MSE of the embeddings + MSE of the teacher's classifier on both)."""
 
     weight: float = 1.0
-    """SimKD's code, and the authors'."""
+    """The default of SimKD's code, and of the authors'."""
     source: Literal["embedding", "map"] = "embedding"
     """What the connector works on: the pooled vector (SimKD's code), or the map before pooling (the authors')."""
 

@@ -23,20 +23,21 @@ class SSKDSettings:
     """
 
     tf_weight: float = 2.7
-    """Of KD on the rotated images."""
+    """Weight of KD on the rotated images."""
     ss_weight: float = 10.0
-    """Of the similarities."""
+    """Weight of KL between the similarities."""
     tf_temperature: float = 4.0
     ss_temperature: float = 0.5
     tf_ratio: float = 1.0
-    """Of the rotated images that the teacher gets wrong, the share that is kept: those it ranks best."""
+    """The share that is kept of the rotated images that the teacher gets wrong: those it ranks best."""
     ss_ratio: float = 0.75
-    """Likewise, of those whose plain image is not the most similar one to the teacher."""
+    """The share that is kept of those whose plain image is not the most similar one to the teacher."""
     epochs: int = 60
-    """Of the training of the teacher's head before."""
+    """Epochs of the training of the teacher's head, which comes before the student's; 0 for none."""
     lr: float = 0.05
+    """Learning rate of that training."""
     milestones: tuple[int, ...] = (30, 45)
-    """Of that training."""
+    """Milestones of that training."""
 
     def __post_init__(self) -> None:
         above_zero("sskd", tf_temperature=self.tf_temperature, ss_temperature=self.ss_temperature, lr=self.lr)
@@ -47,7 +48,10 @@ class SSKDSettings:
 
 
 class SSKD(Method):
-    """Student and teacher see every image plain and turned by 90°, 180° and 270°. The batch is that of one process."""
+    """Student and teacher see every image plain and turned by 90°, 180° and 270°.
+
+    Each process compares the samples of its own batch.
+    """
 
     Settings = SSKDSettings
     teachers_needed = (1, 1)
@@ -64,10 +68,10 @@ class SSKD(Method):
         kept = best_ranked(ranks(teacher.logits[count:], labels), self.settings.tf_ratio)
         tf = kept_divergence(student.logits[count:], teacher.logits[count:], kept, self.settings.tf_temperature)
 
-        own = torch.arange(count, device=labels.device).repeat(3)
+        plain_of_3B = torch.arange(count, device=labels.device).repeat(3)
         similar = turned_to_plain(self.student_head(student.embedding), count)
         target = turned_to_plain(self.teacher_head(teacher.embedding), count).detach()
-        kept = best_ranked(ranks(target, own), self.settings.ss_ratio)
+        kept = best_ranked(ranks(target, plain_of_3B), self.settings.ss_ratio)
         ss = kept_divergence(similar, target, kept, self.settings.ss_temperature)
         total = self.settings.tf_weight * tf + self.settings.ss_weight * ss
         return MethodLoss(total, {"tf": tf.detach(), "ss": ss.detach()})
@@ -82,17 +86,17 @@ class SSKD(Method):
         return PrestageWork(trained=(self.teacher_head,), loss=self._contrast, student=False, views=FOUR_ROTATIONS)
 
     def _contrast(self, student: Output | None, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
-        """Which plain image a turned one comes from, by cosine similarity without a temperature."""
+        """Learns which plain image a turned one comes from, by cosine similarity without a temperature."""
         count = len(batch.labels)
         similar = turned_to_plain(self.teacher_head(teachers[0].embedding), count)
-        own = torch.arange(count, device=similar.device).repeat(3)
-        loss = ce_loss(similar, own)
-        return MethodLoss(loss.total, {"contrast": loss.ce, "right": loss.hits[0] / len(own)})
+        plain_of_3B = torch.arange(count, device=similar.device).repeat(3)
+        loss = ce_loss(similar, plain_of_3B)
+        return MethodLoss(loss.total, {"contrast": loss.ce, "right": loss.hits[0] / len(plain_of_3B)})
 
 
 @full_precision
 def turned_to_plain(embedding: Tensor, count: int) -> Tensor:
-    """[3B,B] cosines of each turned image with each plain one; `embedding` is [4B,D], view by view."""
+    """[3B,B]: cosines of each turned image with each plain one; `embedding` is [4B,D], view by view."""
     direction = F.normalize(embedding, eps=1e-8)
     return direction[count:] @ direction[:count].T
 
@@ -108,7 +112,7 @@ def ranks(scores_NK: Tensor, own_N: Tensor) -> Tensor:
 def best_ranked(ranks_N: Tensor, ratio: float) -> Tensor:
     """[N] bool: all of rank 0 and, of the others, the share `ratio` that ranks best (rounded down).
 
-    The reference's sort leaves ties to chance, here they go to the earlier row.
+    The sort of the authors' code leaves ties to chance; here they go to the earlier row.
     """
     order = ranks_N.argsort(stable=True)
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
@@ -119,7 +123,7 @@ def best_ranked(ranks_N: Tensor, ratio: float) -> Tensor:
 
 @full_precision
 def kept_divergence(student_NK: Tensor, teacher_NK: Tensor, kept_N: Tensor, temperature: float) -> Tensor:
-    """τ² KL(teacher ‖ student), mean over the rows that are kept."""
+    """τ² KL(teacher ‖ student), averaged over the rows that are kept."""
     log_p = F.log_softmax(teacher_NK / temperature, 1)
     log_q = F.log_softmax(student_NK / temperature, 1)
     kl = (log_p.exp() * (log_p - log_q)).sum(1)

@@ -1,7 +1,7 @@
 """Teacher-free knowledge distillation (Yuan, Tay, Li, Wang, Feng: "Revisiting knowledge distillation via label
 smoothing regularization", CVPR 2020, arXiv 1909.11723).
 
-The paper's formulas (Eqs. 7 and 9) are not what its released code computes, with the published numbers:
+The paper's formulas (Eqs. 7 and 9) are not what the authors' code computes, with the published numbers:
 - self: the code multiplies KL by τ², the formula does not.
 - reg: the formula softens the virtual teacher's distribution p^d, as KD does it: log p^d divided by τ; and the student
   too. The code divides the probabilities themselves by τ and takes a softmax of that, which makes them almost uniform
@@ -35,9 +35,9 @@ class TfKDSelfSettings:
     alpha: float = 0.95
     temperature: float = 20.0
     arithmetic: Arithmetic = "paper"
-    """As the formula is printed, or as the released code computes: alpha · multiplier · τ² KL / K."""
+    """paper: the formula as printed; code: what the authors' code computes, alpha · multiplier · τ² KL / K."""
     multiplier: float = 1.0
-    """Of the code's KL (1, 50 or 100 by the network); the paper's formula has none."""
+    """What the authors' code multiplies KL by (1, 50 or 100, by the network); the paper's formula has none."""
 
     def __post_init__(self) -> None:
         _check("tfkd_self", self.alpha, self.temperature, self.arithmetic, self.multiplier)
@@ -55,9 +55,9 @@ class TfKDRegSettings:
     label_probability: float = 0.99
     """What the virtual teacher gives to the label; the rest goes evenly to the other classes (Eq. 8)."""
     arithmetic: Arithmetic = "paper"
-    """As the formula is printed, or as the released code computes: alpha · multiplier · KL / K, softened twice."""
+    """paper: the formula as printed; code: the authors' code, alpha · multiplier · KL / K, softened twice."""
     multiplier: float = 1.0
-    """Of the code's KL; the paper's formula has none."""
+    """What the authors' code multiplies KL by; the paper's formula has none."""
 
     def __post_init__(self) -> None:
         _check("tfkd_reg", self.alpha, self.temperature, self.arithmetic, self.multiplier)

@@ -18,11 +18,11 @@ from fastkd.networks.base import Network, Output
 class VIDSettings:
     """weight · sum over the blocks of the teacher map's negative log-likelihood, given the student's.
 
-    Gaussian, with one variance a teacher channel, which is learned (mdistiller forgets to train it).
+    It is a Gaussian with one learned variance for each teacher channel (mdistiller does not train them).
     """
 
     weight: float = 1.0
-    """RepDistiller, SimKD and mdistiller."""
+    """The default of RepDistiller, SimKD and mdistiller."""
     initial_variance: float = 5.0
     least_variance: float = 1e-5
 
@@ -32,7 +32,7 @@ class VIDSettings:
 
 
 class Likelihood(nn.Module):
-    """Of one teacher map; its variance is softplus(log_scale) + least_variance."""
+    """The negative log-likelihood of one teacher map; its variance is softplus(log_scale) + least_variance."""
 
     def __init__(self, student_channels: int, teacher_channels: int, settings: VIDSettings):
         super().__init__()
@@ -54,8 +54,8 @@ class Likelihood(nn.Module):
 
 @full_precision
 def negative_log_likelihood(mean: Tensor, target: Tensor, log_scale: Tensor, least_variance: float) -> Tensor:
-    """Over all elements, without its constant."""
-    # Softplus by its definition: torch's own is linear from 20 on.
+    """The mean over all elements, without the constant log(2π) / 2."""
+    # Softplus by its definition, because torch's own is linear from 20 on.
     variance = (torch.logaddexp(log_scale, torch.zeros_like(log_scale)) + least_variance)[:, None, None]
     return 0.5 * ((mean - target).square() / variance + variance.log()).mean()
 

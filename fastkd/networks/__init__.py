@@ -103,7 +103,7 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "tf_resnext29_8x64d": partial(
         TfResNeXt, partial(Bottleneck, inner=2, groups=8), depths=(3, 3, 3), widths=(256, 512, 1024)
     ),
-    # For ImageNet. torchvision's networks, whose published weights load.
+    # torchvision's networks for ImageNet, whose published weights load.
     "torchvision_resnet18": partial(_imagenet_resnet, BasicUnit, depths=(2, 2, 2, 2), widths=_NARROW),
     "torchvision_resnet34": partial(_imagenet_resnet, BasicUnit, depths=(3, 4, 6, 3), widths=_NARROW),
     "torchvision_resnet50": partial(_imagenet_resnet, Bottleneck, depths=(3, 4, 6, 3), widths=_WIDE),
@@ -131,7 +131,7 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 
 
 def build(name: str, *, num_classes: int = 100, **options: object) -> Network:
-    """A freshly initialised network of the table.
+    """Builds a network of the table, freshly initialised. Raises UserError for a name that is not there.
 
     options: further arguments of its constructor, such as `stem_width` of a CIFAR resnet.
     """

@@ -23,11 +23,11 @@ class Output(NamedTuple):
     features: tuple[Tensor, ...]
     """F^1 … F^N: what each block returns."""
     final_map: Tensor
-    """[B,C,H,W]: the map that is pooled; differs from the last feature where the head has a neck."""
+    """[B,C,H,W]: the map that is pooled. It differs from the last feature if the head has a neck."""
     embedding: Tensor
     """[B,D]: what the classifier reads."""
     preacts: tuple[Tensor, ...] | None = None
-    """The features before their last activation, as the family's reference code defines them; None unless asked for."""
+    """The features before their last activation, as the authors' code of the family has them; None unless asked for."""
 
 
 class Head(nn.Module):
@@ -85,8 +85,8 @@ class Network(nn.Module):
 
     @property
     def preact_norms(self) -> tuple[nn.BatchNorm2d | None, ...]:
-        """For each block the BatchNorm in front of its preact, from which OH reads its margins; None where there is
-        no such layer (the reference code refuses these networks as teachers of OH)."""
+        """The BatchNorm in front of each block's preact, from which OH reads its margins; None if there is no such
+        layer (the authors' code of OH refuses these networks as teachers)."""
         return (None,) * len(self.blocks)
 
     def trunk(self, blocks: int) -> "Trunk":
@@ -96,8 +96,8 @@ class Network(nn.Module):
     def tail(self, first_block: int, weights: Weights = "fresh") -> "Tail":
         """The blocks from `first_block` (counted from 0) and the head: what SFTN grafts on a teacher.
 
-        weights: "fresh" newly initialised by the family's rule, "copied" an independent copy, "shared" the same
-        parameters.
+        weights: "fresh" are newly initialised by the family's rule, "copied" are an independent copy, "shared" are this
+        network's own.
         """
         if not 0 <= first_block <= len(self.blocks):
             raise ValueError(f"a tail starts at block 0 to {len(self.blocks)}, got {first_block}")
@@ -146,7 +146,7 @@ class Tail(nn.Module):
 
 
 def reset_parameters(module: nn.Module) -> None:
-    """PyTorch's own initialisation of one leaf module, where it has one."""
+    """Gives one leaf module PyTorch's own initialisation, if it has one."""
     reset: Callable[[], None] | None = getattr(module, "reset_parameters", None)
     if reset is not None:
         reset()

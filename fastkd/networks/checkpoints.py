@@ -19,7 +19,7 @@ from torch import Tensor
 from fastkd.networks.base import Network
 from fastkd.support.errors import UserError
 
-# What rebuilds a NumPy scalar: NumPy 1 and 2 store the same function under different module names.
+# The function that rebuilds a NumPy scalar: NumPy 1 and 2 store it under different module names.
 _numpy_scalar = np.float64(0).__reduce__()[0]
 _HARMLESS = [
     argparse.Namespace,
@@ -32,7 +32,7 @@ _HARMLESS = [
 _WRAPPERS = ("model", "state_dict")
 _PREFIXES = ("module.", "_orig_mod.")
 
-# torchvision's DenseNet files are older than its module names, as its own loader knows.
+# torchvision's DenseNet files are older than its module names: its own loader renames them, too.
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
@@ -40,13 +40,13 @@ class Report(NamedTuple):
     """What became of each tensor, by the names used in the file."""
 
     mapped: tuple[str, ...]
-    """Loaded."""
+    """Tensors that were loaded."""
     missing: tuple[str, ...]
-    """Wanted by the network, not in the file."""
+    """Tensors that the network wants and the file lacks."""
     unexpected: tuple[str, ...]
-    """In the file, not wanted by the network."""
+    """Tensors of the file that the network does not want."""
     wrong_shape: tuple[str, ...]
-    """One line each: name, expected and found shape."""
+    """Tensors whose shape does not fit, a line each: name, expected and found shape."""
 
 
 def public_name(network: Network, name: str) -> str:
@@ -65,7 +65,7 @@ def public_state_dict(network: Network) -> dict[str, Tensor]:
 
 
 def load_weights(network: Network, path: str | PathLike[str]) -> Report:
-    """Fills the network from a checkpoint file, see `fill`."""
+    """Fills the network from a checkpoint file; see `fill`."""
     path = Path(path)
     return fill(network, read_weights(path), path)
 
@@ -73,8 +73,9 @@ def load_weights(network: Network, path: str | PathLike[str]) -> Report:
 def fill(network: Network, found: Mapping[str, Tensor], path: Path) -> Report:
     """Fills the network with the weights found in a checkpoint, whichever of the known repositories wrote it.
 
-    Tensors the network does not want are reported and left. One that is missing or has another shape is an error, and
-    then the network is as it was. BatchNorm's step counters may be missing, as in files from before PyTorch 0.4.1.
+    Tensors that the network does not want are reported and left. Raises UserError for one that is missing or has
+    another shape, and then the network is as it was. BatchNorm's step counters may be missing, as in files from before
+    PyTorch 0.4.1.
     """
     ours = network.state_dict()
     names = {name: public_name(network, name) for name in ours}

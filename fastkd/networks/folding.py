@@ -12,7 +12,10 @@ from fastkd.networks.base import Network
 
 
 def frozen_copy(network: Network, image_size: int, *, fold: bool) -> Network:
-    """In eval mode, without gradients; the network itself stays as it is."""
+    """A copy of the network in eval mode, without gradients; the network itself stays as it is.
+
+    fold: each BatchNorm that `foldable` finds at this image size goes into its convolution.
+    """
     twin = copy.deepcopy(network).eval().requires_grad_(False)
     if fold:
         for convolution, norm in foldable(twin, image_size):
@@ -21,7 +24,7 @@ def frozen_copy(network: Network, image_size: int, *, fold: bool) -> Network:
 
 
 def in_bfloat16(network: Network) -> Network:
-    """The network itself, its weights in bfloat16; BatchNorm keeps its statistics in float32, as autocast would."""
+    """Turns the network itself into bfloat16 and returns it; BatchNorm stays in float32, as under autocast."""
     network.to(torch.bfloat16)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -31,10 +34,10 @@ def in_bfloat16(network: Network) -> Network:
 
 @torch.no_grad()
 def foldable(network: Network, image_size: int) -> list[tuple[str, str]]:
-    """The names of every convolution whose output goes into one BatchNorm in eval mode, and nowhere else.
+    """The names (convolution, BatchNorm) of every pair in which the BatchNorm alone reads the convolution's output.
 
-    Found by looking at a forward pass, so that no family has to say it: a raw sum that is also a feature or a shortcut
-    (as in WRN) does not qualify.
+    The pairs are found by looking at a forward pass, so that no family has to name them: a raw sum that is also a
+    feature or a shortcut (as in WRN) does not qualify.
     """
     outputs: dict[int, tuple[str, Tensor]] = {}
     pairs: list[tuple[str, str]] = []
@@ -72,12 +75,12 @@ def foldable(network: Network, image_size: int) -> list[tuple[str, str]]:
 
 
 class _Uses(TorchFunctionMode):
-    """How many torch functions read each tensor; looking at its shape is no use of it."""
+    """Counts the torch functions that read each tensor; looking at its shape does not count."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count: dict[int, int] = {}
-        """By id; the tensors are kept, so that none takes another's id."""
+        """{id of a tensor: how many functions read it}; the tensors are kept, so that none takes another's id."""
         self.kept: list[Tensor] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -20,10 +20,10 @@ class Branch(nn.Module):
 
 
 def feature_transform(source: Sequence[int], target: Sequence[int]) -> nn.Sequential | None:
-    """Convolution, BatchNorm and ReLU from a map of shape (C,H,W) to another; None where the sizes do not go together.
+    """Convolution, BatchNorm and ReLU from a map of shape (C,H,W) to another; None if the sizes do not go together.
 
-    Equal size: 1x1. Half the size: 3x3 with stride 2. Twice the size: transposed 4x4 with stride 2. The convolutions
-    have a bias, as the reference's `ConvReg` has.
+    The convolution is 1x1 for equal sizes, 3x3 of stride 2 to half the size, a transposed 4x4 of stride 2 to twice the
+    size. It has a bias, as `ConvReg` has in the authors' code.
     """
     (channels_in, *size_in), (channels_out, *size_out) = source, target
     if size_in == size_out:

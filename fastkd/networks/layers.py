@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Sequential):
-    """Units in a row, the last of which can also tell what its result was before the activation."""
+    """Units in a row, the last of which can also return its preact."""
 
     def forward(self, x: Tensor, preacts: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         units = list(self)
@@ -23,7 +23,7 @@ class LinearBlock(nn.Sequential):
 
 
 def with_preact(preact: Tensor, preacts: bool) -> Tensor | tuple[Tensor, Tensor]:
-    """Ends a unit: ReLU, not in place, and the preact beside it if somebody asked."""
+    """Ends a unit: the ReLU, not in place, and the preact beside its feature if `preacts`."""
     feature = torch.relu(preact)
     return (feature, preact) if preacts else feature
 

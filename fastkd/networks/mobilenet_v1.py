@@ -1,6 +1,6 @@
 """MobileNet (Howard et al. 2017), the student of the usual ImageNet pair ResNet50 -> MobileNetV1.
 
-The variant of mdistiller (taken from OFD). Initialised as PyTorch does.
+This is mdistiller's variant (taken from OFD), initialised as PyTorch does.
 """
 
 from collections.abc import Mapping
@@ -30,9 +30,9 @@ class SeparableUnit(nn.Module):
 
 
 class MobileNetV1(Network):
-    """F^0 of 32 channels at half the image's side; F^1 … F^4 of 128, 256, 512 and 1024 at 1/4 … 1/32.
+    """F^0 has 32 channels at half the image's side, F^1 … F^4 have 128, 256, 512 and 1024 at 1/4 … 1/32.
 
-    The preact is the last BatchNorm of a block.
+    The preact is the output of a block's last BatchNorm.
     """
 
     PUBLIC_NAMES: Mapping[str, str] = {

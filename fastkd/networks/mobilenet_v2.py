@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al. 2018) for small images: RepDistiller's and, quite different, Teacher-free-KD's.
+"""MobileNetV2 (Sandler et al. 2018) for small images: RepDistiller's and Teacher-free-KD's, which differ a lot.
 
 torchvision's, for ImageNet, is in `torchvision_adapter.py`.
 """
@@ -45,9 +45,9 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(Network):
-    """Seven groups of inverted residuals in four blocks, and a neck to 1280 channels. RepDistiller's variant.
+    """RepDistiller's variant: seven groups of inverted residuals in four blocks, and a neck to 1280 channels.
 
-    That is: ReLU instead of ReLU6, a 1x1 expansion also where it expands by 1, a stem of stride 2; width 0.5 is what
+    It has ReLU instead of ReLU6, a 1x1 expansion even if that expands by 1, and a stem of stride 2. Width 0.5 is what
     the field calls MobileNetV2. The features are linear, so each is its own preact.
     """
 
@@ -123,7 +123,7 @@ class PointwiseClassifier(nn.Conv2d):
 
 
 class TfMobileNetV2(MobileNetV2):
-    """Teacher-free-KD's: ReLU6, biased convolutions, other strides, and a padded 1x1 stem (34x34 from 32x32)."""
+    """Teacher-free-KD's variant: ReLU6, biased convolutions, other strides, a padded 1x1 stem (34x34 from 32x32)."""
 
     PUBLIC_NAMES: Mapping[str, str] = {
         "stem": "pre",
@@ -150,7 +150,7 @@ class TfMobileNetV2(MobileNetV2):
         )
 
     def initialise(self, module: nn.Module) -> None:
-        """PyTorch's own initialisation stays."""
+        """Leaves PyTorch's own initialisation."""
 
     @property
     def preact_norms(self) -> tuple[None, ...]:

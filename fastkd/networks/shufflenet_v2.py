@@ -13,10 +13,10 @@ from fastkd.networks.layers import Block, channel_shuffle, conv_norm_relu, depth
 
 
 class ShuffleUnit(nn.Module):
-    """At stride 1 half of the channels pass untouched; at stride 2 the left path makes that half.
+    """Concatenates two halves of the channels and shuffles them: the right path's, and one that is kept.
 
-    Both halves are concatenated and shuffled. The preact is what is concatenated while the right path is not yet
-    activated and nothing is shuffled: its channels stand in another order than the feature's.
+    At stride 1 the kept half passes untouched; at stride 2 the left path makes it. The preact is the concatenation
+    before the right path's last ReLU and before the shuffle, so its channels stand in another order than the feature's.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, *, inner: int, bias: bool):
@@ -45,8 +45,9 @@ class ShuffleUnit(nn.Module):
 
 
 class ShuffleNetV2(Network):
-    """A stem of 24 channels, three blocks that each halve the map, and a neck, the last of `widths`.
+    """A stem of 24 channels, three blocks that each halve the map, and a neck.
 
+    widths: channels of the three blocks and of the neck.
     depths: units in each block, counting the first one of stride 2.
     wide_first_unit: Teacher-free-KD's first units keep the width of their input until the last convolution.
     """
@@ -114,7 +115,7 @@ class ShuffleNetV2(Network):
 
 
 class TfShuffleNetV2(ShuffleNetV2):
-    """Teacher-free-KD's: a 3x3 stem without activation, biased convolutions, wide first units."""
+    """Teacher-free-KD's variant: a 3x3 stem without activation, biased convolutions, wide first units."""
 
     PUBLIC_NAMES: Mapping[str, str] = {
         "stem": "pre",
@@ -134,7 +135,7 @@ class TfShuffleNetV2(ShuffleNetV2):
 
 
 class TorchvisionShuffleNetV2(ShuffleNetV2):
-    """torchvision's, for ImageNet: a 3x3 stem of stride 2 and a max-pool, F^0 a quarter of the image's side."""
+    """torchvision's variant for ImageNet: a 3x3 stem of stride 2 and a max-pool, so F^0 has a quarter of the side."""
 
     PUBLIC_NAMES: Mapping[str, str] = {
         "stem": "conv1",

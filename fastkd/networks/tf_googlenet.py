@@ -25,7 +25,7 @@ class Inception(nn.Module):
         self.b3 = nn.Sequential(
             *conv_norm_relu(in_channels, reduce5, 1, bias=True),
             nn.Conv2d(reduce5, p5, 3, padding=1),
-            # A slip of the reference code, which gives the width as eps; its weights and results depend on it.
+            # A slip of the authors' code, which gives the width as eps; its weights and results depend on it.
             nn.BatchNorm2d(p5, eps=p5),
             nn.ReLU(inplace=True),
             *_conv_norm(p5, p5, 3),

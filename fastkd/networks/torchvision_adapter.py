@@ -20,7 +20,7 @@ class TorchvisionNetwork(Network):
     """The modules of a torchvision `model`, rearranged.
 
     layers: the model's layers in order, as given to its pooling.
-    taps: how many of them make F^0, how many make F^1, …; what comes after the last is the head's neck.
+    taps: the number of layers up to F^0, up to F^1, …; what comes after the last is the head's neck.
     classifier: the model's last linear layer, behind a dropout of `dropout`.
     rule: the model's published initialisation of one leaf module.
     """

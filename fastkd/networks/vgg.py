@@ -30,10 +30,10 @@ class VGGBlock(nn.Module):
 
 
 class VGG(Network):
-    """A stem without pool and four blocks; the numbers of convolutions in these five are `depths`.
+    """A stem without pool and four blocks. depths: the numbers of convolutions in these five.
 
     The last block pools images of side 64 and more only (F^3 has 8x8 pixels there), so that at 32x32 two blocks
-    work at 4x4. The preact is the last BatchNorm of a block.
+    work at 4x4. The preact is the output of a block's last BatchNorm.
     """
 
     PUBLIC_NAMES: Mapping[str, str] = {

@@ -26,14 +26,14 @@ class PreActUnit(nn.Module):
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor, normed: Tensor | None = None) -> Tensor:
-        """normed: bn1(x), from a caller that has computed it already."""
+        """normed: bn1(x), if the caller has computed it already."""
         active = (self.bn1(x) if normed is None else normed).relu()
         residual = self.conv2(self.bn2(self.conv1(active)).relu())
         return residual + (x if self.shortcut is None else self.shortcut(active))
 
 
 class WRNBlock(nn.Sequential):
-    """Units in a row. Its feature is a raw sum, neither normalised nor activated."""
+    """Units in a row, whose feature is a raw sum, neither normalised nor activated."""
 
     def forward(self, x: Tensor, normed: Tensor | None = None) -> Tensor:
         units = list(self)

@@ -1,1 +1,1 @@
-"""The operations the project exists for: one folder each, an obvious reference beside its kernels."""
+"""The operations the project exists for: a folder each, with a plain reference beside its kernels."""

@@ -16,14 +16,14 @@ Scalar = float | Tensor
 
 
 class Role(IntEnum):
-    """What the kernels of the distillation loss take a number for: its place in the tensor."""
+    """What the kernels of the distillation loss take a number for, and its place in their tensor."""
 
     TEMPERATURE = 0
-    PAIR_WEIGHT = 1  # of what compares the anchor with its partners, or with a virtual teacher
+    PAIR_WEIGHT = 1  # on what compares the anchor with its partners, or with a virtual teacher
     ANCHOR_CE_WEIGHT = 2
     PARTNER_CE_WEIGHT = 3
     CE_TEMPERATURE = 4
-    OTHERS_WEIGHT = 5  # of KL within the classes other than the label's
+    OTHERS_WEIGHT = 5  # on KL within the classes other than the label's
     LABEL_PROBABILITY = 6
     SMOOTHING = 7
 
@@ -36,6 +36,8 @@ class CRDRole(IntEnum):
 
 
 class Number(NamedTuple):
+    """One number of a loss."""
+
     role: IntEnum
     default: float
     range: Range = FINITE
@@ -45,7 +47,7 @@ class KDNumbers(TypedDict, total=False):
     """ce_weight · CE + kl_weight · τ² KL(teacher ‖ student)."""
 
     temperature: Annotated[Scalar, Number(Role.TEMPERATURE, 4.0, ABOVE_ZERO)]
-    """τ, of KL alone."""
+    """τ. Only KL is taken at it."""
     kl_weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 0.9)]
     ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 0.1)]
 
@@ -54,9 +56,9 @@ class SFTNNumbers(TypedDict, total=False):
     """teacher_weight · CE(teacher) + mean over branches of (kl_weight · τ² KL + ce_weight · CE(branch))."""
 
     temperature: Annotated[Scalar, Number(Role.TEMPERATURE, 1.0, ABOVE_ZERO)]
-    """τ, of KL."""
+    """τ of KL."""
     ce_temperature: Annotated[Scalar, Number(Role.CE_TEMPERATURE, 1.0, ABOVE_ZERO)]
-    """The paper prints the cross-entropies at τ."""
+    """The cross-entropies are taken at it; the paper prints them at τ."""
     teacher_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 1.0)]
     """λ_T."""
     kl_weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 3.0)]
@@ -123,7 +125,7 @@ NUMBERS: dict[str, Row] = {
 
 
 def neutral(form: str) -> list[float]:
-    """The tensor's values before any number is set: roles that the form has no number for keep these."""
+    """The tensor's values before any number is set; a role that the form has no number for keeps its value."""
     roles = CRDRole if form == "crd" else Role
     values = [1.0] * len(roles)
     if form.startswith("smoothing"):

@@ -2,7 +2,7 @@
 SC 2011), on whole tensors.
 
 A draw is a pure function of (key, counter), so any device, process or thread gets the same integers for the same
-place, in any order, and there is no state to save. Triton's `tl.philox` is the same function.
+counter, in any order, and there is no state to save. Triton's `tl.philox` is the same function.
 """
 
 import torch

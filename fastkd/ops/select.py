@@ -21,9 +21,9 @@ Reasons = tuple[tuple[str, str], ...]
 def choose(operation: str, device: str, impossible: Reasons = (), unsuitable: Reasons = ()) -> tuple[str, str]:
     """(implementation, reason) for tensors on a `device` type ("cpu", "cuda", …).
 
-    impossible, unsuitable: implementations that this call's tensors rule out; the latter can still be forced.
+    impossible, unsuitable: implementations that this call's tensors rule out; an unsuitable one can still be forced.
 
-    Raises UserError where FASTKD_OPS names what does not exist or what cannot run there.
+    Raises UserError if FASTKD_OPS names what does not exist or what cannot run there.
     """
     implementations, ruled_out, disliked = OPERATIONS[operation], dict(impossible), dict(unsuitable)
     forced = forced_implementations().get(operation)
@@ -46,7 +46,7 @@ def choices(device: str) -> dict[str, str]:
 
 
 def able(operation: str, implementation: str, device: str) -> bool:
-    """Whether an implementation could run there, chosen or not."""
+    """Whether an implementation could run on a device type, chosen or not."""
     return not OPERATIONS[operation][implementation](device, False)
 
 
@@ -57,7 +57,7 @@ able._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAcces
 
 
 def forced_implementations() -> dict[str, str]:
-    """What FASTKD_OPS says, by operation."""
+    """{operation: implementation}, as FASTKD_OPS has them. Raises UserError for names that do not exist."""
     forced = {}
     for item in filter(None, (part.strip() for part in os.environ.get("FASTKD_OPS", "").split(","))):
         operation, equals, implementation = (part.strip() for part in item.partition("="))
@@ -73,11 +73,12 @@ def forced_implementations() -> dict[str, str]:
 
 
 def interpreting() -> bool:
-    """Triton runs its kernels on the CPU, slowly: for tests."""
+    """Whether Triton interprets its kernels on the CPU, slowly: for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def checks_labels() -> bool:
+    """Whether the kernels assert that labels are in range."""
     return os.environ.get("FASTKD_CHECK_LABELS") == "1"
 
 
@@ -112,5 +113,5 @@ OPERATIONS: dict[str, dict[str, Callable[[str, bool], str]]] = {
 }
 """Implementations in the order of preference, each with what keeps it from running on a device ("": nothing).
 
-The interpreter counts for what is forced alone: nobody who debugs kernels of their own wants ours interpreted.
+The interpreter counts only for what is forced: who debugs kernels of their own does not want ours interpreted.
 """

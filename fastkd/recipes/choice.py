@@ -49,17 +49,17 @@ IMAGENET_METHODS = {
     "oh": OHSettings(weight=1e-4),
     "semckd": SemCKDSettings(weight=50.0),
 }
-"""What their authors set otherwise on ImageNet."""
+"""Settings that the methods' authors have otherwise on ImageNet."""
 
 
-def joined_with_kd(method: str, those: Container[str] | None = None) -> str:
-    """`at` as `kd+at`, as the papers run them, where no logit method is named.
+def joined_with_kd(method: str, partners: Container[str] | None = None) -> str:
+    """Puts KD in front of a method, as the papers do, where no logit method is named: `at` becomes `kd+at`.
 
-    those: the methods that KD goes with, alone or together; None: all.
+    partners: the methods that KD goes with, alone or together; None: all.
     """
     named = method.split("+")
     without_logit_method = split_methods(method)[0] == "ce" and "ce" not in named
-    if without_logit_method and (those is None or all(name in those for name in named)):
+    if without_logit_method and (partners is None or all(name in partners for name in named)):
         return f"kd+{method}"
     return method
 
@@ -74,7 +74,7 @@ def stages_of(
 ) -> tuple[StageRecipe, ...]:
     """A teacher, a student that learns from it and, as control, the same student with labels alone.
 
-    settings: of methods, by name, where they are not the methods' defaults. kl_weight: λ_KL, of a student-friendly
+    settings: those of methods, by name, where they are not the methods' defaults. kl_weight: λ_KL of a student-friendly
     teacher.
     """
     methods = [find_method(name) for name in split_methods(choice.method)]

@@ -42,19 +42,19 @@ def course(recipe: Recipe) -> Course:
 
 
 def learning_together(recipe: Recipe) -> set[str]:
-    """The teachers that have no training of their own."""
+    """The names of the teachers that learn together with the student, without a training of their own."""
     return {name for stage in recipe.stages if _among_peers(stage) for name in stage.teachers}
 
 
 def kept_epochs(stages: Course, name: str) -> set[int]:
-    """After which epochs of that stage its weights are needed later, as the teacher `NAME@EPOCH`."""
+    """The epochs of that stage after which its weights are kept: a later stage has them as the teacher `NAME@EPOCH`."""
     distillations = (stage for stage in stages if isinstance(stage, PlannedDistillation))
     teachers = {teacher.partition("@") for stage in distillations for teacher in stage.teachers}
     return {int(epoch) for earlier, at, epoch in teachers if at and earlier == name}
 
 
 def passing_on(stages: Course) -> set[str]:
-    """The stages whose trained part a later one begins with."""
+    """The names of the stages whose trained part a later one begins with."""
     return {name for stage in stages if isinstance(stage, PlannedDistillation) for name in stage.after}
 
 
@@ -115,7 +115,7 @@ def _distillation(student: PlannedDistillation, by_name: dict[str, StageRecipe])
 def _along_the_way(
     student: PlannedDistillation, waypoints: Waypoints, by_name: dict[str, StageRecipe]
 ) -> tuple[str, ...]:
-    """Several teachers are the waypoints themselves; of one, they are kept while it is trained."""
+    """The names of the waypoints. Several teachers are the waypoints; those of one are kept while it is trained."""
     if len(student.teachers) != 1:
         return student.teachers
     teacher = by_name[student.teachers[0]]

@@ -25,7 +25,7 @@ def recipe(plain: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def identity(plain: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint or a result says it was made with, in the words of today."""
+    """What a checkpoint or a result says it was made with, in the format of today."""
     if "format" in plain:
         return plain
     stage = _renamed(plain["stage"])

@@ -14,10 +14,10 @@ def overview() -> Iterator[str]:
     """A line for every recipe and table, each with a command to begin with; then what is not run, and why."""
     yield "Tables of the papers. The command runs the first line of each; RECIPE --list shows them all,"
     yield "with --pair, --method or --teacher-training those that are meant. Add --data NAME:PATH to run one."
-    paper = ""
-    for (found, table, recipe), entries in _by_table(ENTRIES).items():
-        if found != paper:
-            paper = found
+    shown = ""
+    for (paper, table, recipe), entries in _by_table(ENTRIES).items():
+        if paper != shown:
+            shown = paper
             yield f"\n{paper}"
         methods = len({entry.method for entry in entries})
         pairs = len({(entry.teacher, entry.student) for entry in entries})

@@ -14,7 +14,7 @@ from fastkd.training.optimisation import Training
 @dataclass(frozen=True, kw_only=True)
 class PlannedStage:
     name: str
-    """Also the name of its weights file and of its checkpoint."""
+    """The name of the stage, of its weights file and of its checkpoint."""
     role: Role
     network: str
 
@@ -63,7 +63,7 @@ class PlannedPrestage(PlannedDistillation):
     """What one of a student's methods trains before the student's own training."""
 
     prestage: str
-    """That method."""
+    """The name of that method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,5 +96,5 @@ KINDS: dict[str, type[PlannedStage]] = {
 
 
 def kind_of(planned: PlannedStage) -> str:
-    """The word for its kind, as it stands in files."""
+    """The word for a stage's kind, as it stands in files."""
     return next(name for name, kind in KINDS.items() if type(planned) is kind)

@@ -1,4 +1,4 @@
-"""The figure of a paper that stands beside a run, and in what the run differs from the paper's."""
+"""The figure of a paper that stands beside a run, and the differences of the run from the paper's."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,10 +20,10 @@ def beside_the_paper(recipe: Recipe) -> Recipe:
         return replace(recipe, deviations=("it is no recipe of fastkd's",))
     found = _cells(recipe)
     if not found:
-        return _with(recipe, {}, _deviations(recipe, RECIPES[recipe.name](**choice_of(recipe))))
+        return _with_figures(recipe, {}, _deviations(recipe, RECIPES[recipe.name](**choice_of(recipe))))
     compared = [(_deviations(recipe, run_of(entry, recipe)), entry) for entry in found]
-    deviations, entry = min(compared, key=lambda pair: len(pair[0]))  # the first of the nearest
-    return _with(recipe, entry.figures, deviations)
+    deviations, entry = min(compared, key=lambda pair: len(pair[0]))  # the first one, if several are nearest
+    return _with_figures(recipe, entry.figures, deviations)
 
 
 def choice_of(recipe: Recipe) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def choice_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def run_of(entry: Entry, recipe: Recipe | None = None) -> Recipe:
-    """What an entry's command runs; on the recipe's data, with its control."""
+    """The recipe that an entry's command runs; `recipe`, if given, says on which data and whether with a control."""
     chosen: dict[str, Any] = {"student": entry.student, "method": entry.method}
     if entry.teacher:
         chosen |= {"teacher_net": entry.teacher, "teacher_training": entry.teacher_training}
@@ -58,7 +58,7 @@ def run_of(entry: Entry, recipe: Recipe | None = None) -> Recipe:
 
 
 def spoken(place: str, recipe: Recipe) -> str:
-    """`stages[1].training.lr` as `student lr`."""
+    """A place in a recipe in words: `stages[1].training.lr` as `student lr`."""
     if not place.startswith("stages["):
         return place
     number, _, rest = place.removeprefix("stages[").partition("].")
@@ -101,15 +101,15 @@ def _with_options(stage: StageRecipe, options: dict[str, Any]) -> StageRecipe:
     return stage
 
 
-def _with(recipe: Recipe, figures: dict[str, Any], deviations: list[str]) -> Recipe:
-    other = learning_together(recipe)  # than what the paper calls the teacher
-    figures = {name: figure for name, figure in figures.items() if name not in other}
+def _with_figures(recipe: Recipe, figures: dict[str, Any], deviations: list[str]) -> Recipe:
+    peers = learning_together(recipe)  # which are not what the paper calls the teacher
+    figures = {name: figure for name, figure in figures.items() if name not in peers}
     stages = tuple(replace(stage, published=figures.get(stage.name)) for stage in recipe.stages)
     return replace(recipe, stages=stages, deviations=tuple(deviations))
 
 
 def _deviations(resolved: Recipe, published: Recipe) -> list[str]:
-    """In what a recipe differs from a published one, in words."""
+    """The differences of a recipe from a published one, in words."""
     words = list(published.deviations)
     own = RECIPES[resolved.name]().data.partition(":")[0]
     given = resolved.data.partition(":")[0]

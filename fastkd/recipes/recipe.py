@@ -30,17 +30,17 @@ class SFTNSettings:
     blocks: tuple[int, ...] | None = fixed(None)
     """Teacher blocks, from 1, that carry a branch; None: all but the last."""
     temperature: float = 1.0
-    """τ, of KL."""
+    """τ of KL."""
     teacher_weight: float = 1.0
-    """λ_T, of the teacher's cross-entropy."""
+    """λ_T, the weight of the teacher's cross-entropy."""
     kl_weight: float = 3.0
-    """λ_KL, of KL between teacher and branches."""
+    """λ_KL, the weight of KL between teacher and branches."""
     ce_weight: float = 1.0
-    """λ_CE, of the branches' cross-entropy."""
+    """λ_CE, the weight of the branches' cross-entropy."""
     kl: Literal["forward", "reverse"] = "forward"
     """forward: KL(teacher ‖ branch); reverse: KL(branch ‖ teacher), as the paper prints it."""
     detach_teacher: bool = False
-    """KL sends no gradient to the teacher."""
+    """Send no gradient of KL to the teacher."""
     ce_temperature: float = 1.0
     """Temperature of the cross-entropies, which the paper prints at τ."""
     tau_squared: bool = True
@@ -69,21 +69,21 @@ class StageRecipe:
     """
 
     name: str
-    """Also the name of its weights file: teacher, teacher-2, student, control …"""
+    """The name of the stage and of its weights file: teacher, teacher-2, student, control …"""
     role: Role
     """The control is the student without a teacher: both begin with the same weights and see the same batches."""
     network: str
     training: Training | None = None
     """None: the network is loaded."""
     file: str = ""
-    """Where it is loaded from."""
+    """The file that the network is loaded from; empty where it is trained."""
     sha256: str = ""
-    """Of that file."""
+    """Checksum of that file."""
     sftn: SFTNSettings | None = None
     method: str = ""
     """Names of methods, joined by +."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Each method's settings dataclass, by the method's name."""
+    """The settings dataclass of each method, by the method's name."""
     teachers: tuple[str, ...] = ()
     """Names of earlier stages."""
     published: Published | None = None
@@ -99,7 +99,7 @@ class Recipe:
     """`NAME` or `NAME:PATH`."""
     stages: tuple[StageRecipe, ...] = fixed()
     image_size: int
-    """Pixels."""
+    """Height and width of the images, in pixels."""
     limit_train: int | None = None
     """Train on so many images only."""
     augmentation: Augmentation = fixed(factory=Augmentation)
@@ -108,7 +108,7 @@ class Recipe:
     """Mean of the channels, where white is 1; None: the data set's own."""
     std: tuple[float, float, float] | None = fixed(None)
     seed: int = 0
-    """Decides weights, order, augmentation and negatives."""
+    """Seed of the weights, the order, the augmentation and the negatives."""
     seeds: int = 1
     """Train so many times, with the seeds SEED, SEED+1, …"""
     eval_every: int = 1
@@ -121,7 +121,7 @@ class Recipe:
     published_classes: int | None = fixed(None)
     """How many classes the data of the published figures have."""
     deviations: tuple[str, ...] = fixed(())
-    """In what this recipe differs from the published one; only without any may a result stand beside the paper's."""
+    """Differences from the published recipe, in words; only without any may a result stand beside the paper's."""
 
     def __post_init__(self) -> None:
         for name, least in (("image_size", 1), ("seeds", 1), ("eval_every", 1), ("seed", 0)):

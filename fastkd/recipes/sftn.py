@@ -27,7 +27,7 @@ _IMAGENET_CHOICE = Choice(
 )
 
 CIFAR_TRAINING = Training(epochs=240, lr=0.05, milestones=(150, 180, 210), drop_last=False)
-"""RepDistiller's, which SFTN and SimKD take."""
+"""RepDistiller's training, which SFTN and SimKD take."""
 
 
 def cifar_training(network: str) -> Training:

@@ -21,9 +21,9 @@ def cifar100_simkd(**chosen: Any) -> Recipe:
     """SimKD (Chen et al. 2022) on CIFAR-100: the reused classifier beside eight methods.
 
     Trained as in `cifar100-sftn`; every other method runs with KD: 1 CE + 1 KL at T = 4 (`--method ce+at` for AT
-    alone), FitNet behind block 1. The paper names Nesterov's momentum; its released code has none, and neither has
-    this. Its WRNs are the resnets 38, 38x2, 38x4, 14x2 and 14x4. Its figures are of the best epoch: compare that
-    column.
+    alone), FitNet behind block 1. The paper names Nesterov's momentum; the authors' code has none, and neither has
+    this. The paper's WRNs are the resnets 38, 38x2, 38x4, 14x2 and 14x4. Its figures are of the best epoch: compare
+    them with that column.
     """
     choice = replace(_CIFAR_CHOICE, **chosen)
     choice = replace(choice, method=joined_with_kd(choice.method))

@@ -19,7 +19,7 @@ def cifar100_tfkd(**chosen: Any) -> Recipe:
     SGD, 200 epochs, ×0.2 at 60, 120 and 160, one epoch of warm-up by the step; batches of 128 at 0.1, in proportion
     where the code's are smaller; rotations by 15 degrees. Re-KD is KD with a pair the other way round. τ and α are
     those of Tables 10, 13 and 14, and where the code has others the code's. KL is computed as in the code, which
-    divides it by the number of classes. Its figures are of the best epoch: compare that column.
+    divides it by the number of classes. The paper's figures are of the best epoch: compare them with that column.
     """
     return _recipe("cifar100-tfkd", _CIFAR_100, chosen)
 
@@ -108,7 +108,7 @@ class _Setting:
 
     choice: Choice
     frame: Recipe
-    """Images and their augmentation; name and stages come from the choice."""
+    """A recipe with the images and their augmentation; name and stages come from the choice."""
     training_of: Callable[[str], Training]
     classes: int
 
@@ -166,14 +166,14 @@ def _recipe(name: str, setting: _Setting, chosen: dict[str, Any], *, poorly_trai
 
 
 class KDWeights(NamedTuple):
-    """Of Eq. 4: (1 - alpha) CE + alpha KL."""
+    """The numbers of Eq. 4: (1 - alpha) CE + alpha KL."""
 
     temperature: float
     alpha: float
 
 
 class TfWeights(NamedTuple):
-    """Of Eqs. 7 and 9. multiplier: what the released code multiplies KL by; None: that is not published."""
+    """The numbers of Eqs. 7 and 9. multiplier: what the authors' code multiplies KL by; None: that is not published."""
 
     temperature: float
     alpha: float
@@ -181,7 +181,7 @@ class TfWeights(NamedTuple):
 
 
 def _kd_weights() -> dict[tuple[str, str, str], KDWeights]:
-    """By (recipe, teacher, student)."""
+    """The weights of KD, by (recipe, teacher, student)."""
     found = {}
     for recipe, grid in TABLE_10.items():
         for pair, cells in grid.rows.items():
@@ -200,14 +200,14 @@ def _kd_weights() -> dict[tuple[str, str, str], KDWeights]:
 KD_WEIGHTS = _kd_weights()
 
 SELF_WEIGHTS = {
-    # Table 13, but for the multipliers and DenseNet121's α (0.95 there), which are the code's.
+    # These are Table 13's, but for the multipliers and DenseNet121's α (0.95 there), which are the code's.
     ("cifar100-tfkd", "tf_mobilenet_v2"): TfWeights(20, 0.95, 1),
     ("cifar100-tfkd", "tf_shufflenet_v2"): TfWeights(20, 0.95, 1),
     ("cifar100-tfkd", "ResNet18"): TfWeights(6, 0.95, 50),
     ("cifar100-tfkd", "tf_googlenet"): TfWeights(20, 0.40, 50),
     ("cifar100-tfkd", "tf_densenet121"): TfWeights(20, 0.90, 50),
     ("cifar100-tfkd", "tf_resnext29_8x64d"): TfWeights(20, 0.90, 100),
-    # Table 13.
+    # These are Table 13's.
     ("tiny-tfkd", "tf_mobilenet_v2"): TfWeights(20, 0.10),
     ("tiny-tfkd", "tf_shufflenet_v2"): TfWeights(20, 0.10),
     ("tiny-tfkd", "ResNet18"): TfWeights(6, 0.10),
@@ -217,7 +217,7 @@ SELF_WEIGHTS = {
 }
 
 REG_WEIGHTS = {
-    # The code's; Table 14 prints τ 20 for ShuffleNetV2.
+    # These are the code's; Table 14 prints τ 20 for ShuffleNetV2.
     ("cifar100-tfkd", "tf_mobilenet_v2"): TfWeights(40, 0.95, 1),
     ("cifar100-tfkd", "tf_shufflenet_v2"): TfWeights(10, 0.95, 1),
     ("cifar100-tfkd", "ResNet18"): TfWeights(20, 0.10, 100),
@@ -233,7 +233,10 @@ REG_WEIGHTS = {
 def settings_of(
     recipe: str, teacher: str, student: str, method: str, classes: int
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Of KD, Tf-KD_self and Tf-KD_reg for the pair, where the paper has none its commonest; and what is our choice."""
+    """The settings of KD, Tf-KD_self and Tf-KD_reg for a pair, and in words what is our choice.
+
+    Where the paper prints none for the pair they are its commonest.
+    """
     kd = KD_WEIGHTS.get((recipe, teacher, student), KDWeights(20.0, 0.10 if recipe == "imagenet-tfkd" else 0.95))
     divisor = kd.temperature**2 if recipe == "imagenet-tfkd" else classes  # KDSettings multiplies by τ²
     settings: dict[str, Any] = {

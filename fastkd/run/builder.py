@@ -1,4 +1,4 @@
-"""From a planned stage to what is trained: networks, methods, batches."""
+"""Builds what a planned stage trains: networks, methods, batches."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -49,9 +49,9 @@ class Builder:
         return networks.build(name, num_classes=len(self.job.data.classes))
 
     def stage(self, planned: PlannedStage, earlier: Earlier) -> Stage:
-        """A student and its control begin with the same weights and see the same batches: they differ by the teacher.
+        """Builds a stage and sets the random numbers that its training begins with, apart for each rank.
 
-        The random numbers of the training begin here too, apart for each rank.
+        A student and its control begin with the same weights and see the same batches: they differ by the teacher.
         """
         begins_as = planned.name if planned.role == "teacher" else "student"
         torch.manual_seed(zlib.crc32(f"{self.seed}/{begins_as}".encode()))
@@ -81,7 +81,7 @@ class Builder:
         return described._replace(deployment=Deployment(changing, of_teachers))
 
     def train_source(self, planned: PlannedTraining, views: Views = ONE_VIEW) -> Source:
-        """views: as the stage names them."""
+        """The training batches of a stage; views: those that the stage names."""
         job = self.job
         in_half = job.execution.bfloat16 and job.device.type == "cuda"
         dtype = torch.bfloat16 if in_half else torch.float32
@@ -123,18 +123,18 @@ class Builder:
 
     def _distill(self, planned: PlannedDistillation, earlier: Earlier) -> Stage:
         student = self.network(planned.network)
-        frozen, methods, in_turn = self._taught(planned, student, earlier)
+        frozen, methods, in_turn = self._teachers_and_methods(planned, student, earlier)
         epochs = planned.training.epochs if in_turn else 0
         stage = Distill(student, frozen, methods, planned.name, epochs_in_turn=epochs)
         if not any(parameter.requires_grad for parameter in stage.parameters()):
             raise UserError(f"--method {planned.method} trains nothing: join a method with a loss of its own to it")
-        return self._begun(stage, planned, earlier)
+        return self._begin(stage, planned, earlier)
 
     def _prestage(self, planned: PlannedPrestage, earlier: Earlier) -> Stage:
         student = self.network(planned.network)
-        frozen, methods, _ = self._taught(planned, student, earlier)
+        frozen, methods, _ = self._teachers_and_methods(planned, student, earlier)
         stage = Prestage(student, frozen, methods, planned.name, method=planned.prestage)
-        return self._begun(stage, planned, earlier)
+        return self._begin(stage, planned, earlier)
 
     def _mutual(self, planned: PlannedMutual, earlier: Earlier) -> Stage:
         together = {planned.name: self.network(planned.network)}
@@ -144,19 +144,20 @@ class Builder:
         student, *others = together.values()
         method = self._methods(planned, student, others)[planned.method]
         epochs = planned.training.epochs
-        for recipe in self.job.recipe.stages:
-            own = recipe.training.epochs if recipe.training else 0
-            if recipe.name in together and (recipe.sftn is not None or own not in (0, epochs)):
-                how = f"{epochs} epochs" + (" and no branches" if recipe.sftn is not None else "")
-                method.notes.append(f"{planned.method}: the {recipe.name} learns together with the student: {how}")
+        for stage in self.job.recipe.stages:
+            own = stage.training.epochs if stage.training else 0
+            if stage.name in together and (stage.sftn is not None or own not in (0, epochs)):
+                how = f"{epochs} epochs" + (" and no branches" if stage.sftn is not None else "")
+                method.notes.append(f"{planned.method}: the {stage.name} learns together with the student: {how}")
         return Mutual(together, method, [1.0, *(peer.lr_factor for peer in planned.peers)])
 
-    def _begun(self, stage: Distill, planned: PlannedDistillation, earlier: Earlier) -> Distill:
+    def _begin(self, stage: Distill, planned: PlannedDistillation, earlier: Earlier) -> Distill:
+        """Loads what earlier stages pass on to this one; returns it."""
         for name in planned.after:
             stage.take_over(earlier.passed_on[name])
         return stage
 
-    def _taught(
+    def _teachers_and_methods(
         self, planned: PlannedDistillation, student: Network, earlier: Earlier
     ) -> tuple[list[Network], dict[str, Method], bool]:
         """The frozen teachers, the methods, and whether the teachers are waypoints."""
@@ -207,7 +208,7 @@ BUILDERS: dict[type[PlannedStage], Callable[[Builder, Any, Earlier], Stage]] = {
     PlannedPrestage: Builder._prestage,
     PlannedMutual: Builder._mutual,
 }
-"""Who builds each kind of stage."""
+"""The method that builds each kind of stage."""
 
 
 def _in_turn(planned: PlannedDistillation, teachers: Sequence[Network]) -> bool:

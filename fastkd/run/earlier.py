@@ -18,14 +18,14 @@ class Earlier:
 
     course: Course
     snapshots: Path | None = None
-    """Where the weights of a teacher's epochs are; None: its last ones will do, as nothing is trained for good."""
+    """Folder of the weights that a teacher had after its epochs; None, in a dry run: the last ones stand for them."""
     networks: dict[str, Network] = field(default_factory=dict)
-    """By the name of their stage, in eval mode."""
+    """The networks of finished stages, in eval mode, by their names."""
     passed_on: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     """What later trainings of the same student begin with, by the name of the stage that trained it."""
 
     def add(self, planned: PlannedStage, stage: Stage) -> None:
-        """A stage that is finished."""
+        """Adds what a finished stage leaves."""
         if planned.name in passing_on(self.course):
             assert isinstance(stage, Distill)
             self.passed_on[planned.name] = stage.passed_on()

@@ -32,7 +32,7 @@ class Row(NamedTuple):
     """Percent, of the best epoch on the test set: for comparison with papers that print it, never the result."""
     published: Published | None
     similarity: dict[str, Figure]
-    """To the teacher: kl (nats), cka, agreement (percent)."""
+    """Similarity to the teacher: kl (nats), cka, agreement (percent)."""
 
 
 def rows(recipe: Recipe, results: Sequence[dict[str, Any]]) -> list[Row]:
@@ -62,7 +62,7 @@ def rows(recipe: Recipe, results: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def print_table(recipe: Recipe, results: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Teacher, branches, student, control, with the paper's figures where they may be compared, and the paths."""
+    """Prints teacher, branches, student and control, with the paper's figures where there are any, and the paths."""
     console = table_console()
     seeds = f", mean ± std over {len(results)} seeds" if len(results) > 1 else ""
     table = Table(title=f"{recipe.name}: top-1 on the test set after the last epoch, in %{seeds}", title_justify="left")
@@ -89,7 +89,7 @@ def print_table(recipe: Recipe, results: Sequence[dict[str, Any]], folder: Path)
 
 
 def print_dry_run(job: Job, rows: Sequence[dict[str, Any]]) -> None:
-    """What a few steps of every stage took, see `Run.dry_run`."""
+    """Prints what a few steps of every stage took, see `Run.dry_run`."""
     title = f"{job.recipe.name}: a few steps of every stage on {job.device}"
     table = Table(title=title, title_justify="left")
     for heading in ("stage", "network", "parameters", "trained", "loss", "images/s", "process peak"):

@@ -36,7 +36,7 @@ class Job:
         return cls(recipe, course(recipe), data, device, execution, why_off, files or WeightsFiles())
 
     def plainly_on_the_cpu(self) -> Self:
-        """The same, for building stages that are thrown away."""
+        """The same job with everything off, for building stages that are thrown away."""
         return replace(self, device=torch.device("cpu"), execution=EVERYTHING_OFF)
 
     @property
@@ -63,7 +63,7 @@ class Job:
 
 
 def open_data(recipe: Recipe, folder: Path | None = None) -> DataSet:
-    """folder: of the run, if there is one: it keeps what the scan of an image folder found."""
+    """The data set of a recipe; folder: the run's, if there is one, which keeps what the scan of image files found."""
     return open_dataset(
         recipe.data,
         image_size=recipe.image_size,

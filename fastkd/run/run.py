@@ -31,13 +31,13 @@ from fastkd.run.earlier import Earlier
 from fastkd.run.job import Job
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
-from fastkd.support.display import Display
 from fastkd.support.distributed import first_of_all, is_main, local_processes, on_main, wait_for_all
 from fastkd.support.errors import UserError
 from fastkd.support.files import locked, make_folder, read_json, read_weights, write_json, write_weights
-from fastkd.support.interrupt import Interrupt, Stopped
+from fastkd.support.interrupt import Stopped
 from fastkd.support.log import MetricsLog, import_tensorboard
 from fastkd.support.plain import to_plain
+from fastkd.support.session import Session
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.execution import set_up
 from fastkd.training.identity import Identity
@@ -84,9 +84,7 @@ def check(job: Job, *, tensorboard: bool = False) -> None:
         import_tensorboard()
 
 
-def carry_out(
-    job: Job, folder: Path, *, display: Display, interrupt: Interrupt, tensorboard: bool = False
-) -> list[dict[str, Any]]:
+def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
     """Runs what is left to do in the folder and returns the results of every seed, see `Run.results`."""
     recipe = job.recipe
     environment.set_threads(recipe.threads, local_processes())
@@ -101,23 +99,21 @@ def carry_out(
             if is_main() and recipe.seeds > 1:
                 make_folder(own)
                 write_json(own / "recipe.json", recipe_to_plain(dataclasses.replace(recipe, seed=seed, seeds=1)))
-            run = Run(job, seed, own, display=display, interrupt=interrupt)
-            results.append(run.carry_out(tensorboard=tensorboard))
+            results.append(Run(job, seed, own, session).carry_out())
         return results
 
 
 class Run:
     """One seed of a job, in its own folder."""
 
-    def __init__(self, job: Job, seed: int, folder: Path, *, display: Display, interrupt: Interrupt):
-        self.job, self.seed, self.folder = job, seed, folder
-        self.display, self.interrupt = display, interrupt
+    def __init__(self, job: Job, seed: int, folder: Path, session: Session):
+        self.job, self.seed, self.folder, self.session = job, seed, folder, session
         self.builder, self.earlier = Builder(job, seed), Earlier(job.course)
         self.results: dict[str, Any] = {"seed": self.seed, "stages": {}, "similarity": {}}
         """{"seed", "stages": {name: {"network", "parameters", "epochs", "train", "test", "best", "seconds", …}},
         "similarity": {name: {"kl", "cka", "agreement"}}}, as it stands in results.json."""
 
-    def carry_out(self, *, tensorboard: bool = False) -> dict[str, Any]:
+    def carry_out(self) -> dict[str, Any]:
         """Trains every stage that is not finished yet."""
         self.earlier.snapshots = self.folder / "checkpoints"
         if is_main():
@@ -125,7 +121,7 @@ class Run:
         wait_for_all()
         if (self.folder / "results.json").exists():
             self.results = read_results(self.folder / "results.json")
-        log = MetricsLog(self.folder / "metrics.jsonl", tensorboard=tensorboard and is_main())
+        log = MetricsLog(self.folder / "metrics.jsonl", tensorboard=self.session.tensorboard and is_main())
         for planned in self.job.course:
             if planned.name in self.results["stages"]:
                 self._take_up(planned)
@@ -134,17 +130,17 @@ class Run:
         return self.results
 
     def dry_run(self) -> list[dict[str, Any]]:
-        """A few steps of every stage with an untrained teacher; nothing is written."""
+        """Takes a few steps of every stage, with an untrained teacher; returns what they took and writes nothing."""
         rows = []
         for planned in self.job.course:
             stage = self.builder.stage(planned, self.earlier)
             self.earlier.add(planned, stage)
             if isinstance(planned, PlannedTraining):
-                rows.append({"stage": planned.name, "network": planned.network} | self._tried(planned, stage))
+                rows.append({"stage": planned.name, "network": planned.network} | self._try(planned, stage))
         return rows
 
-    def _tried(self, planned: PlannedTraining, stage: Stage) -> dict[str, Any]:
-        """What a few steps of a stage take."""
+    def _try(self, planned: PlannedTraining, stage: Stage) -> dict[str, Any]:
+        """Takes a few steps of a stage; returns their loss, speed and memory."""
         trainer = self._trainer(planned, stage, MetricsLog(Path("none")))
         if self.job.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.job.device)
@@ -164,10 +160,10 @@ class Run:
     def _carry_out_stage(self, planned: PlannedStage, log: MetricsLog) -> None:
         checkpoint = self._checkpoint(planned)
         if is_main() and not checkpoint.exists():
-            log.cut(self.results.get("metrics_bytes", 0))  # what a stage wrote that was killed before its checkpoint
+            log.cut(self.results.get("metrics_bytes", 0))  # drops what a killed stage wrote before its first checkpoint
         stage = self.builder.stage(planned, self.earlier)
         for note in stage.notes:
-            self.display.note(f"{self._title(planned)}  {note}")
+            self.session.display.note(f"{self._title(planned)}  {note}")
         if isinstance(planned, PlannedTraining):
             measured, tests = self._train(planned, stage, log)
         else:
@@ -181,11 +177,12 @@ class Run:
             self._compare_with_teacher(planned)
         own = {"network": planned.network, "parameters": count_parameters(stage.deployed)}
         result = own | measured | {"test": tests, "identity": self._identity(planned).plain}
-        self.results["stages"] |= {planned.name: result} | _of_peers(planned, stage, result)
+        self.results["stages"] |= {planned.name: result} | _split_off_peers(planned, stage, result)
         on_main(lambda: self._write_results(log, checkpoint))
-        self.interrupt.requested = first_of_all(self.interrupt.requested)
-        if self.interrupt.requested and planned is not self.job.course[-1]:
-            raise Stopped(f"stopped by {self.interrupt.requested} after {planned.name}")
+        interrupt = self.session.interrupt
+        interrupt.requested = first_of_all(interrupt.requested)
+        if interrupt.requested and planned is not self.job.course[-1]:
+            raise Stopped(f"stopped by {interrupt.requested} after {planned.name}")
 
     def _train(self, planned: PlannedTraining, stage: Stage, log: MetricsLog) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the training took, and what its networks reach on the test set."""
@@ -199,7 +196,7 @@ class Run:
     def _load(self, planned: PlannedLoaded, stage: Stage) -> tuple[dict[str, Any], dict[str, Any]]:
         report = self.builder.reports[planned.name]
         left = f", left over: {', '.join(report.unexpected[:3])} …" if report.unexpected else ""
-        self.display.note(
+        self.session.display.note(
             f"{planned.name}  {len(report.mapped)} tensors of {planned.network} from {planned.file}{left}"
         )
         tests = accuracies(stage.eval().predictions, self.job.test_source(), self.job.device)
@@ -233,10 +230,9 @@ class Run:
             self.builder.train_source(planned, stage.views),
             self.job.test_source(),
             device=self.job.device,
-            display=self.display,
+            session=self.session,
             checkpoint=self._checkpoint(planned),
             log=log,
-            interrupt=self.interrupt,
             title=self._title(planned),
             eval_every=self.job.recipe.eval_every,
             execution=self.job.execution,
@@ -260,7 +256,7 @@ class Run:
         if not isinstance(planned, PlannedPrestage):
             for name in (planned.name, *(peer.name for peer in _peers(planned))):
                 self.earlier.networks[name] = open_network(self.folder / f"{name}.safetensors").to(self.job.device)
-        self.display.note(f"{planned.name}  finished before")
+        self.session.display.note(f"{planned.name}  finished before")
 
     def _keep(self, planned: PlannedStage, stage: Stage, epoch: int) -> None:
         wanted = epoch in self.job.recipe.keep_epochs and not isinstance(planned, PlannedPrestage)
@@ -268,7 +264,7 @@ class Run:
             self._save_networks(f"checkpoints/{{}}@{epoch}.safetensors", planned, stage)
 
     def _save_networks(self, file: str, planned: PlannedStage, stage: Stage) -> None:
-        """Saves what the stage is there for, and its peers; file: with a place for their names."""
+        """Saves the network of the stage and those of its peers; file: a pattern with a place for their names."""
         self._save_network(file.format(planned.name), planned, stage.deployed)
         for name, network in stage.peers().items():
             peer = self.job.recipe.stage(name)
@@ -283,8 +279,8 @@ def _peers(planned: PlannedStage) -> tuple[Peer, ...]:
     return planned.peers if isinstance(planned, PlannedMutual) else ()
 
 
-def _of_peers(planned: PlannedStage, stage: Stage, result: dict[str, Any]) -> dict[str, Any]:
-    """The results of the networks that were trained beside the student; takes their tests out of the student's."""
+def _split_off_peers(planned: PlannedStage, stage: Stage, result: dict[str, Any]) -> dict[str, Any]:
+    """Takes the tests of the networks that were trained beside the student out of its result; returns their results."""
     found = {}
     for peer in _peers(planned):
         own = {"network": peer.network, "parameters": count_parameters(stage.peers()[peer.name]), "best": {}}
@@ -293,7 +289,7 @@ def _of_peers(planned: PlannedStage, stage: Stage, result: dict[str, Any]) -> di
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What `Run.results` wrote."""
+    """The results that a run wrote, see `Run.results`."""
     results = read_json(path)
     if not isinstance(results, dict) or not {"seed", "stages", "similarity"} <= results.keys():
         raise UserError(f"{path} is no results file of fastkd: it lacks 'seed', 'stages' or 'similarity'")

@@ -8,7 +8,10 @@ from fastkd.support.errors import UserError
 
 
 def with_loaded_teacher(recipe: Recipe, spec: str, network: str | None, files: WeightsFiles) -> Recipe:
-    """spec: RUN, RUN@EPOCH or FILE; network: what the file holds, where it does not say so."""
+    """Loads the recipe's teacher from `spec`, which is RUN, RUN@EPOCH or FILE, instead of training it.
+
+    network: the network in the file, where the file does not name it.
+    """
     file = files.read(find_weights(spec).absolute())
     if file.description is not None and network not in (None, file.description.network):
         raise UserError(f"{file.path} holds a {file.description.network}, --teacher-net says {network}")
@@ -17,7 +20,7 @@ def with_loaded_teacher(recipe: Recipe, spec: str, network: str | None, files: W
 
 
 def with_more_teachers(recipe: Recipe, specs: tuple[str, ...], network: str | None, files: WeightsFiles) -> Recipe:
-    """Adds further teachers beside the first; network: of those whose files do not say it."""
+    """Adds further teachers beside the first; network: that of the files that do not name theirs."""
     if not specs:
         return recipe
     more = [_loaded(f"teacher-{number}", spec, network, files) for number, spec in enumerate(specs, 2)]

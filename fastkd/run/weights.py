@@ -27,7 +27,7 @@ class Deployment:
     """How methods made another network out of a student, such as one with the teacher's classifier (SimKD)."""
 
     methods: dict[str, dict[str, Any]]
-    """Their settings, in plain types."""
+    """The settings of each method, in plain types, by its name."""
     teachers: tuple["Description", ...]
 
 
@@ -41,8 +41,8 @@ class Description(NamedTuple):
 
 
 def save_network(path: Path, network: Network, description: Description) -> None:
-    # Under one name: several would stand in the file in an order of their own each time, and equal runs would leave
-    # files that differ.
+    # All metadata stands under one name: several would be in another order each time, and equal runs would leave files
+    # that differ.
     metadata = {KEY: json.dumps(_plain(description))}
     write_weights(path, public_state_dict(network), metadata)
 
@@ -68,7 +68,7 @@ def _from_plain(plain: Mapping[str, Any]) -> Description:
 
 
 def describe(path: Path) -> Description | None:
-    """None for a file that fastkd did not write."""
+    """What a weights file says of itself; None for a file that fastkd did not write."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -132,7 +132,7 @@ class WeightsFiles:
         self._read: dict[Path, WeightsFile] = {}
 
     def read(self, path: Path) -> WeightsFile:
-        """Raises UserError for a file that cannot be read."""
+        """The file, from memory where it was read before; raises UserError where it cannot be read."""
         if path not in self._read:
             try:
                 content = path.read_bytes()

@@ -89,8 +89,10 @@ def option_names(kind: type[Any]) -> list[str]:
 
 
 def _first_sentence(box: str) -> str:
-    """Of tyro's frame around a mistake (drawn in ASCII where the terminal needs it): what stands between its title and
-    the line above the help."""
+    """What stands in tyro's frame around a mistake, between its title and the line above the help.
+
+    The frame is drawn in ASCII where the terminal needs it.
+    """
     words: list[str] = []
     for line in box.strip().splitlines()[1:]:
         is_rule = set(line) <= set(" │|╭╮╰╯─+-")
@@ -139,7 +141,7 @@ def _group_field(name: str, settings: Any, prefix: str, help: str | None = None)
 
 
 def _without_none(kind: Any) -> Any:
-    """X for `X | None`, else None."""
+    """The type X of `X | None`; None for any other type."""
     if get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind):
         return next(argument for argument in get_args(kind) if argument is not type(None))
     return None

@@ -15,7 +15,7 @@ class Display:
     def __init__(self, *, terminal: bool | None = None, every_seconds: float = 10.0, silent: bool = False):
         terminal = False if silent else terminal
         self.console = Console(file=sys.stderr, force_terminal=terminal, highlight=False, soft_wrap=True, quiet=silent)
-        self.every_seconds, self.last = every_seconds, 0.0
+        self.every_seconds, self.last_shown = every_seconds, 0.0
         self.progress: Progress | None = None
 
     def __enter__(self) -> Self:
@@ -37,13 +37,13 @@ class Display:
 
     def due(self) -> bool:
         """Whether the live numbers should be read now: reading them waits for the device."""
-        return time.monotonic() - self.last >= (0.5 if self.progress is not None else self.every_seconds)
+        return time.monotonic() - self.last_shown >= (0.5 if self.progress is not None else self.every_seconds)
 
     def live(
         self, title: str, done: int, total: int, values: dict[str, float], rate: float, seconds_left: float
     ) -> None:
-        """Steps done of a stage, the running means, images per second, the time to the stage's end."""
-        self.last = time.monotonic()
+        """Shows the steps done of a stage, the running means, images per second and the time to the stage's end."""
+        self.last_shown = time.monotonic()
         terms = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
         detail = f"{done}/{total}  {terms}  {rate:,.0f} images/s  {duration(seconds_left)} left"
         if self.progress is None:

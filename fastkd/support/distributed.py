@@ -1,6 +1,7 @@
 """Several processes, one run: started by torchrun, one process a GPU (NCCL), or some on the CPU (gloo).
 
-Without torchrun every function here is that of a single process. Rank 0 writes; all ranks hold the same weights.
+Without torchrun there is one process, and every function here has its answer for that. Rank 0 writes; all ranks hold
+the same weights.
 """
 
 import gc
@@ -30,7 +31,7 @@ def is_main() -> bool:
 
 
 def local_processes() -> int:
-    """Processes on this machine, which share its cores."""
+    """The number of processes on this machine, which share its cores."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
 
 
@@ -76,7 +77,7 @@ def from_main(value: Any) -> Any:
 
 
 def on_main(action: Callable[[], None]) -> None:
-    """Rank 0 does it, the others wait for it; its mistake is everybody's."""
+    """Rank 0 runs `action` and the others wait for it; a UserError there is raised on every rank."""
     mistake = None
     if is_main():
         try:
@@ -98,12 +99,12 @@ def from_all(value: Any) -> list[Any]:
 
 
 def first_of_all(value: Any) -> Any:
-    """That of the first rank whose value says something; every rank gets the same answer."""
+    """The first true value in rank order, the same on every rank; None where there is none."""
     return next((found for found in from_all(value) if found), None)
 
 
 def agreed(flag: bool) -> bool:
-    """Whether any rank says so; every rank gets the same answer."""
+    """Whether the flag is set on any rank; every rank gets the same answer."""
     if world_size() == 1:
         return flag
     found = torch.tensor(int(flag))
@@ -112,7 +113,7 @@ def agreed(flag: bool) -> bool:
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """In place; the ranks' sum."""
+    """Sums a tensor over all ranks, in place, and returns it."""
     if world_size() > 1:
         dist.all_reduce(value)
     return value
@@ -128,7 +129,7 @@ def any_rank(flag: Tensor) -> Tensor:
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Rank 0's buffers (BatchNorm statistics, which every rank collects on its own images), on every rank."""
+    """Gives every rank the buffers of rank 0: BatchNorm statistics, which each collects on its own images."""
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)

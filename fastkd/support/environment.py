@@ -17,7 +17,7 @@ _PACKAGES = ("torch", "torchvision", "triton", "numpy", "safetensors", "tyro", "
 
 
 def collect() -> dict[str, Any]:
-    """Plain types only."""
+    """The versions, devices and commit that a run is made with, in plain types."""
     return {
         "fastkd": fastkd.__version__,
         "commit": git_commit(),
@@ -32,12 +32,12 @@ def collect() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Those this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads(wanted: int | None, processes: int = 1) -> int:
-    """Of the CPU for this process: as asked for, else OMP_NUM_THREADS, else its share of the cores."""
+    """The CPU threads of this process: as many as asked for, else OMP_NUM_THREADS, else its share of the cores."""
     named = os.environ.get("OMP_NUM_THREADS", "")
     return wanted or (int(named) if named.isdigit() and int(named) else max(1, cores() // processes))
 
@@ -47,7 +47,7 @@ def set_threads(wanted: int | None, processes: int = 1) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of tensors on a GPU since its statistics were reset, or of this whole process so far on the CPU."""
+    """The most bytes held: by tensors on a GPU since its statistics were reset, or by this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
@@ -62,7 +62,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def git_commit() -> str | None:
-    """Of the checkout that fastkd runs from, with a + where it was changed; None for an installed package."""
+    """The commit of the checkout that fastkd runs from, with a + where it was changed; None without a checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

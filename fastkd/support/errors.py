@@ -9,7 +9,7 @@ class UserError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or the known names where nothing is near."""
+    """The end of a message: `; did you mean 'x'?`, or the known names where nothing is near."""
     known = sorted(known)
     folded = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)

@@ -41,7 +41,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """With its parents; one that stands there already will do."""
+    """Makes a folder with its parents; one that stands there already will do."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -68,14 +68,14 @@ def read_json(path: Path) -> Any:
 
 
 def write_state(path: Path, state: dict) -> None:
-    """A checkpoint of plain types and tensors."""
+    """Writes a checkpoint of plain types and tensors."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_bytes(path, buffer.getvalue())
 
 
 def read_state(path: Path) -> dict:
-    """A checkpoint that `write_state` wrote; nothing is unpickled but plain types and tensors."""
+    """Reads a checkpoint that `write_state` wrote; nothing is unpickled but plain types and tensors."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -88,7 +88,7 @@ def read_state(path: Path) -> dict:
 
 
 def write_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """A safetensors file."""
+    """Writes a safetensors file."""
     write_bytes(path, save({name: value.detach().cpu().contiguous() for name, value in weights.items()}, metadata))
 
 
@@ -106,7 +106,7 @@ def sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process; a second run in it is refused. The lock ends with the process, however."""
+    """Holds the folder for this process; a second run in it is refused. The lock ends when the process does."""
     try:
         file = open(folder / ".lock", "w")  # noqa: SIM115 - the block below closes it
     except OSError as error:

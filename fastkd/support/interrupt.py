@@ -13,7 +13,7 @@ class Interrupt:
         self.requested: str | None = None
 
     def request(self, number: int, _frame: FrameType | None = None) -> None:
-        if self.requested is not None:  # a second one means: now
+        if self.requested is not None:  # a second signal means at once
             raise KeyboardInterrupt
         self.requested = signal.Signals(number).name
 

@@ -25,7 +25,7 @@ class MetricsLog:
                 self.tensorboard.add_scalar(f"{record.get('stage', 'run')}/{name}", value, record.get("step", 0))
 
     def size(self) -> int:
-        """Bytes; what a checkpoint remembers."""
+        """Bytes of the log, which a checkpoint remembers."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def cut(self, size: int) -> None:

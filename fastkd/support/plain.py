@@ -25,7 +25,7 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: type[T], value: Any, where: str) -> T:
-    """Raises UserError, naming the place, for a value that is not of that kind."""
+    """Reads a plain value as a type; raises UserError, which names the place, for a value that is not of that type."""
     return _read(kind, value, where)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 class Range(NamedTuple):
     words: str
-    """As it stands in a message: `a number above 0`."""
+    """The range as a message says it: `a number above 0`."""
     holds: Callable[[float], bool]
 
     def check(self, name: str, value: object) -> None:

@@ -13,15 +13,15 @@ class Recorder(Protocol):
         """Runs `work` until nothing is left to be compiled, chosen or allocated for the first time."""
 
     def record(self, work: Work, times: int = 1) -> Work:
-        """Runs nothing; what it returns runs `work` so many times, as recorded."""
+        """Records `work` so many times without running it; returns what replays the recording."""
         ...
 
     def pace(self) -> None:
-        """Called after each replay: lets the host sleep until the one before it is done."""
+        """Lets the host sleep until the replay before the last one is done; called after each replay."""
 
 
 class CudaRecorder:
-    """Its graphs share their memory, so that `work` must leave its results in tensors that stood before it."""
+    """Records CUDA graphs. They share their memory: `work` must leave its results in tensors that stood before it."""
 
     def __init__(self, device: torch.device):
         self.device = device

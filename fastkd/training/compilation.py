@@ -10,8 +10,8 @@ from fastkd.networks.base import Head, Network, Tail
 from fastkd.networks.grafts import Branch
 from fastkd.training.stages import Distill, Stage
 
-# The limit counts for each code object, and all blocks of a family share theirs: every distinct block, in training and
-# in evaluation, is one more. Beyond it torch.compile would raise (`fullgraph`), so it is set above what a network has.
+# The limit holds for each code object, and all blocks of a family share one: every distinct block, in training and in
+# evaluation, counts. Beyond it torch.compile would raise (`fullgraph`), so it is set above what a network has.
 _RECOMPILE_LIMIT = 256
 
 Backend = str | Callable[..., Any]
@@ -38,14 +38,12 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
-def compile_stage(
-    stage: Stage, mode: Literal["blocks", "whole"], backend: str | Callable[..., Any] = "inductor"
-) -> None:
-    """From the next call on the parts run compiled; parameter names and states stay as they are."""
+def compile_stage(stage: Stage, mode: Literal["blocks", "whole"], backend: Backend = "inductor") -> None:
+    """Makes the parts run compiled from their next call on; parameter names and states stay as they are."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
     for part in compiled_parts(stage, mode):
-        # What `Module.compile` sets. It compiles the frame of `_call_impl` itself, which for torch's own modules (a
-        # stem that is a Sequential) is silently left alone; inlined into a frame of ours it is not.
+        # `Module.compile` sets this attribute, too. But it compiles the frame of `_call_impl` itself, which in torch's
+        # own modules (a stem that is a Sequential) is silently left alone; inlined into a frame of ours it is not.
         compiled = torch.compile(_frame_around(part), dynamic=False, fullgraph=mode == "blocks", backend=backend)
         part._compiled_call_impl = compiled  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -60,7 +58,7 @@ def _frame_around(part: nn.Module) -> Callable[..., Any]:
 
 
 def undo_compile(stage: Stage) -> None:
-    """Back to plain PyTorch."""
+    """Makes the stage run as plain PyTorch again."""
     for mode in ("blocks", "whole"):
         for part in compiled_parts(stage, mode):
             part._compiled_call_impl = None  # pyright: ignore[reportAttributeAccessIssue]

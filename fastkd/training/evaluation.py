@@ -22,7 +22,7 @@ class Accuracy(TypedDict):
 
 
 Predictions = Callable[[Tensor], dict[str, Tensor]]
-"""From images [B,3,H,W] to named logits [B,K]; the networks behind it are in eval mode."""
+"""A function from images [B,3,H,W] to logits [B,K] by name; the networks behind it are in eval mode."""
 
 
 def accuracies(predictions: Predictions, source: Source, device: torch.device) -> dict[str, Accuracy]:
@@ -34,7 +34,8 @@ class Evaluation:
     """Counts hits over a test set, each time it is called.
 
     fixed_shape: a batch that is smaller than the others is filled up to their size, so that nothing is compiled for it
-    alone; what it is filled with is not counted. With a recorder a batch is recorded and replayed.
+    alone; what it is filled with is not counted.
+    recorder: records the first batch's work, which is replayed for the others.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Evaluation:
         self.predictions, self.source, self.device = predictions, source, device
         self.fixed_shape, self.recorder = fixed_shape or recorder is not None, recorder
         self.hits: dict[str, Tensor] = {}
-        """[2] int64: top-1 and top-5, of each prediction."""
+        """[2] int64 for each prediction: its top-1 and top-5 hits."""
         self.seen = torch.zeros((), dtype=torch.int64, device=device)
         self.zero = torch.zeros_like(self.seen)
         self.replay: Callable[[], None] | None = None
@@ -64,11 +65,11 @@ class Evaluation:
             if self.recorder is None:
                 self._count(filled.to(self.device), torch.full((), real, device=self.device))
             else:
-                self._replayed(filled, real, self.recorder)
+                self._count_by_replay(filled, real, self.recorder)
         return self._read()
 
     def _count(self, raw: RawBatch, real: Tensor) -> None:
-        """real: how many images of the batch count."""
+        """Adds the hits of a batch; real: how many of its images count."""
         batch = self.source.prepare(raw, self.zero, self.zero)
         counted = torch.arange(len(batch.labels), device=self.device) < real
         self.seen.add_(counted.sum())
@@ -77,18 +78,18 @@ class Evaluation:
                 self.hits[name] = torch.zeros(2, dtype=torch.int64, device=self.device)
             self.hits[name].add_(hit_counts(logits, batch.labels, counted))
 
-    def _replayed(self, raw: RawBatch, real: int, recorder: Recorder) -> None:
+    def _count_by_replay(self, raw: RawBatch, real: int, recorder: Recorder) -> None:
         if self.replay is None:
             self.raw = raw.to(self.device).copied()
             self.real = torch.full((), real, device=self.device)
-            self.replay = self._recorded(recorder)
+            self.replay = self._record(recorder)
             self._clear()
         else:
             self.raw.fill(raw)
             self.real.fill_(real)
         self.replay()
 
-    def _recorded(self, recorder: Recorder) -> Callable[[], None]:
+    def _record(self, recorder: Recorder) -> Callable[[], None]:
         def work() -> None:
             self._count(self.raw, self.real)
 
@@ -114,7 +115,7 @@ class Evaluation:
 
 
 def _filled(raw: RawBatch, size: int) -> RawBatch:
-    """Up to `size` images, by repeating the last."""
+    """The batch with its last image repeated, up to `size` images."""
     missing = size - len(raw.index)
     if not missing:
         return raw
@@ -130,7 +131,7 @@ def similarity(teacher: Network, student: Network, source: Source, device: torch
     measured = Similarity(device)
     for batch in batches(source, device):
         measured.add(teacher(batch.images[0]), student(batch.images[0]))
-    return measured.reduced().read()
+    return measured.reduce().read()
 
 
 def batches(source: Source, device: torch.device) -> Iterator[Batch]:

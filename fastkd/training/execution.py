@@ -25,11 +25,11 @@ class Execution:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of convolutions and matrix products; losses are always float32 (default: bfloat16 on a GPU)."""
     channels_last: Switch = "auto"
-    """Memory layout (default: on a GPU)."""
+    """Keep images and weights in the memory layout channels_last (default: on a GPU)."""
     fold: Switch = "auto"
     """Fold a frozen teacher's BatchNorm into its convolutions (default: on a GPU)."""
     deterministic: bool = False
-    """Bit-equal runs on a GPU, at some cost; on the CPU they are bit-equal anyway."""
+    """Make runs on a GPU bit-equal, at some cost; on the CPU they are bit-equal anyway."""
 
 
 class Resolved(NamedTuple):
@@ -41,7 +41,7 @@ class Resolved(NamedTuple):
     deterministic: bool
 
     def words(self) -> str:
-        """For the header of a run."""
+        """What is on, as the header of a run says it."""
         precision = "bfloat16" if self.bfloat16 else "float32"
         layout = "channels_last" if self.channels_last else "contiguous"
         capture = f"capture {'on' if self.capture else 'off'}"
@@ -87,9 +87,9 @@ def resolve(execution: Execution, device: torch.device, processes: int = 1) -> t
 
 
 def set_up(resolved: Resolved, device: torch.device) -> None:
-    """The process-wide switches of torch."""
+    """Sets torch's process-wide switches."""
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not resolved.deterministic
-        if resolved.deterministic:  # read when the first matrix product is made
+        if resolved.deterministic:  # cuBLAS reads it at the first matrix product
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(resolved.deterministic, warn_only=True)

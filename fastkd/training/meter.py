@@ -43,7 +43,7 @@ class Meter:
         self.hits = torch.zeros(2, dtype=torch.int64, device=device)
         self.steps = 0
         self.images = 0
-        """Of the whole batches, over all ranks."""
+        """Images of these steps, over all ranks."""
 
     def add(self, loss: StageLoss) -> None:
         for name, value in {"loss": loss.total, **loss.terms}.items():
@@ -53,7 +53,7 @@ class Meter:
         self.hits.add_(loss.hits)
 
     def count(self, images: int, steps: int = 1) -> None:
-        """Steps more, on so many images of this rank in all."""
+        """Adds `steps` steps in which this rank saw `images` images altogether."""
         self.steps += steps
         self.images += images * world_size()
 
@@ -63,7 +63,7 @@ class Meter:
         self.steps = self.images = 0
 
     def read(self) -> Totals:
-        """Waits for the device."""
+        """The sums over all ranks; waits for the device."""
         names = list(self.sums)
         values = torch.stack([self.sums[name] for name in names]) if names else torch.zeros(0, device=self.device)
         means = (sum_over_ranks(values) / world_size()).tolist()

@@ -30,7 +30,7 @@ class Training:
     nesterov: bool = False
     """Nesterov's momentum."""
     weight_decay: float = 5e-4
-    """Applies to every parameter, as in the papers' code."""
+    """Weight decay; it applies to every parameter, as in the papers' code."""
     schedule: Literal["multistep", "cosine", "constant"] = "multistep"
     """How the learning rate changes."""
     milestones: tuple[int, ...] = ()
@@ -40,7 +40,7 @@ class Training:
     warmup_epochs: int = 0
     """Epochs of a linear rise of the learning rate."""
     warmup_by: Literal["epoch", "iteration"] = "iteration"
-    """The rise has one level an epoch, or one a step."""
+    """Whether the rise has a level for each epoch, or for each step."""
     drop_last: bool = True
     """Leave out the last, shorter batch of an epoch; the papers' code trains on it."""
     accumulate: int = 1
@@ -128,7 +128,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: Tensor) -> None:
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
-    """In place, without anything waiting for the device."""
+    """Scales the gradients in place to that norm at most, without anything waiting for the device."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     torch.nn.utils.clip_grad_norm_(parameters, norm, foreach=True)
 

@@ -26,15 +26,15 @@ class LinearCKA:
         self.products = {name: value + self.products.get(name, 0) for name, value in new.items()}
         self.count += len(x)
 
-    def reduced(self) -> Self:
-        """The sums over all ranks, each of which must have added something."""
+    def reduce(self) -> Self:
+        """Sums over all ranks, in place; each must have added something."""
         for value in self.products.values():
             sum_over_ranks(value)
         self.count = int(sum_over_ranks(torch.tensor(self.count)).item())
         return self
 
     def value(self) -> Tensor:
-        """In 0 … 1; NaN where one of them is constant."""
+        """A number in 0 … 1; NaN where X or Y is constant."""
         p = self.products
 
         def norm(product: str, left: str, right: str) -> Tensor:
@@ -44,7 +44,7 @@ class LinearCKA:
 
 
 class Similarity:
-    """Between a teacher and a student, from their outputs on the same batches."""
+    """KL divergence, CKA and agreement of a teacher and a student, from their outputs on the same batches."""
 
     def __init__(self, device: torch.device | str = "cpu"):
         self.kl = torch.zeros((), dtype=torch.float64, device=device)
@@ -58,15 +58,15 @@ class Similarity:
         self.agreement += (teacher.logits.argmax(1) == student.logits.argmax(1)).sum()
         self.cka.add(teacher.embedding, student.embedding)
 
-    def reduced(self) -> Self:
-        """Over all ranks."""
+    def reduce(self) -> Self:
+        """Sums over all ranks, in place."""
         sum_over_ranks(self.kl)
         sum_over_ranks(self.agreement)
-        self.cka.reduced()
+        self.cka.reduce()
         return self
 
     def read(self) -> dict[str, float]:
-        """`kl`: mean KL(teacher ‖ student) in nats at temperature 1; `cka`: of the embeddings; `agreement`: the
+        """`kl`: mean KL(teacher ‖ student) in nats at temperature 1; `cka`: CKA of the embeddings; `agreement`: the
         fraction of images on which both rank the same class first."""
         return {
             "kl": self.kl.item() / self.cka.count,

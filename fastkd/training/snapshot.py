@@ -20,7 +20,7 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self) -> Self:
-        """In place, so that whoever holds the tensors sees their old values; what came into being since is zeroed."""
+        """Puts the old values back in place, for whoever holds the tensors; optimiser state that is new is zeroed."""
         for tensor, value in self.saved:
             tensor.copy_(value)
         for tensor in self._optimizer_tensors():

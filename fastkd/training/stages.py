@@ -25,17 +25,17 @@ class Stage(nn.Module):
     """Base of all stages."""
 
     network: Network
-    """What is trained here."""
+    """The network that is trained here."""
     views: Views = ONE_VIEW
-    """What the batches have to hold."""
+    """The views that the batches have to hold."""
     evaluates: bool = True
-    """There is something to test after an epoch."""
+    """Whether there is something to test after an epoch."""
     notes: Sequence[str] = ()
-    """What a user should know of it, for the log."""
+    """What a user should know of the stage; it is logged."""
 
     @property
     def deployed(self) -> Network:
-        """What is kept of the stage: evaluated, averaged, saved."""
+        """The network that is kept of the stage: evaluated, averaged, saved."""
         return self.network
 
     def peers(self) -> dict[str, Network]:
@@ -58,7 +58,7 @@ class Stage(nn.Module):
 
 
 class Supervised(Stage):
-    """A network and its labels."""
+    """A network that learns from labels alone."""
 
     def __init__(self, network: Network, name: str):
         super().__init__()
@@ -112,8 +112,8 @@ class Distill(Stage):
         *,
         epochs_in_turn: int = 0,
     ):
-        """epochs_in_turn: of the training; the teachers, then, are one network at several times, used one after the
-        other. 0: all are used together."""
+        """epochs_in_turn: 0 where all teachers are used together. Else the teachers are one network at several times,
+        used one after the other, and this is the number of epochs that they share."""
         super().__init__()
         self.network, self.name = student, name
         self.methods = nn.ModuleDict({_module_name(key): method for key, method in methods.items()})
@@ -123,10 +123,10 @@ class Distill(Stage):
         self.epochs_in_turn, self.waypoints = epochs_in_turn, frozen if epochs_in_turn else ()
         self.teachers = (copy.deepcopy(frozen[0]),) if epochs_in_turn else frozen
         self.preacts = any(method.needs_preacts for method in methods.values())
-        # Methods that want one view get the outputs of the first.
+        # Methods that ask for one view get the outputs of the first.
         self.views = max((method.views for method in methods.values()), key=lambda views: views.count)
         self.notes = [note for method in methods.values() for note in method.notes]
-        self._deployed = (deployed(student, methods.values()),)  # in a tuple: its weights are theirs
+        self._deployed = (deployed(student, methods.values()),)  # a tuple, as its weights are registered already
         _freeze_all_but(student, [part for method in methods.values() for part in method.reaches(student)])
 
     @property
@@ -168,7 +168,7 @@ class Distill(Stage):
         return self.state_dict()
 
     def take_over(self, state: dict[str, Tensor]) -> None:
-        """What an earlier training of the same student passed on."""
+        """Loads what an earlier training of the same student passed on."""
         unexpected = self.load_state_dict(state, strict=False).unexpected_keys
         assert not unexpected, f"trained for another student: {unexpected}"
 
@@ -180,7 +180,7 @@ class Distill(Stage):
             method.begin_epoch(epoch)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        for teacher in (*self.teachers, *self.waypoints):  # `.to(…)` reaches what the tuple hides from it
+        for teacher in (*self.teachers, *self.waypoints):  # `.to(…)` would not reach what the tuples hide
             teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
@@ -223,7 +223,7 @@ class Mutual(Stage):
     """Several networks that learn together: each by the method from all the others, which are constants to it."""
 
     def __init__(self, networks: dict[str, Network], method: Method, lr_factors: Sequence[float]):
-        """The first is the student. lr_factors: of all, on the stage's learning rate."""
+        """networks: the first is the student. lr_factors: one for each, on the stage's learning rate."""
         super().__init__()
         self.names = tuple(networks)
         self.network, *others = networks.values()
@@ -287,14 +287,14 @@ def with_batch_statistics(network: Network) -> Network:
 
 @torch.no_grad()
 def _copy(source: Network, goal: Network) -> None:
-    """Weights and buffers, in place."""
+    """Copies weights and buffers into `goal`, in place."""
     into = goal.state_dict()
     for name, value in source.state_dict().items():
         into[name].copy_(value)
 
 
 def _constant(output: Output) -> Output:
-    """Without gradients."""
+    """The same output, detached."""
     features, preacts = tuple(x.detach() for x in output.features), output.preacts
     rest = (output.logits.detach(), output.stem.detach(), features, output.final_map.detach())
     return Output(*rest, output.embedding.detach(), None if preacts is None else tuple(x.detach() for x in preacts))

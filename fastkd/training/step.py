@@ -54,7 +54,7 @@ class Step:
         self.epoch = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.bad_terms: dict[str, Tensor] = {}
-        """The terms of that step."""
+        """The loss terms of that step."""
         self.meter = Meter(device)
         self.average = WeightAverage(stage.deployed, training.ema) if training.ema else None
         self.module: nn.Module = stage
@@ -66,29 +66,32 @@ class Step:
             )
         self.batch_size = training.batch_size // world_size()
         self.replays: ResidentSteps | StreamedSteps | None = None
-        """Of the recorded step, where there is one."""
+        """The recorded step, where there is one."""
 
     def epoch_of(self, loader: Loader, epoch: int, start: int = 0) -> Iterator[int]:
         """Trains on an epoch from its step `start` on; yields from time to time how many steps were taken since."""
         self.epoch.fill_(epoch)
-        batches = loader.epoch(epoch, start) if self.replays is None else self.replays.epoch(loader, epoch, start)
-        for trained in batches:
-            if isinstance(trained, int):
-                self.meter.count(trained * self.batch_size, trained)
-                yield trained
-            else:
-                self(trained)
+        if self.replays is None:
+            for raw in loader.epoch(epoch, start):
+                self(raw)
                 yield 1
+        else:
+            for trained in self.replays.epoch(loader, epoch, start):
+                self.meter.count(trained.images, trained.steps)
+                yield trained.steps
 
     def __call__(self, raw: RawBatch) -> None:
+        self._train_any_size(raw)
+        self.meter.count(len(raw.index))
+
+    def _train_any_size(self, raw: RawBatch) -> None:
         # Another size than the one that was compiled for would compile once more: it runs as plain PyTorch.
         odd = self.execution.compile != "off" and len(raw.index) != self.batch_size
         with torch.compiler.set_stance("force_eager") if odd else contextlib.nullcontext():
             self._train(raw.to(self.device))
-        self.meter.count(len(raw.index))
 
     def warm_up(self, loader: Loader, recorder: Recorder | None = None) -> list[str]:
-        """Compiles, and records with the recorder, if there is one; no training: everything is as it was.
+        """Compiles, and records with the recorder, if there is one. It is no training: everything stays as it was.
 
         Returns what there is to tell: how long it took, or why something is off.
         """
@@ -97,25 +100,26 @@ class Step:
         counters = [self.done, self.epoch, self.first_bad_step, self.meter.hits, *known]
         averaged = [self.average.network] if self.average else []
         snapshot = Snapshot([self.stage, *averaged], self.optimizer, counters)
-        done = []
+        told = []
         if self.execution.compile != "off":
-            done.append(self._compiled(raw))
+            told.append(self._compile(raw))
             snapshot.restore()
         if recorder is not None:
-            done.append(self._recorded(raw, loader, recorder, snapshot))
+            told.append(self._record(raw, loader, recorder, snapshot))
             snapshot.restore()
         for value in self.meter.sums.values():
             if not any(value is old for old in known):
                 value.zero_()
-        return done
+        return told
 
-    def _compiled(self, raw: RawBatch) -> str:
+    def _compile(self, raw: RawBatch) -> str:
+        """Compiles the stage in one step on trial; returns the line that says how it went."""
         started = time.perf_counter()
         assert self.execution.compile != "off"
         compile_stage(self.stage, self.execution.compile)
         try:
             self._train(raw)
-        except torch.OutOfMemoryError:  # it would be no better without
+        except torch.OutOfMemoryError:  # without compiling it would be no better
             raise
         except Exception as error:  # whatever the compiler may raise: training goes on without it
             self.uncompile()
@@ -126,7 +130,8 @@ class Step:
         undo_compile(self.stage)
         self.execution = self.execution._replace(compile="off")
 
-    def _recorded(self, raw: RawBatch, loader: Loader, recorder: Recorder, snapshot: Snapshot) -> str:
+    def _record(self, raw: RawBatch, loader: Loader, recorder: Recorder, snapshot: Snapshot) -> str:
+        """Records the step; returns the line that says how it went."""
         if len(raw.index) != self.batch_size:
             return f"not captured: the only batch has {len(raw.index)} images, not {self.batch_size}"
         started = time.perf_counter()
@@ -134,12 +139,12 @@ class Step:
         try:
             recorder.rehearse(lambda: self._train(raw))
             snapshot.restore()
-            for group in groups:  # a fused optimiser is; Adam asks all the same
+            for group in groups:  # a fused optimiser is capturable, but Adam asks
                 group["capturable"] = True
             if isinstance(loader, ResidentLoader):
-                self.replays = ResidentSteps(self._train, recorder, loader, self.done)
+                self.replays = ResidentSteps(self._train, recorder, loader, self._train_any_size, step=self.done)
             else:
-                self.replays = StreamedSteps(self._train, recorder, raw)
+                self.replays = StreamedSteps(self._train, recorder, raw, self._train_any_size)
         except Exception as error:  # whatever cannot be captured: training goes on without it
             return f"not captured: {first_lines(error)}"
         finally:
@@ -150,7 +155,7 @@ class Step:
 
     def _train(self, raw: RawBatch) -> None:
         batch = self.prepare(raw, self.done, self.epoch)
-        loss = self._accumulated(batch)
+        loss = self._accumulate(batch)
         bad = any_rank(~(loss.total.isfinite() & gradients_are_finite(self.optimizer)))
         self._keep_first_bad(bad, {"loss": loss.total, **loss.terms})
         if self.training.clip_norm is not None:
@@ -168,8 +173,8 @@ class Step:
         self.meter.add(loss)
         self.done.add_(1)
 
-    def _accumulated(self, batch: Batch) -> StageLoss:
-        """The batch in `accumulate` parts, one after the other; gradients and terms are those of their mean."""
+    def _accumulate(self, batch: Batch) -> StageLoss:
+        """Takes the batch in `accumulate` parts, one after the other; gradients and terms are those of their mean."""
         parts = self.training.accumulate
         if parts == 1:
             return self._forward_backward(batch, 1.0)
@@ -208,12 +213,12 @@ class Step:
         return StageLoss(loss.total.detach(), loss.terms, loss.hits)
 
     def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        """The stage's, and those of the averaged weights; the stage is in eval mode."""
+        """The stage's predictions, and those of the averaged weights; the stage must be in eval mode."""
         with self.forward_context():
-            found = self.stage.predictions(images_BCHW)
+            logits = self.stage.predictions(images_BCHW)
             if self.average is not None:
-                found[f"{next(iter(found))} (ema)"] = self.average.network(images_BCHW).logits
-        return found
+                logits[f"{next(iter(logits))} (ema)"] = self.average.network(images_BCHW).logits
+        return logits
 
     @contextlib.contextmanager
     def forward_context(self) -> Iterator[None]:
@@ -222,7 +227,7 @@ class Step:
             yield
 
     def share_buffers(self) -> None:
-        """Rank 0's, of the stage and of its averaged weights."""
+        """Gives every rank the buffers of rank 0, those of the stage and of its averaged weights."""
         share_buffers(self.stage)
         if self.average is not None:
             share_buffers(self.average.network)

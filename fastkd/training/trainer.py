@@ -1,4 +1,4 @@
-"""One stage: epochs, evaluation, checkpoints, log."""
+"""Trains one stage: epochs, evaluation, checkpoints, log."""
 
 import time
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from fastkd.data import Source
-from fastkd.support.display import Display
 from fastkd.support.distributed import agreed, first_of_all, from_all, is_main, on_main, rank, world_size
 from fastkd.support.errors import UserError
 from fastkd.support.files import read_state, write_state
-from fastkd.support.interrupt import Interrupt, Stopped
+from fastkd.support.interrupt import Stopped
 from fastkd.support.log import MetricsLog
+from fastkd.support.session import Session
 from fastkd.training.capture import CudaRecorder, first_lines
 from fastkd.training.evaluation import Accuracy, Evaluation
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
@@ -27,9 +27,12 @@ from fastkd.training.stages import Stage
 from fastkd.training.step import Step
 
 CHECKPOINT_FORMAT = 1
-CHECKPOINT_SECONDS = 600.0  # of training between checkpoints inside an epoch
-LOG_STEPS = 100  # between the records inside an epoch
-AGREE_STEPS = 8  # between the steps at which the ranks agree on whether one of them was asked to stop
+CHECKPOINT_SECONDS = 600.0
+"""Seconds of training between checkpoints inside an epoch."""
+LOG_STEPS = 100
+"""Steps between the records inside an epoch."""
+AGREE_STEPS = 8
+"""Steps between those at which the ranks agree on whether one of them was asked to stop."""
 
 
 @dataclass
@@ -41,11 +44,11 @@ class Progress:
     step: int = 0
     """Steps done of the epoch that is running."""
     seconds: float = 0.0
-    """Of training and evaluation, over all sessions."""
+    """Time of training and evaluation, over all sessions."""
     starting_seconds: float = 0.0
-    """Of compiling and capturing, once a session."""
+    """Time of compiling and capturing, over all sessions."""
     test: dict[str, Accuracy] = field(default_factory=dict)
-    """Of the last evaluation."""
+    """The counts of the last evaluation, by the names of the predictions."""
     best: dict[str, Any] = field(default_factory=dict)
     """{"epoch", "top1"} of the best evaluation of the stage's network: never what the tables report."""
 
@@ -62,21 +65,20 @@ class Trainer:
         test: Source,
         *,
         device: torch.device,
-        display: Display,
+        session: Session,
         checkpoint: Path,
         log: MetricsLog,
-        interrupt: Interrupt,
         title: str | None = None,
         eval_every: int = 1,
         execution: Resolved = EVERYTHING_OFF,
         identity: Identity = Identity(),  # noqa: B008 - it is frozen
     ):
         self.name, self.stage, self.training, self.train_source, self.test_source = name, stage, training, train, test
-        self.device, self.display, self.interrupt = device, display, interrupt
+        self.device, self.session = device, session
         self.checkpoint, self.log, self.eval_every = checkpoint, log, eval_every
         self.title = title or name
         self.identity = identity
-        """Of the stage and its data: a checkpoint goes on with the same only."""
+        """What the stage's numbers depend on; a checkpoint with another identity is refused."""
         self.steps_per_epoch = train.loader.steps
         for module in (stage, train.prepare, test.prepare):
             module.to(device)
@@ -109,15 +111,15 @@ class Trainer:
         return self.progress
 
     def warm_up(self) -> None:
-        """Compiles and captures, where that is on; not a step of the training."""
+        """Compiles and captures, where that is on; it is no step of the training."""
         started = time.monotonic()
         self.stage.train()
         for done in self.step.warm_up(self.train_source.loader, self.recorder):
-            self.display.note(f"{self.title}  {done}")
+            self.session.display.note(f"{self.title}  {done}")
         self.progress.starting_seconds += time.monotonic() - started
 
     def some_steps(self) -> tuple[float, int]:
-        """The first steps of a training, for a dry run: their loss, and how many."""
+        """Takes the first steps of a training, for a dry run; returns their loss and how many they were."""
         self.stage.train()
         self.step.meter.clear()
         self.step.done.zero_()  # a training may have no more steps than these
@@ -165,12 +167,12 @@ class Trainer:
     def _due(self) -> bool:
         """Whether to read the live numbers; with several processes all of them must, so only at agreed steps."""
         if world_size() == 1:
-            return self.display.due()
+            return self.session.display.due()
         return self.progress.step % LOG_STEPS == 0
 
     def _should_save(self) -> bool:
-        """In the middle of an epoch: after long, or because somebody asked the run to stop."""
-        wanted = bool(self.interrupt.requested) or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        """Whether to save in the middle of an epoch: after long, or because somebody asked the run to stop."""
+        wanted = bool(self.session.interrupt.requested) or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
         if world_size() == 1:
             return wanted
         return self.progress.step % AGREE_STEPS == 0 and agreed(wanted)
@@ -180,12 +182,12 @@ class Trainer:
         progress = self.progress
         try:
             progress.test = self.evaluation()
-        except TorchDynamoException as error:  # compiled for training, but not for evaluation
-            self.display.note(f"{self.title}  not compiled: {first_lines(error)}")
+        except TorchDynamoException as error:  # what compiles in training may not in evaluation
+            self.session.display.note(f"{self.title}  not compiled: {first_lines(error)}")
             self.step.uncompile()
             progress.test = self.evaluation()
         if self.evaluation.why_not_captured:
-            self.display.note(f"{self.title}  {self.evaluation.why_not_captured}")
+            self.session.display.note(f"{self.title}  {self.evaluation.why_not_captured}")
             self.evaluation.why_not_captured = ""
         main = next(iter(progress.test.values()))
         top1 = main["top1"] / main["samples"]
@@ -210,7 +212,7 @@ class Trainer:
         main = next(iter(progress.test.values())) if evaluated else None
         test = f"  test {main['top1'] / main['samples']:.2%}" if main else ""
         hits = f"  train {train['top1']:.2%}" if "top1" in train else ""
-        self.display.note(
+        self.session.display.note(
             f"{self.title}  epoch {progress.epoch}/{self.training.epochs}  loss {train['loss']:.4f}"
             f"{hits}{test}  {rate:,.0f} images/s"
         )
@@ -226,7 +228,7 @@ class Trainer:
         self._record({"stage": self.name, "step": step, "train": self._means(recent), "images_per_second": rate})
 
     def _means(self, totals: Totals) -> dict[str, float]:
-        """Without hits where the stage has none to count."""
+        """The totals' means, without hits where the stage has none to count."""
         means = totals.means()
         return means if self.stage.evaluates else {name: means[name] for name in means if name not in ("top1", "top5")}
 
@@ -241,7 +243,7 @@ class Trainer:
         per_step = seconds / max(steps, 1)
         rate = self.training.batch_size / max(per_step, 1e-9)
         values = self._means(self.step.meter.read())
-        self.display.live(self.title, done, total, values, rate, (total - done) * per_step)
+        self.session.display.live(self.title, done, total, values, rate, (total - done) * per_step)
 
     def _check_finite(self) -> None:
         bad = self.step.first_bad_step.item()
@@ -313,18 +315,18 @@ class Trainer:
         if is_main():
             self.log.cut(state["metrics_bytes"])
         if state["threads"] != torch.get_num_threads():
-            self.display.note(
+            self.session.display.note(
                 f"{self.name}: begun with {state['threads']} threads, goes on with {torch.get_num_threads()}: "
                 "results are the same but for the last bits"
             )
         epoch, step = self.progress.epoch, self.progress.step
-        self.display.note(f"{self.title}  resumed after epoch {epoch}" + (f", step {step}" if step else ""))
+        self.session.display.note(f"{self.title}  resumed after epoch {epoch}" + (f", step {step}" if step else ""))
 
     def _load_of_this_rank(self, state: dict[str, Any]) -> None:
-        """The meter and the random numbers, of which every rank has its own."""
+        """Loads the meter and the random numbers, of which every rank has its own."""
         began, mine = len(state["rngs"]), rank()
         if began != world_size():
-            self.display.note(
+            self.session.display.note(
                 f"{self.name}: begun with {began} processes, goes on with {world_size()}: the batches are the same, "
                 "BatchNorm's shares of them are not"
             )
@@ -336,7 +338,7 @@ class Trainer:
                 torch.cuda.set_rng_state(state["rngs"][mine]["cuda"], self.device)
 
     def _stop_if_asked(self) -> None:
-        self.interrupt.requested = first_of_all(self.interrupt.requested)
-        if self.interrupt.requested:
+        self.session.interrupt.requested = first_of_all(self.session.interrupt.requested)
+        if self.session.interrupt.requested:
             where = f"epoch {self.progress.epoch + (self.progress.step > 0)}"
-            raise Stopped(f"stopped by {self.interrupt.requested} in {self.name}, {where}")
+            raise Stopped(f"stopped by {self.session.interrupt.requested} in {self.name}, {where}")

@@ -140,11 +140,6 @@ class TestViews:
         with pytest.raises(UserError, match="quarter turns need square images, these are 12 x 8"):
             ResidentImages(split, PLAIN, Augmentation(), SEED, FOUR_ROTATIONS)
 
-    @pytest.mark.parametrize("arguments", ((0,), (2, True)))
-    def test_impossible_views(self, arguments):
-        with pytest.raises(ValueError, match="at least one view"):
-            Views(*arguments)
-
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
 def test_type_and_layout(dtype):

@@ -1,13 +1,14 @@
-"""The published binary format, the Python version behind its checksum, and damaged files."""
+"""CIFAR in its published binary format, in the Python version behind its checksum, corrupted, and damaged."""
 
 import pickle
 
 import numpy as np
 import pytest
 import torch
+from helpers.feeding import evaluation_of, training_of
 from helpers.real_data import REAL, needs_real_data
 
-from fastkd.data import open_dataset
+from fastkd.data import Augmentation, open_dataset
 from fastkd.support.errors import UserError
 
 OPTIONS = {"image_size": 32, "resident": True, "limit_train": None, "threads": 1}
@@ -138,3 +139,45 @@ def test_real_cifar100(tmp_path):
     means = data.train.images.reshape(-1, 3).double().mean(0) / 255
     torch.testing.assert_close(means, torch.tensor([0.50708, 0.48655, 0.44092]).double(), rtol=0, atol=1e-4)
     assert data.classes[0] == "apple"
+
+
+class TestCIFAR100C:
+    def write(self, root, corruptions=("fog", "blur")):
+        rng = np.random.default_rng(0)
+        np.save(root / "labels.npy", np.arange(6) % 3)
+        for name in corruptions:
+            np.save(root / f"{name}.npy", rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8))
+
+    def opened(self, path):
+        return open_dataset(f"cifar100c:{path}", **OPTIONS)
+
+    def test_all_of_it_or_one_corruption(self, tmp_path):
+        self.write(tmp_path)
+        data, fog = self.opened(tmp_path), self.opened(tmp_path / "fog.npy")
+        assert data.notes == ("CIFAR-100-C: blur, fog",)
+        assert (len(data.test), len(fog.test), len(data.classes)) == (12, 6, 100)
+        assert torch.equal(data.test.images[6:], fog.test.images)
+        assert data.test.labels.tolist() == [0, 1, 2] * 4
+        source = evaluation_of(data, image_size=32, batch_size=5)
+        assert [len(raw.index) for raw in source.loader.epoch(0)] == [5, 5, 2]
+
+    def test_it_is_for_evaluation(self, tmp_path):
+        self.write(tmp_path)
+        with pytest.raises(UserError, match="cifar100c has no training images: it is for evaluation"):
+            training_of(self.opened(tmp_path), image_size=32, batch_size=2, augmentation=Augmentation(), seed=0)
+
+    def test_mistakes(self, tmp_path):
+        with pytest.raises(UserError, match="no CIFAR-100-C in"):
+            self.opened(tmp_path)
+        with pytest.raises(UserError, match="no folder and no file"):
+            self.opened(tmp_path / "missing")
+        self.write(tmp_path)
+        np.save(tmp_path / "fog.npy", np.zeros((5, 32, 32, 3), np.uint8))
+        with pytest.raises(UserError, match=r"fog\.npy has the shape \(5, 32, 32, 3\)"):
+            self.opened(tmp_path)
+        np.save(tmp_path / "fog.npy", np.array([{"a": 1}]), allow_pickle=True)
+        with pytest.raises(UserError, match=r"fog\.npy is no array of numpy"):
+            self.opened(tmp_path)
+        np.save(tmp_path / "labels.npy", np.array([0, 100]))
+        with pytest.raises(UserError, match="has labels from 0 to 100, expected 0 to 99"):
+            self.opened(tmp_path)

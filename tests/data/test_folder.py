@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from helpers.feeding import training_of
+from helpers.corrupt_folders import opened
 from helpers.image_folders import write_folder
 from helpers.real_data import REAL, needs_real_data
 from PIL import Image
 
-from fastkd.data import Augmentation, Reading, open_dataset
+from fastkd.data import Reading, folder, open_dataset
+from fastkd.data.base import channel_statistics
 from fastkd.support.errors import UserError
 
 OPTIONS = {"image_size": 8, "resident": True, "limit_train": None, "threads": 2}
@@ -116,11 +117,6 @@ class TestMistakes:
         with pytest.raises(UserError, match="has a class 'cat' that .*train lacks"):
             open_folder(tmp_path)
 
-    def test_resized_crops_of_bytes(self):
-        data = open_dataset("digits", **OPTIONS)
-        with pytest.raises(UserError, match="random-resized crops need image files"):
-            training_of(data, image_size=8, batch_size=4, seed=3, augmentation=Augmentation(crop="resized"))
-
 
 @needs_real_data
 def test_real_tiny_imagenet_folder():
@@ -131,3 +127,91 @@ def test_real_tiny_imagenet_folder():
     assert data.classes[0] == "trilobite"
     with Image.open(sorted((REAL / "tiny-imagenet-20" / "train" / "n01768244").iterdir())[7]) as image:
         assert torch.equal(data.train.images[7], torch.from_numpy(np.array(image.convert("RGB"))))
+
+
+def write_tiny_imagenet(root):
+    """Two classes of three training images; the four validation images lie in one folder."""
+    rng = np.random.default_rng(0)
+
+    def save(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, format="PNG")
+
+    for wnid in ("n02", "n01"):
+        for number in range(3):
+            save(root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG")
+        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("")
+    for number in range(4):
+        save(root / "val" / "images" / f"val_{number}.JPEG")
+    lines = [f"val_{number}.JPEG\t{wnid}\t0\t0\t62\t62" for number, wnid in enumerate(("n02", "n01", "n01", "n02"))]
+    (root / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+    (root / "wnids.txt").write_text("n02\nn01\n")
+    (root / "words.txt").write_text("n01\tant, emmet\nn02\tbee\nn03\tcat\n")
+    return root
+
+
+class TestTinyImageNet:
+    def opened(self, root, **reading):
+        return open_dataset(f"tiny-imagenet:{root}", reading=Reading(**reading), **(OPTIONS | {"image_size": 64}))
+
+    def test_its_own_layout(self, tmp_path):
+        root = write_tiny_imagenet(tmp_path)
+        data = self.opened(root)
+        assert data.classes == ("ant, emmet", "bee")
+        assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+        assert data.test.labels.tolist() == [1, 0, 0, 1]
+        with Image.open(root / "train" / "n01" / "images" / "n01_1.JPEG") as image:
+            assert torch.equal(data.train.images[1], torch.from_numpy(np.array(image)))
+        with Image.open(root / "val" / "images" / "val_3.JPEG") as image:
+            assert torch.equal(data.test.images[3], torch.from_numpy(np.array(image)))
+
+    def test_an_image_that_is_left_out_takes_its_label_along(self, tmp_path):
+        root = write_tiny_imagenet(tmp_path)
+        (root / "val" / "images" / "val_1.JPEG").write_bytes(b"")
+        with pytest.raises(UserError, match=r"val_1\.JPEG is empty"):
+            self.opened(root)
+        assert self.opened(root, max_bad_images=1).test.labels.tolist() == [1, 0, 1]
+
+    def test_mistakes(self, tmp_path):
+        root = write_tiny_imagenet(tmp_path)
+        (root / "val" / "images" / "val_9.JPEG").write_bytes((root / "val" / "images" / "val_1.JPEG").read_bytes())
+        with pytest.raises(UserError, match=r"val_annotations\.txt does not name images/val_9\.JPEG"):
+            self.opened(root)
+        (root / "val" / "images" / "val_9.JPEG").unlink()
+        (root / "val" / "images" / "val_2.JPEG").unlink()
+        with pytest.raises(UserError, match=r"no file .*val_2\.JPEG, which .*val_annotations\.txt names"):
+            self.opened(root)
+        (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn07\n")
+        with pytest.raises(UserError, match="line 1: expected FILE and one of the classes"):
+            self.opened(root)
+        (root / "wnids.txt").unlink()
+        with pytest.raises(UserError, match=r"cannot read .*wnids\.txt"):
+            self.opened(root)
+
+
+@needs_real_data
+def test_tiny_imagenets_statistics():
+    """Twenty of its classes have nearly those of all two hundred, and tell which of two conventions these are."""
+    data = open_dataset(f"imagefolder:{REAL / 'tiny-imagenet-20'}", **(OPTIONS | {"image_size": 64}))
+    mean, std = channel_statistics(data.train.images)
+    images_nPC = data.train.images.reshape(-1, 64 * 64, 3).float() / 255
+    each = images_nPC.std(1, correction=0).mean(0)
+    assert np.allclose(folder._TINY_MEAN, mean, atol=0.012) and np.allclose(folder._TINY_STD, std, atol=0.006)
+    assert np.allclose((0.2302, 0.2265, 0.2262), each, atol=0.006)
+
+
+def test_a_class_without_usable_images_is_an_error(root):
+    for file in (root / "val" / "ant").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match="the class folder .*val.ant has no images"):
+        opened(root, allowed=10)
+
+
+def test_resident_sets_leave_it_out_when_they_are_decoded(root, image):
+    content = bytearray(image.read_bytes())
+    content[-60:-2] = b"\xff\xd9" * 29  # the scan sees an end
+    image.write_bytes(content[:200] + content[-60:])
+    with pytest.raises(UserError, match=f"1 image cannot be used .*{image}"):
+        opened(root, resident=True)
+    data = opened(root, allowed=1, resident=True)
+    assert len(data.train) == 15

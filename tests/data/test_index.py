@@ -1,14 +1,18 @@
 """The scan of a folder, and what is kept of it."""
 
+import contextlib
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.corrupt_folders import opened
 from helpers.image_folders import write_folder
 
 from fastkd.data import Reading, index, keep_index, open_dataset
 from fastkd.data.index import class_folders, scan
-from fastkd.data.paths import Paths
+from fastkd.support.errors import UserError
 
 
 @pytest.fixture
@@ -126,25 +130,52 @@ class TestCache:
         assert len(list((tmp_path / "mine" / "deep").iterdir())) == 2
 
 
-class TestPaths:
-    NAMES = (b"a/1.jpg", b"b/\xff\xfe.jpg", "b/日本.jpg".encode())
+def test_unreadable_file():
+    with tempfile.TemporaryDirectory() as place:
+        root = write_folder(Path(place) / "data", size=None, ending="jpg")
+        os.chmod(place, 0o755)
+        image = root / "train" / "ant" / "3.jpg"
+        image.chmod(0)
+        with unprivileged():
+            with pytest.raises(UserError, match=f"{image} cannot be read: Permission denied"):
+                opened(root)
+            assert len(opened(root, allowed=1).train) == 9
+        image.chmod(0o644)
+        image.parent.chmod(0)
+        with unprivileged(), pytest.raises(UserError, match=f"{image.parent}.*(cannot be read|has no images)"):
+            opened(root)
+        image.parent.chmod(0o755)
 
-    def test_a_sequence_of_names(self):
-        paths = Paths.of("/data", self.NAMES)
-        assert list(paths) == ["/data/" + os.fsdecode(name) for name in self.NAMES]
-        assert len(paths) == 3 and paths[-1] == paths[2]
-        assert list(paths.take(np.array([2, 0]))) == [paths[2], paths[0]]
-        joined = Paths.joined("/data", [paths, Paths.of("/data", [b"c"])])
-        assert list(joined) == [*paths, "/data/c"]
 
-    def test_padded(self):
-        paths = Paths.of("/data", self.NAMES)
-        rows = paths.padded(np.array([2, 0, 1]))
-        assert [bytes(row).rstrip(b"\0") for row in rows] == [os.fsencode(paths[place]) for place in (2, 0, 1)]
-        assert (rows[:, -1] == 0).all()
-        assert Paths.of("/data", []).padded(np.array([], dtype=np.int64)).shape[0] == 0
+@contextlib.contextmanager
+def unprivileged():
+    """Root may read everything."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
-    def test_a_million_names_are_small(self):
-        names = [b"n01440764/n01440764_%08d.JPEG" % number for number in range(100_000)]
-        paths = Paths.of("/data/imagenet/train", names)
-        assert paths.blob.nbytes + paths.starts.nbytes + paths.lengths.nbytes < 50 * len(names)
+
+def test_a_circle_of_links(root):
+    (root / "train" / "ant" / "again").symlink_to(root / "train" / "ant")
+    with pytest.raises(UserError, match=r"again is a link to a folder that it lies in"):
+        opened(root)
+    assert len(opened(root, allowed=1).train) == 12
+
+
+def test_links_that_are_no_circle_are_followed(root):
+    (root / "train" / "ant" / "more").symlink_to(root / "train" / "bee")
+    data = opened(root)
+    assert data.train.labels.tolist() == [0] * 12 + [1] * 6
+
+
+def test_other_files_are_passed_over_and_told(root):
+    for name in ("notes.txt", "more.csv"):
+        (root / "train" / "ant" / name).write_text("")
+    data = opened(root)
+    assert len(data.train) == 12
+    assert "2 files that do not end as images do are passed over" in data.notes[0] and "notes.txt" in data.notes[0]

@@ -52,3 +52,8 @@ def close(found, expected, **tolerance):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, **tolerance)
+
+
+def steps_of(step, epoch=0, start=0):
+    """Trains on an epoch; how many steps were taken at a time."""
+    return list(step.epoch_of(step.loader, epoch, start))

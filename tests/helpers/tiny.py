@@ -16,6 +16,7 @@ from fastkd.run.earlier import Earlier
 from fastkd.support.display import Display
 from fastkd.support.files import sha256
 from fastkd.support.interrupt import Interrupt
+from fastkd.support.session import Session
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
 from fastkd.training.stages import Stage
 
@@ -61,7 +62,7 @@ def train(recipe: Recipe, folder: Path, interrupt: Interrupt | None = None, disp
     """Begins the run, or goes on with it where the folder has one."""
     if not (folder / "recipe.json").exists():
         create_folder(folder, recipe)
-    return carry_out(job_of(recipe), folder, display=display or Quiet(), interrupt=interrupt or Interrupt())
+    return carry_out(job_of(recipe), folder, Session(display or Quiet(), interrupt or Interrupt()))
 
 
 def outcome(folder: Path) -> dict:

@@ -167,7 +167,7 @@ def test_fingerprint(entry: str, mode: str):
         np.testing.assert_allclose(ours[quantity], golden[quantity], rtol=1e-8, atol=1e-10, err_msg=quantity)
 
 
-# Parameters with 100 classes, from the papers' and repositories' networks (notes/methods.md, 2.1).
+# Parameters with 100 classes, from the networks of the papers and of the authors' code.
 PARAMETERS_100 = {
     "resnet8": 83_892,
     "resnet14": 181_108,

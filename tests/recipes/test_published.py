@@ -6,7 +6,7 @@ import pytest
 
 from fastkd import networks
 from fastkd.options import parse, recipe_of
-from fastkd.recipes import RECIPES, cifar100_sftn
+from fastkd.recipes import cifar100_sftn
 from fastkd.recipes.published import beside_the_paper, run_of
 from fastkd.recipes.tables import ENTRIES
 
@@ -68,27 +68,3 @@ class TestRuns:
         recipe = recipe_of(parse(["cifar100-sftn", "--method", "dkd", "--control", "on"]))
         assert [stage.published and stage.published.top1 for stage in recipe.stages] == [78.20, None, 73.41]
         assert recipe.deviations == ()
-
-    def test_kd_goes_with_the_methods_that_the_papers_join_it_to(self):
-        methods = {
-            ("cifar100-sftn", "at"): "kd+at",
-            ("cifar100-sftn", "crd"): "crd",
-            ("cifar100-sftn", "sskd"): "kd+sskd",
-            ("cifar100-sftn", "ce+at"): "ce+at",
-            ("cifar100-simkd", "crd"): "kd+crd",
-            ("cifar100-simkd", "simkd"): "simkd",
-            ("digits", "at"): "at",
-        }
-        for (recipe, method), expected in methods.items():
-            assert RECIPES[recipe](method=method).stages[1].method == expected
-        assert cifar100_sftn(method="at").stages[1].settings["kd"].ce_weight == 1.0
-        assert cifar100_sftn(method="sskd").stages[1].settings["kd"].ce_weight == 0.1
-
-    def test_de_kds_teachers_stop_early(self):
-        assert [
-            RECIPES["cifar100-dekd"](teacher_net=net).stages[0].training.epochs for net in ("ResNet18", "ResNet50")
-        ] == [1, 50]
-
-    def test_semckd_leaves_out_the_last_batch(self):
-        stages = RECIPES["cifar100-simkd"](method="semckd").stages
-        assert [stage.training.drop_last for stage in stages] == [False, True]

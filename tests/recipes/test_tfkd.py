@@ -59,3 +59,9 @@ class TestTfKDWeights:
     def test_batches_and_rates(self, network, batch, lr):
         training = cifar100_tfkd(student=network).stages[1].training
         assert (training.batch_size, training.lr, training.factor, training.warmup_epochs) == (batch, lr, 0.2, 1)
+
+
+def test_de_kds_teachers_stop_early():
+    assert [
+        RECIPES["cifar100-dekd"](teacher_net=net).stages[0].training.epochs for net in ("ResNet18", "ResNet50")
+    ] == [1, 50]

@@ -1,4 +1,4 @@
-"""Students that a method gives another head (SimKD): saved, found again, averaged, used as teachers, exported."""
+"""Networks as files: how they are found, and those to which a method gave another head (SimKD)."""
 
 import json
 from dataclasses import replace
@@ -11,8 +11,9 @@ from helpers.tiny import assert_same, outcome, tiny_recipe, train
 from fastkd import evaluate
 from fastkd.methods.simkd import SimKDSettings
 from fastkd.run import load_network
-from fastkd.run.weights import describe, export_network, open_network
+from fastkd.run.weights import WeightsFiles, describe, export_network, find_weights, open_network
 from fastkd.support import files
+from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Stopped
 
 pytestmark = pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch.export.load
@@ -103,3 +104,62 @@ def test_any_family_is_exported(name, tmp_path):
     export_network(tmp_path / "it.pt2", network, 32)
     images = torch.randn(3, 3, 32, 32)
     torch.testing.assert_close(torch.export.load(tmp_path / "it.pt2").module()(images), network(images).logits)
+
+
+class TestFinding:
+    """The file that RUN, RUN@EPOCH or FILE means."""
+
+    @pytest.fixture
+    def run(self, tmp_path):
+        """The files of a run without their content."""
+        for name in ("teacher", "student", "checkpoints/teacher@9", "checkpoints/teacher@8"):
+            (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "run" / f"{name}.safetensors").touch()
+        return tmp_path / "run"
+
+    def test_a_file_is_itself_even_if_its_name_looks_like_an_epoch(self, run):
+        for name in ("teacher", "checkpoints/teacher@9"):
+            file = run / f"{name}.safetensors"
+            assert find_weights(str(file)) == file
+        (run.parent / "odd@3").touch()
+        assert find_weights(str(run.parent / "odd@3")) == run.parent / "odd@3"
+
+    def test_a_run_is_its_teacher_or_the_stage_that_is_wanted(self, run):
+        assert find_weights(str(run)) == run / "teacher.safetensors"
+        assert find_weights(str(run), "student") == run / "student.safetensors"
+
+    def test_an_epoch_is_one_that_was_kept(self, run):
+        assert find_weights(f"{run}@8") == run / "checkpoints" / "teacher@8.safetensors"
+        with pytest.raises(UserError, match="has no teacher of epoch 2; kept are 8, 9"):
+            find_weights(f"{run}@2")
+        with pytest.raises(UserError, match="has no student of epoch 9; none was kept: train with --keep-epochs"):
+            find_weights(f"{run}@9", "student")
+
+    def test_several_seeds_are_offered_by_name(self, tmp_path):
+        for seed in (3, 4):
+            (tmp_path / f"seed-{seed}").mkdir()
+            (tmp_path / f"seed-{seed}" / "teacher.safetensors").touch()
+        with pytest.raises(UserError, match=r"holds several seeds; name one: .*/seed-3$"):
+            find_weights(str(tmp_path))
+        with pytest.raises(UserError, match=r"holds several seeds; name one: .*/seed-3@7$"):
+            find_weights(f"{tmp_path}@7")
+
+    def test_what_is_not_there_is_named(self, tmp_path):
+        with pytest.raises(UserError, match="no run folder and no file .*nothing$"):
+            find_weights(str(tmp_path / "nothing"))
+        with pytest.raises(UserError, match="no run folder and no file .*nothing@5$"):
+            find_weights(str(tmp_path / "nothing@5"))
+        with pytest.raises(UserError, match=r"has no teacher\.safetensors: is it a run folder"):
+            find_weights(str(tmp_path))
+
+    def test_a_file_is_read_once_and_stays_what_it_was(self, finished, tmp_path):
+        file = tmp_path / "teacher.safetensors"
+        file.write_bytes((finished / "teacher.safetensors").read_bytes())
+        read = WeightsFiles()
+        first = read.read(file)
+        assert first.sha256 == files.sha256(file) and first.description == describe(file)
+        file.unlink()
+        assert read.read(file) is first and read.describe(file) == first.description
+        with pytest.raises(UserError, match=r"cannot read the weights .*teacher\.safetensors: No such file"):
+            WeightsFiles().read(file)
+        assert WeightsFiles().describe(file) is None

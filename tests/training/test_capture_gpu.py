@@ -14,7 +14,7 @@ from fastkd.recipes import digits
 from fastkd.run import Job, Run, open_data
 from fastkd.run.builder import Builder
 from fastkd.run.earlier import Earlier
-from fastkd.support.interrupt import Interrupt
+from fastkd.support.session import Session
 from fastkd.training.capture import CudaRecorder
 from fastkd.training.evaluation import Evaluation
 from fastkd.training.execution import EVERYTHING_OFF
@@ -219,7 +219,7 @@ def test_a_run_is_captured_evaluated_saved_and_resumed(tmp_path):
     recipe = tiny_recipe()
     recipe = replace(recipe, execution=replace(recipe.execution, compile="off"))
     display, job = Quiet(), Job.of(recipe, open_data(recipe), CUDA)
-    results = Run(job, 0, tmp_path, display=display, interrupt=Interrupt()).carry_out()
+    results = Run(job, 0, tmp_path, Session(display)).carry_out()
     assert sum("captured in" in note for note in display.notes) == 3, display.notes
     assert not any("not captured" in note for note in display.notes)
     assert results["stages"]["student"]["test"]["student"]["samples"] == 899

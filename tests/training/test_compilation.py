@@ -1,12 +1,13 @@
-"""Stages that methods bring along, compiled."""
+"""What is compiled is the same: stages, steps, networks and whole runs."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from helpers.courses import prestage_recipe, taught_recipe
 from helpers.steps import close, eagerly, make_step, weights
-from helpers.tiny import built_stages
+from helpers.tiny import Quiet, assert_same, built_stages, outcome, tiny_recipe, train
 
 from fastkd import networks
 from fastkd.training.compilation import compile_stage, compiled_parts, undo_compile
@@ -187,4 +188,45 @@ def test_a_compiled_network_equals_itself_uncompiled(name, backend):
     compile_stage(stage, "blocks", backend)
     for found, goal in zip(step(), expected, strict=True):
         torch.testing.assert_close(found, goal, rtol=1e-6, atol=1e-9 + 1e-6 * goal.abs().max().item())
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("mode", ("blocks", "whole"))
+def test_a_compiled_run_is_the_run(mode, tmp_path, monkeypatch):
+    """By the eager backend: bit for bit; nothing is left compiled when a stage is done."""
+    torch._dynamo.reset()
+    recipe = tiny_recipe()
+    train(recipe, tmp_path / "plain")
+    stages = []
+
+    def compiling(stage, how):
+        stages.append(stage)
+        compile_stage(stage, how, "eager")
+
+    monkeypatch.setattr("fastkd.training.step.compile_stage", compiling)
+    train(replace(recipe, execution=replace(recipe.execution, compile=mode)), tmp_path / "compiled")
+    assert_same(outcome(tmp_path / "compiled"), outcome(tmp_path / "plain"))
+    assert len(stages) == 3 and torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3
+    assert all(module._compiled_call_impl is None for stage in stages for module in stage.modules())
+    torch._dynamo.reset()
+
+
+def test_what_cannot_be_compiled_for_evaluation_says_why_and_goes_on(tmp_path, monkeypatch):
+    def only_training(graph, inputs):
+        if not torch.is_grad_enabled():
+            raise RuntimeError("no graph without gradients")
+        return graph
+
+    torch._dynamo.reset()
+    recipe = tiny_recipe()
+    plain = replace(recipe, stages=recipe.stages[:1])
+    train(plain, tmp_path / "plain")
+    compiled = replace(plain, execution=replace(plain.execution, compile="blocks"))
+    monkeypatch.setattr(
+        "fastkd.training.step.compile_stage", lambda stage, mode: compile_stage(stage, mode, only_training)
+    )
+    display = Quiet()
+    train(compiled, tmp_path / "compiled", display=display)
+    assert any("not compiled: BackendCompilerFailed: backend=" in note for note in display.notes), display.notes
+    assert_same(outcome(tmp_path / "compiled"), outcome(tmp_path / "plain"))
     torch._dynamo.reset()

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.steps import close, make_step, weights
+from helpers.recorders import Refuses, RunAgain
+from helpers.steps import close, make_step, steps_of, weights
 from helpers.tiny import tiny_recipe, train
 
 from fastkd import networks
@@ -85,3 +86,35 @@ class TestTraining:
     def test_mistakes(self, settings, words):
         with pytest.raises(UserError, match=words):
             Training(epochs=1, **settings)
+
+
+@pytest.mark.parametrize("recorder", (RunAgain, Refuses))
+def test_warming_up_is_no_training(recorder):
+    step, raws = make_step(batch_size=4, ema=0.9)
+    step(raws[0])
+    torch.manual_seed(5)
+    before, rng, read = weights(step), torch.get_rng_state(), step.meter.read()
+    momentum = [state["momentum_buffer"].clone() for state in step.optimizer.state.values()]
+    step.warm_up(step.loader, recorder())
+    close(weights(step), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert step.done == 1 and step.meter.read() == read
+    after = [state["momentum_buffer"] for state in step.optimizer.state.values()]
+    assert all(map(torch.equal, momentum, after))
+
+
+def test_what_cannot_be_captured_says_why_and_goes_on():
+    eager, _ = make_step()
+    step, _ = make_step()
+    (why,) = step.warm_up(step.loader, Refuses())
+    assert why == "not captured: RuntimeError: operation not permitted when stream is capturing and more"
+    steps_of(eager)
+    steps_of(step)
+    close(weights(step), weights(eager), rtol=0, atol=0)
+
+
+def test_a_batch_that_is_never_whole_is_not_captured():
+    step, _ = make_step(batch_size=64)
+    step.batch_size = 200  # as if of one process of several
+    (why,) = step.warm_up(step.loader, RunAgain())
+    assert "not captured: the only batch has" in why

@@ -1,5 +1,6 @@
-"""Images as bytes on the device → gathered, cropped, flipped, turned, normalised, cast: one pass.
+"""Gathers byte images on the device, crops, flips, turns, normalises and casts them: one pass.
 
+inputs.py      what all of them read
 reference.py   plain PyTorch: the CPU path, the oracle, the definition
 kernel.py      Triton: each byte read once, each output written once, channels last
 operation.py   registration with torch.library
@@ -14,42 +15,26 @@ from torch import Tensor
 
 from fastkd.ops import select
 from fastkd.ops.augment import reference
+from fastkd.ops.augment.inputs import How, Inputs
 from fastkd.ops.augment.reference import ANGLES, FIXED
+from fastkd.ops.schema import flat
 
-__all__ = ["augment", "turns_table"]
+__all__ = ["How", "Inputs", "augment", "turns_table"]
 
 
-def augment(
-    images_nHWC: Tensor,
-    rows_VB: Tensor,
-    index_B: Tensor,
-    epoch: Tensor,
-    turns: Tensor | None,
-    scale_C: Tensor,
-    shift_C: Tensor,
-    *,
-    key: tuple[int, int],
-    padding: int = 0,
-    flip: bool = False,
-    quarter_turns: bool = False,
-    dtype: torch.dtype = torch.float32,
-    channels_last: bool = False,
-) -> Tensor:
-    """[V,B,3,H,W], see `reference.augment`; channels_last: so each view lies in memory."""
-    height, width = images_nHWC.shape[1:3]
-    if quarter_turns and height != width:
+def augment(inputs: Inputs, *, channels_last: bool = False) -> Tensor:
+    """[V,B,3,H,W], see `reference.augment`. channels_last: whether each view [B,3,H,W] lies so in memory."""
+    height, width = inputs.images_nHWC.shape[1:3]
+    if inputs.how.quarter_turns and height != width:
         raise ValueError(f"quarter turns need square images, these are {height} x {width}")
-    how = {"padding": padding, "flip": flip, "quarter_turns": quarter_turns, "dtype": dtype}
-    packed = "" if images_nHWC.is_contiguous() else "the images are not contiguous"
-    implementation, _ = select.choose("augment", images_nHWC.device.type, (("triton", packed),))
+    packed = "" if inputs.images_nHWC.is_contiguous() else "the images are not contiguous"
+    implementation, _ = select.choose("augment", inputs.images_nHWC.device.type, (("triton", packed),))
     if implementation == "reference":
-        out = reference.augment(images_nHWC, rows_VB, index_B, epoch, turns, scale_C, shift_C, key=key, **how)
+        out = reference.augment(inputs)
         return out.movedim(2, -1).contiguous().movedim(-1, 2) if channels_last else out
     from fastkd.ops.augment import operation  # imports Triton
 
-    out = operation.augment(
-        images_nHWC, rows_VB, index_B, epoch, turns, scale_C, shift_C, *key, padding, flip, quarter_turns, dtype
-    ).movedim(-1, 2)
+    out = operation.augment(*flat(inputs)).movedim(-1, 2)
     return out if channels_last else out.contiguous()
 
 

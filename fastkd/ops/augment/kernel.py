@@ -1,10 +1,10 @@
 """Gather, crop, flip, turn, normalise and cast in one pass over the output, in Triton."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastkd.ops.augment.inputs import Inputs
 from fastkd.ops.augment.reference import ANGLES, FIXED, STREAM
 
 BLOCK = 1024
@@ -41,11 +41,11 @@ def augment_kernel(
     STREAM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Program (p, c) writes block c of the bytes of image p of the V·B; images and output are [·,H,W,3] contiguous."""
-    place = tl.program_id(0)
-    view = place // B
-    row = tl.load(rows_ptr + place)
-    index = tl.load(index_ptr + place % B).to(tl.uint32)
+    """Program (p, c) writes block c of the numbers of image p of V·B; images and output are [·,H,W,3] contiguous."""
+    image = tl.program_id(0)
+    view = image // B
+    row = tl.load(rows_ptr + image)
+    index = tl.load(index_ptr + image % B).to(tl.uint32)
     epoch = tl.load(epoch_ptr).to(tl.uint32)
     seed = key_low.to(tl.uint64) | (key_high.to(tl.uint64) << 32)
     zero = index * 0
@@ -84,48 +84,35 @@ def augment_kernel(
     source = images_ptr + row * (3 * H * W)
     value = tl.load(source + (y * W + x) * 3 + channel, mask=inside, other=0).to(tl.float32)
     value = value * tl.load(scale_ptr + channel) + tl.load(shift_ptr + channel)
-    out = out_ptr + place.to(tl.int64) * (3 * H * W)
+    out = out_ptr + image.to(tl.int64) * (3 * H * W)
     tl.store(out + element, value.to(out_ptr.dtype.element_ty), mask=wanted)
 
 
-def augment(
-    images_nHWC: Tensor,
-    rows_VB: Tensor,
-    index_B: Tensor,
-    epoch: Tensor,
-    turns: Tensor | None,
-    scale_C: Tensor,
-    shift_C: Tensor,
-    *,
-    key: tuple[int, int],
-    padding: int,
-    flip: bool,
-    quarter_turns: bool,
-    dtype: torch.dtype,
-) -> Tensor:
-    """[V,B,H,W,3]"""
-    views, batch = rows_VB.shape
-    _, height, width, _ = images_nHWC.shape
-    out = torch.empty(views, batch, height, width, 3, dtype=dtype, device=images_nHWC.device)
+def augment(inputs: Inputs) -> Tensor:
+    """[V,B,H,W,3], see `reference.augment`; rows and index are contiguous."""
+    views, batch = inputs.rows_VB.shape
+    _, height, width, _ = inputs.images_nHWC.shape
+    out, how = empty_output(inputs), inputs.how
     if not out.numel():
         return out
     augment_kernel[(views * batch, triton.cdiv(3 * height * width, BLOCK))](
-        images_nHWC,
-        rows_VB,
-        index_B,
-        epoch,
-        scale_C if turns is None else turns,
-        scale_C,
-        shift_C,
+        inputs.images_nHWC,
+        inputs.rows_VB,
+        inputs.index_B,
+        inputs.epoch,
+        inputs.scale_C if inputs.turns is None else inputs.turns,
+        inputs.scale_C,
+        inputs.shift_C,
         out,
         batch,
-        *key,
+        how.key_low,
+        how.key_high,
         H=height,
         W=width,
-        PADDING=padding,
-        FLIP=flip,
-        QUARTER_TURNS=quarter_turns,
-        TURN=turns is not None,
+        PADDING=how.padding,
+        FLIP=how.flip,
+        QUARTER_TURNS=how.quarter_turns,
+        TURN=inputs.turns is not None,
         ANGLES=ANGLES,
         FIXED=FIXED,
         STREAM=STREAM,
@@ -133,3 +120,9 @@ def augment(
         num_warps=WARPS,
     )
     return out
+
+
+def empty_output(inputs: Inputs) -> Tensor:
+    """[V,B,H,W,3] of the type that is asked for."""
+    shape = (*inputs.rows_VB.shape, *inputs.images_nHWC.shape[1:])
+    return inputs.images_nHWC.new_empty(shape, dtype=inputs.how.dtype)

@@ -7,6 +7,7 @@ view) alone, in integers throughout, so that every device picks the same pixels.
 import torch
 from torch import Tensor
 
+from fastkd.ops.augment.inputs import Inputs
 from fastkd.ops.philox import below, philox
 
 ANGLES = 1024  # a rotation takes one of so many angles: integer arithmetic from there on, the same on every device
@@ -15,30 +16,19 @@ _CACHED = 1 << 20  # bytes of images that are worked on at a time
 STREAM = 0  # the fourth counter word of the draws made here
 
 
-def augment(
-    images_nHWC: Tensor,
-    rows_VB: Tensor,
-    index_B: Tensor,
-    epoch: Tensor,
-    turns: Tensor | None,
-    scale_C: Tensor,
-    shift_C: Tensor,
-    *,
-    key: tuple[int, int],
-    padding: int,
-    flip: bool,
-    quarter_turns: bool,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
+def augment(inputs: Inputs) -> Tensor:
     """[V,B,3,H,W]: view v of sample b is byte image rows_VB[v,b], its random numbers are those of index_B[b].
 
     A view is cropped out of the zero-padded image, flipped, then turned by an angle of the table `turns`; with
     quarter_turns view v is at last turned by v·90°, and all views share flip and angle, not the crop.
     """
+    images_nHWC, rows_VB, index_B, epoch, turns, scale_C, shift_C, how = inputs
+    key_low, key_high, padding, flip, quarter_turns, dtype = how
+    key = key_low, key_high
     _, height, width, channels = images_nHWC.shape
     views, batch = rows_VB.shape
     out = torch.empty(views, batch, channels, height, width, dtype=dtype, device=images_nHWC.device)
-    # On a CPU a few large images at a time, so that what is computed of them stays in its cache.
+    # A CPU takes a few large images at a time, so that what is computed of them stays in its cache.
     together = max(1, _CACHED // (channels * height * width)) if images_nHWC.device.type == "cpu" else max(1, batch)
     words = first = philox(key, (index_B, epoch, 0, STREAM))
     for view in range(views):
@@ -88,7 +78,10 @@ def _looked_up(
     quarters: int,
     margin: int,
 ) -> Tensor:
-    """margin: black pixels around each image; whatever comes from outside of the image comes from there."""
+    """[B,C,H,W]: each pixel looked up where crop, flip and turns bring it from.
+
+    margin: black pixels around each image; whatever comes from outside of the image comes from there.
+    """
     batch, channels, height, width = pixels_BCHW.shape
     rows = torch.arange(height, device=pixels_BCHW.device)[None, :, None]
     columns = torch.arange(width, device=pixels_BCHW.device)[None, None, :]
@@ -113,7 +106,7 @@ def _looked_up(
 
 
 def _turned_back(rows: Tensor, columns: Tensor, turned: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Where each pixel of the turned image lies in the straight one; the turn is about the image's centre."""
+    """Row and column in the straight image of each pixel of the turned one; the turn is about the image's centre."""
     cosine, sine = turned.unbind()
     down, right = 2 * rows + 1 - height, 2 * columns + 1 - width  # half pixels from the centre
     turned_down, turned_right = sine * right + cosine * down, cosine * right - sine * down

@@ -4,9 +4,9 @@ reference.py   plain PyTorch: what runs where nothing is compiled, the oracle, t
 draws.py       the definition of the draws
 operation.py   registration with torch.library; csrc/ has the compiled paths
 dense.py       Triton: every row of a small bank once, on the matrix units
-memory.py      the module that owns bank, Z and step counter
+inputs.py      what they read
 
-This file is the choice between them.
+This file is the choice between them. `fastkd.losses.crd` has the module that owns bank, Z and step counter.
 """
 
 from typing import NamedTuple
@@ -17,13 +17,14 @@ from torch import Tensor
 from fastkd.ops import select
 from fastkd.ops.crd import reference
 from fastkd.ops.crd.draws import DrawPlan
-from fastkd.ops.crd.inputs import Contrast, Inputs, flat
+from fastkd.ops.crd.inputs import Contrast, Inputs
 from fastkd.ops.crd.operation import crd_draw, crd_loss, crd_normaliser, crd_update_
 from fastkd.ops.numbers import CRDRole
+from fastkd.ops.schema import flat
 
 __all__ = ["CRDTerms", "Contrast", "DrawPlan", "Inputs", "draw", "implementation", "loss", "normaliser", "update_"]
 
-DENSE_ROWS_PER_NEGATIVE = 40  # the matrix products cost more than the gather beyond it: measured, see docs/LOG.md
+DENSE_ROWS_PER_NEGATIVE = 40  # half of where the costs are equal by arithmetic, not yet by measurement: docs/LOG.md
 DENSE_MOST_NEGATIVES = 65_535  # its counts have 16 bits
 DENSE_WIDEST = 128  # dimensions: more would spill registers
 GATHER_WIDEST = 256
@@ -31,6 +32,8 @@ REFERENCE_ROWS_PER_NEGATIVE = 4  # up to here the reference takes matrix product
 
 
 class CRDTerms(NamedTuple):
+    """What the loss of a batch returns."""
+
     total: Tensor
     """The one differentiable value."""
     student: Tensor
@@ -40,7 +43,7 @@ class CRDTerms(NamedTuple):
 
 
 def implementation(bank_n2D: Tensor, samples: int, negatives: int) -> tuple[str, str]:
-    """Which path computes, and why: "dense", "gather", "cpu" or "reference"."""
+    """(path, reason): which path computes, "dense", "gather", "cpu" or "reference", and why."""
     rows, _, dim = bank_n2D.shape
     impossible, unsuitable = {}, {}
     if rows >= samples * negatives or rows >= DENSE_ROWS_PER_NEGATIVE * negatives:
@@ -71,13 +74,13 @@ def loss(inputs: Inputs, path: str) -> CRDTerms:
 
 @torch.no_grad()
 def normaliser(inputs: Inputs, path: str) -> Tensor:
-    """[2]: z where it is known (above 0), else what this batch makes it."""
+    """[2]: Z of both sides, `inputs.z` if it is known (above 0), else what this batch makes it."""
     if path != "reference":
         return crd_normaliser(*flat(inputs), path)
     contrast, z = inputs.contrast, inputs.z
     if z.device.type == "cpu" and not torch.compiler.is_compiling() and bool(z[0] > 0):
         return z.clone()
-    # Elsewhere the device decides: nobody waits for it.
+    # Elsewhere the device decides, so that the host need not wait for it.
     temperature = inputs.numbers[CRDRole.TEMPERATURE]
     fresh = reference.normaliser(
         contrast.student_BD, contrast.teacher_BD, inputs.bank_n2D, _chosen(inputs), temperature
@@ -97,8 +100,10 @@ def update_(
     numbers: Tensor,
     path: str,
 ) -> None:
-    """Moves the batch's rows towards its embeddings, keeps Z, counts the step. The last of equal rows counts; what is
-    not finite is not kept."""
+    """Moves the batch's rows towards its embeddings, stores Z, counts the step.
+
+    Of samples that share a row, the last one counts. An embedding or a Z that is not finite changes nothing.
+    """
     if path != "reference":
         crd_update_(bank_n2D, z, step, rows_B, student_BD, teacher_BD, new_z, numbers, path)
         return

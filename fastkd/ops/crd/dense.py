@@ -1,5 +1,5 @@
 # pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
-"""Launches of the dense path: for banks that are small against B · K. Imports Triton."""
+"""Launches the dense path, for banks that are small against B · K. Imports Triton."""
 
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ from fastkd.ops.select import interpreting
 
 DRAWN_LANES = 256
 COUNTED_ROWS = 512
-MOST_ROWS = 128  # of a block: the counts are padded to it, so that they are read without a mask
-COUNTING_PROGRAMS = 6  # on a multiprocessor
+MOST_ROWS = 128  # of a block, at most: the counts are padded to a multiple of it, so that they are read without a mask
+COUNTING_PROGRAMS = 6  # programs of the counting kernel on a multiprocessor
 ADDED_LANES = 64
 ADDED_AT_ONCE = 16
 
@@ -24,17 +24,17 @@ class Tiles(NamedTuple):
     """Shapes of the large kernel: what `benchmarks.tune_crd` varies."""
 
     rows: int
-    """Of the bank, that a program scores at a time."""
+    """Rows of the bank that a program scores at a time."""
     warps: int
     stages: int
     programs: int
-    """On a multiprocessor."""
+    """Programs on a multiprocessor."""
     registers: int | None = None
-    """Of a thread, at most."""
+    """Registers of a thread, at most."""
 
 
-def losses_and_gradients(inputs: Inputs, *, outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    """Fills total, sides and both gradients."""
+def compute_losses_and_gradients(inputs: Inputs, *, outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    """Fills `outputs`: total, sides [2] and the gradients of both embeddings."""
     contrast, bank_n2D = inputs.contrast, inputs.bank_n2D
     if len(contrast.student_BD) == 0:
         for output in outputs:
@@ -46,16 +46,18 @@ def losses_and_gradients(inputs: Inputs, *, outputs: tuple[Tensor, Tensor, Tenso
 
 
 class Drawn(NamedTuple):
+    """What the large kernel reads of a batch."""
+
     counts: Tensor
     """[B, n and some zeros] int16, unsigned: how often each sample drew each row."""
     positives: Tensor
-    """[B] int64"""
+    """[B] int64: rows of the bank."""
     scaled: Tensor
-    """[2,2,B,D]: embeddings · log2(e) / T as the sum of two; of both sides."""
+    """[2,2,B,D]: embeddings · log2(e) / T. The first axis has the two addends of each number, the second the sides."""
 
 
 def count(contrast: Contrast, n: int, numbers: Tensor) -> Drawn:
-    """Draws, and counts how often each sample drew each of the bank's n rows."""
+    """Counts how often each sample drew each of the bank's n rows."""
     student_BD, teacher_BD, rows_B, chosen_BK, plan = contrast
     (samples, dim), stride = student_BD.shape, triton.cdiv(n, MOST_ROWS) * MOST_ROWS
     counts = torch.empty(samples, stride, dtype=torch.int16, device=rows_B.device)
@@ -63,7 +65,7 @@ def count(contrast: Contrast, n: int, numbers: Tensor) -> Drawn:
     scaled = student_BD.new_empty(2, 2, samples, dim, dtype=torch.float32 if interpreting() else torch.bfloat16)
     drawn = Drawn(counts, torch.empty_like(rows_B), scaled)
     embeddings = (student_BD, teacher_BD, numbers, scaled)
-    if plan.replacement or chosen_BK is not None:  # by atomics, one for each draw
+    if plan.replacement or chosen_BK is not None:  # counted by atomics, one for each draw
         counts.zero_()
         _draw(counts.view(torch.int32), drawn.positives, embeddings, rows_B, chosen_BK, plan, n=n, dim=dim)
         return drawn
@@ -82,7 +84,7 @@ def count(contrast: Contrast, n: int, numbers: Tensor) -> Drawn:
         plan.first_place,
         STRIDE=stride,
         RELAXED=plan.relaxed,
-        SEARCH=_searches(plan),
+        SEARCH=_search_steps(plan),
         ROWS=COUNTED_ROWS,
         LANES=DRAWN_LANES,
         D=dim,
@@ -95,7 +97,7 @@ def count(contrast: Contrast, n: int, numbers: Tensor) -> Drawn:
 def score(
     drawn: Drawn, bank_n2D: Tensor, z: Tensor, negatives: int, tiles: Tiles | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(gradients [programs,2,B,D], sums [2, programs · tiles of samples]): the parts of every program."""
+    """Scores the bank: (gradients [programs,2,B,D], sums [2, programs · tiles of samples]), a part for each program."""
     (n, _, dim), samples = bank_n2D.shape, len(drawn.positives)
     block = tile_of_samples(samples)
     multiprocessors, generation = _device(bank_n2D)
@@ -130,7 +132,7 @@ def score(
 
 
 def add(gradients: Tensor, sums: Tensor, numbers: Tensor, outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    """Adds the programs' parts, in a fixed order."""
+    """Adds the programs' parts into `outputs`, in a fixed order."""
     total, sides, student_gradient, teacher_gradient = outputs
     programs, _, samples, dim = gradients.shape
     at_once = min(ADDED_AT_ONCE, triton.next_power_of_2(programs))
@@ -154,8 +156,8 @@ def add(gradients: Tensor, sums: Tensor, numbers: Tensor, outputs: tuple[Tensor,
     )
 
 
-def normaliser(inputs: Inputs, *, out: Tensor) -> None:
-    """Fills `out` [2]; where z is known both kernels return at once."""
+def compute_normaliser(inputs: Inputs, *, out: Tensor) -> None:
+    """Fills `out` [2] with Z; if it is known, both kernels return at once."""
     (student_BD, teacher_BD, rows_B, chosen_BK, plan), bank_n2D, z, numbers = inputs
     (samples, dim), n = student_BD.shape, len(bank_n2D)
     if samples == 0:
@@ -181,7 +183,7 @@ def normaliser(inputs: Inputs, *, out: Tensor) -> None:
             plan.first_place,
             REPLACEMENT=plan.replacement,
             RELAXED=plan.relaxed,
-            SEARCH=_searches(plan),
+            SEARCH=_search_steps(plan),
             D=dim,
             PADDED=triton.next_power_of_2(dim),
             num_warps=4,
@@ -201,6 +203,7 @@ def update(
     new_z: Tensor,
     numbers: Tensor,
 ) -> None:
+    """Moves the batch's rows towards its embeddings, stores Z, counts the step."""
     samples, dim = student_BD.shape
     if samples == 0:
         return
@@ -223,7 +226,7 @@ def update(
 
 
 def draw(rows_B: Tensor, n: int, plan: DrawPlan, out: Tensor) -> None:
-    """Fills `out` [B,K+1] int64."""
+    """Fills `out` [B,K+1] int64: the positive and the K negatives of every sample."""
     if len(rows_B):
         with torch.cuda.device_of(rows_B):
             _draw(out, None, (None,) * 4, rows_B, None, plan, n=n, dim=1)
@@ -234,14 +237,14 @@ def tile_of_samples(samples: int) -> int:
 
 
 def tiles_for(dtype: torch.dtype, generation: int) -> Tiles:
-    """Those that spill no registers (tests/ops/crd looks). generation: 9 is Hopper."""
+    """The tiles that spill no registers, as tests/ops/crd checks. generation: the GPU's, 9 for Hopper."""
     if dtype == torch.float32:
         return Tiles(rows=32, warps=4, stages=2, programs=2)
     return Tiles(rows=64, warps=4, stages=2, programs=3, registers=168) if generation == 9 else Tiles(64, 4, 2, 2)
 
 
 def _device(tensor: Tensor) -> tuple[int, int]:
-    """Multiprocessors, generation."""
+    """(multiprocessors, generation) of a GPU; an H100's for the interpreter."""
     if tensor.device.type != "cuda":
         return 132, 9
     properties = torch.cuda.get_device_properties(tensor.device)
@@ -259,7 +262,7 @@ def _draw(
     n: int,
     dim: int,
 ) -> None:
-    """Counts where there is room for positives, else a table."""
+    """Draws. With room for positives `out` gets counts, else the table of what was drawn."""
     draw_kernels.draw_kernel[(len(rows_B), triton.cdiv(plan.negatives, 4 * DRAWN_LANES))](
         out,
         positives,
@@ -277,7 +280,7 @@ def _draw(
         COUNT=positives is not None,
         REPLACEMENT=plan.replacement,
         RELAXED=plan.relaxed,
-        SEARCH=_searches(plan),
+        SEARCH=_search_steps(plan),
         LANES=DRAWN_LANES,
         D=dim,
         PADDED=triton.next_power_of_2(dim),
@@ -285,8 +288,8 @@ def _draw(
     )
 
 
-def _searches(plan: DrawPlan) -> int:
-    """Steps of the search for a class, each with 128 probes."""
+def _search_steps(plan: DrawPlan) -> int:
+    """The number of steps in which a class is found, each with 128 probes."""
     classes, steps = len(plan.starts) - 1, 1
     while draw_kernels.PROBES.value**steps < classes:
         steps += 1

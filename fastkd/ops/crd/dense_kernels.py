@@ -31,13 +31,13 @@ def product(a, a_rest, b, b_rest, result, PARTS: tl.constexpr):
 
 @triton.jit
 def share(power):
-    """2^power, held finite: a count of 0 makes nothing of it."""
+    """2^power, clamped below float32's maximum: a row drawn 0 times must give 0 · finite, not 0 · inf."""
     return tl.exp2(tl.minimum(power, 126.0, propagate_nan=tl.PropagateNan.ALL))
 
 
 @triton.jit
 def log_one_plus(x, INTERPRETED: tl.constexpr):
-    """log(1 + x), x >= 0, to 1e-6 of the result also where x is small, as most are."""
+    """log(1 + x) for x >= 0, right to 1e-6 of the result also if x is small, as most are."""
     series = x * (1.0 + x * (-0.5 + x * (0.333333333 + x * (-0.25 + x * 0.2))))
     if INTERPRETED:
         log = tl.log2(1.0 + x)
@@ -48,7 +48,7 @@ def log_one_plus(x, INTERPRETED: tl.constexpr):
 
 @triton.jit(do_not_specialize=["n", "negatives"])
 def scores_kernel(
-    anchors_ptr,  # of `prepare`
+    scaled_ptr,  # see `prepare`
     bank_ptr,
     counts_ptr,  # int16 [samples, STRIDE]
     positives_ptr,
@@ -66,7 +66,7 @@ def scores_kernel(
     ROWS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """A program takes every num_programs(0)-th block of rows, a tile of samples, one side."""
+    """A program scores every num_programs(0)-th block of rows, for a tile of samples, on one side."""
     program, tile, side = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     programs = tl.num_programs(0)
     sample = tile * SAMPLES + tl.arange(0, SAMPLES)
@@ -75,10 +75,10 @@ def scores_kernel(
     in_row, known_SD = (d < D)[None, :], counted[:, None] & (d < D)[None, :]
     # The student's embedding meets the teacher's half of the bank, the teacher's the student's.
     half_ptr = bank_ptr + (1 - side) * D
-    own_SD = anchors_ptr + (side * samples + sample[:, None]) * D + d[None, :]
-    anchor_SD = tl.load(own_SD, known_SD, 0.0)
-    anchor_rest_SD = tl.load(own_SD + 2 * samples * D, known_SD, 0.0)
-    # exp2 of a product is what the loss compares with 1: the score's share over the share of noise, K / n.
+    own_SD = scaled_ptr + (side * samples + sample[:, None]) * D + d[None, :]
+    scaled_SD = tl.load(own_SD, known_SD, 0.0)
+    scaled_rest_SD = tl.load(own_SD + 2 * samples * D, known_SD, 0.0)
+    # With this shift, 2^product is what the loss compares with 1: P / c in the words of reference.py.
     rows_over_negatives = n.to(tl.float32) / negatives.to(tl.float32)
     shift = tl.log2(rows_over_negatives / tl.load(z_ptr + side))
     least = EPS * rows_over_negatives
@@ -87,7 +87,7 @@ def scores_kernel(
     if program == programs - 1:  # which has the fewest blocks
         positive = tl.load(positives_ptr + sample, counted, 0)
         row_SD = tl.load(half_ptr + positive[:, None] * (2 * D) + d[None, :], known_SD, 0.0).to(tl.float32)
-        power_S = tl.sum((anchor_SD.to(tl.float32) + anchor_rest_SD.to(tl.float32)) * row_SD, 1) + shift
+        power_S = tl.sum((scaled_SD.to(tl.float32) + scaled_rest_SD.to(tl.float32)) * row_SD, 1) + shift
         excess_S = share(power_S) + least
         total_S = tl.where(counted, log_one_plus(excess_S, PARTS == 0) - power_S * LN_2, 0.0)
         gradient_SD = row_SD * (-(1.0 + least) / (1.0 + excess_S))[:, None]
@@ -102,7 +102,7 @@ def scores_kernel(
         elif PARTS == 2:
             bank_RD, rest_RD = halves(bank_RD)
         zero_SR = tl.zeros((SAMPLES, ROWS), tl.float32)
-        power_SR = product(anchor_SD, anchor_rest_SD, tl.trans(bank_RD), tl.trans(rest_RD), zero_SR, PARTS) + shift
+        power_SR = product(scaled_SD, scaled_rest_SD, tl.trans(bank_RD), tl.trans(rest_RD), zero_SR, PARTS) + shift
         share_SR = share(power_SR)
         excess_SR = share_SR + least
         count_SR = (drawn_SR.to(tl.int32) & 65535).to(tl.float32)
@@ -159,7 +159,7 @@ def finish_kernel(
 
 @triton.jit
 def powers(student_D, teacher_D, bank_ptr, row, counted, to_power, D: tl.constexpr, PADDED: tl.constexpr):
-    """The sums of exp(score / T) over some rows, of both sides."""
+    """The sums of exp(score / T) over some rows, one for each side."""
     d = tl.arange(0, PADDED)
     row_LD = bank_ptr + row[:, None] * (2 * D) + d[None, :]
     mask_LD = counted[:, None] & (d < D)[None, :]
@@ -235,6 +235,7 @@ def measure_kernel(
 
 @triton.jit(do_not_specialize=["samples", "n", "negatives"])
 def finish_normaliser_kernel(sums_ptr, z_ptr, out_ptr, samples, n, negatives, SUMS: tl.constexpr):
+    """Stores Z: as it is known, else n times the mean of exp(score / T)."""
     known = tl.load(z_ptr) > 0
     scores = samples.to(tl.float32) * (negatives.to(tl.float32) + 1.0)
     i = tl.arange(0, SUMS)
@@ -272,7 +273,7 @@ def update_kernel(
         own = bank_ptr + (row * 2 + side) * D + d
         mixed = momentum * tl.load(own, d < D, 0.0).to(tl.float32) + (1.0 - momentum) * embedding
         norm = tl.sqrt(tl.sum(mixed * mixed, 0))
-        # Not of what is not finite: the training may go on without this step.
+        # What is not finite is not kept: the training may go on without this step.
         kept = tl.where(norm <= LARGEST, 1 - repeated, 0)
         fresh = mixed / tl.maximum(norm, SMALLEST_NORM)
         tl.store(own, fresh.to(bank_ptr.dtype.element_ty), (d < D) & (kept > 0))

@@ -1,8 +1,8 @@
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 """The draws of `draws.py` in Triton: a table of them, or how often each sample drew each row. Imports Triton.
 
-Without replacement nothing is drawn to be counted: whether a row is among a sample's K is asked of the row, by walking
-the permutation backwards. With replacement, and for rows that the caller chose, counts are added up by integer atomics.
+Without replacement nothing has to be drawn to be counted: walking the permutation backwards from a row tells whether it
+is among a sample's K. With replacement, and for rows that the caller chose, integer atomics add up the counts.
 """
 
 import triton
@@ -24,7 +24,10 @@ def words(seed, counter, place, step):
 
 @triton.jit
 def own_class(own_row, starts_ptr, classes, SEARCH: tl.constexpr):
-    """First row of the class of a row, and its size: SEARCH steps of PROBES probes, PROBES ** SEARCH >= classes."""
+    """The first row of a row's class, and the class's size.
+
+    They are found in SEARCH steps of PROBES probes: PROBES ** SEARCH >= classes.
+    """
     low, high = 0, classes
     for _ in tl.static_range(SEARCH):
         stride = (high - low + PROBES - 1) // PROBES
@@ -38,7 +41,7 @@ def own_class(own_row, starts_ptr, classes, SEARCH: tl.constexpr):
 
 @triton.jit
 def pairs_of(n):
-    """a, b of a permutation of 0 … n-1, n < 2³¹, and what a place is multiplied by to be divided by b."""
+    """a and b of a permutation of 0 … n-1, n < 2³¹, and the reciprocal of b, with which a place is divided by it."""
     a = tl.sqrt(n.to(tl.float32)).to(tl.uint32)  # ⌈√n⌉, perhaps one more or two less
     a = tl.where(a * a < n, a + 1, a)
     a = tl.where(a * a < n, a + 1, a)
@@ -48,7 +51,8 @@ def pairs_of(n):
 
 
 @triton.jit
-def divided(place, b, reciprocal):
+def quotient_and_rest(place, b, reciprocal):
+    """place // b and place % b."""
     quotient = tl.umulhi(place, reciprocal + place * 0)
     rest = place - quotient * b
     short = rest >= b
@@ -57,6 +61,7 @@ def divided(place, b, reciprocal):
 
 @triton.jit
 def distance(other, key, modulus):
+    """0 … modulus-1: how far one half of a pair moves, which the other half and a key decide."""
     mixed = (other + key) * 0x9E3779B1
     mixed = (mixed ^ (mixed >> 15)) * 0x85EBCA77
     return tl.umulhi(mixed, modulus + mixed * 0)
@@ -64,19 +69,22 @@ def distance(other, key, modulus):
 
 @triton.jit
 def forward(value, other, key, modulus):
+    """Moves one half of a pair by `distance`, modulo `modulus`."""
     moved = value + distance(other, key, modulus)
     return tl.where(moved >= modulus, moved - modulus, moved)
 
 
 @triton.jit
 def backward(value, other, key, modulus):
+    """The inverse of `forward`."""
     by = distance(other, key, modulus)
     return tl.where(value >= by, value - by, value + modulus - by)
 
 
 @triton.jit
 def permuted_once(place, a, b, reciprocal, key0, key1, key2, key3):
-    left, right = divided(place, b, reciprocal)
+    """One step of the walk: the result may stand outside 0 … n-1."""
+    left, right = quotient_and_rest(place, b, reciprocal)
     left = forward(left, right, key0, a)
     right = forward(right, left, key1, b)
     left = forward(left, right, key2, a)
@@ -86,7 +94,8 @@ def permuted_once(place, a, b, reciprocal, key0, key1, key2, key3):
 
 @triton.jit
 def returned_once(place, a, b, reciprocal, key0, key1, key2, key3):
-    left, right = divided(place, b, reciprocal)
+    """The inverse of `permuted_once`."""
+    left, right = quotient_and_rest(place, b, reciprocal)
     right = backward(right, left, key3, b)
     left = backward(left, right, key2, a)
     right = backward(right, left, key1, b)
@@ -96,7 +105,7 @@ def returned_once(place, a, b, reciprocal, key0, key1, key2, key3):
 
 @triton.jit
 def permuted(place, n, seed, own_place, step):
-    """csrc/draws.h's Permutation of 0 … n-1."""
+    """The image of a place under the Permutation of 0 … n-1 of csrc/draws.h."""
     key0, key1, key2, key3 = words(seed, place * 0 + KEY_COUNTER, own_place, step)
     a, b, reciprocal = pairs_of(n)
     place = permuted_once(place, a, b, reciprocal, key0, key1, key2, key3)
@@ -115,8 +124,8 @@ def returned(place, n, a, b, reciprocal, key0, key1, key2, key3):
 
 
 @triton.jit
-def drawn_again(first, lane, others, seed, place, step):
-    """Columns first + lane // 16 * 64 + lane % 16, and those 16, 32, 48 further on, drawn with replacement."""
+def drawn_with_replacement(first, lane, others, seed, place, step):
+    """What the columns first_column(first, lane), and those 16, 32, 48 further on, draw with replacement."""
     word0, word1, word2, word3 = words(seed, (first // 4 + lane).to(tl.uint32), place, step)
     others_L = others + word0 * 0
     row0, row1 = tl.umulhi(word0, others_L), tl.umulhi(word1, others_L)
@@ -125,22 +134,25 @@ def drawn_again(first, lane, others, seed, place, step):
 
 @triton.jit
 def first_column(first, lane):
+    """The first of a lane's four columns: lanes 0 to 15 have 64 columns, lanes 16 to 31 the next 64, and so on."""
     return first + lane // DRAW_LANES * (4 * DRAW_LANES) + lane % DRAW_LANES
 
 
 @triton.jit
 def inside(column, negatives):
+    """The column, or 0 instead of one that does not exist: only places below n may be permuted."""
     return tl.where(column < negatives, column, 0).to(tl.uint32)
 
 
 @triton.jit
 def in_bank(row, start, size):
-    """The bank's row of the i-th row of other classes."""
+    """The row of the bank that is the row-th of other classes."""
     return tl.where(row < start, row, row + size).to(tl.int64)
 
 
 @triton.jit
 def positive_of(own_row, start, size, seed, place, step, RELAXED: tl.constexpr):
+    """The sample's own row or, relaxed, any row of its class."""
     positive = own_row
     if RELAXED:
         word, _, _, _ = words(seed, tl.full((DRAW_LANES,), POSITIVE_COUNTER, tl.uint32), place, step)
@@ -166,7 +178,7 @@ def rows_of(
     RELAXED: tl.constexpr,
     SEARCH: tl.constexpr,
 ):
-    """Rows of the columns first_column(first, lane), of those 16, 32, 48 further on, and the positive."""
+    """The rows that the columns first_column(first, lane), and those 16, 32, 48 further on, have; and the positive."""
     column = first_column(first, lane)
     if chosen_ptr is None:
         own_row = tl.load(rows_ptr + sample)
@@ -175,7 +187,7 @@ def rows_of(
         place = (first_place + sample).to(tl.uint32)
         step = tl.load(step_ptr).to(tl.uint32)
         if REPLACEMENT or others < negatives:
-            row0, row1, row2, row3 = drawn_again(first, lane, others, seed, place, step)
+            row0, row1, row2, row3 = drawn_with_replacement(first, lane, others, seed, place, step)
         else:
             row0 = permuted(inside(column, negatives), others, seed, place, step)
             row1 = permuted(inside(column + DRAW_LANES, negatives), others, seed, place, step)
@@ -196,26 +208,26 @@ def rows_of(
 
 @triton.jit
 def halves(x):
-    """bfloat16 values whose sum is x, to 16 bits."""
+    """Two bfloat16 values whose sum is x, to 16 bits."""
     upper = x.to(tl.bfloat16)
     return upper, (x - upper.to(tl.float32)).to(tl.bfloat16)
 
 
 @triton.jit
-def prepare(sample, student_ptr, teacher_ptr, numbers_ptr, anchors_ptr, D: tl.constexpr, PADDED: tl.constexpr):
-    """What the large kernel multiplies the bank by: embeddings · log2(e) / T, each number the sum of two."""
+def prepare(sample, student_ptr, teacher_ptr, numbers_ptr, scaled_ptr, D: tl.constexpr, PADDED: tl.constexpr):
+    """Stores what the large kernel multiplies the bank by: embeddings · log2(e) / T, each number as the sum of two."""
     samples, d = tl.num_programs(0), tl.arange(0, PADDED)
     place = sample.to(tl.int64) * D + d
     size = samples.to(tl.int64) * D
     for side in tl.static_range(2):
-        anchor_ptr = student_ptr if side == 0 else teacher_ptr
-        anchor_D = tl.load(anchor_ptr + place, d < D, 0.0) * (LOG2_E / tl.load(numbers_ptr))
-        if anchors_ptr.dtype.element_ty == tl.bfloat16:
-            upper_D, rest_D = halves(anchor_D)
+        embedding_ptr = student_ptr if side == 0 else teacher_ptr
+        scaled_D = tl.load(embedding_ptr + place, d < D, 0.0) * (LOG2_E / tl.load(numbers_ptr))
+        if scaled_ptr.dtype.element_ty == tl.bfloat16:
+            upper_D, rest_D = halves(scaled_D)
         else:
-            upper_D, rest_D = anchor_D, anchor_D * 0.0
-        tl.store(anchors_ptr + side * size + place, upper_D, d < D)
-        tl.store(anchors_ptr + (2 + side) * size + place, rest_D, d < D)
+            upper_D, rest_D = scaled_D, scaled_D * 0.0
+        tl.store(scaled_ptr + side * size + place, upper_D, d < D)
+        tl.store(scaled_ptr + (2 + side) * size + place, rest_D, d < D)
 
 
 @triton.jit(do_not_specialize=["n", "negatives", "classes", "seed", "first_place"])
@@ -225,7 +237,7 @@ def draw_kernel(
     student_ptr,
     teacher_ptr,
     numbers_ptr,
-    anchors_ptr,  # [2, 2, samples, D]
+    scaled_ptr,  # [2, 2, samples, D]
     rows_ptr,
     chosen_ptr,
     starts_ptr,
@@ -272,13 +284,14 @@ def draw_kernel(
     if first == 0:
         if COUNT:
             tl.store(positives_ptr + sample, positive)
-            prepare(sample, student_ptr, teacher_ptr, numbers_ptr, anchors_ptr, D, PADDED)
+            prepare(sample, student_ptr, teacher_ptr, numbers_ptr, scaled_ptr, D, PADDED)
         else:
             tl.store(out_ptr + sample.to(tl.int64) * (negatives + 1), positive)
 
 
 @triton.jit
 def put(out_ptr, sample, column, row, negatives, STRIDE: tl.constexpr, COUNT: tl.constexpr):
+    """Counts a row that a sample drew, or stores it in the table."""
     if COUNT:
         one = tl.where(row % 2 == 0, 1, 65536)  # integers: whatever order they are added in, the sums are the same
         tl.atomic_add(out_ptr + sample.to(tl.int64) * (STRIDE // 2) + row // 2, one, column < negatives, sem="relaxed")
@@ -293,7 +306,7 @@ def count_kernel(
     student_ptr,
     teacher_ptr,
     numbers_ptr,
-    anchors_ptr,
+    scaled_ptr,
     rows_ptr,
     starts_ptr,
     step_ptr,
@@ -310,7 +323,7 @@ def count_kernel(
     D: tl.constexpr,
     PADDED: tl.constexpr,
 ):
-    """How often one sample drew each of some blocks of rows, without replacement; where it has too few, with it."""
+    """Counts how often one sample drew each row of some blocks: without replacement, with it if rows are too few."""
     sample = tl.program_id(0)
     own_row = tl.load(rows_ptr + sample)
     start, size = own_class(own_row, starts_ptr, classes, SEARCH)
@@ -326,7 +339,7 @@ def count_kernel(
             drawn = tl.zeros((ROWS,), tl.int32)
             for first in range(0, negatives, 4 * LANES):
                 column = first_column(first, lane)
-                row0, row1, row2, row3 = drawn_again(first, lane, others, seed, place, step)
+                row0, row1, row2, row3 = drawn_with_replacement(first, lane, others, seed, place, step)
                 drawn += tally(row0, start, size, column, negatives, first_row, ROWS)
                 drawn += tally(row1, start, size, column + DRAW_LANES, negatives, first_row, ROWS)
                 drawn += tally(row2, start, size, column + 2 * DRAW_LANES, negatives, first_row, ROWS)
@@ -340,11 +353,12 @@ def count_kernel(
         tl.store(counts_ptr + sample.to(tl.int64) * STRIDE + row, drawn.to(tl.int16), row < STRIDE)
     if tl.program_id(1) == 0:
         tl.store(positives_ptr + sample, positive_of(own_row, start, size, seed, place, step, RELAXED))
-        prepare(sample, student_ptr, teacher_ptr, numbers_ptr, anchors_ptr, D, PADDED)
+        prepare(sample, student_ptr, teacher_ptr, numbers_ptr, scaled_ptr, D, PADDED)
 
 
 @triton.jit
 def tally(row, start, size, column, negatives, first_row, ROWS: tl.constexpr):
+    """[ROWS]: how often each row of the block that begins with first_row is among those that were drawn."""
     place = in_bank(row, start, size) - first_row
     counted = (column < negatives) & (place >= 0) & (place < ROWS)
     return tl.histogram(tl.where(counted, place, 0).to(tl.int32), ROWS, mask=counted)

@@ -8,7 +8,7 @@ ones, and so on, so that a vector unit stores side by side what it computes). Wi
 the first K places of a keyed permutation of all of them: a Feistel network of additions on pairs (left < a, right < b)
 with a · b >= n, whose walk goes on while it stands outside 0 … n-1 ("cycle walking"). Because a · b - n < a, about √n,
 hardly any place walks at all. Where a class has fewer negatives than K, its samples draw with replacement, as in the
-authors' released code.
+authors' code.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastkd.ops.philox import below, philox, split_seed
 
-STREAM = 0x43524400  # "CRD": the other users of the same seed have numbers of their own here
+STREAM = 0x43524400  # "CRD" in ASCII: other users of the same seed have another number in this place
 POSITIVE_COUNTER, KEY_COUNTER = 0xFFFFFFFF, 0xFFFFFFFE
 
 LANES = 16
@@ -32,16 +32,17 @@ class DrawPlan(NamedTuple):
     """What the draws of one step depend on."""
 
     starts: Tensor
-    """[classes+1] int64"""
+    """[classes+1] int64: the first row of each class, then n."""
     step: Tensor
     """int64 scalar on the device"""
     negatives: int
     seed: int
     first_place: int
-    """Of this process's part in the global batch."""
+    """The place in the global batch of this process's first sample."""
     replacement: bool
+    """Whether a sample may draw the same negative more than once."""
     relaxed: bool
-    """The positive is any row of the sample's class, not its own."""
+    """Whether the positive is any row of the sample's class instead of its own."""
 
 
 def draw(rows_B: Tensor, plan: DrawPlan) -> Tensor:
@@ -77,6 +78,7 @@ def permute(place: Tensor, n: Tensor, keys: _Words) -> Tensor:
 
 
 def _once(place: Tensor, a: Tensor, b: Tensor, key0: Tensor, key1: Tensor, key2: Tensor, key3: Tensor) -> Tensor:
+    """One step of the walk: the result may stand outside 0 … n-1."""
     left = place // b
     right = place - left * b
     left = _shift(left, right, key0, a)
@@ -87,6 +89,7 @@ def _once(place: Tensor, a: Tensor, b: Tensor, key0: Tensor, key1: Tensor, key2:
 
 
 def _shift(value: Tensor, other: Tensor, key: Tensor, modulus: Tensor) -> Tensor:
+    """Adds a number that depends on `other` and the key, modulo `modulus`."""
     # int64 may wrap around: its lower bits are still the right ones. In place, because memory is what this costs.
     mixed = (other + key).mul_(0x9E3779B1).bitwise_and_(_LOW)
     mixed = mixed.bitwise_xor_(mixed >> 15).mul_(0x85EBCA77).bitwise_and_(_LOW)

@@ -16,7 +16,8 @@ from torch import Tensor
 from fastkd.ops import compiled
 from fastkd.ops.crd import draws
 from fastkd.ops.crd.draws import DrawPlan
-from fastkd.ops.crd.inputs import Inputs, leaves, nested, schema
+from fastkd.ops.crd.inputs import Inputs
+from fastkd.ops.schema import leaves, nested, schema
 
 SPENT = (
     "CRD: a second backward needs a second forward; the gradients are computed in the forward pass and the first "
@@ -42,14 +43,14 @@ for _schema in _SCHEMAS:
     "fastkd::crd_loss", mutates_args=(), schema=f"({_INPUTS}, str path) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 def crd_loss(*arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Total, its two sides [2], the gradients of the student's and the teacher's embeddings."""
+    """The total, its two sides [2], the gradients of the student's and the teacher's embeddings."""
     *given, path = arguments
     inputs = nested(Inputs, iter(given))
     outputs = _outputs(inputs)
     if path == "dense":
         from fastkd.ops.crd import dense  # imports Triton
 
-        dense.losses_and_gradients(inputs, outputs=outputs)
+        dense.compute_losses_and_gradients(inputs, outputs=outputs)
     else:
         _library_of(path)._crd_loss(*given, *outputs)
     return outputs
@@ -72,14 +73,14 @@ def _outputs(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @torch.library.custom_op("fastkd::crd_normaliser", mutates_args=(), schema=f"({_INPUTS}, str path) -> Tensor")
 def crd_normaliser(*arguments) -> Tensor:
-    """[2]: z where it is known (above 0), else what this batch makes it. The device decides: nobody waits for it."""
+    """[2]: z if it is known (above 0), else what this batch makes it. The device decides: the host does not wait."""
     *given, path = arguments
     inputs = nested(Inputs, iter(given))
     out = torch.empty_like(inputs.z)
     if path == "dense":
         from fastkd.ops.crd import dense
 
-        dense.normaliser(inputs, out=out)
+        dense.compute_normaliser(inputs, out=out)
     else:
         _library_of(path)._crd_normaliser(*given, out)
     return out
@@ -102,7 +103,7 @@ def crd_update_(
     numbers: Tensor,
     path: str,
 ) -> None:
-    """Moves the batch's rows towards its embeddings, keeps Z, counts the step."""
+    """Moves the batch's rows towards its embeddings, stores Z, counts the step."""
     if path == "dense":
         from fastkd.ops.crd import dense
 
@@ -120,7 +121,7 @@ def _(*_unused):
     "fastkd::crd_draw", mutates_args=(), schema=f"(Tensor rows, {_PLAN}, int n, str path) -> Tensor"
 )
 def crd_draw(rows_B, *arguments) -> Tensor:
-    """[B,K+1] int64: the positive and the K negatives of every sample. What the losses draw for themselves."""
+    """[B,K+1] int64: the positive and the K negatives of every sample, as the losses draw them for themselves."""
     *given, n, path = arguments
     plan = nested(DrawPlan, iter(given))
     if path == "reference":
@@ -142,7 +143,7 @@ def _(rows_B, *arguments):
 
 @torch.library.custom_op("fastkd::crd_scale_", mutates_args=("student_gradient", "teacher_gradient"))
 def crd_scale_(student_gradient: Tensor, teacher_gradient: Tensor, scale: Tensor) -> None:
-    # One launch for both.
+    """Multiplies both gradients by `scale` in place, in one launch."""
     torch._foreach_mul_((student_gradient, teacher_gradient), scale)  # pyright: ignore[reportPrivateImportUsage]
 
 

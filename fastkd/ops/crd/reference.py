@@ -2,7 +2,7 @@
 
 Two banks hold an embedding of every training sample: bank[:, 0] the student's, bank[:, 1] the teacher's. A sample's
 student embedding is scored against rows of the teacher's bank, its teacher embedding against the student's bank, row 0
-being the positive, the other K the negatives (CRD, Tian et al. 2020; maths as in the paper's released code):
+being the positive, the other K the negatives (CRD, Tian et al. 2020; maths as in the authors' code):
 
     P_k = exp(bank row_k · embedding / T) / Z,     c = K / n,     a = c + 1e-7
     loss = -1/B Σ_samples [ log P_0 / (P_0 + a)  +  Σ_k>0 log c / (P_k + a) ],   summed over both sides
@@ -52,13 +52,14 @@ def updated_rows(
 
     An embedding that is not finite changes nothing: the training may go on without that step.
     """
-    embeddings_B2D, old = torch.stack((student_BD, teacher_BD), 1), bank_n2D[rows_B]
-    mixed = momentum * old.to(embeddings_B2D.dtype) + (1 - momentum) * embeddings_B2D
-    norm = mixed.norm(dim=2, keepdim=True)
-    fresh = torch.where(norm.isfinite(), (mixed / norm.clamp(min=SMALLEST_NORM)).to(bank_n2D.dtype), old)
-    place = torch.arange(len(rows_B), device=rows_B.device)
-    last = torch.where(rows_B[:, None] == rows_B, place, -1).amax(1) if len(rows_B) else place
-    return fresh[last]
+    embeddings_B2D, old_B2D = torch.stack((student_BD, teacher_BD), 1), bank_n2D[rows_B]
+    mixed_B2D = momentum * old_B2D.to(embeddings_B2D.dtype) + (1 - momentum) * embeddings_B2D
+    norm_B21 = mixed_B2D.norm(dim=2, keepdim=True)
+    unit_B2D = (mixed_B2D / norm_B21.clamp(min=SMALLEST_NORM)).to(bank_n2D.dtype)
+    fresh_B2D = torch.where(norm_B21.isfinite(), unit_B2D, old_B2D)
+    sample_B = torch.arange(len(rows_B), device=rows_B.device)
+    last_B = torch.where(rows_B[:, None] == rows_B, sample_B, -1).amax(1) if len(rows_B) else sample_B
+    return fresh_B2D[last_B]
 
 
 def loss_by_counts(
@@ -69,16 +70,18 @@ def loss_by_counts(
     z: Tensor,
     temperature: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
-    """`loss` for banks that are small against B · K, and the plain form of the dense kernels: the scores of all rows,
-    each weighted by how often the sample drew it, as matrix products."""
+    """`loss` for banks that are small against B · K, and the plain form of the dense kernels.
+
+    The scores of all rows come from matrix products, each weighted by how often the sample drew the row.
+    """
     (samples, columns), rows = chosen_BK.shape, len(bank_n2D)
     counts_Bn = student_BD.new_zeros(samples, rows)
     counts_Bn.scatter_add_(1, chosen_BK[:, 1:], counts_Bn.new_ones(()).expand(samples, columns - 1))
     c = (columns - 1) / rows
     sides = []
-    for side, anchor_BD in enumerate((student_BD, teacher_BD)):
-        bank_nD = bank_n2D[:, 1 - side].to(anchor_BD.dtype, copy=True)  # the bank changes before backward
-        share_Bn = (anchor_BD @ bank_nD.T / temperature).exp() / z[side]
+    for side, embedding_BD in enumerate((student_BD, teacher_BD)):
+        bank_nD = bank_n2D[:, 1 - side].to(embedding_BD.dtype, copy=True)  # the bank changes before backward
+        share_Bn = (embedding_BD @ bank_nD.T / temperature).exp() / z[side]
         negatives = (counts_Bn * ((share_Bn + EPS) / c).log1p()).sum()
         share_B = share_Bn.gather(1, chosen_BK[:, :1])
         positives = (share_B / (share_B + c + EPS)).log().sum()
@@ -95,7 +98,7 @@ def _scores(student_BD: Tensor, teacher_BD: Tensor, bank_n2D: Tensor, chosen_BK:
 
 
 def _nce(share_BK: Tensor, rows: int) -> Tensor:
-    """The terms [B,K+1] of one side."""
+    """[B,K+1]: the terms of one side."""
     c = (share_BK.shape[1] - 1) / rows
     positive, negatives = share_BK[:, :1], share_BK[:, 1:]
     return torch.cat((-(positive / (positive + c + EPS)).log(), ((negatives + EPS) / c).log1p()), 1)

@@ -38,7 +38,7 @@ def compute(
     ignore_index: int,
     **options,
 ) -> Losses:
-    """One form of the loss (a row of `fastkd.ops.numbers.NUMBERS`) by the implementation that `select` chooses.
+    """Computes a form of the loss (a row of `fastkd.ops.numbers.NUMBERS`) by the implementation that `select` chooses.
 
     options: those of the form, as its definition in `reference.py` names them.
     """
@@ -71,7 +71,7 @@ def _fused(
 ) -> Losses:
     from fastkd.ops.distill_loss.operation import distill_loss  # imports Triton
 
-    if labels_B.device.type == "cpu":  # for its assertion; on a GPU it asserts nothing, and would launch kernels
+    if labels_B.device.type == "cpu":  # called for its assertion: on a GPU it asserts nothing and would launch kernels
         reference.counted_rows(labels_B, anchor_BK.shape[1], ignore_index)
     if shares is not None:  # [M] or [M,B]
         shape = (len(partners_BK), len(labels_B))
@@ -103,7 +103,7 @@ def _packed(form: str, numbers: Numbers, device: torch.device) -> Tensor:
                 f"the loss is on {numbers.device}, the logits are on {device}: move it with .to({str(device)!r})"
             )
         return numbers
-    # Filled on the device: a copy from the host would wait for it, and could not be captured.
+    # Filled on the device: a copy from the host would make the host wait, and could not be captured.
     packed = torch.ones(len(neutral(form)), dtype=torch.float32, device=device)
     for place, value in enumerate(neutral(form)):
         if value != 1.0:

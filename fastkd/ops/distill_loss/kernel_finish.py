@@ -22,7 +22,7 @@ def finish_kernel(
     PADDED: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Sums in an order that depends on the number of programs alone: every run gives the same bits."""
+    """Adds what the programs have summed, in an order that depends on their number alone: always to the same bits."""
     quantity = tl.arange(0, PADDED)
     lanes = tl.zeros((PADDED, LANES), tl.float32)
     for start in range(0, programs, LANES):
@@ -50,13 +50,13 @@ def finish_kernel(
 def scale_kernel(
     gradient_ptrs, scale_ptr, correction_ptr, B, K: tl.constexpr, GRADIENTS: tl.constexpr, LANES: tl.constexpr
 ):
-    """Multiplies in place; returns at once where that changes nothing, as after `loss.total.backward()`."""
+    """Multiplies in place; returns at once if that changes nothing, as after `loss.total.backward()`."""
     scale = tl.load(scale_ptr) * tl.load(correction_ptr)
     if scale != 1.0:
-        numbers = B.to(tl.int64) * K  # K's factors of two make the accesses wide
-        for start in range(tl.program_id(0), tl.cdiv(numbers, LANES), tl.num_programs(0)):
+        elements = B.to(tl.int64) * K  # K is known when this is compiled: its factors of two make the accesses wide
+        for start in range(tl.program_id(0), tl.cdiv(elements, LANES), tl.num_programs(0)):
             offsets = start * LANES + tl.arange(0, LANES)
             for i in tl.static_range(GRADIENTS):
-                gradient = tl.load(gradient_ptrs[i] + offsets, mask=offsets < numbers).to(tl.float32)
+                gradient = tl.load(gradient_ptrs[i] + offsets, mask=offsets < elements).to(tl.float32)
                 scaled = (gradient * scale).to(gradient_ptrs[i].dtype.element_ty)
-                tl.store(gradient_ptrs[i] + offsets, scaled, mask=offsets < numbers)
+                tl.store(gradient_ptrs[i] + offsets, scaled, mask=offsets < elements)

@@ -1,6 +1,6 @@
 """What the kernels of this folder are made of: tiles [ROWS, columns] in, quantities of a row [ROWS] or tiles out.
 
-A tile is padded with -inf behind its last class, so that padding has probability 0 and is ahead of nobody.
+A tile is padded with -inf behind its last class, so that padding has probability 0 and ranks after every class.
 """
 
 import triton
@@ -8,7 +8,7 @@ import triton.language as tl
 
 from fastkd.ops.numbers import Role
 
-# Where a number stands in the float32 tensor on the device: what may change between two replays of a captured graph.
+# The places of the numbers in a float32 tensor: they may change between two replays of a captured graph.
 TEMPERATURE = tl.constexpr(int(Role.TEMPERATURE))
 PAIR_WEIGHT = tl.constexpr(int(Role.PAIR_WEIGHT))
 ANCHOR_CE_WEIGHT = tl.constexpr(int(Role.ANCHOR_CE_WEIGHT))
@@ -31,7 +31,7 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def load_tile(ptr, row, columns, counted, ROW_STRIDE: tl.constexpr, COLUMN_STRIDE: tl.constexpr, K: tl.constexpr):
-    """Rows that do not count are not read: zeros, whatever they hold, from which finite sums come."""
+    """Logits in float32. Rows that do not count are not read: they are zeros, whose sums are finite."""
     if K * COLUMN_STRIDE >= 2**31:
         pointers = ptr + row[:, None] * ROW_STRIDE + columns[None, :].to(tl.int64) * COLUMN_STRIDE
     else:  # 32 bits take half the registers
@@ -42,17 +42,18 @@ def load_tile(ptr, row, columns, counted, ROW_STRIDE: tl.constexpr, COLUMN_STRID
 
 @triton.jit
 def store_tile(ptr, tile, row, columns, stored, K: tl.constexpr):
-    """`stored`: the rows that exist; gradients are contiguous."""
+    """Stores a tile of a contiguous gradient. stored: whether each row exists."""
     pointers = ptr + row[:, None] * K + columns[None, :]
     tl.store(pointers, tile.to(ptr.dtype.element_ty), mask=stored[:, None] & (columns[None, :] < K))
 
 
 @triton.jit
 def own_logit(ptr, row, label, ROW_STRIDE: tl.constexpr, COLUMN_STRIDE: tl.constexpr, K: tl.constexpr):
-    """The label's logit, read once more: cheaper than a sum over the row with one term. 0 where there is no such class.
+    """The label's logit, 0 if there is no such class, and the label, -1 if its logit is NaN.
 
-    And the label, -1 where its logit is NaN. Columns are compared with this one: were it the same for all networks, the
-    compiler would compare once and keep the bits, which takes more instructions than comparing again.
+    The logit is read once more, which is cheaper than a sum over the row with one term. Columns are compared with the
+    label returned here: were it the same for all networks, the compiler would compare once and keep the bits, which
+    takes more instructions than comparing again.
     """
     exists = (label >= 0) & (label < K)
     own = tl.load(ptr + row * ROW_STRIDE + label.to(tl.int64) * COLUMN_STRIDE, mask=exists, other=0.0).to(tl.float32)
@@ -61,7 +62,7 @@ def own_logit(ptr, row, label, ROW_STRIDE: tl.constexpr, COLUMN_STRIDE: tl.const
 
 @triton.jit
 def load_third_weight(numbers_ptr, PARTNERS_LEARN: tl.constexpr, DECOUPLED: tl.constexpr):
-    """That of the third part, where the form has one: the partners' cross-entropy, or KL within the other classes."""
+    """The weight of the third part, the partners' cross-entropy or KL within the other classes; 0 if there is none."""
     if PARTNERS_LEARN:
         weight = tl.load(numbers_ptr + PARTNER_CE_WEIGHT)
     elif DECOUPLED:
@@ -73,14 +74,14 @@ def load_third_weight(numbers_ptr, PARTNERS_LEARN: tl.constexpr, DECOUPLED: tl.c
 
 @triton.jit
 def below_peak(logits):
-    """Logits minus the greatest of their row, and that."""
+    """Logits minus the greatest of their row, and the greatest."""
     peak = tl.max(logits, 1)
     return logits - peak[:, None], peak
 
 
 @triton.jit
 def row_sums(first, second):
-    """Sums over the columns of two tiles, joined: warps that share a row meet once for all."""
+    """The sums over the columns of two tiles, in one reduction: warps that share a row wait for each other once."""
     return tl.split(tl.sum(tl.join(first, second), 1))
 
 
@@ -92,8 +93,8 @@ def row_sums_of_four(first, second, third, fourth):
 
 @triton.jit
 def kl_gaps(p_bits, q_bits):
-    """log p - log q but for the logarithms of the sums, in bits: finite where p is 0, so that it adds nothing there."""
-    return tl.maximum(p_bits - q_bits, -3.4028234663852886e38)  # of NaN and a number, the number
+    """log p - log q in bits, without the logarithms of the sums. Finite where p is 0, so that it adds nothing there."""
+    return tl.maximum(p_bits - q_bits, -3.4028234663852886e38)  # NaN gives way to the number
 
 
 @triton.jit
@@ -128,7 +129,7 @@ def virtual_probabilities(numbers_ptr, K: tl.constexpr, VIRTUAL: tl.constexpr, S
     if VIRTUAL == "spread":  # what the label lacks goes to all classes, itself included
         other = (1.0 - label) / K
         label += other
-    if VIRTUAL == "softened":  # Tf-KD's released code: a second softmax, over the probabilities
+    if VIRTUAL == "softened":  # the authors' code of Tf-KD: a second softmax, over the probabilities
         odds = tl.exp((label - other) / tl.load(numbers_ptr + TEMPERATURE))
         label, other = odds / (odds + wrong_classes), 1.0 / (odds + wrong_classes)
     return label, other
@@ -136,7 +137,7 @@ def virtual_probabilities(numbers_ptr, K: tl.constexpr, VIRTUAL: tl.constexpr, S
 
 @triton.jit
 def cross_entropy_of_two(label, other, log_p_label, sum_log_p_others):
-    """-Σ q log p for a virtual q; what has no probability adds nothing, also where p has none."""
+    """-Σ q log p for a virtual q; a class to which q gives nothing adds nothing, also if p gives it nothing."""
     from_label = tl.where(label == 0, 0.0, label * log_p_label)
     return -from_label - tl.where(other == 0, 0.0, other * sum_log_p_others)
 
@@ -157,7 +158,7 @@ def ahead_of(logits, own, columns, label):
 
 @triton.jit
 def no_hits(NETWORKS: tl.constexpr, ROWS: tl.constexpr):
-    """Top 1 and top 5 of each network, counted by a program for each of its rows."""
+    """Zeros to count hits in: the top 1 and the top 5 of each network, for each row that a program has at once."""
     hits = ()
     for _ in tl.static_range(2 * NETWORKS):
         hits = hits + (tl.zeros((ROWS,), tl.float32),)  # noqa: RUF005 - Triton does not unpack
@@ -178,7 +179,7 @@ def add_hits(hits, network: tl.constexpr, counted, own, rank):
 
 @triton.jit
 def store_sums(sums_ptr, counted_rows, anchor_ces, pairs, thirds, hits):
-    """What a program has summed, in its column of the table."""
+    """Stores what a program has summed in its column of the table."""
     quantities = (counted_rows, anchor_ces, pairs, thirds) + hits  # noqa: RUF005
     for i in tl.static_range(len(quantities)):
         tl.store(sums_ptr + i * tl.num_programs(0) + tl.program_id(0), tl.sum(quantities[i]))
@@ -194,7 +195,7 @@ def partner_share(
     ROW_STRIDE: tl.constexpr,
     COLUMN_STRIDE: tl.constexpr,
 ):
-    """The weight of a partner in the pair term of a row: given, or one over their number."""
+    """The weight of a partner in the pair term of a row: given, or one over the number of partners."""
     if shares_ptr is None:
         share = tl.full(row.shape, 1.0 / PARTNERS, tl.float32)
     else:
@@ -204,7 +205,10 @@ def partner_share(
 
 @triton.jit
 def load_labels(labels_ptr, row, B, IGNORE_INDEX: tl.constexpr, K: tl.constexpr, CHECK_LABELS: tl.constexpr):
-    """In 32 bits, which is enough for classes and takes half the registers; -1, no class, where ignored or no row."""
+    """The labels, and whether each row counts. A label that is ignored, or of no row, is -1, which is no class.
+
+    The labels have 32 bits, which are enough for classes and take half the registers.
+    """
     label = tl.load(labels_ptr + row, mask=row < B, other=IGNORE_INDEX)
     counted = label != IGNORE_INDEX
     if CHECK_LABELS:

@@ -43,7 +43,7 @@ from fastkd.ops.distill_loss.kernel_parts import (
 @triton.jit(do_not_specialize=["B"])
 def rows_kernel(
     logits_ptrs,  # anchor, partners
-    gradient_ptrs,  # the same order; None: not wanted
+    gradient_ptrs,  # in the same order; None if not wanted
     labels_ptr,
     numbers_ptr,
     shares_ptr,  # [PARTNERS, B] or None
@@ -60,13 +60,13 @@ def rows_kernel(
     PARTNERS_LEARN: tl.constexpr,  # partners have a cross-entropy and hits
     DECOUPLED: tl.constexpr,  # DKD's two parts instead of KL
     VIRTUAL: tl.constexpr,  # "", "plain", "spread" or "softened": a teacher of two numbers
-    CROSS_ENTROPY: tl.constexpr,  # of the virtual teacher, instead of KL
+    CROSS_ENTROPY: tl.constexpr,  # cross-entropy with the virtual teacher instead of KL
     DETACHED: tl.constexpr,  # the pair term sends no gradient to the anchor
     TAU_SQUARED: tl.constexpr,
     CHECK_LABELS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    STAGES: tl.constexpr,  # of the loop over samples: 2 loads the next ones early
+    STAGES: tl.constexpr,  # stages of the loop over samples: 2 loads the next ones early
 ):
     temperature = tl.load(numbers_ptr + TEMPERATURE)
     tau_squared = temperature * temperature if TAU_SQUARED else 1.0
@@ -90,7 +90,7 @@ def rows_kernel(
     for block in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), programs, num_stages=STAGES):
         row = (block * ROWS + rows).to(tl.int64)
         exists = row < B
-        weight = counted.to(tl.float32)  # of a row: 0 where its label is ignored
+        weight = counted.to(tl.float32)  # 0 for a row whose label is ignored
         anchor = load_tile(logits_ptrs[0], row, columns, counted, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
         own, known_label = own_logit(logits_ptrs[0], row, label, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
         next_row = (block + programs) * ROWS + rows

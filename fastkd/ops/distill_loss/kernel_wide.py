@@ -32,7 +32,7 @@ from fastkd.ops.distill_loss.kernel_parts import (
 
 @triton.jit
 def add_online(peak, total, logits, inverse_temperature):
-    """One more chunk into each lane's own greatest logit and sum of exponentials: no reduction within the loop."""
+    """Takes a chunk into each lane's own greatest logit and sum of exponentials: no reduction within the loop."""
     new_peak = tl.maximum(peak, logits)
     base = tl.where(new_peak == -float("inf"), 0.0, new_peak)
     kept = total * tl.exp((peak - base) * inverse_temperature)
@@ -41,6 +41,7 @@ def add_online(peak, total, logits, inverse_temperature):
 
 @triton.jit
 def combine_lanes(peaks, totals, inverse_temperature):
+    """A row's greatest logit and the logarithm of its sum of exponentials, out of its lanes' own."""
     peak = tl.max(peaks, 1)
     total = tl.sum(totals * tl.exp((peaks - peak[:, None]) * inverse_temperature), 1)
     return peak, tl.log(total)
@@ -60,9 +61,10 @@ def read_row(
     DECOUPLED: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """The label's logit and rank; peak and log of the sum at the CE temperature, and at the other one.
+    """The label's logit and rank, then the greatest logit and the log of the sum of exponentials, twice.
 
-    Decoupled, the latter are those of the classes other than the label.
+    The first pair is that of the cross-entropy, the second that of KL: each at its own temperature, the second one,
+    if decoupled, of the classes other than the label.
     """
     own, _ = own_logit(ptr, row, label, ROW_STRIDE, COLUMN_STRIDE, K)
     ranks = tl.zeros((1, COLUMNS), tl.float32)
@@ -136,7 +138,7 @@ def wide_kernel(
         label, counted = load_labels(labels_ptr, row, B, IGNORE_INDEX, K, CHECK_LABELS)
         counted_rows += counted.to(tl.float32)
 
-        # What a row is, before any gradient of it can be written.
+        # Sums over whole rows come first: every gradient needs them.
         own, rank, p_peak, p_log_total, a_peak, a_log_total = read_row(
             logits_ptrs[0],
             row,
@@ -215,7 +217,6 @@ def wide_kernel(
         pairs += tl.where(counted, pair, 0.0)
         thirds += tl.where(counted, third, 0.0)
 
-        # Gradients.
         for start in range(0, K, COLUMNS):
             columns = start + tl.arange(0, COLUMNS)
             is_label = columns[None, :] == label[:, None]

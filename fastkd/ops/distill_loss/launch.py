@@ -47,20 +47,21 @@ class Layout(NamedTuple):
     ROWS: int
     """Samples that a program works on at once."""
     COLUMNS: int
-    """Classes at once: all of them, or a chunk of a row that is too wide."""
+    """Classes that it works on at once: all of them, or a chunk of a row that is too wide."""
     num_warps: int
     maxnreg: int
-    """Registers a thread. Told nothing, ptxas spills a few bytes to fit one more block on a multiprocessor."""
+    """Registers of a thread, at most. Without a limit ptxas spills a few bytes to fit one more block."""
     programs: int
-    """At most so many a multiprocessor; each takes every n-th block of samples, n being their number."""
+    """Programs on a multiprocessor, at most; each takes every n-th block of samples, n being the number of programs."""
     STAGES: int = 1
-    """Of the loop over samples, for rows that fit into registers: 2 loads the next samples early."""
+    """Stages of the loop over samples, for rows that fit into registers: 2 loads the next samples early."""
 
 
 def layout(classes: int) -> Layout:
-    """Eight numbers of a row a thread, which is one 16-byte access in bfloat16; sixteen at 4096 classes.
+    """The layout for rows of so many classes.
 
-    As many programs as are resident at once; rows of 513 to 1024 classes are loaded one sample ahead.
+    A thread has eight numbers of a row, which are one 16-byte access in bfloat16, and sixteen at 4096 classes. There
+    are as many programs as are resident at once; rows of 513 to 1024 classes are loaded one sample ahead.
     """
     if classes > WIDEST_ROW:
         return Layout(1, 1024, 8, 255, programs=8)
@@ -88,7 +89,10 @@ def constants(
     ignore_index: int = -100,
     check_labels: bool = False,
 ) -> dict[str, object]:
-    """What the large kernel is compiled for, beside the types of its arguments. `strides`: of anchor and partners."""
+    """What the large kernel is compiled for, beside the types of its arguments.
+
+    strides: (row, column) of the logits of anchor and partners.
+    """
     of_kernel: dict[str, object] = {"STAGES": chosen.STAGES} if kernel_for(classes, chosen) is rows_kernel else {}
     return of_kernel | {
         "K": classes,
@@ -107,7 +111,7 @@ def constants(
     }
 
 
-def losses_and_gradients(
+def compute_losses_and_gradients(
     logits: Sequence[Tensor],
     gradients: Sequence[Tensor | None],
     labels_B: Tensor,
@@ -180,7 +184,7 @@ def losses_and_gradients(
 
 
 def scale_in_place(gradients: Sequence[Tensor], scale: Tensor, correction: Tensor) -> None:
-    """All of one shape [B,K], contiguous."""
+    """Multiplies gradients of one shape [B,K], contiguous, by scale · correction."""
     (samples, classes), device = gradients[0].shape, gradients[0].device
     if samples == 0:
         return
@@ -200,9 +204,10 @@ def scale_in_place(gradients: Sequence[Tensor], scale: Tensor, correction: Tenso
 
 @cache
 def multiprocessors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; two if the interpreter stands in for one."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
 def device_of(tensor: Tensor):
-    """Triton launches on the current device, which need not be the tensor's."""
+    """Makes the tensor's device the current one: Triton launches there."""
     return torch.cuda.device_of(tensor)

@@ -32,11 +32,11 @@ def distill_loss(
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Tensor]:
     """Total, parts [3], hits [networks, 2], the gradients of the networks (anchor, partners) that are `wanted`, and
-    what these are still to be multiplied by: 1 unless rows are ignored.
+    what these have still to be multiplied by: 1 unless rows are ignored.
     """
     logits = [anchor_BK, *partners_BK]
     gradients = [_gradient_like(tensor) if want else None for tensor, want in zip(logits, wanted, strict=True)]
-    total, parts, hits, correction = launch.losses_and_gradients(
+    total, parts, hits, correction = launch.compute_losses_and_gradients(
         logits,
         gradients,
         labels_B.contiguous(),
@@ -64,7 +64,10 @@ def _(anchor_BK, partners_BK, labels_B, numbers, shares_MB, form, wanted, detach
 
 
 def _gradient_like(logits: Tensor) -> Tensor:
-    """float16 would flush most gradients of a mean over the batch to zero before the loss scale reaches them."""
+    """An empty gradient, float32 for float16 logits.
+
+    float16 would flush most gradients of a mean over the batch to zero before the loss scale reaches them.
+    """
     inexact = (torch.float16, torch.bfloat16) if interpreting() else (torch.float16,)  # interpreted, bf16 truncates
     dtype = torch.float32 if logits.dtype in inexact else logits.dtype
     return torch.empty(logits.shape, dtype=dtype, device=logits.device)
@@ -72,6 +75,7 @@ def _gradient_like(logits: Tensor) -> Tensor:
 
 @torch.library.custom_op("fastkd::scale_gradients_", mutates_args=("gradients",))
 def scale_gradients_(gradients: Sequence[Tensor], scale: Tensor, correction: Tensor) -> None:
+    """Multiplies the gradients by scale · correction, in place."""
     launch.scale_in_place(gradients, scale, correction)
 
 
@@ -96,7 +100,7 @@ def _backward(ctx, total_gradient, *_unused):
         raise RuntimeError(SPENT) from error
     if all(type(gradient) is Tensor for gradient in gradients):
         scale_gradients_(gradients, total_gradient, correction)
-    else:  # being traced: a product that the compiler fuses with what follows; it would undo a mutation by a copy
+    else:  # traced: the compiler fuses a product with what follows, and would undo a mutation by a copy
         gradients = [gradient * (total_gradient * correction) for gradient in gradients]
     saved = iter(gradients)
     anchor, *partners = (

@@ -24,18 +24,18 @@ SmoothingSpread = Literal["all", "others"]
 
 
 class Losses(NamedTuple):
-    """What every form gives."""
+    """What every form of the loss returns."""
 
     total: Tensor
     """The one differentiable value."""
     parts: tuple[Tensor, ...]
-    """Its terms before their weights, detached. A kernel gives three, some of which the form has no use for."""
+    """Its terms before their weights, detached. A kernel always gives three, also to a form that has fewer."""
     hits: Tensor
     """[networks that learn, 2] int64: in how many counted rows the label is among the top 1, the top 5."""
 
 
 def ce(anchor_BK: Tensor, _partners_BK: Sequence[Tensor], labels_B: Tensor, *, ignore_index: int) -> Losses:
-    """Cross-entropy. Parts: that."""
+    """Cross-entropy. Parts: the same."""
     counted = counted_rows(labels_B, anchor_BK.shape[1], ignore_index)
     loss = _mean(_cross_entropy(anchor_BK, labels_B, counted, 1.0), counted)
     return Losses(loss, (loss.detach(),), hit_counts(anchor_BK, labels_B, counted)[None])
@@ -143,7 +143,7 @@ def virtual(
 ) -> Losses:
     """ce_weight · CE + kl_weight · KL(virtual teacher ‖ student). Parts: CE, KL.
 
-    temperature: None, or that of a second softmax, over the probabilities, as in Tf-KD's released code.
+    temperature: that of a second softmax over the probabilities, as in the authors' code of Tf-KD; None: there is none.
     """
     counted = counted_rows(labels_B, student_BK.shape[1], ignore_index)
     wrong_classes = max(student_BK.shape[1] - 1, 1)
@@ -207,7 +207,7 @@ def hit_counts(logits_BK: Tensor, labels_B: Tensor, counted_B: Tensor) -> Tensor
 
 
 def counted_rows(labels_B: Tensor, classes: int, ignore_index: int) -> Tensor:
-    """Where the label is not `ignore_index`. On a CPU, asserts that such labels are in range."""
+    """[B] bool: whether the label is not `ignore_index`. On a CPU, asserts that such labels are in range."""
     counted = labels_B != ignore_index
     in_range = ((labels_B >= 0) & (labels_B < classes)) | ~counted
     if labels_B.device.type == "cpu":  # on a GPU an assertion would take the whole context down with it
@@ -242,7 +242,10 @@ def _cross_entropy(logits_BK: Tensor, labels_B: Tensor, counted_B: Tensor, tempe
 def _hard_and_soft_cross_entropy(
     logits_BK: Tensor, labels_B: Tensor, counted_B: Tensor, label_probability: Tensor, other_probability: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """With the labels, and with a distribution of two numbers: that of the label, that of every other class."""
+    """The cross-entropy with the labels, and that with a distribution of two numbers.
+
+    These are the probability of the label and the probability of every other class.
+    """
     log_p = _log_softmax(logits_BK, 1.0)
     column = torch.where(counted_B, labels_B, 0)[:, None]
     label = log_p.gather(1, column)[:, 0]

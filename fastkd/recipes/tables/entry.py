@@ -15,21 +15,21 @@ class Entry:
     table: str
     recipe: str
     teacher: str = ""
-    """Its network; empty: the method has no teacher."""
+    """The teacher's network; empty where the method has no teacher."""
     student: str
     method: str
     teacher_training: Literal["standard", "sftn"] = "standard"
     options: dict[str, Any] = field(default_factory=dict)
-    """What is not the recipe's own, by the name of the option."""
+    """Settings that are not the recipe's own, by the names of their options."""
     figures: dict[str, Published]
-    """By stage: teacher, student, control (the student without a teacher)."""
+    """A figure for each stage: teacher, student, control (the student without a teacher)."""
 
     def arguments(self) -> list[str]:
         """What follows `python -m fastkd.train`."""
         pair = ["--pair", f"{self.teacher}/{self.student}"] if self.teacher else ["--student", self.student]
         words = [self.recipe, *pair, "--method", self.method]
         if self.teacher and self.teacher_training == "standard" and self.recipe.endswith("-sftn"):
-            words += ["--teacher-training", "standard"]  # those recipes' own is the other
+            words += ["--teacher-training", "standard"]  # these recipes' default is the other
         for name, value in self.options.items():
             values = value if isinstance(value, tuple) else (value,)
             words += [f"--{name}", *map(_word, values)]

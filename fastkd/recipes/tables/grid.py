@@ -9,7 +9,7 @@ from fastkd.recipes.recipe import Published
 class Grid(NamedTuple):
     columns: tuple[str, ...]
     rows: dict[str, tuple[str, ...]]
-    """One cell for each column, by the row's name."""
+    """The cells of each row, one for each column, by the row's name."""
 
 
 def read_grid(text: str) -> Grid:
@@ -23,6 +23,6 @@ def read_grid(text: str) -> Grid:
 
 
 def figure(cell: str, source: str) -> Published:
-    """`75.46` or `75.46±0.23`."""
+    """Reads a cell: `75.46` or `75.46±0.23`."""
     mean, _, spread = cell.partition("±")
     return Published(top1=float(mean), std=float(spread) if spread else None, source=source)

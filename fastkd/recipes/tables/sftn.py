@@ -1,6 +1,6 @@
 """The tables of "Learning Student-Friendly Teacher Networks for Knowledge Distillation" (Park et al. 2021).
 
-Of a cell's two figures the first belongs to a teacher trained in the standard way, the second to a student-friendly
+A cell has two figures: the first belongs to a teacher trained in the standard way, the second to a student-friendly
 one. Tables 1 to 9 are the paper's, 13 to 18 its supplement's.
 """
 
@@ -44,7 +44,7 @@ OH       76.00±0.07 76.39±0.14    74.79±0.19 75.62±0.27    75.04±0.21 76.65
 Best     76.00±0.07 77.23±0.09    75.72±0.26 76.09±0.47    75.95±0.14 77.02±0.15    74.94±0.24 75.66±0.22
 """)
 
-# The one column that the supplement does not repeat with deviations.
+# This is the one column that the supplement does not repeat with deviations.
 _TABLE_1 = read_grid("""
          resnet32x4/resnet8x2
 teacher  79.25 77.89
@@ -108,10 +108,10 @@ _COLLABORATIVE: dict[str, tuple[str, dict[str, Any]]] = {
     "DML": ("dml", {}),
     "KDCL": ("kdcl", {}),
     "RCO-1": ("rco", {}),  # one training of the student that is divided among four points of the teacher's
-    "RCO-4": ("rco", {"rco.restart": True}),  # one for each of them
+    "RCO-4": ("rco", {"rco.restart": True}),  # one training of the student for each of them
 }
 
-# Of a cell's two figures the first is the student-friendly teacher's, the second that of the student by KD.
+# A cell has two figures: that of the student-friendly teacher, and that of its student by KD.
 _SWEEPS = {
     "Table 5": (
         ("sftn.kl-weight", 1.0, "sftn.temperature"),
@@ -200,7 +200,7 @@ _TABLE_9 = {
     """),
 }
 
-# Of a cell's figures: standard and student-friendly teacher's student by KD.
+# A cell has the figures of two students by KD: from the standard teacher and from the student-friendly one.
 _TABLE_13 = read_grid("""
        ResNet18       ResNet34       ResNet50       ResNet101      ResNet152
 KD     68.39 69.08    67.05 68.77    68.27 69.15    68.60 68.99    68.71 68.90
@@ -240,7 +240,7 @@ def _entry(table: str, pair: str, method: str, kind: _Kind, **more: Any) -> Entr
 
 
 def _main(table: str, grid: Grid) -> list[Entry]:
-    """Of the tables that compare both teachers for all methods."""
+    """The entries of a table that compares both teachers for all methods."""
     source, found = f"SFTN, {table}", []
     for number, pair in enumerate(grid.columns):
         for row, method in _METHODS.items():
@@ -312,4 +312,4 @@ ENTRIES = (
     *_swept(),
     *_mobile(),
 )
-"""Where two tables have a figure for the same run, the first one counts."""
+"""All entries of the paper. For a run that two tables have a figure for, the first entry counts."""

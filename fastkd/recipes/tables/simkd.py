@@ -116,7 +116,7 @@ student  74.01                                      76.26
 SimKD    74.64                                      77.60
 """)
 
-# Three teachers; the first row of figures is theirs.
+# Each student has three teachers; the first row of figures is theirs.
 _TABLE_6 = read_grid("""
           resnet32x4+resnet32x4+resnet32x4/ShuffleV2  resnet32x4+resnet32x4+resnet110x2/ShuffleV2
 teachers  79.32 79.43 79.45                           79.43 79.45 78.18
@@ -135,7 +135,7 @@ _SEVERAL: dict[str, tuple[str, dict[str, Any]]] = {
     "SimKD": ("simkd", {}),
 }
 
-# The reused classifier's accuracy; α is SimKD's weight, 1 - α that of the student's own CE and KL.
+# Figures are those of the reused classifier; α is SimKD's weight, 1 - α that of the student's own CE and KL.
 _JOINT = {
     "Table S.4": read_grid("""
                resnet32x4/resnet8x4  resnet38x2/resnet8x4
@@ -159,7 +159,7 @@ _JOINT = {
     """),
 }
 
-# r, the factor by which the projector is narrower than the teacher.
+# Rows are r, the factor by which the projector is narrower than the teacher.
 _FACTORS = (
     (
         "Table S.8",
@@ -265,7 +265,7 @@ def _variants() -> list[Entry]:
             found += [_variant(table, pair, options, cell) for pair, cell in zip(grid.columns, cells, strict=True)]
     for table, grid in _FACTORS:
         for row, cells in grid.rows.items():
-            options = {} if row == "2" else {"simkd.factor": int(row)}  # 2 is the recipe's own
+            options = {} if row == "2" else {"simkd.factor": int(row)}  # 2 is the recipe's default
             pairs = zip(grid.columns, cells, strict=True)
             found += [_variant(table, pair, options, cell) for pair, cell in pairs]
     pair = "resnet32x4/resnet8x4"
@@ -286,4 +286,4 @@ ENTRIES = (
     *_several(),
     *_variants(),
 )
-"""Where two tables have a figure for the same run, the first one counts."""
+"""All entries of the paper. For a run that two tables have a figure for, the first entry counts."""

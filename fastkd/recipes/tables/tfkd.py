@@ -26,7 +26,7 @@ IMAGENET_NETWORKS = {
     "ResNeXt101": "torchvision_resnext101_32x8d",
 }
 
-# Tables 1 to 3: the networks' own accuracies, KD from the first to the second, and Re-KD, the other way round.
+# Tables 1 to 3 have the networks' own accuracies, KD from the first to the second, and Re-KD, the other way round.
 _TABLES_1_TO_3 = {
     ("Table 1", "cifar100-tfkd"): read_grid("""
                                 teacher  student  KD          Re-KD
@@ -126,7 +126,7 @@ _REG = {
     """),
 }
 
-# Tables 10 and 11: τ and α of KD and Re-KD, and of De-KD. The latter's τ is always 20.
+# Tables 10 and 11 have τ and α of KD and Re-KD, and of De-KD, whose τ is always 20.
 TABLE_10 = {
     "cifar10-tfkd": read_grid("""
                                KD       Re-KD
@@ -212,7 +212,7 @@ def _pairs() -> list[Entry]:
 
 
 def _alone() -> list[Entry]:
-    """The students that have no other network for a teacher."""
+    """The entries of students that have no other network for a teacher."""
     found = []
     for (table, recipe), grid in _SELF.items():
         names = IMAGENET_NETWORKS if recipe == "imagenet-tfkd" else NETWORKS
@@ -229,4 +229,4 @@ def _alone() -> list[Entry]:
 
 
 ENTRIES = (*_pairs(), *_alone())
-"""Where two tables have a figure for the same run, the first one counts."""
+"""All entries of the paper. For a run that two tables have a figure for, the first entry counts."""

@@ -36,7 +36,7 @@ def scores(dtype: str, samples: int, dim: int, architecture: int) -> dict:
         "ROWS": tiles.rows,
         "STAGES": tiles.stages,
     }
-    types = {"bank_ptr": f"*{dtype}", "anchors_ptr": "*bf16", "counts_ptr": "*i16"}
+    types = {"bank_ptr": f"*{dtype}", "scaled_ptr": "*bf16", "counts_ptr": "*i16"}
     options = {"num_warps": tiles.warps, "maxnreg": tiles.registers}
     record = of_bank(dense_kernels.scores_kernel, types, constants, options, architecture)
     return {"dtype": dtype, "samples": samples, "dim": dim} | record
@@ -49,7 +49,7 @@ def small_kernels(architecture: int) -> list[dict]:
     measure = classes | {"chosen_ptr": None, "REPLACEMENT": False}
     finish = {"D": 128, "SUMS": 256, "PROGRAMS": 224, "AT_ONCE": dense.ADDED_AT_ONCE, "LANES": dense.ADDED_LANES}
     update = {"D": 128, "PADDED": 128, "SAMPLES": 64}
-    drawn = {"out_ptr": "*i32", "counts_ptr": "*i16", "anchors_ptr": "*bf16", "bank_ptr": "*bf16"}
+    drawn = {"out_ptr": "*i32", "counts_ptr": "*i16", "scaled_ptr": "*bf16", "bank_ptr": "*bf16"}
     kernels = (
         (draw_kernels.draw_kernel, draw | {"REPLACEMENT": True}, 4),
         (draw_kernels.draw_kernel, draw | {"REPLACEMENT": False}, 4),

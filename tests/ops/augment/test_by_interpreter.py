@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from helpers.subprocesses import run_interpreted
 
+HERE = Path(__file__).parent
 
-def test_the_kernel():
+
+def test_the_kernel_and_the_operation():
     pytest.importorskip("triton", reason="Triton is not installed")
-    run_interpreted(Path(__file__).with_name("test_interpreted.py"))
+    run_interpreted(HERE / "test_interpreted.py", HERE / "test_interpreted_operation.py")

@@ -1,13 +1,11 @@
-"""The C++ twin against float64, the golden vectors, itself; and the operations as PyTorch sees them."""
+"""The C++ twin against float64, the golden vectors and itself."""
 
 import pytest
 import torch
 from helpers.crd_cases import PROBLEMS, check_golden, check_path, check_update, golden, needs_library, problem
 
-from fastkd.ops import compiled, crd, select
+from fastkd.ops import crd
 from fastkd.ops.crd import operation
-from fastkd.ops.crd.inputs import flat
-from fastkd.support.errors import UserError
 
 pytestmark = needs_library
 
@@ -76,83 +74,6 @@ def test_rows_outside_the_bank_are_refused(row):
     case.contrast.chosen_BK[2, 3] = row
     with pytest.raises(RuntimeError, match="outside the bank"):
         run(case)
-
-
-def arguments_of(case):
-    z = torch.tensor((30.0, 40.0))
-    return (*flat(case.inputs(z)), "cpu")
-
-
-@pytest.mark.parametrize("explicit", [False, True])
-def test_opcheck_loss_and_normaliser(explicit):
-    case = problem(explicit=explicit)
-    # Its gradients are outputs too, for the backward pass; opcheck would differentiate them.
-    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(operation.crd_loss, arguments_of(case), test_utils=tests)
-    detached = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments_of(case)]
-    torch.library.opcheck(operation.crd_normaliser, tuple(detached))
-
-
-def test_opcheck_the_rest():
-    case = problem()
-    student, teacher = (tensor.detach() for tensor in case.contrast[:2])
-    z, step = torch.full((2,), -1.0), torch.tensor(0)
-    update = (case.bank, z, step, case.contrast.rows_B, student, teacher, torch.ones(2), case.numbers, "cpu")
-    torch.library.opcheck(operation.crd_update_, update)
-    plan = case.contrast.plan
-    torch.library.opcheck(operation.crd_draw, (case.contrast.rows_B, *plan, 300, "cpu"))
-    torch.library.opcheck(operation.crd_scale_, (student, teacher, torch.tensor(2.0)))
-
-
-def test_the_gradient_that_arrives_is_applied_once():
-    case = problem()
-    z = torch.tensor((30.0, 40.0))
-    plain = torch.autograd.grad(crd.loss(case.inputs(z), "cpu").total, case.contrast[:2])
-    total = crd.loss(case.inputs(z), "cpu").total * 3
-    scaled = torch.autograd.grad(total, case.contrast[:2], retain_graph=True)
-    for one, three in zip(plain, scaled, strict=True):
-        torch.testing.assert_close(three, 3 * one)
-    with pytest.raises(RuntimeError, match="second backward needs a second forward"):
-        torch.autograd.grad(total, case.contrast[:2])
-
-
-def test_the_update_tells_autograd():
-    case = problem()
-    student, teacher = (tensor.detach() for tensor in case.contrast[:2])
-    bank, z, step = case.bank, torch.ones(2), torch.tensor(0)
-    before = [tensor._version for tensor in (bank, z, step)]
-    crd.update_(bank, z, step, case.contrast.rows_B, student, teacher, torch.ones(2), case.numbers, "cpu")
-    assert all(tensor._version > old for tensor, old in zip((bank, z, step), before, strict=True))
-
-
-def test_the_choice(monkeypatch):
-    bank = problem().bank
-    assert crd.implementation(bank, 5, 70)[0] == "cpu"
-    assert crd.implementation(bank.double(), 5, 70)[0] == "reference"
-    monkeypatch.setenv("FASTKD_OPS", "crd=reference")
-    assert crd.implementation(bank, 5, 70) == ("reference", select.FORCED)
-    monkeypatch.setenv("FASTKD_OPS", "crd=gather")
-    with pytest.raises(UserError, match="the compiled cuda code does not run on cpu"):
-        crd.implementation(bank, 5, 70)
-    monkeypatch.setenv("FASTKD_OPS", "crd=cpu")
-    with pytest.raises(UserError, match="float32 and bfloat16"):
-        crd.implementation(bank.double(), 5, 70)
-
-
-def test_without_the_library(monkeypatch):
-    monkeypatch.setattr(compiled, "_file", lambda device: None)
-    path, reason = crd.implementation(problem().bank, 5, 70)
-    assert path == "reference" and "the compiled cpu library was not built" in reason
-
-
-@pytest.mark.parametrize(
-    ("rows", "samples", "negatives", "dense"),
-    [(50_000, 64, 16_384, True), (1_281_167, 256, 16_384, False), (50_000, 2, 16_384, False)],
-)
-def test_large_banks_are_gathered(monkeypatch, rows, samples, negatives, dense):
-    monkeypatch.setattr(select, "OPERATIONS", {"crd": dict.fromkeys(("dense", "gather"), lambda *_: "")})
-    bank = torch.empty(rows, 2, 128, device="meta")
-    assert crd.implementation(bank, samples, negatives)[0] == ("dense" if dense else "gather")
 
 
 def test_golden_cases_are_exercised_by_the_library(monkeypatch):

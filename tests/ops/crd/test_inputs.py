@@ -8,7 +8,8 @@ from helpers.crd_cases import problem
 
 from fastkd.ops.crd import operation
 from fastkd.ops.crd.draws import DrawPlan
-from fastkd.ops.crd.inputs import Inputs, flat, leaves, nested, schema
+from fastkd.ops.crd.inputs import Inputs
+from fastkd.ops.schema import flat, schema
 
 HEADER = (Path(__file__).parents[3] / "csrc" / "inputs.h").read_text()
 IN_CPP = {"Tensor": "Tensor", "Tensor?": "std::optional<Tensor>", "int": "int64_t", "bool": "bool"}
@@ -28,12 +29,6 @@ def arguments_in_python(kind: type) -> list[tuple[str, str]]:
 def test_cpp_takes_what_python_hands_over():
     assert arguments_in_cpp("FASTKD_CRD_INPUTS") == arguments_in_python(Inputs)
     assert arguments_in_cpp("FASTKD_DRAW_PLAN") == arguments_in_python(DrawPlan)
-
-
-def test_flat_and_nested_again():
-    given = problem(explicit=True).inputs(torch.ones(2))
-    assert all(one is other for one, other in zip(flat(given), flat(nested(Inputs, iter(flat(given)))), strict=True))
-    assert len(flat(given)) == len(list(leaves(Inputs)))
 
 
 def test_the_gradients_are_those_of_the_embeddings():

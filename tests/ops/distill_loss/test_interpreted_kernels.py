@@ -219,7 +219,7 @@ def test_the_device_assertion_is_switched_by_the_environment(classes, wrong, mon
     options = {"detached": False, "tau_squared": True, "ignore_index": -100}
 
     def run():
-        return launch.losses_and_gradients(logits, [None], labels, torch.ones(3), None, "kd", **options)
+        return launch.compute_losses_and_gradients(logits, [None], labels, torch.ones(3), None, "kd", **options)
 
     run()  # reads nothing that is not there
     monkeypatch.setenv("FASTKD_CHECK_LABELS", "1")

@@ -1,18 +1,12 @@
-"""Files that are not what is usual: each is used, by every loader alike, as what it should be used as."""
+"""Files that are not what is usual, and the pixels that they should be used as."""
 
-import os
 import struct
 import zlib
 
 import numpy as np
-import pytest
-import torch
-from helpers.corrupt_folders import evaluated, opened, trained
-from helpers.image_folders import LOADERS, needs_dali, picture, write_folder
 from PIL import Image
 
-from fastkd.data.decoding import decode
-from fastkd.support.errors import UserError
+from helpers.image_folders import picture
 
 
 def png(pixels, bits, colour):
@@ -123,55 +117,3 @@ class Odd:
 
 
 ODD = [name for name in vars(Odd) if not name.startswith("_") and name != "pixels"]
-
-
-@pytest.mark.parametrize("kind", ODD)
-def test_what_is_odd_is_converted(root, image, kind):
-    expected = getattr(Odd, kind)(image)
-    np.testing.assert_array_equal(decode(str(image)).numpy(), expected)
-    data = opened(root)
-    assert data.notes == () and len(data.train) == 16
-    assert data.train.sizes[3].tolist() == [expected.shape[1], expected.shape[0]]
-    held = opened(root, resident=True).train.images[3]
-    if kind == "one_pixel":
-        assert (held == torch.from_numpy(expected[0, 0].copy())).all()
-
-
-@pytest.mark.parametrize("loader", LOADERS)
-def test_what_is_odd_is_trained_and_tested_on(root, loader):
-    """All of it in one folder, seen by each loader as by the other."""
-    for number, kind in enumerate(ODD):
-        getattr(Odd, kind)(root / "train" / "ant" / f"{number + 20}.jpg")
-        getattr(Odd, kind)(root / "val" / "bee" / f"{number + 20}.jpg")
-    data = opened(root)
-    batches = trained(data, loader, drop_last=False)
-    assert sorted(place for raw in batches for place in raw.index.tolist()) == list(range(16 + len(ODD)))
-    reference = trained(data, "torchvision", drop_last=False)
-    for ours, theirs in zip(batches, reference, strict=True):
-        apart = (ours.images.float() - theirs.images.float()).abs().mean((0, 2, 3, 4))
-        assert (apart < 1.0).all(), [data.train.paths[place] for place in ours.index[apart >= 1.0].tolist()]
-    for ours, theirs in zip(evaluated(data, loader), evaluated(data, "torchvision"), strict=True):
-        assert (ours.images.float() - theirs.images.float()).abs().mean((0, 2, 3, 4)).max() < 1.0
-
-
-@needs_dali
-def test_dali_does_not_rewrite_a_whole_data_set(root, monkeypatch):
-    monkeypatch.setattr("fastkd.data.dali._MOST_REWRITTEN", 3 * 40 * 30 * 2)
-    for number, allowed in enumerate((True, True, False)):
-        Odd.webp(root / "train" / "ant" / f"{number}.jpg")
-        if allowed:
-            assert len(trained(opened(root), "dali")) == 4
-    with pytest.raises(UserError, match="3 images are neither JPEG nor PNG of 8 bits, .*--loader torchvision"):
-        trained(opened(root), "dali")
-
-
-@pytest.mark.parametrize("loader", LOADERS)
-def test_names_in_every_script(tmp_path, loader):
-    classes = ("Ärger und Öl", "日本語", "with 'quotes' and \"more\"", "emoji 🐜")
-    root = write_folder(tmp_path / "données", size=None, ending="jpg", classes=classes)
-    (root / "train" / classes[0] / "0.jpg").rename(root / "train" / classes[0] / "ß ü 图.JPEG")
-    os.rename(root / "train" / classes[1] / "0.jpg", os.fsencode(root / "train" / classes[1]) + b"/\xff\xfe.jpg")
-    data = opened(root)
-    assert data.classes == tuple(sorted(classes))
-    batches = trained(data, loader, drop_last=False)
-    assert sum(len(raw.index) for raw in batches) == 20

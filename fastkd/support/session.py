@@ -1,0 +1,16 @@
+"""One call of the program: what every stage of every seed has in common, whatever is trained."""
+
+from dataclasses import dataclass, field
+
+from fastkd.support.display import Display
+from fastkd.support.interrupt import Interrupt
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where a call of the program shows what it does, who may stop it, and what it writes besides."""
+
+    display: Display
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    tensorboard: bool = False
+    """Whether TensorBoard files are written."""

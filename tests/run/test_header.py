@@ -1,0 +1,87 @@
+"""What stands above a run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.courses import prestage_recipe, taught_recipe
+from helpers.tiny import job_of, tiny_recipe
+
+from fastkd.run.header import header
+from fastkd.support import distributed
+from fastkd.training.execution import EVERYTHING_OFF
+
+
+def lines(recipe, execution=None):
+    return header(job_of(recipe, execution), Path("runs/one")).splitlines()
+
+
+def stages(recipe):
+    """Its lines of the stages, by their names."""
+    return dict(line.strip().split(": ", 1) for line in lines(recipe)[3:])
+
+
+def test_it_begins_with_the_recipe_the_machine_the_data_and_the_folder():
+    first, how, operations, *_ = lines(tiny_recipe(threads=3))
+    assert first == "digits  on CPU, 3 threads, digits, 8 pixels  ->  runs/one"
+    assert how.startswith("  compile off, capture off, float32, contiguous, teacher folding off (compiling is off")
+    assert "distill_loss: reference (" in operations and "crd: " in operations and "augment: " in operations
+
+
+def test_where_nothing_is_off_no_reason_stands_behind_it():
+    job = replace(job_of(tiny_recipe()), execution=EVERYTHING_OFF._replace(deterministic=True), why_off="")
+    assert header(job, Path("x")).splitlines()[1].endswith("teacher folding off, deterministic")
+
+
+def test_forced_operations_are_said_to_be(monkeypatch):
+    monkeypatch.setenv("FASTKD_OPS", "distill_loss=reference")
+    assert "distill_loss: reference (forced by FASTKD_OPS)" in lines(tiny_recipe())[2]
+
+
+def test_several_processes_share_the_batch_and_the_machine(monkeypatch):
+    recipe = tiny_recipe(threads=2)
+    job = job_of(recipe)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    first, *_, last = header(job, Path("x")).splitlines()
+    assert "on 2 processes, each on CPU with 2 threads, digits" in first
+    assert last.endswith("sgd lr 0.05 for the whole batch of 32 (16 a process)")
+
+
+class TestStages:
+    def test_a_teacher_with_branches_a_student_and_a_control(self):
+        how = "2 epochs, sgd lr 0.05 for the whole batch of 32"
+        assert stages(tiny_recipe()) == {
+            "teacher": f"resnet8 with branches of resnet8, {how}",
+            "student": f"resnet8 from teacher by kd, {how}",
+            "control": f"resnet8, {how}",
+        }
+
+    def test_a_loaded_teacher_says_where_it_is_from(self):
+        recipe = taught_recipe("kd")
+        loaded = replace(recipe.stages[0], training=None, file="/data/teacher.pt")
+        assert stages(replace(recipe, stages=(loaded, recipe.stages[1])))["teacher"] == "resnet8 from /data/teacher.pt"
+
+    def test_several_teachers_are_all_named(self):
+        assert stages(taught_recipe("aveg", 2))["student"].startswith("resnet8 from teacher and teacher-2 by aveg, ")
+
+    def test_a_student_without_a_teacher_is_a_network_that_is_trained(self):
+        recipe = taught_recipe("ls")
+        alone = replace(recipe, stages=(replace(recipe.stages[1], teachers=()),))
+        assert stages(alone)["student"].startswith("resnet8, 2 epochs, ")
+
+    def test_what_a_method_trains_before_has_a_line_with_its_own_numbers(self):
+        found = stages(prestage_recipe("kd+sskd"))["student-sskd"]
+        assert found == "what sskd trains before, 2 epochs, sgd lr 0.05 for the whole batch of 32"
+
+    def test_networks_that_learn_together_show_a_rate_that_is_not_the_students(self):
+        given = taught_recipe("kdcl", 2)
+        slow = replace(given.stages[0], training=replace(given.stages[0].training, lr=0.01))
+        (line,) = stages(replace(given, stages=(slow, *given.stages[1:]))).values()
+        assert line.startswith("resnet8 and teacher resnet8 (lr x0.2) and teacher-2 resnet8 together by kdcl, 2 epochs")
+
+    @pytest.mark.parametrize("rate, words", ((0.05, "0.05"), (1e-05, "1e-05"), (0.078, "0.078"), (1.0, "1")))
+    def test_a_rate_is_as_short_as_it_can_be(self, rate, words):
+        recipe = taught_recipe("kd")
+        training = replace(recipe.stages[1].training, lr=rate, optimizer="adam")
+        found = stages(replace(recipe, stages=(recipe.stages[0], replace(recipe.stages[1], training=training))))
+        assert found["student"].endswith(f", adam lr {words} for the whole batch of 32")

@@ -1,0 +1,69 @@
+"""The tests of fastkd/a/b.py stand in tests/a/test_b.py, or TESTED_ELSEWHERE says where they stand and why."""
+
+import pytest
+from helpers.places import ROOT, TESTS
+
+TESTED_ELSEWHERE = {
+    "methods/": ("tests/methods/test_walk.py", "Every row of METHODS is walked there."),
+    "networks/": ("tests/networks/test_table.py", "Every row of NETWORKS is walked there."),
+    "ops/augment/": ("tests/ops/augment/test_interpreted.py", "The kernel is held against the reference there."),
+    "ops/crd/": ("tests/ops/crd/test_interpreted.py", "The kernels are held against the reference there."),
+    "ops/distill_loss/": (
+        "tests/ops/distill_loss/test_interpreted_kernels.py",
+        "The kernels are held against the reference there.",
+    ),
+    "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),
+    "support/session.py": (
+        "tests/run/test_run.py",
+        "It holds three values and does nothing; runs are carried out there.",
+    ),
+}
+"""{a module, or a folder with those of its modules that have no test in their place: (test file, why there)}."""
+
+MODULES = sorted(
+    str(path.relative_to(ROOT / "fastkd")) for path in (ROOT / "fastkd").rglob("*.py") if path.name != "__init__.py"
+)
+
+
+def place_of_tests(module: str) -> str:
+    """`data/__main__.py` has its tests in `tests/data/test_main.py`."""
+    folder, slash, name = module.rpartition("/")
+    return f"tests/{folder}{slash}test_{name.removesuffix('.py').strip('_')}.py"
+
+
+def has_tests_in_its_place(module: str) -> bool:
+    return (ROOT / place_of_tests(module)).is_file()
+
+
+def is_covered_by(entry: str, module: str) -> bool:
+    return module.startswith(entry) if entry.endswith("/") else module == entry
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_has_its_tests_in_its_place(module):
+    elsewhere = any(is_covered_by(entry, module) for entry in TESTED_ELSEWHERE)
+    assert has_tests_in_its_place(module) or elsewhere, f"fastkd/{module} has no {place_of_tests(module)}"
+
+
+@pytest.mark.parametrize("entry", TESTED_ELSEWHERE)
+def test_what_is_tested_elsewhere_is_tested_there_and_has_no_place_of_its_own(entry):
+    file, reason = TESTED_ELSEWHERE[entry]
+    assert (ROOT / file).is_file() and reason.endswith(".")
+    assert any(is_covered_by(entry, module) and not has_tests_in_its_place(module) for module in MODULES), (
+        f"whatever fastkd/{entry} means has its tests in its place: take the entry out of TESTED_ELSEWHERE"
+    )
+
+
+def test_no_module_stands_in_two_entries():
+    several = {
+        module: found
+        for module in MODULES
+        if len(found := [entry for entry in TESTED_ELSEWHERE if is_covered_by(entry, module)]) > 1
+    }
+    assert not several
+
+
+def test_test_files_are_named_so_that_pytest_finds_them():
+    """A helper stands in tests/helpers/, so what is left is a test or a conftest."""
+    others = [path for path in TESTS.rglob("*.py") if path.relative_to(TESTS).parts[0] != "helpers"]
+    assert not [path for path in others if not path.name.startswith("test_") and path.name != "conftest.py"]

@@ -1,0 +1,286 @@
+"""One stage from its first step to its last: what is logged, kept, gone on with and refused."""
+
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.feeding import evaluation_of, training_of
+from helpers.interrupts import AfterSteps
+from helpers.tiny import CPU, Quiet, job_of, tiny_recipe
+
+from fastkd import networks
+from fastkd.data import Augmentation, DataSet, Split
+from fastkd.run import Run
+from fastkd.support.display import Display
+from fastkd.support.errors import UserError
+from fastkd.support.interrupt import Interrupt, Stopped
+from fastkd.support.log import MetricsLog, read_metrics
+from fastkd.support.session import Session
+from fastkd.training.identity import Identity
+from fastkd.training.optimisation import Training
+from fastkd.training.stages import Stage, StageLoss, Supervised
+from fastkd.training.step import Step
+from fastkd.training.trainer import Trainer
+
+SAMPLES, BATCH = 10, 4  # three steps an epoch, the last of two images
+STEPS = 3
+
+
+def made_data():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (SAMPLES, 8, 8, 3), dtype=torch.uint8, generator=generator)
+    split = Split(images, torch.arange(SAMPLES) % 3)
+    return DataSet(name="made", train=split, test=split, classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def supervised(network="resnet8"):
+    torch.manual_seed(0)
+    return Supervised(networks.build(network, num_classes=3), "student")
+
+
+def trainer_in(folder, stage=None, *, name="student", display=None, interrupt=None, training=None, **options):
+    data = made_data()
+    settings = Training(**({"epochs": 2, "batch_size": BATCH, "lr": 0.01, "drop_last": False} | (training or {})))
+    train = training_of(
+        data, image_size=8, batch_size=BATCH, augmentation=Augmentation(crop_padding=1), seed=0, drop_last=False
+    )
+    return Trainer(
+        name,
+        stage or supervised(),
+        settings,
+        train,
+        evaluation_of(data, image_size=8, batch_size=BATCH),
+        device=CPU,
+        session=Session(display or Quiet(), interrupt or Interrupt()),
+        checkpoint=folder / f"{name}.pt",
+        log=MetricsLog(folder / "metrics.jsonl"),
+        **options,
+    )
+
+
+def stopped_after(count, folder, **options):
+    """The checkpoint of a training that was asked to stop while it took its `count`-th step."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped, match="stopped by SIGINT in student"):
+        trainer_in(folder, interrupt=AfterSteps(patch, count), **options).fit()
+    return folder / "student.pt"
+
+
+def edit(checkpoint, **changes):
+    torch.save(torch.load(checkpoint, weights_only=True) | changes, checkpoint)
+
+
+def logged(folder):
+    """Everything but times."""
+    records = read_metrics(folder / "metrics.jsonl")
+    return [{key: value for key, value in r.items() if key not in ("seconds", "images_per_second")} for r in records]
+
+
+def test_every_epoch_is_trained_evaluated_logged_and_told(tmp_path):
+    told, trainer = [], trainer_in(tmp_path, training={"epochs": 3, "milestones": (2,), "factor": 0.5})
+    progress = trainer.fit(told.append)
+    records = logged(tmp_path)
+    assert told == [record["epoch"] for record in records] == [1, 2, 3]
+    assert [record["step"] for record in records] == [STEPS, 2 * STEPS, 3 * STEPS]
+    assert [record["lr"] for record in records] == pytest.approx([0.01, 0.01, 0.005])
+    assert {record["test"]["student"]["samples"] for record in records} == {SAMPLES}
+    assert progress.test == records[-1]["test"] and (progress.epoch, progress.step) == (3, 0)
+    best = max(record["test"]["student"]["top1"] for record in records)
+    first = next(record["epoch"] for record in records if record["test"]["student"]["top1"] == best)
+    assert progress.best == {"epoch": first, "top1": best / SAMPLES}
+    assert trainer.step.done == 3 * STEPS and trainer.checkpoint.exists()
+
+
+def test_the_last_epoch_is_evaluated_whatever_eval_every_says(tmp_path):
+    trainer_in(tmp_path, training={"epochs": 3}, eval_every=2).fit()
+    assert [bool(record["test"]) for record in logged(tmp_path)] == [False, True, True]
+
+
+# In the middle of an epoch, at the end of one, before the last step of all.
+@pytest.mark.parametrize("count", (1, 2, 3, 5))
+def test_stopped_and_gone_on_with_is_the_same_bit_for_bit(count, tmp_path):
+    folders = [tmp_path / name for name in ("whole", "parts")]
+    for folder in folders:
+        folder.mkdir()
+    whole = trainer_in(folders[0], training={"ema": 0.5})
+    whole.fit()
+    stopped_after(count, folders[1], training={"ema": 0.5})
+    display = Quiet()
+    parts = trainer_in(folders[1], training={"ema": 0.5}, display=display)
+    parts.fit()
+    where = f"resumed after epoch {count // STEPS}" + (f", step {count % STEPS}" if count % STEPS else "")
+    assert display.notes[0].endswith(where)
+    for one, other in ((whole.stage, parts.stage), (whole.step.average.network, parts.step.average.network)):
+        found = other.state_dict()
+        assert all(torch.equal(value, found[name]) for name, value in one.state_dict().items())
+    assert logged(folders[1]) == logged(folders[0])
+
+
+def test_a_stage_that_is_done_takes_no_step(tmp_path, monkeypatch):
+    first = trainer_in(tmp_path).fit()
+    monkeypatch.setattr(Step, "__call__", lambda *_: pytest.fail("trained on"))
+    display = Quiet()
+    assert trainer_in(tmp_path, display=display).fit() == first
+    assert len(logged(tmp_path)) == 2 and len(display.notes) == 1
+
+
+def test_what_was_logged_after_the_checkpoint_is_forgotten(tmp_path):
+    checkpoint = stopped_after(STEPS, tmp_path)
+    before = checkpoint.read_bytes()
+    trainer_in(tmp_path).fit()
+    checkpoint.write_bytes(before)  # as if the process had been killed before its next checkpoint
+    trainer_in(tmp_path).fit()
+    assert [record["epoch"] for record in logged(tmp_path)] == [1, 2]
+
+
+class TestCheckpointsThatDoNotFit:
+    def test_of_another_stage(self, tmp_path):
+        checkpoint = stopped_after(1, tmp_path)
+        checkpoint.rename(tmp_path / "teacher.pt")
+        with pytest.raises(UserError, match=r"teacher\.pt is of the stage 'student', expected 'teacher'"):
+            trainer_in(tmp_path, name="teacher").fit()
+
+    def test_of_another_format(self, tmp_path):
+        edit(stopped_after(1, tmp_path), format=99)
+        with pytest.raises(UserError, match=r"student\.pt has format 99, this fastkd reads 1"):
+            trainer_in(tmp_path).fit()
+
+    def test_of_another_recipe(self, tmp_path):
+        stopped_after(1, tmp_path, identity=Identity({"seed": 0}))
+        with pytest.raises(UserError, match=r"student\.pt was made with seed = 0, the recipe now says 1"):
+            trainer_in(tmp_path, identity=Identity({"seed": 1})).fit()
+
+    def test_of_another_network(self, tmp_path):
+        stopped_after(1, tmp_path)
+        with pytest.raises(UserError, match=r"student\.pt does not fit this stage: size mismatch") as raised:
+            trainer_in(tmp_path, supervised("resnet8x4")).fit()
+        assert "\n" not in str(raised.value)
+
+
+def test_another_number_of_threads_is_told(tmp_path):
+    edit(stopped_after(1, tmp_path), threads=torch.get_num_threads() + 1)
+    display = Quiet()
+    trainer_in(tmp_path, display=display).fit()
+    now = torch.get_num_threads()
+    assert display.notes[0].startswith(f"student: begun with {now + 1} threads, goes on with {now}: results are the")
+
+
+@pytest.mark.parametrize("ranks", (2, 3))
+def test_what_several_ranks_counted_of_an_epoch_is_counted_on_by_one(ranks, tmp_path):
+    folders = [tmp_path / name for name in ("one", "several")]
+    for folder in folders:
+        folder.mkdir()
+        checkpoint = stopped_after(2, folder)
+    state = torch.load(checkpoint, weights_only=True)
+    (meter,), (rng,) = state["meters"], state["rngs"]
+    first = {"sums": {name: ranks * value for name, value in meter["sums"].items()}, "hits": meter["hits"]}
+    others = {"sums": {name: 0 * value for name, value in meter["sums"].items()}, "hits": 0 * meter["hits"]}
+    edit(checkpoint, meters=[meter | first, *[meter | others] * (ranks - 1)], rngs=[rng] * ranks)
+    display = Quiet()
+    trainer_in(folders[0]).fit()
+    trainer_in(folders[1], display=display).fit()
+    assert display.notes[0].startswith(f"student: begun with {ranks} processes, goes on with 1: the batches are the")
+    for mine, theirs in zip(*map(logged, folders), strict=True):
+        assert mine["train"] == pytest.approx(theirs["train"], rel=1e-12)
+
+
+def test_records_inside_an_epoch_have_the_means_of_their_own_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastkd.training.trainer.LOG_STEPS", 1)
+    trainer, losses = trainer_in(tmp_path, training={"epochs": 1}), []
+    trainer.stage.register_forward_hook(lambda stage, given, loss: losses.append(loss.total.item()))
+    trainer.fit()
+    *steps, epoch = logged(tmp_path)
+    assert [record["step"] for record in steps] == [1, 2] and "epoch" not in steps[0]
+    assert [record["train"]["loss"] for record in steps] == pytest.approx(losses[:2])
+    assert epoch["train"]["loss"] == pytest.approx(sum(losses) / STEPS) and len(losses) == STEPS
+
+
+def test_a_person_sees_how_far_it_is(tmp_path):
+    class Watched(Display):
+        def __init__(self):
+            super().__init__(terminal=False)
+            self.seen = []
+
+        def due(self):
+            return True
+
+        def note(self, text):
+            pass
+
+        def live(self, title, done, total, values, rate, seconds_left):
+            self.seen.append((title, done, total))
+            assert set(values) == {"loss", "ce", "top1", "top5"} and rate > 0 and seconds_left > 0
+
+    display = Watched()
+    trainer_in(tmp_path, display=display, title="seed 1 student").fit()
+    # The last step of an epoch is told by the epoch's line.
+    assert display.seen == [("seed 1 student", step, 2 * STEPS) for step in (1, 2, 4, 5)]
+
+
+def test_a_dry_run_trains_its_first_steps_and_leaves_no_file(tmp_path):
+    trainer = trainer_in(tmp_path)
+    trainer.warm_up()
+    loss, steps = trainer.some_steps()
+    assert steps == 1 and 0 < loss < 10
+    assert not list(tmp_path.iterdir())
+
+
+class Squares(Stage):
+    """Has something to learn and nothing to test."""
+
+    evaluates = False
+
+    def __init__(self):
+        super().__init__()
+        self.network = networks.build("resnet8", num_classes=3)
+
+    def forward(self, batch):
+        total = self.network(batch.images[0]).logits.square().mean()
+        return StageLoss(total, {"square": total.detach()}, torch.zeros(2, dtype=torch.int64))
+
+
+def test_a_stage_with_nothing_to_test_is_logged_without_hits(tmp_path):
+    display = Quiet()
+    progress = trainer_in(tmp_path, Squares(), display=display).fit()
+    assert progress.test == {} == progress.best
+    for record in logged(tmp_path):
+        assert record["test"] == {} and set(record["train"]) == {"loss", "square"}
+    assert not [note for note in display.notes if "test" in note or "train" in note]
+
+
+def test_a_loss_that_is_not_finite_is_named_with_what_can_be_gone_on_from(tmp_path):
+    class Overflowing(Squares):
+        epoch = 0
+
+        def begin_epoch(self, epoch):
+            self.epoch = epoch
+
+        def forward(self, batch):
+            loss = super().forward(batch)
+            return loss._replace(total=loss.total / (0.0 if self.epoch == 1 else 1.0))
+
+    trainer = trainer_in(tmp_path, Overflowing())
+    with pytest.raises(UserError) as raised:
+        trainer.fit()
+    line = str(raised.value)
+    assert line.startswith("student: the loss or its gradient was not finite in step 3 (epoch 2): loss inf, square ")
+    assert f"the last good checkpoint is {trainer.checkpoint}" in line and "\n" not in line
+    assert torch.load(trainer.checkpoint, weights_only=True)["progress"]["epoch"] == 1
+
+
+def test_a_finished_stage_is_let_go_of():
+    """Its memory and, with several processes, its group: without waiting for a garbage collection."""
+    job = job_of(tiny_recipe())
+    run = Run(job, 0, Path("none"), Session(Quiet()))
+    stage = run.builder.stage(job.course[0], run.earlier)
+    trainer = run._trainer(job.course[0], stage, MetricsLog(Path("none")))
+    trainer.warm_up()
+    trainer.some_steps()
+    held = weakref.ref(trainer), weakref.ref(trainer.step)
+    gc.disable()
+    try:
+        del trainer
+        assert [reference() for reference in held] == [None, None]
+    finally:
+        gc.enable()
