@@ -10,7 +10,7 @@ import numpy as np
 
 from . import interpreter
 from .counting import Counts, summed
-from .findings import KINDS, Finding, FindingsError
+from .findings import KINDS, TRAP, Finding, FindingsError
 from .interpreter import Found
 from .memories import READ, WRITTEN, Region, region
 from .native import compiler
@@ -126,6 +126,9 @@ class _Launch:
         self.approximation = APPROXIMATIONS[approximation]
         self.regions: list[Region] = []
         self.numbers: dict[int, int] = {}
+        for name, variable in program.kernel.constants.items():  # where the program takes them to be
+            data = np.frombuffer(variable.initial.ljust(variable.bytes, b"\0"), np.uint8).copy()
+            self.add_region(Buffer(data, name))
         self.parameters = self.packed(arguments)
         self.before = [(region.data.copy(), region.flags.copy()) for region in self.regions]
 
@@ -165,13 +168,13 @@ class _Launch:
         buffer = pointer.buffer
         start = buffer.data.ctypes.data
         if start not in self.numbers:
-            self.numbers[start] = len(self.regions)
-            cell = self.program.cell["global"]
-            number = len(self.regions)
-            self.regions.append(
-                region(buffer.name, number, buffer.data, cell, given=buffer.given, written=buffer.written)
-            )
+            self.numbers[start] = self.add_region(buffer)
         return self.regions[self.numbers[start]].base + pointer.offset
+
+    def add_region(self, buffer: Buffer) -> int:
+        number, cell = len(self.regions), self.program.cell["global"]
+        self.regions.append(region(buffer.name, number, buffer.data, cell, given=buffer.given, written=buffer.written))
+        return number
 
     def execute(self, engine: str, most_orders: int | None) -> Result:
         found: dict[tuple[int, int], Found] = {}
@@ -193,6 +196,8 @@ class _Launch:
         for region_, data in zip(self.regions, after or [], strict=True):
             region_.data[:] = data
         findings = tuple(self.finding(item) for item in sorted(found.values(), key=lambda item: item.place))
+        # A trap ends the kernel: what the other threads met without those that it took means nothing.
+        findings = tuple(finding for finding in findings if finding.kind == TRAP) or findings
         assert counts is not None
         return Result(self.program.name, findings, counts, orders, tuple(sorted(differ)), engine)
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from . import table
 from .forms import BITS, Form, Lane, Machine
+from .memories import SPACING_BITS
 from .source import (
     SINK,
     Address,
@@ -151,6 +152,7 @@ class _Decoder:
         self.program = Program(kernel)
         self.numbers: dict[object, int] = {}
         self.variables = self.laid_out_shared()
+        self.module_variables = {name: (number + 1) << SPACING_BITS for number, name in enumerate(kernel.constants)}
         self.lay_out_parameters()
         self.place = 0
         starts = []
@@ -277,6 +279,8 @@ class _Decoder:
             if operand.name in self.variables:
                 wide = 64 if operand.name in self.kernel.parameters else 32
                 return self.constant(self.variables[operand.name], wide)
+            if operand.name in self.module_variables:
+                return self.constant(self.module_variables[operand.name], 64)
             raise PTXError(f"{operand.name!r} is not known")
         raise PTXError(f"{operand} is no value")
 
@@ -293,6 +297,8 @@ class _Decoder:
         if operand.base is None:
             return NONE, operand.offset
         if isinstance(operand.base, Symbol):
+            if operand.base.name in self.module_variables:
+                return self.value(operand.base), operand.offset
             if operand.base.name not in self.variables:
                 raise PTXError(f"{operand.base.name!r} is no variable that is known")
             return NONE, self.variables[operand.base.name] + operand.offset

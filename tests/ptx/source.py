@@ -8,8 +8,9 @@ assembly), vectors in braces, labels, debug lines.
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 WIDTHS = {"pred": 1} | {
@@ -33,6 +34,9 @@ _TOKEN = re.compile(
       |(?P<mark>[{}()\[\]<>,;:|@!+=*-])""",
     re.VERBOSE | re.DOTALL,
 )
+
+
+_ENTRY = re.compile(r"\s*(?:\.(?:visible|weak)\s+)?\.entry\s+(?P<name>[\w$]+)")
 
 
 class PTXError(Exception):
@@ -116,9 +120,55 @@ class Kernel:
     """Lines of the module."""
 
 
-def kernels(text: str) -> dict[str, Kernel]:
-    """Every entry of a module, by name. Raises PTXError with the line of what is not understood."""
-    return {kernel.name: kernel for kernel in _Parser(text).module()}
+def kernels(text: str) -> Mapping[str, Kernel]:
+    """The entries of a module by name, each read when it is asked for. Raises PTXError with the line of what is not
+    understood."""
+    return _Module(text)
+
+
+class _Module(Mapping[str, Kernel]):
+    def __init__(self, text: str):
+        self.lines = text.splitlines()
+        self.files = dict(re.findall(r'\.file\s+(\d+)\s+"([^"]*)"', text))
+        self.pieces: dict[str, tuple[int, int]] = {}
+        """First and last line, from 0, of the text of each entry."""
+        self.outside: list[tuple[int, int]] = []
+        self.read: dict[str, Kernel] = {}
+        end = 0
+        for start, line in enumerate(self.lines):
+            if start >= end and (match := _ENTRY.match(line)):
+                self.outside.append((end, start))
+                end = next((i + 1 for i in range(start, len(self.lines)) if self.lines[i].startswith("}")), start + 1)
+                self.pieces[match["name"]] = start, end
+        self.outside.append((end, len(self.lines)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.pieces)
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, name: str) -> Kernel:
+        if name not in self.read:
+            shared, constants = self.variables
+            parser = _Parser(self.text_of(*self.pieces[name]), self.pieces[name][0], self.files)
+            kernel = parser.entry()
+            kernel.shared, kernel.constants, kernel.text = shared | kernel.shared, constants, self.lines
+            self.read[name] = kernel
+        return self.read[name]
+
+    @cached_property
+    def variables(self) -> tuple[dict[str, Variable], dict[str, Variable]]:
+        """Those that the module declares outside of its entries: in shared memory, and in global or constant memory."""
+        shared: dict[str, Variable] = {}
+        constants: dict[str, Variable] = {}
+        for start, end in self.outside:
+            _Parser(self.text_of(start, end), start, self.files).declarations(shared, constants)
+        return shared, constants
+
+    def text_of(self, start: int, end: int) -> str:
+        text = "\n".join(self.lines[start:end])
+        return re.split(r"\n\s*\.section\b", text)[0]  # debug information
 
 
 class _Token(NamedTuple):
@@ -127,9 +177,9 @@ class _Token(NamedTuple):
     line: int
 
 
-def _tokens(text: str) -> Iterator[_Token]:
-    line, position = 1, 0
-    text = text.partition("\n\t.section")[0]  # debug information of LLVM
+def _tokens(text: str, before: int) -> Iterator[_Token]:
+    """before: the lines in front of the text."""
+    line, position = before + 1, 0
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
@@ -149,13 +199,10 @@ class _Scope:
 
 
 class _Parser:
-    def __init__(self, text: str):
-        self.lines = text.splitlines()
-        self.tokens = list(_tokens(text))
+    def __init__(self, text: str, before: int, files: Mapping[str, str]):
+        self.tokens = list(_tokens(text, before))
         self.place = 0
-        self.files = dict(re.findall(r'\.file\s+(\d+)\s+"([^"]*)"', text))
-        self.shared: dict[str, Variable] = {}
-        self.constants: dict[str, Variable] = {}
+        self.files = files
         self.scopes: list[_Scope] = []
         self.numbers = itertools.count(1)
         self.source = ""
@@ -187,19 +234,18 @@ class _Parser:
             if self.next.kind == "end":
                 raise PTXError(f"line {self.next.line}: the text ends within a statement")
 
-    def module(self) -> Iterator[Kernel]:
+    def declarations(self, shared: dict[str, Variable], constants: dict[str, Variable]) -> None:
+        """What stands in a module outside of its entries."""
         while self.next.kind != "end":
             word = self.next.text
             if word in (".version", ".target", ".address_size", ".file", ".loc"):
                 self.skip_line()
             elif word in (".visible", ".weak", ".extern"):
                 self.place += 1
-            elif word == ".entry":
-                yield self.entry()
             elif word == ".func":  # declared alone: a body would have to be executed
                 self.skip_function()
             elif word in (".global", ".const", ".shared"):
-                self.variable(self.shared if word == ".shared" else self.constants)
+                self.variable(shared if word == ".shared" else constants)
             else:
                 raise PTXError(f"line {self.next.line}: {word!r} is not known in a module")
 
@@ -235,22 +281,20 @@ class _Parser:
         variables[name] = Variable(element * count, max(alignment, element), initial)
 
     def entry(self) -> Kernel:
-        self.take(".entry")
-        kernel = Kernel(self.take().text, text=self.lines)
+        while self.take().text != ".entry":
+            pass
+        kernel = Kernel(self.take().text)
         if self.accept("("):
             while not self.accept(")"):
                 self.parameter(kernel)
                 self.accept(",")
         while self.next.text != "{":
-            word = self.take().text
-            if word == ".reqntid":
+            if self.take().text == ".reqntid":
                 sizes = [int(self.take().text)]
                 while self.accept(","):
                     sizes.append(int(self.take().text))
                 kernel.threads = math.prod(sizes)
         self.body(kernel)
-        kernel.shared = {**self.shared, **kernel.shared}
-        kernel.constants = dict(self.constants)
         return kernel
 
     def parameter(self, kernel: Kernel) -> None:
@@ -307,7 +351,7 @@ class _Parser:
             self.skip_line()
         elif word == ".shared":
             self.variable(kernel.shared)
-        elif word in (".pragma", ".branchtargets"):
+        elif word in (".pragma", ".branchtargets", ".param"):  # the last is for the arguments of a call
             self.skip_statement()
         else:
             raise PTXError(f"line {self.next.line}: {word!r} is not known in a body")

@@ -208,7 +208,7 @@ def _poisoned(made: Device) -> Iterator[None]:
     def marking(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def marked(*arguments: Any, **options: Any) -> Tensor:
             made_ = function(*arguments, **options)
-            return made.empty(made_) if made_.device.type == "cpu" else made_
+            return made.empty(made_) if type(made_) is Tensor and made_.device.type == "cpu" else made_
 
         return marked
 

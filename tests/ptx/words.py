@@ -255,6 +255,32 @@ def _product(a: Array, b: Array) -> tuple[Array, Array]:
     return product, ((a1 * b1 - product) + a1 * b0 + a0 * b1) + a0 * b0
 
 
+def sum_to_odd(a: Array, b: Array) -> Array:
+    """a + b of float32 numbers, in float64, rounded to odd."""
+    return _to_odd(*_sum(f64(a), f64(b)))
+
+
+def _f32_towards(x: Array, toward: Callable[[Array, Array], Array]) -> Array:
+    """The float32 number next to x, or x, on the side that `toward` (its float32 and x) says to step to."""
+    rounded = f32(x)
+    passed = toward(f64(rounded), x)
+    return np.where(
+        passed != 0, np.nextafter(rounded, np.where(passed > 0, -np.inf, np.inf).astype(np.float32)), rounded
+    )
+
+
+def downward_f32(x: Array) -> Array:
+    return _f32_towards(x, lambda rounded, exact: np.where(rounded > exact, 1, 0))
+
+
+def upward_f32(x: Array) -> Array:
+    return _f32_towards(x, lambda rounded, exact: np.where(rounded < exact, -1, 0))
+
+
+def toward_zero_f32(x: Array) -> Array:
+    return np.where(x > 0, downward_f32(x), upward_f32(x))
+
+
 def fma_to_odd(a: Array, b: Array, c: Array) -> Array:
     """a · b + c of float32 numbers, in float64, rounded to odd: the product is exact there."""
     return _to_odd(*_sum(f64(a) * f64(b), f64(c)))

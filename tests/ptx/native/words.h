@@ -217,6 +217,19 @@ inline f64 to_odd(f64 rounded, f64 error) {
   if (error == 0 || !std::isfinite(rounded) || !std::isfinite(error) || (std::bit_cast<u64>(rounded) & 1)) return rounded;
   return std::nextafter(rounded, error > 0 ? HUGE_VAL : -HUGE_VAL);
 }
+inline f64 sum_to_odd(f32 a, f32 b) {
+  const f64 x = a, y = b, total = x + y, part = total - x;
+  return to_odd(total, (x - (total - part)) + (y - part));
+}
+inline f32 downward_f32(f64 x) {
+  const f32 rounded = static_cast<f32>(x);
+  return f64(rounded) > x ? std::nextafterf(rounded, -HUGE_VALF) : rounded;
+}
+inline f32 upward_f32(f64 x) {
+  const f32 rounded = static_cast<f32>(x);
+  return f64(rounded) < x ? std::nextafterf(rounded, HUGE_VALF) : rounded;
+}
+inline f32 toward_zero_f32(f64 x) { return x > 0 ? downward_f32(x) : upward_f32(x); }
 inline f64 fma_to_odd(f32 a, f32 b, f32 c) {
   const f64 product = f64(a) * f64(b), total = product + f64(c), part = total - product;
   return to_odd(total, (product - (total - part)) + (f64(c) - part));

@@ -27,5 +27,10 @@ ROWS = [
     lane("mov.pred", "pred -> pred", "a", known="same"),
     lane("cvta.to.{space: global}.u64", "b64 -> b64", "a", known="same"),
     lane("cvta.{space: global}.u64", "b64 -> b64", "a", known="same"),
+    lane(  # a hint for the cache, of which nothing is seen here
+        "createpolicy.fractional.{policy: L2::evict_last L2::evict_normal L2::evict_first L2::evict_unchanged}.b64",
+        "f32 -> b64",
+        "u64(0 * to_u32(a))",
+    ),
     lane(f"selp.{_RAW}", "r r pred -> r", "select(c, a, b)", known="select"),
 ]

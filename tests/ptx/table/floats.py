@@ -10,6 +10,7 @@ _HALF = "{t: f16 bf16}"
 _TWO_HALVES = "{x,t: f16x2/f16 bf16x2/bf16}"
 _ORDERED = "{c,op: eq/== lt/< le/<= gt/> ge/>=}"
 _UNORDERED = "{c,op: equ/== ltu/< leu/<= gtu/> geu/>=}"
+_DIRECTED = "{r,how: rz/toward_zero rm/downward rp/upward}"
 _TYPES = "{t: f16 bf16 f32 f64}"
 
 _BINARY = (("add", "a + b"), ("sub", "a - b"), ("mul", "a * b"))
@@ -22,6 +23,10 @@ ROWS = [
     *(lane(f"{name}[.rn].{_HALF}", "t t -> t", means) for name, means in _BINARY),
     *(lane(f"{name}[.rn].{_TWO_HALVES}", "t t -> t", means, halves=True) for name, means in _BINARY),
     lane("fma.rn[.ftz][.sat].f32", "f32 f32 f32 -> f32", "fma(a, b, c)"),
+    lane(f"add.{_DIRECTED}[.ftz][.sat].f32", "f32 f32 -> f32", "{how}_f32(sum_to_odd(a, b))"),
+    lane(f"sub.{_DIRECTED}[.ftz][.sat].f32", "f32 f32 -> f32", "{how}_f32(sum_to_odd(a, -b))"),
+    lane(f"mul.{_DIRECTED}[.ftz][.sat].f32", "f32 f32 -> f32", "{how}_f32(f64(a) * f64(b))"),
+    lane(f"fma.{_DIRECTED}[.ftz][.sat].f32", "f32 f32 f32 -> f32", "{how}_f32(fma_to_odd(a, b, c))"),
     lane("fma.rn[.ftz].f32x2", "f32 f32 f32 -> f32", "fma(a, b, c)", halves=True),
     lane("fma.rn.f64", "f64 f64 f64 -> f64", "fma(a, b, c)"),
     lane(f"fma.rn.{_HALF}", "t t t -> t", "fma_to_odd(a, b, c)"),
