@@ -295,6 +295,8 @@ class _Parser:
                     sizes.append(int(self.take().text))
                 kernel.threads = math.prod(sizes)
         self.body(kernel)
+        if self.next.kind != "end":
+            raise PTXError(f"line {self.next.line}: {self.next.text!r} after the end of {kernel.name}")
         return kernel
 
     def parameter(self, kernel: Kernel) -> None:
@@ -393,11 +395,8 @@ class _Parser:
         opcode = self.take()
         if opcode.kind != "name":
             raise PTXError(f"line {opcode.line}: expected an instruction, found {opcode.text!r}")
-        operands = []
-        while not self.accept(";"):
-            operands.append(self.operand())
-            self.accept(",")
-        return Instruction(opcode.text, tuple(operands), guard, unless, opcode.line, self.source)
+        operands = () if self.accept(";") else self.operands(";")
+        return Instruction(opcode.text, operands, guard, unless, opcode.line, self.source)
 
     def register(self) -> Register:
         token = self.take()
@@ -405,6 +404,13 @@ class _Parser:
         if register is None:
             raise PTXError(f"line {token.line}: {token.text!r} is not declared")
         return register
+
+    def operands(self, closing: str) -> tuple[Operand, ...]:
+        found = [self.operand()]
+        while self.accept(","):
+            found.append(self.operand())
+        self.take(closing)
+        return tuple(found)
 
     def operand(self) -> Operand:
         first = self.single()
@@ -417,11 +423,7 @@ class _Parser:
             return self.address()
         if self.next.text in ("{", "("):
             closing = "}" if self.take().text == "{" else ")"
-            elements = []
-            while not self.accept(closing):
-                elements.append(self.operand())
-                self.accept(",")
-            return Vector(tuple(elements))
+            return Vector(() if self.accept(closing) else self.operands(closing))
         token = self.take()
         if token.kind == "number":
             return Literal(_number(token.text))

@@ -277,6 +277,11 @@ def upward_f32(x: Array) -> Array:
     return _f32_towards(x, lambda rounded, exact: np.where(rounded < exact, -1, 0))
 
 
+def zero_downward(r: Array, a: Array, b: Array) -> Array:
+    """The sum r of a and b, with the sign that a zero has where sums are rounded downwards."""
+    return np.where((r == 0) & (np.signbit(a) | np.signbit(b)), np.float32(-0.0), r)
+
+
 def toward_zero_f32(x: Array) -> Array:
     return np.where(x > 0, downward_f32(x), upward_f32(x))
 
@@ -301,7 +306,8 @@ def fma(a: Array, b: Array, c: Array) -> Array:
 def rounded_to_tf32(a: Array) -> Array:
     """To 10 bits of fraction, ties away from zero."""
     bits = a.view(np.uint32)
-    return np.where(np.isfinite(a), (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000), bits)
+    rounded = np.where(np.isfinite(a), (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000), bits)
+    return np.where(np.isnan(a), np.uint32(0x7FFFFFFF), rounded)
 
 
 def f16_bits(x: Array) -> Array:

@@ -57,7 +57,7 @@ class Barriers:
     def complete(self, here: Waiting) -> None:
         block = self.block
         threads = np.flatnonzero(here.here)
-        if len(here.places) > 1:
+        if len(here.places) > 1 and here.expected == NONE:  # with a count, different roles may meet
             fewest = min(here.places, key=lambda place: np.count_nonzero(here.places[place]))
             others = [place for place in here.places if place != fewest]
             thread = int(np.flatnonzero(here.places[fewest])[0])

@@ -46,7 +46,7 @@ inline void Block::look() {
 }
 
 inline void Block::complete(Waiting& here) {
-  if (here.places.size() > 1) {
+  if (here.places.size() > 1 && here.expected == NONE) {  // with a count, different roles may meet
     auto fewest = here.places.begin();
     for (auto other = here.places.begin(); other != here.places.end(); ++other)
       if (count_of(other->second) < count_of(fewest->second)) fewest = other;

@@ -229,6 +229,10 @@ inline f32 upward_f32(f64 x) {
   const f32 rounded = static_cast<f32>(x);
   return f64(rounded) < x ? std::nextafterf(rounded, HUGE_VALF) : rounded;
 }
+template <class T>
+f32 zero_downward(f32 r, T a, T b) {
+  return r == 0 && (std::signbit(a) || std::signbit(b)) ? -0.0f : r;
+}
 inline f32 toward_zero_f32(f64 x) { return x > 0 ? downward_f32(x) : upward_f32(x); }
 inline f64 fma_to_odd(f32 a, f32 b, f32 c) {
   const f64 product = f64(a) * f64(b), total = product + f64(c), part = total - product;
@@ -241,6 +245,7 @@ T fma(T a, T b, T c) {
 
 inline u32 rounded_to_tf32(f32 a) {
   const u32 raw = std::bit_cast<u32>(a);
+  if (a != a) return 0x7FFFFFFF;
   return std::isfinite(a) ? (raw + 0x1000u) & 0xFFFFE000u : raw;
 }
 

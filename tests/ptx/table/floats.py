@@ -10,7 +10,7 @@ _HALF = "{t: f16 bf16}"
 _TWO_HALVES = "{x,t: f16x2/f16 bf16x2/bf16}"
 _ORDERED = "{c,op: eq/== lt/< le/<= gt/> ge/>=}"
 _UNORDERED = "{c,op: equ/== ltu/< leu/<= gtu/> geu/>=}"
-_DIRECTED = "{r,how: rz/toward_zero rm/downward rp/upward}"
+_DIRECTED = "{r,how: rz/toward_zero rp/upward}"
 _TYPES = "{t: f16 bf16 f32 f64}"
 
 _BINARY = (("add", "a + b"), ("sub", "a - b"), ("mul", "a * b"))
@@ -25,6 +25,15 @@ ROWS = [
     lane("fma.rn[.ftz][.sat].f32", "f32 f32 f32 -> f32", "fma(a, b, c)"),
     lane(f"add.{_DIRECTED}[.ftz][.sat].f32", "f32 f32 -> f32", "{how}_f32(sum_to_odd(a, b))"),
     lane(f"sub.{_DIRECTED}[.ftz][.sat].f32", "f32 f32 -> f32", "{how}_f32(sum_to_odd(a, -b))"),
+    # Downwards, a sum that is 0 is -0, unless both parts of it are +0.
+    lane("add.rm[.ftz][.sat].f32", "f32 f32 -> f32", "zero_downward(downward_f32(sum_to_odd(a, b)), a, b)"),
+    lane("sub.rm[.ftz][.sat].f32", "f32 f32 -> f32", "zero_downward(downward_f32(sum_to_odd(a, -b)), a, -b)"),
+    lane(
+        "fma.rm[.ftz][.sat].f32",
+        "f32 f32 f32 -> f32",
+        "zero_downward(downward_f32(fma_to_odd(a, b, c)), f64(a) * f64(b), f64(c))",
+    ),
+    lane("mul.rm[.ftz][.sat].f32", "f32 f32 -> f32", "downward_f32(f64(a) * f64(b))"),
     lane(f"mul.{_DIRECTED}[.ftz][.sat].f32", "f32 f32 -> f32", "{how}_f32(f64(a) * f64(b))"),
     lane(f"fma.{_DIRECTED}[.ftz][.sat].f32", "f32 f32 f32 -> f32", "{how}_f32(fma_to_odd(a, b, c))"),
     lane("fma.rn[.ftz].f32x2", "f32 f32 f32 -> f32", "fma(a, b, c)", halves=True),
