@@ -91,7 +91,7 @@ def computed(form: Lane, registers: list[np.ndarray], approximation: int) -> np.
 def _numbers(form: Lane, registers: list[np.ndarray], approximation: int) -> np.ndarray:
     operands = [loaded(register, kind) for register, kind in zip(registers, form.takes, strict=True)]
     if form.flush:
-        operands = [words.flushed(x) if x.dtype == np.float32 else x for x in operands]
+        operands = [words.flushed(x) if kind == "f32" else x for x, kind in zip(operands, form.takes, strict=True)]
     result = meaning(form)(*operands)
     if form.error and approximation:
         result = words.off(result, _error(form)(result, *operands), operands[0], approximation)
