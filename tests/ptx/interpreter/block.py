@@ -90,7 +90,7 @@ class Block:
                 self.step(group)
                 steps += 1
             if steps > self.run.most_steps:
-                self.report(ENDLESS, int(np.flatnonzero(group.active)[0]), f"after {self.run.most_steps} steps")
+                self.report(ENDLESS, int(np.flatnonzero(self.alive)[0]), f"after {self.run.most_steps} steps")
                 return
         self.run.end_of_block(self)
 

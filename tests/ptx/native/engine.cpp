@@ -128,7 +128,7 @@ void Block::execute() {
       ++steps;
     }
     if (steps > given.most_steps) {
-      report(ENDLESS, first_of(together.mask), NONE, "after %lld steps", static_cast<long long>(given.most_steps));
+      report(ENDLESS, first_of(alive), NONE, "after %lld steps", static_cast<long long>(given.most_steps));
       return;
     }
     groups.push_back(together);
