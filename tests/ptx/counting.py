@@ -184,5 +184,5 @@ def matrix_operations(coded: Coded) -> int:
     if coded.action == "multiply":
         return 2 * 16 * 8 * int(coded.form["k"][1:])
     if coded.action == "multiply_async":  # a quarter of the four warps' 64 rows
-        return 2 * 16 * int(coded.form["n"]) * 16
+        return 2 * 16 * int(coded.form["n"]) * (8 if coded.form["type"] == "tf32" else 16)
     return 0

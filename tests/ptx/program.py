@@ -416,10 +416,10 @@ class _Decoder:
         accumulators, a, b, added, *immediates = instruction.operands
         flags = [int(flag.value) for flag in immediates if isinstance(flag, Literal)]
         registers = len(a.elements) if isinstance(a, Vector) else 0
-        expected = 3 if registers else 4
+        expected = 2 if form["type"] == "tf32" else 3 if registers else 4
         if len(flags) != expected:
             raise PTXError(f"{form.opcode} takes {expected} numbers at its end, got {len(flags)}")
-        transposed = (0, flags[2]) if registers else tuple(flags[2:])
+        transposed = (0, flags[2]) if expected == 3 else tuple(flags[2:]) or (0, 0)
         sources = [self.value(element) for element in _elements(a)]
         slots = (*map(self.value, _elements(accumulators)), *sources, self.value(b), self.value(added, 1))
         return slots, (registers, int(flags[0] == -1), int(flags[1] == -1), *transposed)

@@ -138,9 +138,20 @@ class _Module(Mapping[str, Kernel]):
         for start, line in enumerate(self.lines):
             if start >= end and (match := _ENTRY.match(line)):
                 self.outside.append((end, start))
-                end = next((i + 1 for i in range(start, len(self.lines)) if self.lines[i].startswith("}")), start + 1)
+                end = self.end_of(start)
                 self.pieces[match["name"]] = start, end
         self.outside.append((end, len(self.lines)))
+
+    def end_of(self, start: int) -> int:
+        """The line behind the brace that closes the first one from a line on."""
+        depth, begun = 0, False
+        for number, line in enumerate(self.lines[start:], start + 1):
+            code = line.partition("//")[0]
+            depth += code.count("{") - code.count("}")
+            begun |= "{" in code
+            if begun and depth <= 0:
+                return number
+        return len(self.lines)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.pieces)

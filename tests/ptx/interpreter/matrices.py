@@ -247,20 +247,24 @@ SWIZZLES = {0: 16, 1: 128, 2: 64, 3: 32}
 """Bytes of a row of a tile in shared memory, by the descriptor's mode; 16 is not swizzled."""
 
 
-def tile(descriptor: int, along: int, depth: int, transposed: bool) -> np.ndarray:
-    """Addresses [along, depth] of the 16-bit numbers of a matrix in shared memory: `depth` is k.
+DEPTH_BYTES = 32
+"""Of k, that an instruction multiplies: 16 numbers of 16 bits, 8 of 32."""
+
+
+def tile(descriptor: int, along: int, size: int, transposed: bool) -> np.ndarray:
+    """Addresses [along, k] of the numbers, of so many bytes, of a matrix in shared memory.
 
     PTX ISA, "Matrix Descriptor Format", "Strides". transposed: what is contiguous is not k.
     """
     start, lead, stride = ((descriptor >> shift & 0x3FFF) << 4 for shift in (0, 16, 32))
     width = SWIZZLES[descriptor >> 62]
-    i, k = np.ogrid[:along, :depth]
+    i, k = np.ogrid[:along, : DEPTH_BYTES // size]
     if transposed:
         if width == 16:
             raise NotImplementedError("wgmma: a transposed matrix that is not swizzled")
-        place = 2 * i // width * lead + k // 8 * stride + k % 8 * width + 2 * i % width
+        place = size * i // width * lead + k // 8 * stride + k % 8 * width + size * i % width
     else:
-        place = i // 8 * stride + 2 * k // width * lead + i % 8 * width + 2 * k % width
+        place = i // 8 * stride + size * k // width * lead + i % 8 * width + size * k % width
     address = start + place
     return address ^ ((address >> 7 & (width // 16 - 1)) << 4)
 
@@ -268,6 +272,7 @@ def tile(descriptor: int, along: int, depth: int, transposed: bool) -> np.ndarra
 def multiply_async(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
     registers, negated_a, negated_b, transposed_a, transposed_b = coded.numbers
     columns, kind = int(coded.form["n"]), coded.form["type"]
+    size = 4 if kind == "tf32" else 2
     accumulators, rest = coded.slots[: columns // 2], coded.slots[columns // 2 :]
     a, descriptor_b, added = rest[: max(registers, 1)], rest[-2], rest[-1]
     warps = warps_of(block, active)
@@ -281,15 +286,15 @@ def multiply_async(block: Any, coded: Coded, active: np.ndarray, group: Any) -> 
             continue
         check_fresh(block, (*accumulators, *(a if registers else ())), own)
         used = []
-        b_address = tile(int(block.registers[descriptor_b][threads[0]]), columns, 16, bool(transposed_b))
-        b_kn, b_known = numbers_at(block, b_address, kind, threads, used)
+        b_address = tile(int(block.registers[descriptor_b][threads[0]]), columns, size, bool(transposed_b))
+        b_kn, b_known = numbers_at(block, b_address, kind, size, threads, used)
         b_kn, b_known = b_kn.T * (-1 if negated_b else 1), b_known.T
         if not registers:
-            a_address = tile(int(block.registers[a[0]][threads[0]]), 64, 16, bool(transposed_a))
-            whole_a, whole_a_known = numbers_at(block, a_address, kind, threads, used)
+            a_address = tile(int(block.registers[a[0]][threads[0]]), 64, size, bool(transposed_a))
+            whole_a, whole_a_known = numbers_at(block, a_address, kind, size, threads, used)
         for warp in own:
             if registers:
-                a_mk, a_known = gathered(block, a, fragment_a(registers, True), warp, kind)
+                a_mk, a_known = gathered(block, a, fragment_a(registers, size == 2), warp, kind)
             else:
                 rows = slice(16 * (warp - first), 16 * (warp - first) + 16)
                 a_mk, a_known = whole_a[rows], whole_a_known[rows]
@@ -316,11 +321,11 @@ def check_fresh(block: Any, slots: tuple[int, ...], warps: list[int]) -> None:
 
 
 def numbers_at(
-    block: Any, addresses: np.ndarray, kind: str, threads: np.ndarray, used: list[np.ndarray]
+    block: Any, addresses: np.ndarray, kind: str, size: int, threads: np.ndarray, used: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of a matrix in shared memory, read through the asynchronous proxy; adds its cells to `used`."""
     region = block.shared
-    inside = addresses + 2 <= len(region.data)
+    inside = addresses + size <= len(region.data)
     if not inside.all():
         block.report(OUTSIDE, threads[0], f"reads a matrix at {int(addresses[~inside][0]):#x} of shared memory")
         addresses = np.where(inside, addresses, 0)
@@ -328,9 +333,9 @@ def numbers_at(
     used.append(cells)
     check_async_read(block, cells, threads)
     region.flags[cells] |= READ
-    bits = np.ascontiguousarray(region.data[addresses[..., None] + np.arange(2)]).view(np.uint16)[..., 0]
+    bits = np.ascontiguousarray(region.data[addresses[..., None] + np.arange(size)]).view(f"u{size}")[..., 0]
     defined = (region.flags[addresses // region.cell] & UNDEFINED) == 0
-    return loaded(bits, kind).astype(np.float64), defined
+    return _numbers(bits, kind).reshape(addresses.shape), defined
 
 
 def check_async_read(block: Any, cells: np.ndarray, threads: np.ndarray) -> None:

@@ -141,7 +141,7 @@ def read(block: Any, piece: Piece, parts: int = 1, *, strong: bool = False, scop
     if strong:
         watch.check_atomic(access, block.clocks, scope, block.report)
         for thread, cells in zip(access.threads, access.cells, strict=True):
-            watch.record_atomic(int(thread), cells, block.clocks, scope, block.place)
+            watch.record_atomic(int(thread), cells, block.clocks, scope, block.place, reads=True, writes=False)
     else:
         watch.check_read(access, block.clocks, block.report)
         watch.record_read(access, block.clocks, block.place)
@@ -194,7 +194,7 @@ def write(
     ).astype(np.uint8)
     if strong:
         for thread, cells in zip(access.threads, access.cells, strict=True):
-            watch.record_atomic(int(thread), cells, block.clocks, scope, block.place)
+            watch.record_atomic(int(thread), cells, block.clocks, scope, block.place, reads=False, writes=True)
     else:
         watch.record_write(access, block.clocks, block.place)
 
@@ -258,13 +258,14 @@ def atomic(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
             first = int(np.flatnonzero(never.any(1))[0])
             detail = f"byte {int(piece.offsets[first])} of {piece.region.name}"
             block.report(UNINITIALISED, piece.access.threads[first], detail)
-        for i, place in zip(np.flatnonzero(piece.chosen), piece.offsets, strict=True):
+        for i, offset_ in zip(np.flatnonzero(piece.chosen), piece.offsets, strict=True):
             thread, cells = int(threads[i]), piece.access.cells[np.searchsorted(piece.access.threads, threads[i])]
             acquired(block, piece, thread, int(cells[0]), semantics in ("acquire", "acq_rel"), _scope(coded))
-            word = piece.region.data[place : place + size].view(f"u{size}")
+            word = piece.region.data[offset_ : offset_ + size].view(f"u{size}")
             old[i] = word[0]
             word[0] = changed(form["operation"], form["type"], word.copy(), [x[i : i + 1] for x in given])[0]
-            piece.watch.record_atomic(thread, cells, block.clocks, _scope(coded), block.place)
+            scope, place = _scope(coded), block.place
+            piece.watch.record_atomic(thread, cells, block.clocks, scope, place, reads=True, writes=True)
             releases = semantics in ("release", "acq_rel")
             released(block, piece, thread, int(cells[0]), releases, _scope(coded), chained=True)
         piece.region.flags[piece.access.cells] |= READ | WRITTEN | KNOWN

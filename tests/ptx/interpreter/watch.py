@@ -37,6 +37,8 @@ class Touch(NamedTuple):
     clock: int
     scope: int
     place: int
+    reads: bool = True
+    writes: bool = False
 
 
 class Watch:
@@ -142,10 +144,14 @@ class Watch:
             return
         for i, row in enumerate(access.cells):
             for cell in row:
-                for touch in touches.get(int(cell), ()):
+                observed = False
+                for touch in reversed(touches.get(int(cell), ())):
                     if atomic_scope is not None and _share_scope(touch, clocks.block, atomic_scope):
                         continue
-                    if not clocks.knows(int(access.threads[i]), touch.block, touch.thread, touch.clock):
+                    if clocks.knows(int(access.threads[i]), touch.block, touch.thread, touch.clock):
+                        # What read the cell has observed all that changed it before, back to a plain store.
+                        observed = touch.reads
+                    elif not (observed and touch.writes):
                         kind = RACE if touch.block == clocks.block else RACE_BETWEEN_BLOCKS
                         where = "" if kind == RACE else f" of block {touch.block}"
                         detail = f"{access.verb} what thread {touch.thread}{where} {did}, not ordered"
@@ -193,8 +199,10 @@ class Watch:
         self.check_readers(access, clocks, report)
         self.check_touches(access, self.atomics, "changed atomically", clocks, report, atomic_scope=scope)
 
-    def record_atomic(self, thread: int, cells: np.ndarray, clocks: Clocks, scope: int, place: int) -> None:
-        touch = Touch(clocks.block, thread, int(clocks.counter[thread // WARP]), scope, place)
+    def record_atomic(
+        self, thread: int, cells: np.ndarray, clocks: Clocks, scope: int, place: int, *, reads: bool, writes: bool
+    ) -> None:
+        touch = Touch(clocks.block, thread, int(clocks.counter[thread // WARP]), scope, place, reads, writes)
         for cell in cells:
             touches = self.atomics[int(cell)]
             touches[:] = [other for other in touches if (other.block, other.thread) != (clocks.block, thread)]

@@ -68,4 +68,5 @@ struct Touch {
   int block, thread;
   u32 clock;
   int scope, place;
+  bool reads = true, writes = false;
 };

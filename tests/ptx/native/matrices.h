@@ -189,23 +189,24 @@ inline Block::Tile Block::tile_at(u64 descriptor, int along, bool transposed, in
   const int width = WIDTHS[descriptor >> 62];
   GivenRegion& region = run.shared_region;
   Watch& watch = run.shared_watch;
-  Tile made{std::vector<f64>(size_t(along) * 16), std::vector<u8>(size_t(along) * 16), along, 16};
+  const int size = kind == KIND_TF32 ? 4 : 2, depth = 32 / size;
+  Tile made{std::vector<f64>(size_t(along) * depth), std::vector<u8>(size_t(along) * depth), along, depth};
   std::vector<s64> cells;
   s64 outside = -1;
   for (int i = 0; i < along; ++i)
-    for (int k = 0; k < 16; ++k) {
-      s64 where = start + (transposed ? 2 * i / width * lead + k / 8 * stride + k % 8 * width + 2 * i % width
-                                      : i / 8 * stride + 2 * k / width * lead + i % 8 * width + 2 * k % width);
+    for (int k = 0; k < depth; ++k) {
+      s64 where = start + (transposed ? size * i / width * lead + k / 8 * stride + k % 8 * width + size * i % width
+                                      : i / 8 * stride + size * k / width * lead + i % 8 * width + size * k % width);
       where ^= (where >> 7 & (width / 16 - 1)) << 4;
-      if (where + 2 > region.bytes) {
+      if (where + size > region.bytes) {
         if (outside < 0) outside = where;
         where = 0;
       }
       cells.push_back(where / region.cell);
-      u16 bits;
-      std::memcpy(&bits, region.data + where, 2);
-      made.numbers[size_t(i) * 16 + k] = number_of(bits, 0, kind);
-      made.known[size_t(i) * 16 + k] = !(region.flags[where / region.cell] & F_UNDEFINED);
+      u32 bits = 0;
+      std::memcpy(&bits, region.data + where, size);
+      made.numbers[size_t(i) * depth + k] = number_of(bits, 0, kind);
+      made.known[size_t(i) * depth + k] = !(region.flags[where / region.cell] & F_UNDEFINED);
     }
   const int thread = first_warp * WARP;
   if (outside >= 0)
@@ -272,19 +273,20 @@ inline void Block::multiply_async(const Mask& mask) {
         }
     std::vector<s64> used;
     Tile b_nk = tile_at(registers[b].get(first * WARP), columns, at->numbers[4], kind, first, used);
-    Tile b_kn{std::vector<f64>(b_nk.numbers.size()), std::vector<u8>(b_nk.known.size()), 16, columns};
+    const int depth = b_nk.columns;
+    Tile b_kn{std::vector<f64>(b_nk.numbers.size()), std::vector<u8>(b_nk.known.size()), depth, columns};
     for (int n = 0; n < columns; ++n)
-      for (int k = 0; k < 16; ++k) {
-        const f64 value = b_nk.numbers[size_t(n) * 16 + k];
+      for (int k = 0; k < depth; ++k) {
+        const f64 value = b_nk.numbers[size_t(n) * depth + k];
         b_kn.numbers[size_t(k) * columns + n] = at->numbers[2] ? -value : value;
-        b_kn.known[size_t(k) * columns + n] = b_nk.known[size_t(n) * 16 + k];
+        b_kn.known[size_t(k) * columns + n] = b_nk.known[size_t(n) * depth + k];
       }
     Tile whole_a;
     if (in_a == 0) whole_a = tile_at(registers[a[0]].get(first * WARP), 64, at->numbers[3], kind, first, used);
     std::sort(used.begin(), used.end());
     used.erase(std::unique(used.begin(), used.end()), used.end());
     for (int warp = first; warp < first + 4; ++warp) {
-      Tile a_mk = in_a ? gathered(a, in_a, warp, MATRIX_A, kind, 16) : whole_a;
+      Tile a_mk = in_a ? gathered(a, in_a, warp, MATRIX_A, kind, depth) : whole_a;
       if (at->numbers[1])
         for (f64& x : a_mk.numbers) x = -x;
       Tile c = gathered(slots, accumulators, warp, MATRIX_C, KIND_F32, columns);

@@ -154,7 +154,7 @@ inline void Block::note_read(const std::vector<int>& who, const std::vector<Plac
       for (const size_t first = i; i < who.size() && who[i] / WARP == reads.warp && places[i].watch == places[first].watch; ++i)
         for (int c = 0; c < places[i].cells; ++c) {
           if (semantics)
-            record_atomic(reads.watch, clocks, who[i], places[i].cell + c, scope, place);
+            record_atomic(reads.watch, clocks, who[i], places[i].cell + c, scope, place, true, false);
           else if (reads.watch.tracked)
             reads.add(who[i] % WARP, places[i].cell + c);
         }
@@ -204,7 +204,7 @@ inline void Block::note_write(const std::vector<int>& who, const std::vector<Pla
   for (size_t i = 0; i < who.size(); ++i)
     for (int c = 0; c < places[i].cells; ++c) {
       if (semantics)
-        record_atomic(*places[i].watch, clocks, who[i], places[i].cell + c, scope, place);
+        record_atomic(*places[i].watch, clocks, who[i], places[i].cell + c, scope, place, false, true);
       else
         record_write(*places[i].watch, clocks, who[i], places[i].cell + c, place);
     }
@@ -406,7 +406,7 @@ inline void Block::atomic(const Mask& mask) {
     if (slot(0) != NONE) reg(0).put(thread, old);
     for (int c = 0; c < p.cells; ++c) {
       p.region->flags[p.cell + c] |= F_READ | F_WRITTEN | F_KNOWN;
-      if (given.checked) record_atomic(*p.watch, clocks, thread, p.cell + c, scope, place);
+      if (given.checked) record_atomic(*p.watch, clocks, thread, p.cell + c, scope, place, true, true);
     }
     if (given.checked) released(p, thread, semantics == RELEASE || semantics == ACQ_REL, scope, true);
   }

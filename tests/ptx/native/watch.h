@@ -117,10 +117,16 @@ struct Checks {
     if (done || table.empty()) return;
     const auto found = table.find(cell);
     if (found == table.end()) return;
-    for (const Touch& touch : found->second) {
+    bool observed = false;
+    for (auto at = found->second.rbegin(); at != found->second.rend(); ++at) {
+      const Touch& touch = *at;
       const bool here = touch.block == clocks.block;
       if (atomic_scope != NONE && (here || std::min(touch.scope, atomic_scope) >= GPU_SCOPE)) continue;
-      if (clocks.knows(thread, touch.block, touch.thread, touch.clock)) continue;
+      if (clocks.knows(thread, touch.block, touch.thread, touch.clock)) {
+        observed = touch.reads;  // what read the cell has observed all that changed it before, back to a plain store
+        continue;
+      }
+      if (observed && touch.writes) continue;
       done = true;
       if (here)
         out.report(RACE, thread, touch.place, "%s what thread %d %s, not ordered", verb, touch.thread, did);
@@ -143,10 +149,11 @@ inline void record_write(Watch& watch, const Clocks& clocks, int thread, s64 cel
   if (!watch.earlier_readers.empty()) watch.earlier_readers.erase(cell);
 }
 
-inline void record_atomic(Watch& watch, const Clocks& clocks, int thread, s64 cell, int scope, int place) {
+inline void record_atomic(Watch& watch, const Clocks& clocks, int thread, s64 cell, int scope, int place, bool reads,
+                          bool writes) {
   auto& touches = watch.atomics[cell];
   std::erase_if(touches, [&](const Touch& t) { return t.block == clocks.block && t.thread == thread; });
-  touches.push_back({clocks.block, thread, clocks.now(thread), scope, place});
+  touches.push_back({clocks.block, thread, clocks.now(thread), scope, place, reads, writes});
 }
 
 // The reads of one instruction by one warp, recorded after all of them were checked.

@@ -15,6 +15,7 @@ ROWS = [
     machine("wgmma.commit_group.sync.aligned", "commit_matrices"),
     machine("wgmma.wait_group.sync.aligned", "wait_for_matrices"),
     machine(f"wgmma.mma_async.sync.aligned.m64n{{n: {_COLUMNS}}}k16.f32.{{type: f16}}.f16", "multiply_async"),
+    machine(f"wgmma.mma_async.sync.aligned.m64n{{n: {_COLUMNS}}}k8.f32.{{type: tf32}}.tf32", "multiply_async"),
     machine(f"wgmma.mma_async.sync.aligned.m64n{{n: {_COLUMNS}}}k16.f32.{{type: bf16}}.bf16", "multiply_async"),
 ]
 

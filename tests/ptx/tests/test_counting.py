@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from ptx.writing import at, kinds, run, sequence
 
 

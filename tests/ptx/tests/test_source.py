@@ -98,7 +98,7 @@ def test_the_source_is_where_the_compiler_says():
         ("add.s32 %r4, %r5, %q7;", "'%q7' is not known"),
         ("bra nowhere;", "no label 'nowhere'"),
         ("@%p99 mov.u32 %r4, 1;", "'%p99' is not declared"),
-        ("mov.u32 %r4, 1; }", "'ret' after the end of test"),
+        ("mov.u32 %r4, 1; }", "'ret' is not known in a module"),
         ("add.s32 %r4, %r5;", "takes 2 operands, got 1"),
         ("add.s16 %r4, %h1, %r5, %r6;", "takes 2 operands, got 3"),
         ("add.s32 %r4, %h1, %r5;", "has 16 bits, not 32"),
