@@ -12,7 +12,7 @@ triton_device  Triton's launches, executed here
 from .findings import Finding, FindingsError
 from .launching import Buffer, Pointer, Result, Struct, array, launch
 from .program import NotExecuted, Program, decoded
-from .source import PTXError, kernels
+from .source import Kernel, PTXError, kernels
 from .table import UnknownInstruction
 from .triton_device import Device, device, execute
 
@@ -21,6 +21,7 @@ __all__ = [
     "Device",
     "Finding",
     "FindingsError",
+    "Kernel",
     "NotExecuted",
     "PTXError",
     "Pointer",

@@ -217,6 +217,10 @@ class _Decoder:
         self.program.code.append(Coded(form, tuple(slots), tuple(numbers), guard, instruction.unless, instruction))
 
     def add(self, instruction: Instruction) -> None:
+        if instruction.opcode.startswith("setp.") and (simpler := self.simpler_comparisons(instruction)):
+            for part in simpler:
+                self.add(part)
+            return
         vector = any(isinstance(operand, Vector) for operand in instruction.operands)
         form = table.form(instruction.opcode, vector=vector)
         if isinstance(form, Lane):
@@ -224,6 +228,43 @@ class _Decoder:
         else:
             slots, numbers = getattr(self, f"decode_{form.action}")(form, instruction)
             self.emit(form, slots, numbers, instruction=instruction)
+
+    def simpler_comparisons(self, instruction: Instruction) -> list[Instruction]:
+        """A comparison of two halves, one that is combined with a predicate, and one that gives its opposite as well,
+        as the instructions that they are short for; none if it is simple."""
+        opcode, (target, *given) = instruction.opcode, instruction.operands
+        first, second = (target.first, target.second) if isinstance(target, Pair) else (target, SINK)
+        comparison, *words = opcode.removeprefix("setp.").split(".")
+
+        def compared(to: Operand, *operands: Operand, opcode: str = opcode) -> Instruction:
+            return instruction._replace(opcode=opcode, operands=(to, *operands))
+
+        if opcode.endswith("x2"):
+            halves = [[self.temporary(f"half {i} of operand {place}", 2) for i in (0, 1)] for place in (0, 1)]
+            unpacked = [
+                compared(Vector(tuple(pair)), operand, opcode="mov.b32")
+                for pair, operand in zip(halves, given, strict=True)
+            ]
+            sides = [
+                compared(to, halves[0][i], halves[1][i], opcode=opcode[:-2]) for i, to in enumerate((first, second))
+            ]
+            return [*unpacked, *(side for side in sides if side.operands[0] != SINK)]
+        combined = next((word for word in words if word in ("and", "or", "xor")), "")
+        if combined:
+            plain = ".".join(("setp", comparison, *(word for word in words if word != combined)))
+            found = self.temporary("a comparison", 1)
+            return [
+                compared(found, *given[:-1], opcode=plain),
+                compared(first, found, given[-1], opcode=f"{combined}.pred"),
+            ]
+        if second != SINK:
+            return [compared(first, *given), compared(second, first, opcode="not.pred")]
+        return []
+
+    def temporary(self, name: str, width: int) -> Register:
+        register = Register(f"({name})")
+        self.kernel.registers[register.name] = width
+        return register
 
     def add_lane(self, form: Lane, instruction: Instruction) -> None:
         destination, *given = instruction.operands

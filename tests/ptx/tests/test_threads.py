@@ -205,6 +205,17 @@ def test_arriving_without_waiting(engine):
     assert (out[32:] == np.arange(32)).all()
 
 
+def test_comparisons_that_are_short_for_several(engine):
+    out = np.zeros(6, np.uint32)
+    body = sequence(
+        "mov.b32 %r4, 0x3C004000; mov.b32 %r5, 0x3C003C00; setp.gt.f16x2 %p1|%p2, %r4, %r5;",  # (1, 2) beside (1, 1)
+        "setp.eq.s32 %p3|%p4, %r4, %r5; setp.lt.and.s32 %p5, %r5, %r4, %p1; setp.lt.xor.u32 %p6, %r5, %r4, !%p2;",
+        [f"selp.b32 %r6, 1, 0, %p{i + 1}; st.global.b32 [%d0+{4 * i}], %r6;" for i in range(6)],
+    )
+    assert not kinds(run(body, out, threads=1, engine=engine))
+    assert out.tolist() == [1, 0, 0, 1, 1, 0]
+
+
 def test_packing_and_unpacking(engine):
     out = np.zeros(4, np.uint64)
     body = """
