@@ -125,7 +125,6 @@ def score(
         SAMPLES=block,
         ROWS=tiles.rows,
         STAGES=tiles.stages,
-        FENCED=generation >= 9,
         num_warps=tiles.warps,
         maxnreg=tiles.registers,
     )
