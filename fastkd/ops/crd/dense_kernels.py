@@ -271,14 +271,19 @@ def update_kernel(
         embedding_ptr = student_ptr if side == 0 else teacher_ptr
         embedding = tl.load(embedding_ptr + sample.to(tl.int64) * D + d, d < D, 0.0)
         own = bank_ptr + (row * 2 + side) * D + d
-        mixed = momentum * tl.load(own, d < D, 0.0).to(tl.float32) + (1.0 - momentum) * embedding
+        # A row that is repeated is left to the program of its last sample, which writes it while this one runs.
+        before = tl.load(own, (d < D) & (repeated == 0), 0.0).to(tl.float32)
+        mixed = momentum * before + (1.0 - momentum) * embedding
         norm = tl.sqrt(tl.sum(mixed * mixed, 0))
         # What is not finite is not kept: the training may go on without this step.
         kept = tl.where(norm <= LARGEST, 1 - repeated, 0)
         fresh = mixed / tl.maximum(norm, SMALLEST_NORM)
+        tl.debug_barrier()  # short rows are read by several warps, and written by one
         tl.store(own, fresh.to(bank_ptr.dtype.element_ty), (d < D) & (kept > 0))
         if sample == 0:
             new_z = tl.load(new_z_ptr + side)
             tl.store(z_ptr + side, new_z, tl.abs(new_z) <= LARGEST)
     if sample == 0:
-        tl.store(step_ptr, tl.load(step_ptr) + 1)
+        step = tl.load(step_ptr)
+        tl.debug_barrier()  # every warp has read it
+        tl.store(step_ptr, step + 1)
