@@ -13,6 +13,7 @@ from fastkd.ops.crd.draw_kernels import DRAW_LANES, LOG2_E, first_column, halves
 EPS = tl.constexpr(1e-7)
 LN_2 = tl.constexpr(0.6931471805599453)
 SMALLEST_NORM = tl.constexpr(1e-12)
+FENCE = tl.constexpr("fence.proxy.async.shared::cta; mov.b32 $0, $1;")
 LARGEST = tl.constexpr(3.4028234e38)  # float32
 
 
@@ -65,6 +66,7 @@ def scores_kernel(
     SAMPLES: tl.constexpr,
     ROWS: tl.constexpr,
     STAGES: tl.constexpr,
+    FENCED: tl.constexpr,
 ):
     """A program scores every num_programs(0)-th block of rows, for a tile of samples, on one side."""
     program, tile, side = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -96,6 +98,9 @@ def scores_kernel(
         in_bank = row < n
         bank_RD = tl.load(half_ptr + row.to(tl.int64)[:, None] * (2 * D) + d[None, :], in_bank[:, None] & in_row, 0.0)
         drawn_SR = tl.load(counts_ptr + sample.to(tl.int64)[:, None] * STRIDE + row[None, :], counted[:, None], 0)
+        count_SR = (drawn_SR.to(tl.int32) & 65535).to(tl.float32)
+        if FENCED:
+            tl.inline_asm_elementwise(FENCE, "=r,r", [block], tl.int32, False, 1)
         rest_RD = bank_RD
         if PARTS == 0:
             bank_RD = bank_RD.to(tl.float32)
@@ -105,7 +110,6 @@ def scores_kernel(
         power_SR = product(scaled_SD, scaled_rest_SD, tl.trans(bank_RD), tl.trans(rest_RD), zero_SR, PARTS) + shift
         share_SR = share(power_SR)
         excess_SR = share_SR + least
-        count_SR = (drawn_SR.to(tl.int32) & 65535).to(tl.float32)
         total_S += tl.sum(count_SR * log_one_plus(excess_SR, PARTS == 0), 1)
         weight_SR = count_SR * (share_SR / (1.0 + excess_SR))
         weight_rest_SR = weight_SR

@@ -2,13 +2,71 @@
 
 import pytest
 import torch
-from helpers.crd_cases import check_counts, check_update, problem
+from helpers.crd_cases import check_counts, check_path, check_update, problem
 from helpers.executed import executing
 
 from fastkd.ops import crd
 
 pytestmark = pytest.mark.ptx
+TOLERANCE = 2e-5  # as on a GPU: two products of bfloat16, or three, for one of float32
+ISSUE = {"rows": 500, "samples": 16, "negatives": 150}
+WHOLE = {"rows": 200, "samples": 33, "negatives": 40}
+"""More samples than half a tile: on Hopper the products are those of a warpgroup."""
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def check(architecture: str, dtype: str, **sizes) -> None:
+    case = problem(**sizes, dtype=TYPES[dtype])
+    with executing(architecture) as gpu:
+        check_path(case, "dense", TOLERANCE)
+        check_counts(case)
+    assert not any(result.depends_on_order for result in gpu.launches)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "sizes"),
+    [
+        ("sm_90", "bf16", {**WHOLE, "dim": 64}),
+        ("sm_80", "fp32", {"dim": 20, "rows": 100, "samples": 5, "negatives": 30, "replacement": True}),
+    ],
+)
+def test_losses_and_gradients(architecture, dtype, sizes):
+    check(architecture, dtype, **sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", (64, 100, 128))
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("replacement", (False, True))
+@pytest.mark.parametrize("architecture", ("sm_80", "sm_90", "sm_100"))
+def test_losses_and_gradients_of_every_kind(architecture, replacement, dtype, dim):
+    """Sixteen samples: on every architecture the products are those of a warp."""
+    check(architecture, dtype, **ISSUE, dim=dim, replacement=replacement, relaxed=replacement)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", (64, 100, 128))
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("architecture", ("sm_80", "sm_90"))
+def test_losses_and_gradients_of_whole_tiles(architecture, dtype, dim):
+    check(architecture, dtype, **WHOLE, dim=dim)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ("sm_80", "sm_90"))
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"explicit": True, "rows": 9, "classes": 2, "negatives": 30},
+        {"rows": 50, "negatives": 200},
+        {"samples": 1, "negatives": 1},
+        {"rows": 90, "classes": 90, "relaxed": True},
+        {"rows": 70, "samples": 65, "negatives": 20},
+    ],
+    ids=str,
+)
+def test_odd_shapes(architecture, sizes):
+    check(architecture, "fp32", **sizes)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
