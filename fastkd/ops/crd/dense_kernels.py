@@ -89,7 +89,10 @@ def scores_kernel(
     if program == programs - 1:  # which has the fewest blocks
         positive = tl.load(positives_ptr + sample, counted, 0)
         row_SD = tl.load(half_ptr + positive[:, None] * (2 * D) + d[None, :], known_SD, 0.0).to(tl.float32)
-        power_S = tl.sum((scaled_SD.to(tl.float32) + scaled_rest_SD.to(tl.float32)) * row_SD, 1) + shift
+        whole_SD = scaled_SD.to(tl.float32) + scaled_rest_SD.to(tl.float32)
+        # Rounded here: contracted with a sum of two threads, a product would differ from one of them to the other.
+        product_SD = tl.fma(whole_SD, row_SD, tl.zeros_like(row_SD))
+        power_S = tl.sum(product_SD, 1) + shift
         excess_S = share(power_S) + least
         total_S = tl.where(counted, log_one_plus(excess_S, PARTS == 0) - power_S * LN_2, 0.0)
         gradient_SD = row_SD * (-(1.0 + least) / (1.0 + excess_S))[:, None]

@@ -61,6 +61,7 @@ def test_losses_and_gradients_of_whole_tiles(architecture, dtype, dim):
         {"rows": 50, "negatives": 200},
         {"samples": 1, "negatives": 1},
         {"rows": 90, "classes": 90, "relaxed": True},
+        {"dim": 13},
         {"rows": 70, "samples": 65, "negatives": 20},
     ],
     ids=str,
