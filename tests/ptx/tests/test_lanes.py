@@ -9,10 +9,9 @@ import pytest
 from ptx import table
 from ptx.forms import BITS, FLOATS, Lane
 from ptx.launching import APPROXIMATIONS
+from ptx.oracles.exact import FORMATS, number, rounded
+from ptx.oracles.meanings import ALMOST, meaning
 from ptx.writing import at, kinds, run, sequence
-
-from .exact import FORMATS, number, rounded
-from .meanings import ALMOST, meaning
 
 THREADS = 96
 STEMS = sorted({opcode.split(".")[0] for opcode in table.LANES})
