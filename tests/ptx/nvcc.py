@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from .places import cache_folder
+from .places import cache_folder, one_process
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,9 +39,9 @@ def compiled(source: Path | str, architecture: str, flags: Sequence[str] = ()) -
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=True).stdout
     key = hashlib.sha256(repr((texts, command, version)).encode()).hexdigest()[:20]
     kept = cache_folder() / "nvcc" / f"{key}.ptx"
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        _compile(command, source, kept)
+    with one_process(kept):
+        if not kept.exists():
+            _compile(command, source, kept)
     return kept.read_text()
 
 

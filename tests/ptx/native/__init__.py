@@ -17,11 +17,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..forms import Lane
-from ..places import cache_folder
+from ..places import cache_folder, one_process
 from ..table import LANES
 
 HERE = Path(__file__).parent
-FLAGS = ("-std=c++20", "-O2", "-ftree-vectorize", "-march=native", "-fPIC", "-fwrapv", "-fno-strict-aliasing")
+FLAGS = ("-std=c++20", "-O2", "-march=native", "-fPIC", "-fwrapv", "-fno-strict-aliasing")
 FLAGS += ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-unknown-pragmas")
 PARTS = 4
 """Files that the lane functions are spread over, so that several processes compile them."""
@@ -93,9 +93,9 @@ def library() -> ctypes.CDLL:
     texts = sources()
     key = hashlib.sha256(repr((sorted(texts.items()), FLAGS, chosen, _processor())).encode()).hexdigest()[:20]
     built = cache_folder() / "engine" / f"{key}.so"
-    if not built.exists():
-        built.parent.mkdir(parents=True, exist_ok=True)
-        _build(texts, chosen, built)
+    with one_process(built):
+        if not built.exists():
+            _build(texts, chosen, built)
     return ctypes.CDLL(str(built))
 
 

@@ -1,5 +1,7 @@
 """Both engines, where there is a compiler."""
 
+from pathlib import Path
+
 import pytest
 from ptx.native import compiler
 
@@ -9,3 +11,9 @@ needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ 
 @pytest.fixture(params=["interpreter", pytest.param("native", marks=needs_compiler)])
 def engine(request) -> str:
     return request.param
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.ptx)
