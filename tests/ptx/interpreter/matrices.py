@@ -194,8 +194,8 @@ class Pending:
         self.running: list[Reading] = []
         self.open_groups = np.zeros(warps, np.int64)
         self.watches = "multiply_async" in block.program.actions
-        self.fresh = np.zeros((len(block.program.slots), warps), bool)
-        """Registers that were written since the last wgmma.fence, by warp."""
+        self.fresh = np.ones((len(block.program.slots), warps), bool)
+        """Registers that no wgmma.fence followed since they were written, by warp; at first there was none."""
 
     def check(self, coded: Coded, active: np.ndarray) -> None:
         """No instruction but their own touches the registers of those that run."""
@@ -316,7 +316,7 @@ def check_fresh(block: Any, slots: tuple[int, ...], warps: list[int]) -> None:
         for warp in warps:
             if block.matrices.fresh[slot, warp]:
                 name = block.program.slots[slot].name
-                block.report(MATRIX_REGISTERS, warp * WARP, f"{name} was written after the last wgmma.fence")
+                block.report(MATRIX_REGISTERS, warp * WARP, f"{name}: no wgmma.fence since it was written")
                 return
 
 

@@ -120,7 +120,7 @@ struct Block : Reporter {
   std::vector<int> open_copies;
   std::vector<RunningProduct> running;
   std::vector<int> open_products;
-  std::vector<Mask> fresh;  // of slots: bit w of [0]: written since warp w's last wgmma.fence
+  std::vector<Mask> fresh;  // of slots: bit w of [0]: no wgmma.fence of warp w since they were written
   int place = 0;
   bool changed = false;
   const GivenInstruction* at = nullptr;

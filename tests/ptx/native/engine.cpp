@@ -79,7 +79,7 @@ Block::Block(Run& run_, int number_)
   run.shared_region = {run.shared_data.data(), given.shared_bytes, run.shared_flags.data(), cells, given.shared_cell, 1,
                        "shared memory"};
   if (given.checked) run.shared_watch.open(&run.shared_region, warps, true);
-  if (given.matrices) fresh.assign(given.slot_count, Mask{});
+  if (given.matrices) fresh.assign(given.slot_count, Mask{~0u});
   groups.push_back({0, alive});
 }
 

@@ -269,7 +269,7 @@ inline void Block::multiply_async(const Mask& mask) {
       for (int warp = first; warp < first + 4 && !told; ++warp)
         if (fresh[slots[i]][0] >> warp & 1) {
           told = 1;
-          report(MATRIX_REGISTERS, warp * WARP, NONE, "register %d was written after the last wgmma.fence", slots[i]);
+          report(MATRIX_REGISTERS, warp * WARP, NONE, "register %d: no wgmma.fence since it was written", slots[i]);
         }
     std::vector<s64> used;
     Tile b_nk = tile_at(registers[b].get(first * WARP), columns, at->numbers[4], kind, first, used);

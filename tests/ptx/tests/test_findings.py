@@ -470,6 +470,17 @@ def test_what_a_matrix_instruction_needs(changes, kind, engine):
     assert kind in kinds(result), [str(finding) for finding in result.findings]
 
 
+@pytest.mark.parametrize("fence", ("", "wgmma.fence.sync.aligned;"))
+def test_the_first_matrix_instruction_follows_a_fence(fence, engine):
+    """Also where nothing else has touched its registers: both matrices stand in shared memory, and nothing is added."""
+    body = WGMMA.replace("mov.b32 %r10, 0; mov.b32 %r20, 0; mov.b32 %r21, 0; mov.b32 %r22, 0; mov.b32 %r23, 0;", "")
+    body = body.replace("{{%r10, %r10, %r10, %r10}}, %d4, %p2, 1, 1, 0;", "%d4, %d4, %p2, 1, 1, 0, 0;")
+    body = body.replace("mov.pred %p2, 1;", "mov.pred %p2, 0;")
+    given = SOUND | {"descriptor": 0, "after": "", "registers": fence}
+    result = run(body.format(**given), threads=128, engine=engine)
+    assert kinds(result) == ([] if fence else [findings.MATRIX_REGISTERS])
+
+
 def test_a_copy_that_a_matrix_instruction_reads(engine):
     """It has to be waited for, and is no exception from the fence."""
     source = words(128)
