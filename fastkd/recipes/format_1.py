@@ -30,7 +30,15 @@ def identity(plain: dict[str, Any]) -> dict[str, Any]:
         return plain
     stage = _renamed(plain["stage"])
     fields = {"kind", "name", "role", "network"} | _FIELDS[stage["kind"]]
-    return {**plain, "format": FORMAT + 1, "stage": {name: value for name, value in stage.items() if name in fields}}
+    return {
+        **plain,
+        "format": FORMAT + 1,
+        "stage": {name: value for name, value in stage.items() if name in fields},
+        "data": dict(zip(_DATA, plain["data"], strict=True)),
+    }
+
+
+_DATA = ("data", "image_size", "augmentation", "mean", "std", "limit_train")
 
 
 _TRAINED = {"training"}

@@ -5,7 +5,7 @@ makes them; `fastkd.run.builder` has a row for each.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from fastkd.recipes.recipe import Role, SFTNSettings
 from fastkd.training.optimisation import Training
@@ -13,6 +13,8 @@ from fastkd.training.optimisation import Training
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStage:
+    kind: ClassVar[str]
+    """The word for it in files; one that changes makes every unfinished run impossible to resume."""
     name: str
     """The name of the stage, of its weights file and of its checkpoint."""
     role: Role
@@ -23,6 +25,7 @@ class PlannedStage:
 class PlannedLoaded(PlannedStage):
     """A network that is taken from a file."""
 
+    kind = "loaded"
     file: str
     sha256: str
 
@@ -38,11 +41,14 @@ class PlannedTraining(PlannedStage):
 class PlannedSupervised(PlannedTraining):
     """A network that learns from labels alone."""
 
+    kind = "supervised"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStudentAware(PlannedTraining):
     """A teacher that learns together with branches of the student."""
 
+    kind = "student_aware"
     sftn: SFTNSettings
 
 
@@ -50,6 +56,7 @@ class PlannedStudentAware(PlannedTraining):
 class PlannedDistillation(PlannedTraining):
     """A student that learns from teachers."""
 
+    kind = "distill"
     method: str
     settings: dict[str, Any]
     teachers: tuple[str, ...]
@@ -62,6 +69,7 @@ class PlannedDistillation(PlannedTraining):
 class PlannedPrestage(PlannedDistillation):
     """What one of a student's methods trains before the student's own training."""
 
+    kind = "prestage"
     prestage: str
     """The name of that method."""
 
@@ -80,21 +88,7 @@ class Peer:
 class PlannedMutual(PlannedTraining):
     """A student and its teachers, which learn together."""
 
+    kind = "mutual"
     method: str
     settings: dict[str, Any]
     peers: tuple[Peer, ...] = field(default=())
-
-
-KINDS: dict[str, type[PlannedStage]] = {
-    "loaded": PlannedLoaded,
-    "supervised": PlannedSupervised,
-    "student_aware": PlannedStudentAware,
-    "distill": PlannedDistillation,
-    "prestage": PlannedPrestage,
-    "mutual": PlannedMutual,
-}
-
-
-def kind_of(planned: PlannedStage) -> str:
-    """The word for a stage's kind, as it stands in files."""
-    return next(name for name, kind in KINDS.items() if type(planned) is kind)

@@ -14,7 +14,6 @@ import torch
 
 from fastkd.networks.base import Network
 from fastkd.ops import select
-from fastkd.recipes import format_1
 from fastkd.recipes.course import kept_epochs, passing_on
 from fastkd.recipes.planned import (
     Peer,
@@ -23,11 +22,11 @@ from fastkd.recipes.planned import (
     PlannedPrestage,
     PlannedStage,
     PlannedTraining,
-    kind_of,
 )
-from fastkd.recipes.recipe import FORMAT, Recipe, StageRecipe, read_recipe, recipe_to_plain
+from fastkd.recipes.recipe import Recipe, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.run.builder import Builder
 from fastkd.run.earlier import Earlier
+from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
@@ -36,7 +35,6 @@ from fastkd.support.errors import UserError
 from fastkd.support.files import locked, make_folder, read_json, read_weights, write_json, write_weights
 from fastkd.support.interrupt import Stopped
 from fastkd.support.log import MetricsLog, import_tensorboard
-from fastkd.support.plain import to_plain
 from fastkd.support.session import Session
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.execution import set_up
@@ -240,12 +238,7 @@ class Run:
         )
 
     def _identity(self, planned: PlannedStage) -> Identity:
-        """All that a stage's numbers depend on, in plain types."""
-        whole = self.job.recipe
-        data = (whole.data, whole.image_size, whole.augmentation, whole.mean, whole.std, whole.limit_train)
-        stage = {"kind": kind_of(planned), **to_plain(planned)}
-        plain = {"format": FORMAT, "stage": stage, "data": to_plain(data), "seed": self.seed}
-        return Identity(plain, format_1.identity)
+        return stage_identity(self.job.recipe, planned, self.seed)
 
     def _take_up(self, planned: PlannedStage) -> None:
         """Loads what a finished stage saved: its networks and what it hands on."""

@@ -29,6 +29,23 @@ def from_plain(kind: type[T], value: Any, where: str) -> T:
     return _read(kind, value, where)
 
 
+def with_defaults(plain: Any, today: Any) -> Any:
+    """A plain value that was written before some settings existed, with their defaults.
+
+    today: the value, with its dataclasses, that it is compared with; a dataclass's fields that `plain` lacks and that
+    have a default are filled in.
+    """
+    if isinstance(plain, dict) and dataclasses.is_dataclass(today):
+        missing = [field for field in dataclasses.fields(today) if field.name not in plain]
+        filled = {field.name: to_plain(_default(field)) for field in missing if _has_default(field)}
+        return filled | {name: with_defaults(item, getattr(today, name, None)) for name, item in plain.items()}
+    if isinstance(plain, dict) and isinstance(today, dict):
+        return {name: with_defaults(item, today.get(name)) for name, item in plain.items()}
+    if isinstance(plain, list) and isinstance(today, list | tuple) and len(plain) == len(today):
+        return [with_defaults(*pair) for pair in zip(plain, today, strict=True)]
+    return plain
+
+
 def differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """(place, before, after) wherever two plain values differ."""
     if isinstance(before, dict) and isinstance(after, dict):
@@ -89,8 +106,15 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     for name in value:
         if name not in fields:
             raise UserError(f"{where} has an unknown entry {name!r}{nearest(name, fields)}")
-    missing = dataclasses.MISSING
     for name, field in fields.items():
-        if name not in value and field.default is missing and field.default_factory is missing:
+        if name not in value and not _has_default(field):
             raise UserError(f"{where} lacks the entry {name!r}")
     return kind(**{name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -1,6 +1,6 @@
 """The losses against the golden vectors, float64 finite differences, and the hard cases.
 
-As it stands this tests the reference. `ops/distill_loss/test_distill_interpreter.py` runs it once more on the kernels.
+As it stands this tests the reference. `ops/distill_loss/test_by_interpreter.py` runs it once more on the kernels.
 """
 
 import pytest

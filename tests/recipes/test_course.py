@@ -7,7 +7,6 @@ from helpers.courses import prestage_recipe, taught_recipe
 from helpers.tiny import tiny_recipe
 
 from fastkd.recipes.course import course, kept_epochs, learning_together, passing_on
-from fastkd.recipes.planned import kind_of
 from fastkd.support.errors import UserError
 
 
@@ -16,7 +15,7 @@ def loaded(stage):
 
 
 def kinds(planned):
-    return {stage.name: kind_of(stage) for stage in planned}
+    return {stage.name: stage.kind for stage in planned}
 
 
 class TestWithoutMore:
@@ -32,11 +31,11 @@ class TestWithoutMore:
     def test_a_teacher_that_is_not_trained_is_loaded(self):
         recipe = taught_recipe("kd")
         teacher, _ = course(replace(recipe, stages=(loaded(recipe.stages[0]), recipe.stages[1])))
-        assert (kind_of(teacher), teacher.file, teacher.sha256) == ("loaded", "teacher.pt", "abc")
+        assert (teacher.kind, teacher.file, teacher.sha256) == ("loaded", "teacher.pt", "abc")
 
     def test_a_method_without_teachers_is_a_distillation_too(self):
         (student,) = course(replace(taught_recipe("ls"), stages=(replace(taught_recipe("ls").stages[1], teachers=()),)))
-        assert kind_of(student) == "distill" and student.teachers == ()
+        assert student.kind == "distill" and student.teachers == ()
 
     def test_nothing_is_kept_or_passed_on_for_it(self):
         planned = course(tiny_recipe())
@@ -60,7 +59,7 @@ class TestPrestages:
 class TestPeers:
     def test_teachers_that_learn_with_the_student_have_no_stage_of_their_own(self):
         (planned,) = course(taught_recipe("kdcl", 2))
-        assert (kind_of(planned), planned.name, planned.role) == ("mutual", "student", "student")
+        assert (planned.kind, planned.name, planned.role) == ("mutual", "student", "student")
         assert [(peer.name, peer.network) for peer in planned.peers] == [
             ("teacher", "resnet8"),
             ("teacher-2", "resnet8"),

@@ -21,7 +21,7 @@ def test_killed_many_times(times, tmp_path):
     train(tiny_recipe(), expected)
     # Children fork from a server that has imported everything already, so that the kills hit the training.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiny"])
+    context.set_forkserver_preload(["helpers.tiny"])
     warm = context.Process(target=go_on, args=(tmp_path / "warm",))
     started = time.monotonic()
     warm.start()

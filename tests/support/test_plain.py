@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from fastkd.support.errors import UserError
-from fastkd.support.plain import differences, from_plain, to_plain
+from fastkd.support.plain import differences, from_plain, to_plain, with_defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,3 +136,35 @@ class TestDifferences:
     def test_an_entry_that_is_none_is_as_one_that_is_not_there(self):
         """A recipe may be older than a field whose default is None."""
         assert differences({}, {"limit": None}) == []
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.5
+    points: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str
+    inner: Inner = field(default_factory=Inner)
+    by_method: dict[str, Inner] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    "plain, filled",
+    [
+        ({"name": "a"}, {"name": "a", "inner": {"rate": 0.5, "points": [1, 2]}, "by_method": {}}),
+        ({"inner": {"rate": 2.0}, "by_method": {}}, {"inner": {"rate": 2.0, "points": [1, 2]}, "by_method": {}}),
+        (
+            {"inner": None, "by_method": {"kd": {"points": []}}},
+            {"inner": None, "by_method": {"kd": {"points": [], "rate": 0.5}}},
+        ),
+        ({"inner": 3, "by_method": {"gone": {}}}, {"inner": 3, "by_method": {"gone": {}}}),
+        ("words", "words"),
+    ],
+    ids=str,
+)
+def test_what_a_plain_value_lacks_gets_its_default(plain, filled):
+    assert with_defaults(plain, Outer("b", Inner(9.0), {"kd": Inner()})) == filled
+    assert with_defaults([plain], [Outer("b", by_method={"kd": Inner()})]) == [filled]
