@@ -31,6 +31,15 @@ class Barriers:
         self.waiting: dict[int, Waiting] = {}
 
     def arrive(self, coded: Coded, active: np.ndarray, group: Any, *, waits: bool) -> None:
+        barrier, count = coded.slots[:2]
+        if count == NONE and self.block.program.slots[barrier].value is not None:
+            self.bring(coded, active, group, waits=waits)
+            return
+        for warp in np.unique(np.flatnonzero(active) // WARP):  # one with a count may be complete before all are there
+            of_warp = np.arange(len(active)) // WARP == warp
+            self.bring(coded, active & of_warp, group, waits=waits)
+
+    def bring(self, coded: Coded, active: np.ndarray, group: Any, *, waits: bool) -> None:
         block = self.block
         barrier, count, target, given = coded.slots
         number = int(block.defined(barrier, active, "the number of a barrier")[0])
@@ -61,8 +70,9 @@ class Barriers:
             fewest = min(here.places, key=lambda place: np.count_nonzero(here.places[place]))
             others = [place for place in here.places if place != fewest]
             thread = int(np.flatnonzero(here.places[fewest])[0])
-            block.place = fewest
+            before, block.place = block.place, fewest
             block.report(DIVERGENCE, thread, "meets threads at another barrier instruction", others[0])
+            block.place = before
         block.clocks.join(threads)
         values = here.given[threads]
         for target, reduction, active in here.targets:

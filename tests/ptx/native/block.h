@@ -206,6 +206,7 @@ struct Block : Reporter {
 
   // threads.h
   void arrive(Group& group, const Mask& mask, bool waits);
+  void bring(Group& group, const Mask& mask, bool waits);
   void look();
   void complete(Waiting& here);
   void give_up();

@@ -15,6 +15,16 @@ inline bool Block::whole_warps(const Mask& mask, Kind kind) {
 }
 
 inline void Block::arrive(Group& group, const Mask& mask, bool waits) {
+  const s32* slots = given.operands + at->first;
+  if (slots[1] == NONE && given.slots[slots[0]].special == 1) return bring(group, mask, waits);
+  for (int warp = 0; warp < warps; ++warp) {  // a barrier with a count may be complete before all of them are there
+    Mask own{};
+    own[warp] = mask[warp];
+    if (any(own)) bring(group, own, waits);
+  }
+}
+
+inline void Block::bring(Group& group, const Mask& mask, bool waits) {
   const int first = first_of(mask);
   Waiting& here = waiting[static_cast<int>(defined(0, mask, "the number of a barrier").get(first))];
   here.expected = slot(1) == NONE ? NONE : static_cast<int>(reg(1).get(first));

@@ -338,6 +338,15 @@ def test_what_depends_on_the_order_of_blocks_is_said(engine):
 # Barriers and warps.
 
 
+@pytest.mark.parametrize("barrier", ["0, 32", "%r5, 32"])
+def test_a_barrier_that_one_warp_completes_alone(barrier, engine):
+    """Although both warps come to it: 32 threads are all that it waits for."""
+    other = "xor.b32 %r12, %r0, 32; mad.lo.u32 %r13, %r12, 4, %r10; ld.shared.b32 %r14, [%r13];"
+    body = f"{TILE} st.shared.b32 [%r11], %r0; shr.u32 %r5, %r0, 5; bar.sync {{}}; {other}"
+    only(run(body.format(barrier), threads=64, engine=engine), findings.RACE)
+    assert not kinds(run(body.format("0, 64"), threads=64, engine=engine))
+
+
 def test_a_barrier_that_some_warps_do_not_reach(engine):
     body = "setp.lt.u32 %p1, %r0, 32; @%p1 bar.sync 0; bar.sync 1;"
     found = only(run(body, threads=64, engine=engine), findings.DIVERGENCE)
