@@ -2,17 +2,20 @@
 
 source       PTX text → kernels
 table/       what every instruction means
-program      a kernel, decoded
+syntax, tokens, parsing  what the text says
+decoding, operands       a kernel as a program, which the engines execute
 interpreter/ the engine in numpy
 native       the engine in C++
 launching    arguments, orders of blocks, results
 triton_device  Triton's launches, executed here
 """
 
+from .decoding import NotExecuted, decoded
 from .findings import Finding, FindingsError
 from .launching import Buffer, Pointer, Result, Struct, array, launch
-from .program import NotExecuted, Program, decoded
-from .source import Kernel, PTXError, kernels
+from .program import Program
+from .source import kernels
+from .syntax import Kernel, PTXError
 from .table import UnknownInstruction
 from .triton_device import Device, device, execute
 

@@ -86,7 +86,7 @@ class Traffic:
 
     @property
     def coalescing(self) -> float:
-        """Share of the bytes in the sectors that were asked for."""
+        """Bytes asked for, of those in the sectors; above 1 where several threads ask for the same."""
         return self.bytes / (self.sectors * SECTOR) if self.sectors else 1.0
 
 

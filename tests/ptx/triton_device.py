@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from . import source
+from .decoding import decoded
 from .launching import Buffer, Pointer, Result, launch
 from .places import cache_folder
-from .program import Program, decoded
+from .program import Program
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 POISON = 0x7FF5

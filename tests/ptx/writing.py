@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .decoding import decoded
 from .launching import Argument, Result, array, launch
-from .program import Program, decoded
+from .program import Program
 from .source import kernels
 
 _REGISTERS = """

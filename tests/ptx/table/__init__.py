@@ -7,7 +7,7 @@ word (`words.py` and `native/words.h`).
 from functools import cache
 
 from ..forms import Form, Lane, Machine, Pattern, lanes_of
-from ..source import PTXError
+from ..syntax import PTXError
 from . import bits, conversions, floats, integers, matrices, memory, threads
 
 LANES: dict[str, Lane] = {

@@ -2,7 +2,7 @@
 
 import pytest
 from ptx import PTXError, UnknownInstruction, decoded, kernels
-from ptx.source import Address, Literal, Negated, Pair, Register, Symbol, Vector
+from ptx.syntax import Address, Literal, Negated, Pair, Register, Symbol, Vector
 from ptx.writing import text_of
 
 
