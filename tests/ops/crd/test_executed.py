@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.crd_cases import check_counts, check_path, check_update, problem
 from helpers.executed import executing
+from ptx import NotExecuted
 
 from fastkd.ops import crd
 
@@ -112,3 +113,21 @@ def test_counts_do_not_depend_on_the_grid():
             with executing("sm_90", multiprocessors=multiprocessors) as gpu:
                 check_counts(case)
             assert not gpu.launches[0].depends_on_order
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ("sm_80", "sm_90"))
+@pytest.mark.parametrize("dtype", TYPES)
+def test_shared_memory_is_read_without_conflicts(architecture, dtype):
+    """The kernels that do the work; the one that adds their parts, once a batch, is not laid out for it."""
+    case = problem(**WHOLE, dim=128, dtype=TYPES[dtype])
+    with executing(architecture) as gpu:
+        crd.loss(case.inputs(torch.full((2,), 1000.0)), "dense")
+    for kernel in ("count_kernel", "scores_kernel"):
+        assert gpu[kernel].counts.worst_conflict <= 2, gpu[kernel].counts.conflicts
+
+
+def test_products_of_tensor_memory_are_parsed_alone():
+    """On Blackwell whole tiles are multiplied by tcgen05, which is refused by name; fewer samples by mma, as above."""
+    with executing("sm_100"), pytest.raises(NotExecuted, match="scores_kernel: mbarrier, tcgen05 are parsed"):
+        crd.loss(problem(**WHOLE).inputs(torch.full((2,), 1000.0)), "dense")

@@ -81,6 +81,19 @@ def test_odd_shapes(options):
     check(Gather("sm_90"), **options)
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+def test_every_row_is_read_once_for_a_draw(dtype):
+    """Without replacement the rows of one sample are different ones: nothing of them is read twice, and nothing else of
+    the bank but its first row, for the places behind the last draw. Embeddings, numbers and borders of classes come on
+    top."""
+    case = problem(samples=1, rows=3000, negatives=2000, dim=128, dtype=TYPES[dtype])
+    gather = Gather("sm_90")
+    gather.loss(case.inputs(torch.full((2,), 1000.0)))
+    counts, row = gather.launches[0].counts, 2 * 128 * TYPES[dtype].itemsize
+    assert 0 <= counts.read.unique_bytes - 2001 * row <= row + 2 * 128 * 4 + 256
+    assert counts.read.bytes <= 1.1 * 2001 * row
+
+
 def test_a_sample_that_takes_several_blocks():
     """The parts of a sample are added in a fixed order, by however many blocks they were made."""
     check(Gather("sm_80"), negatives=1100, rows=1500, samples=2)

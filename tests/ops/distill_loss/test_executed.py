@@ -119,6 +119,28 @@ def test_gradients_do_not_depend_on_the_grid():
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize(
+    ("classes", "dtype", "sectors"),
+    [
+        (1000, "fp32", 1.06),
+        (1000, "bf16", 1.25),  # rows of 2,000 bytes begin in the middle of a sector, which two instructions ask for
+        (4096, "bf16", 1.06),
+        (4200, "bf16", 2.5),  # the wide kernel reads a row three times; the caches serve two of them
+        pytest.param(21_841, "bf16", 3.6, marks=pytest.mark.slow),  # and odd rows are read 2 bytes a thread
+    ],
+)
+def test_traffic_is_near_its_floor(classes, dtype, sectors):
+    """Every logit is read once and every gradient written once, but for what a sample has besides. sectors: how many
+    times the floor warps ask for at most, were there no L1 cache."""
+    logits, labels = random_logits(4, 8, classes, TYPES[dtype], 4)
+    with executing("sm_90", multiprocessors=4) as gpu:
+        evaluate("sftn", "triton", logits, labels)
+    counts, floor = [result.counts for result in gpu.launches], 2 * sum(tensor.nbytes for tensor in logits)
+    assert sum(one.read.unique_bytes + one.written.unique_bytes for one in counts) <= 1.05 * floor
+    assert (counts[0].read.sectors + counts[0].written.sectors) * 32 <= sectors * floor
+    assert max(one.worst_conflict for one in counts) == 1
+
+
 @pytest.mark.parametrize("approximation", ("above", pytest.param("below", marks=pytest.mark.slow), "either"))
 @pytest.mark.parametrize(
     "form", ("kd", pytest.param("sftn", marks=pytest.mark.slow), pytest.param("dkd", marks=pytest.mark.slow))
