@@ -5,7 +5,7 @@ grids and the layout of the arguments stand here once more.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,33 @@ DRAWS, PASS = "PPPPqqqqII??", "PPPPPiii?PP"
 
 @cache
 def module(architecture: str) -> Mapping[str, Kernel]:
+    return kernels(text(architecture))
+
+
+@cache
+def text(architecture: str) -> str:
     headers = Path(torch.__file__).parent / "include"
     flags = ["-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000", f"-I{headers}", *COMMON_NVCC_FLAGS]
-    return kernels(nvcc.compiled(ROOT / "csrc" / "crd_cuda.cu", architecture, flags))
+    return nvcc.compiled(ROOT / "csrc" / "crd_cuda.cu", architecture, flags)
+
+
+def full_name(architecture: str, pattern: str) -> str:
+    """The one kernel whose mangled name fits."""
+    (name,) = (name for name in module(architecture) if re.search(pattern, name))
+    return name
 
 
 @cache
 def program(architecture: str, pattern: str) -> Program:
-    """The one kernel whose mangled name fits."""
-    (name,) = (name for name in module(architecture) if re.search(pattern, name))
-    return decoded(module(architecture)[name])
+    return decoded(module(architecture)[full_name(architecture, pattern)])
+
+
+def edited(architecture: str, pattern: str, edit: Callable[[str], str]) -> Program:
+    """The program with a change in its text, which nothing else of the module shares."""
+    name, whole = full_name(architecture, pattern), text(architecture)
+    start = whole.index(f".entry {name}(")
+    end = whole.find(".entry ", start + 1) if ".entry " in whole[start + 1 :] else len(whole)
+    return decoded(kernels(whole[:start] + edit(whole[start:end]) + whole[end:])[name])
 
 
 def variant(dim: int, dtype: torch.dtype) -> str:
@@ -54,6 +71,8 @@ class Gather:
 
     def __init__(self, architecture: str, *, blocks: int = 4096, **options):
         """blocks: that are wanted at least, as the host code has it. options: of `ptx.launch`."""
+        self.programs: dict[str, Program] = {}
+        """In place of the compiled ones, by pattern."""
         self.architecture, self.blocks, self.options = architecture, blocks, options
         self.device = Device(architecture)
         self.launches: list[Result] = []
@@ -72,7 +91,8 @@ class Gather:
             return self.device.argument(value, buffers)
 
         given = [converted(value) for value in arguments]
-        self.launches.append(launch(program(self.architecture, pattern), grid, threads, given, **self.options))
+        chosen = self.programs.get(pattern) or program(self.architecture, pattern)
+        self.launches.append(launch(chosen, grid, threads, given, **self.options))
         return self.launches[-1]
 
     def draws(self, contrast: Contrast, n: int) -> tuple:
