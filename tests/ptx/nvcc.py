@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from .native import compiler
 from .places import cache_folder, one_process
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,9 @@ def home() -> tuple[Path | None, str]:
 
 def obstacle() -> str:
     """Why nothing can be compiled; empty where it can."""
-    return home()[1] if home()[0] is None else ""
+    if home()[0] is None:
+        return home()[1]
+    return "" if compiler() else "nvcc needs a C++ compiler, and there is none"
 
 
 def compiled(source: Path | str, architecture: str, flags: Sequence[str] = ()) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .decoding import decoded
+from .findings import Finding
 from .launching import Argument, Result, array, launch
 from .program import Program
 from .source import kernels
@@ -70,3 +71,19 @@ def at(pointer: int, index: str, size: int, to: str = "%d10") -> str:
 
 def sequence(*bodies: str | Sequence[str]) -> str:
     return "\n".join(body if isinstance(body, str) else "\n".join(body) for body in bodies)
+
+
+TILE = ".shared .align 16 .b8 tile[4096]; mov.u32 %r10, tile; mad.lo.u32 %r11, %r0, 4, %r10;"
+"""Shared memory: %r10 is its beginning, %r11 the thread's own word."""
+NEIGHBOUR = "xor.b32 %r12, %r0, {0}; mad.lo.u32 %r13, %r12, 4, %r10;"
+"""%r13 is the word of the thread whose number differs in some bits."""
+
+
+def words(count: int = 128) -> np.ndarray:
+    return np.zeros(count, np.uint32)
+
+
+def only(result: Result, kind: str) -> Finding:
+    """The one finding of a result, which has that kind."""
+    assert kinds(result) == [kind], [str(finding) for finding in result.findings]
+    return result.findings[0]
