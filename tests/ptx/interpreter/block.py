@@ -13,12 +13,13 @@ from ..findings import ENDLESS, INACTIVE, TRAP, UNDEFINED
 from ..forms import Lane
 from ..memories import GIVEN, Region
 from ..program import NONE, Coded, Program
-from . import lanes, matrices, memory, threads
+from . import atomics, copies, lanes, matrices, memory, threads, warpgroups
 from .clocks import WARP, Clocks
 from .lanes import WHOLE
 from .watch import Watch
 
-ACTIONS = memory.ACTIONS | threads.ACTIONS | matrices.ACTIONS
+_CHAPTERS = (memory, atomics, copies, threads, matrices, warpgroups)
+ACTIONS = {action: execute for chapter in _CHAPTERS for action, execute in chapter.ACTIONS.items()}
 SPECIAL_MASKS = {"eq": lambda i: 1 << i, "lt": lambda i: (1 << i) - 1, "le": lambda i: (2 << i) - 1}
 SPECIAL_MASKS |= {"gt": lambda i: 0xFFFFFFFF & -(2 << i), "ge": lambda i: 0xFFFFFFFF & -(1 << i)}
 
@@ -51,9 +52,9 @@ class Block:
         self.alive = np.ones(self.threads, bool)
         self.groups = [Group(0, self.alive.copy())]
         self.barriers = threads.Barriers(self)
-        self.copies: list[memory.Copy] = []
+        self.copies: list[copies.Copy] = []
         self.open_copies = np.zeros(self.threads, np.int64)
-        self.matrices = matrices.Pending(self)
+        self.matrices = warpgroups.Pending(self)
         self.place = 0
         self.changed = False
 

@@ -1,16 +1,15 @@
-"""Loads, stores, atomics and asynchronous copies: checked lane by lane, watched cell by cell, counted warp by warp."""
+"""Loads, stores and fences: checked lane by lane, watched cell by cell, counted warp by warp."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import words
 from ..findings import MISALIGNED, NOT_GIVEN, OUTSIDE, RACE, UNDEFINED, UNINITIALISED
 from ..memories import GIVEN, KNOWN, READ, SPACING_BITS, WRITTEN, Region, region_of
 from ..memories import UNDEFINED as UNDEFINED_FLAG
 from ..program import NONE, Coded
 from .clocks import GPU, SCOPES, SYSTEM, WARP, Released
-from .lanes import CONTAINERS, LOWER, UPPER, WHOLE, loaded, stored
+from .lanes import CONTAINERS, LOWER, UPPER, WHOLE
 from .watch import Access, Watch
 
 
@@ -24,15 +23,6 @@ class Piece(NamedTuple):
     access: Access
     offsets: np.ndarray
     """Bytes from the region's beginning."""
-
-
-class Copy(NamedTuple):
-    """An asynchronous copy on its way: of each thread, in a group of its own count."""
-
-    threads: np.ndarray
-    groups: np.ndarray
-    cells: np.ndarray
-    place: int
 
 
 def pieces(
@@ -116,12 +106,12 @@ def load(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
     else:
         count(block, space, active, addresses, whole)
         for piece in pieces(block, space, threads, addresses, whole, "reads"):
-            flags = read(block, piece, 2 * len(targets), strong=bool(semantics), scope=_scope(coded))
+            flags = read(block, piece, 2 * len(targets), strong=bool(semantics), scope=scope_of(coded))
             known[piece.chosen] = flags[:, ::2] * LOWER | flags[:, 1::2] * UPPER
             values[piece.chosen] = bytes_at(piece.region, piece.offsets, whole)
             if semantics:
                 for thread, cells in zip(piece.access.threads, piece.access.cells, strict=True):
-                    acquired(block, piece, int(thread), int(cells[0]), semantics == "acquire", _scope(coded))
+                    acquired(block, piece, int(thread), int(cells[0]), semantics == "acquire", scope_of(coded))
     for i, target in enumerate(targets):
         if target != NONE:
             part = np.ascontiguousarray(values[:, i * size : (i + 1) * size])
@@ -167,10 +157,12 @@ def store(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
         known = np.repeat(flags == WHOLE, 2, 1)
     for piece in pieces(block, space, threads, addresses, whole, "writes"):
         written = values[piece.chosen].reshape(-1, whole)
-        write(block, piece, written, known[piece.chosen], strong=bool(semantics), scope=_scope(coded))
+        write(block, piece, written, known[piece.chosen], strong=bool(semantics), scope=scope_of(coded))
         if semantics:
             for thread, cells in zip(piece.access.threads, piece.access.cells, strict=True):
-                released(block, piece, int(thread), int(cells[0]), semantics == "release", _scope(coded), chained=False)
+                released(
+                    block, piece, int(thread), int(cells[0]), semantics == "release", scope_of(coded), chained=False
+                )
 
 
 def write(
@@ -215,7 +207,7 @@ def check_twice(block: Any, piece: Piece, values: np.ndarray) -> None:
         block.report(RACE, thread, "writes what another thread writes at once, another value", block.place)
 
 
-def _scope(coded: Coded) -> int:
+def scope_of(coded: Coded) -> int:
     if coded.form.details.get("semantics") == "volatile":
         return SYSTEM
     return SCOPES[coded.form.details.get("scope", "")]
@@ -239,110 +231,6 @@ def released(block: Any, piece: Piece, thread: int, cell: int, releases: bool, s
         block.clocks.advance(np.array([thread]))
     before = block.run.locations.get((id(piece.watch), cell), []) if chained else []
     block.run.locations[id(piece.watch), cell] = [*before, item] if item is not None else list(before)
-
-
-def atomic(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
-    target, base, *operands = coded.slots
-    offset, size, _ = coded.numbers
-    form = coded.form
-    space, semantics = form["space"], form.details.get("semantics", "") or "relaxed"
-    threads = np.flatnonzero(active)
-    addresses = addresses_of(block, base, offset, active)
-    count(block, space, active, addresses, size)
-    given = [block.defined(operand, active, "the operand of an atomic") for operand in operands]
-    old = np.zeros(len(threads), f"u{size}")
-    for piece in pieces(block, space, threads, addresses, size, "changes atomically"):
-        piece.watch.check_atomic(piece.access, block.clocks, _scope(coded), block.report)
-        never = (piece.region.flags[piece.access.cells] & KNOWN) == 0
-        if never.any():
-            first = int(np.flatnonzero(never.any(1))[0])
-            detail = f"byte {int(piece.offsets[first])} of {piece.region.name}"
-            block.report(UNINITIALISED, piece.access.threads[first], detail)
-        for i, offset_ in zip(np.flatnonzero(piece.chosen), piece.offsets, strict=True):
-            thread, cells = int(threads[i]), piece.access.cells[np.searchsorted(piece.access.threads, threads[i])]
-            acquired(block, piece, thread, int(cells[0]), semantics in ("acquire", "acq_rel"), _scope(coded))
-            word = piece.region.data[offset_ : offset_ + size].view(f"u{size}")
-            old[i] = word[0]
-            word[0] = changed(form["operation"], form["type"], word.copy(), [x[i : i + 1] for x in given])[0]
-            scope, place = _scope(coded), block.place
-            piece.watch.record_atomic(thread, cells, block.clocks, scope, place, reads=True, writes=True)
-            releases = semantics in ("release", "acq_rel")
-            released(block, piece, thread, int(cells[0]), releases, _scope(coded), chained=True)
-        piece.region.flags[piece.access.cells] |= READ | WRITTEN | KNOWN
-    if target != NONE:
-        block.put(target, active, old.astype(CONTAINERS[block.program.slots[target].bits]))
-
-
-def changed(operation: str, kind: str, old: np.ndarray, operands: list[np.ndarray]) -> np.ndarray:
-    """What an atomic operation stores; everything as registers of one element."""
-    a, b = loaded(old, kind), loaded(operands[0], kind)
-    if operation == "cas":
-        return np.where(old == operands[0], operands[1], old)
-    if operation == "inc":
-        return np.where(a >= b, 0, a + 1).astype(old.dtype)
-    if operation == "dec":
-        return np.where((a == 0) | (a > b), b, a - 1).astype(old.dtype)
-    result = {
-        "add": lambda: a + b,
-        "and": lambda: a & b,
-        "or": lambda: a | b,
-        "xor": lambda: a ^ b,
-        "min": lambda: words.least(a, b),
-        "max": lambda: words.greatest(a, b),
-        "exch": lambda: b,
-    }[operation]()
-    return stored(result, kind)
-
-
-def copy(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
-    """cp.async: what arrives is there at once, but may not be touched before its thread has waited for it."""
-    to, source, real = coded.slots
-    to_offset, from_offset, size = coded.numbers
-    threads = np.flatnonzero(active)
-    targets = addresses_of(block, to, to_offset, active)
-    sources = addresses_of(block, source, from_offset, active)
-    wanted = np.full(len(threads), size, np.int64)
-    if real != NONE:
-        wanted = np.minimum(block.defined(real, active, "the size of a copy").astype(np.int64), size)
-    values = np.zeros((len(threads), size), np.uint8)
-    real_ones = wanted > 0
-    reading = np.zeros_like(active)
-    reading[threads[real_ones]] = True
-    count(block, "global", reading, sources[real_ones], size)
-    for piece in pieces(
-        block, "global", threads[real_ones], sources[real_ones], size, "reads", wanted=wanted[real_ones]
-    ):
-        read(block, piece)
-        values[np.flatnonzero(real_ones)[piece.chosen]] = bytes_at(piece.region, piece.offsets, size)
-    values[np.arange(size) >= wanted[:, None]] = 0
-    count(block, "shared", active, targets, size)
-    for piece in pieces(block, "shared", threads, targets, size, "copies to"):
-        write(block, piece, values[piece.chosen], np.ones((len(piece.offsets), 1), bool))
-        piece.watch.flight[piece.access.cells] = block.place
-        groups = block.open_copies[piece.access.threads]
-        block.copies.append(Copy(piece.access.threads, groups, piece.access.cells, block.place))
-
-
-def commit_copies(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
-    block.open_copies[active] += 1
-
-
-def wait_for_copies(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
-    """All but the newest groups of each thread have arrived, as if written now."""
-    pending = coded.numbers[0]
-    remaining = []
-    for item in block.copies:
-        newest = block.open_copies[item.threads] - pending if pending != NONE else np.inf
-        arrived = active[item.threads] & (item.groups < newest)
-        if arrived.any():
-            cells, threads = item.cells[arrived], item.threads[arrived]
-            block.watch.flight[cells] = -1
-            block.watch.writer[cells] = threads[:, None]
-            block.watch.write_clock[cells] = block.clocks.now(threads)[:, None]
-        if not arrived.all():
-            left = ~arrived
-            remaining.append(Copy(item.threads[left], item.groups[left], item.cells[left], item.place))
-    block.copies = remaining
 
 
 def fence(block: Any, coded: Coded, active: np.ndarray, group: Any) -> None:
@@ -370,10 +258,6 @@ def count(block: Any, space: str, active: np.ndarray, addresses: np.ndarray, siz
 ACTIONS = {
     "load": load,
     "store": store,
-    "atomic": atomic,
-    "copy": copy,
-    "commit_copies": commit_copies,
-    "wait_for_copies": wait_for_copies,
     "fence": fence,
     "proxy_fence": proxy_fence,
     "nothing": nothing,

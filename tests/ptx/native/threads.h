@@ -1,7 +1,8 @@
 // Barriers, and what the threads of a warp do together; as interpreter/threads.py.
 #pragma once
 
-#include "memory.h"
+#include "atomics.h"
+#include "copies.h"
 
 enum Reduction { RED_NONE, RED_AND, RED_OR, RED_POPC, RED_ALL, RED_ANY, RED_UNI, RED_BALLOT, RED_ADD, RED_MIN, RED_MAX, RED_XOR };
 
