@@ -5,12 +5,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
+import pytest
 from ptx import Device, device
+from ptx.native import compiler
 
 from fastkd.ops import select
 from fastkd.ops.crd import dense
 from fastkd.ops.distill_loss import launch
 
+needs_compiler = pytest.mark.skipif(
+    compiler() is None, reason="there is no C++ compiler, and numpy would take minutes for this"
+)
 MULTIPROCESSORS = 132
 """Those of the GPU that is played: an H100's, whatever the architecture."""
 

@@ -4,6 +4,7 @@ from functools import cache
 from typing import NamedTuple
 
 import pytest
+from helpers.executed import needs_compiler
 from helpers.mutated import SYNCHRONISES, Outcome, replaced, without
 from helpers.mutation_cases import LAUNCHES, recorded
 from ptx.findings import (
@@ -20,7 +21,7 @@ from ptx.findings import (
     UNINITIALISED,
 )
 
-pytestmark = pytest.mark.ptx
+pytestmark = [pytest.mark.ptx, needs_compiler]
 VALUES = "other values, nothing else"
 """In place of a kind: no access has moved, and only the results tell."""
 LONG = ("count", "count few", "scores mma", "measure", "update", "wide")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.crd_cases import check_counts, check_path, check_update, problem
-from helpers.executed import executing
+from helpers.executed import executing, needs_compiler
 from ptx import NotExecuted
 
 from fastkd.ops import crd
@@ -27,7 +27,7 @@ def check(architecture: str, dtype: str, **sizes) -> None:
 @pytest.mark.parametrize(
     ("architecture", "dtype", "sizes"),
     [
-        ("sm_90", "bf16", {**WHOLE, "dim": 64}),
+        pytest.param("sm_90", "bf16", {**WHOLE, "dim": 64}, marks=needs_compiler),
         ("sm_80", "fp32", {"dim": 20, "rows": 100, "samples": 5, "negatives": 30, "replacement": True}),
     ],
 )
@@ -79,6 +79,7 @@ def test_update(architecture, dtype):
         check_update("dense", TYPES[dtype])
 
 
+@needs_compiler
 @pytest.mark.parametrize("dim", (16, pytest.param(128, marks=pytest.mark.slow)))
 def test_the_update_of_a_large_batch(dim):
     """Four warps: short rows are held by all of them, and written by one."""
