@@ -8,10 +8,11 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
+from fastkd.methods import short_name
 from fastkd.recipes.recipe import Recipe
 from fastkd.run import open_run, read_results, seed_folders
 from fastkd.run.charts import Dot, dot_chart
-from fastkd.run.curves import Curves, groups, several
+from fastkd.run.curves import Curves, coloured, groups
 from fastkd.run.differences import Difference, difference, note
 from fastkd.run.figures import SIMILARITIES, Row, rows
 from fastkd.run.labels import differing, flat, labels, settings
@@ -103,12 +104,18 @@ def _told_apart(runs: Sequence[Shown]) -> list[Shown]:
     names = labels([run.settings for run in runs], [str(run.folder) for run in runs])
     if len(runs) == 1:
         names = [runs[0].recipe.name]
-    roles = [{stage.name: stage.role for stage in run.recipe.stages} for run in runs]
-    drawn = several([*zip(names, (run.logs for run in runs), roles, strict=True)])
+    drawn = coloured([_drawn(run, name) for run, name in zip(runs, names, strict=True)])
     return [
         Shown(**{**vars(run), "label": name, "curves": curves})
         for run, name, curves in zip(runs, names, drawn, strict=True)
     ]
+
+
+def _drawn(run: Shown, label: str) -> Curves:
+    stages = run.recipe.stages
+    roles = {stage.name: stage.role for stage in stages}
+    alone = {stage.name: short_name(stage.method) for stage in stages if stage.method and "+" not in stage.method}
+    return Curves(label, run.logs, roles, methods=alone)
 
 
 _NOTE = "Top-1 on the test set after the last epoch, in percent; {seeds}. The best epoch is no result."
@@ -131,7 +138,11 @@ def _title(runs: Sequence[Shown]) -> str:
 def _what(found: Mapping[str, str]) -> str:
     if found["teacher"] == "none":
         return f"{found['student']} by {found['method']}"
-    return f"{found['student']} from {found['teacher']} by {found['method']}"
+    return f"{found['student']} from {_teacher(found)} by {found['method']}"
+
+
+def _teacher(found: Mapping[str, str]) -> str:
+    return found["teacher"] if found["teacher"] == "none" else f"{found['teacher']} ({found['teacher training']})"
 
 
 _FACTS = ("method", "teacher", "student", "data", "seeds", "epochs")
@@ -150,13 +161,21 @@ def _overview(runs: Sequence[Shown]) -> Html:
 def _fact(run: Shown, name: str) -> str:
     if name == "data":
         return run.recipe.data.partition(":")[0]
-    if name == "epochs" and name not in run.settings:
-        return ", ".join(f"{key.removesuffix(' epochs')} {run.settings[key]}" for key in run.settings if _of(key, name))
-    return run.settings.get(name, "")
+    if name == "teacher":
+        return _teacher(run.settings)
+    return _epochs(run.recipe) if name == "epochs" else run.settings.get(name, "")
 
 
-def _of(key: str, name: str) -> bool:
-    return key.endswith(f" {name}")
+def _epochs(recipe: Recipe) -> str:
+    """`20`, or `30 (teacher), 20 (student, control)`."""
+    by_number: dict[int, list[str]] = {}
+    for stage in recipe.stages:
+        if stage.training is not None:
+            by_number.setdefault(stage.training.epochs, []).append(stage.name)
+    if len(by_number) == 1:
+        return str(*by_number)
+    named = {number: ", ".join(names) if len(names) < 4 else "the others" for number, names in by_number.items()}
+    return ", ".join(f"{number} ({names})" for number, names in named.items())
 
 
 def _made(run: Shown) -> tuple[str, str]:
@@ -214,7 +233,7 @@ def _comparison(runs: Sequence[Shown]) -> Iterator[Html]:
         "student": [student.row.top1.show() for student in students],
         "control": [student.control.top1.show() if student.control else "" for student in students],
         "student − control": [_signed(each) for each in to_control],
-        f"student − {first.words}": [_signed(each) for each in to_first],
+        f"student − {first.words if len(first.words) <= 20 else 'first row'}": [_signed(each) for each in to_first],
         "teacher": [student.teacher.top1.show() if student.teacher else "" for student in students],
         **{title: [_alike(student.row, key, digits) for student in students] for title, key, digits in _ALIKE},
         "paper": [_paper(student.row) for student in students],

@@ -26,7 +26,8 @@ def is_debris(name: str) -> bool:
 
 def copies(names: Collection[str]) -> set[str]:
     """Those of the names that a file manager gives to the copy of a folder which is there, too: `cat - Copy`."""
-    return {name for name in names if any(original in names for original in _originals(name))}
+    perhaps = [name for name in names if "copy" in name.lower()]
+    return {name for name in perhaps if any(original in names for original in _originals(name))}
 
 
 def odd(names: Iterable[str]) -> list[str]:

@@ -27,6 +27,7 @@ from fastkd.support.schemas import Index, checked
 
 _FORMAT = 2
 _MOST_OF_AN_INDEX = 1 << 32
+_FOLDERS = 256  # folders a thread lists before it takes the next
 _PORTION = 4096  # files a thread looks at before it takes the next portion
 
 
@@ -92,7 +93,10 @@ def scan(root: Path, folders: Sequence[str], *, threads: int, cache: Path | None
     cache: a folder that keeps what was found, under `name`, for the next time.
     """
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        listed = list(pool.map(lambda folder: _list_files(str(root), folder), folders))
+        share = max(1, min(_FOLDERS, len(folders) // (4 * threads or 1)))  # a task for each of 100,000 would cost more
+        some = [folders[first : first + share] for first in range(0, len(folders), share)]
+        parts = pool.map(lambda part: [_list_files(str(root), folder) for folder in part], some)
+        listed = list(itertools.chain.from_iterable(parts))
         paths = Paths.joined(str(root), [part.paths for part in listed])
         counts = np.array([len(part.paths) for part in listed], dtype=np.int64)
         labels = np.repeat(np.arange(len(folders), dtype=np.int64), counts)

@@ -1,13 +1,16 @@
 """The curves of runs: what their logs say of every epoch, as charts with a mean and a band over the seeds."""
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastkd.run.charts import DASHED, DOTTED, Line, colour, line_chart
 from fastkd.run.page import Html
+
+_MOST = 1e100
+_LONG = 6
+"""Epochs from which on a training is long enough to look at its second half alone."""
 
 Record = Mapping[str, Any]
 Value = Callable[[Record], float | None]
@@ -26,6 +29,8 @@ class Curves:
     colours: Mapping[str, str] = field(default_factory=dict)
     """{network: its colour} where a single run is shown; else all are of the run's colour."""
     colour: str = ""
+    methods: Mapping[str, str] = field(default_factory=dict)
+    """{stage: the short name of its method} where it has one alone, whose terms the log has without that name."""
 
     def of(self, network: str) -> str:
         return self.colours.get(network, self.colour)
@@ -33,20 +38,26 @@ class Curves:
     def networks(self, role: str) -> list[str]:
         return [name for name, own in self.roles.items() if own == role]
 
+    def terms(self, stage: str) -> dict[str, str]:
+        """{what a term of the stage's loss is called in every run: its name in this log}"""
+        trained = (_dict(record.get("train")) for log in self.logs for record in log if record.get("stage") == stage)
+        names = dict.fromkeys(name for train in trained for name in train if name not in ("top1", "top5"))
+        owner = self.methods.get(stage)
+        return {f"{owner}.{name}" if owner and name != "loss" else name: name for name in names}
+
     def stages(self) -> list[str]:
         """The trainings in the log, in their order."""
         found = (record.get("stage") for records in self.logs for record in records)
         return list(dict.fromkeys(name for name in found if isinstance(name, str)))
 
 
-def several(runs: Sequence[tuple[str, Sequence[Sequence[Record]], Mapping[str, str]]]) -> list[Curves]:
-    """The curves of runs (label, logs, roles), each in one colour; those of a single run in one for each network."""
+def coloured(runs: Sequence[Curves]) -> list[Curves]:
+    """Several runs, each in one colour; or a single one, in one for each network."""
     if len(runs) > 1:
-        return [Curves(*run, colour=colour(number)) for number, run in enumerate(runs)]
-    (run,) = [Curves(*run) for run in runs]
+        return [replace(run, colour=colour(number)) for number, run in enumerate(runs)]
+    (run,) = runs
     names = dict.fromkeys([*run.roles, *run.stages(), *_tested(run)])
-    colours = {name: colour(number) for number, name in enumerate(names)}
-    return [Curves(run.label, run.logs, run.roles, colours)]
+    return [replace(run, colours={name: colour(number) for number, name in enumerate(names)})]
 
 
 def groups(runs: Sequence[Curves]) -> dict[str, list[Html]]:
@@ -89,8 +100,8 @@ def over_seeds(
 
 
 def number(value: Any) -> float | None:
-    """A finite number out of a file; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """A number out of a file that can be drawn; None for anything else, and for one that no sum could hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _MOST:
         return None
     return float(value)
 
@@ -116,14 +127,18 @@ def learning_rate(stage: str) -> Value:
 
 
 def _errors(runs: Sequence[Curves], heading: str, networks: Sequence[str]) -> list[Html]:
-    """Test and training error, of all these networks in one chart."""
-    kinds = (("test error, %", error_of), ("training error, %", _training_error))
-    return [
-        line_chart(
-            f"{heading}: {title}", "epoch", [line for run in runs for line in _lines(run, networks, value, 100.0)]
-        )
-        for title, value in kinds
-    ]
+    """Test error, the same once more for the second half of a training that is long enough, and training error."""
+    tested = [line for run in runs for line in _lines(run, networks, error_of, 100.0)]
+    trained = [line for run in runs for line in _lines(run, networks, _training_error, 100.0)]
+    epochs = max((epoch for line in tested for epoch, _ in line.points), default=0)
+    late = [_after(line, epochs / 2) for line in tested] if epochs >= _LONG else []
+    titles = {"test error, %": tested, "test error in the second half, %": late, "training error, %": trained}
+    return [line_chart(f"{heading}: {title}", "epoch", lines) for title, lines in titles.items()]
+
+
+def _after(line: Line, epoch: float) -> Line:
+    points, band = ([point for point in given if point[0] > epoch] for given in (line.points, line.band))
+    return line._replace(points=points, band=band)
 
 
 def _training_error(network: str) -> Value:
@@ -133,26 +148,29 @@ def _training_error(network: str) -> Value:
 
 def _losses(runs: Sequence[Curves], stage: str) -> list[Html]:
     """The loss, every term of it, and the learning rate, of one training of every run."""
-    trained = [
-        _dict(record.get("train")) for run in runs for log in run.logs for record in log if record.get("stage") == stage
-    ]
-    terms = [
-        name for name in dict.fromkeys(name for train in trained for name in train) if name not in ("top1", "top5")
-    ]
-    if len(terms) == 2 and all(train.get(terms[0]) == train.get(terms[1]) for train in trained):
-        terms = terms[:1]  # a loss of a single term
-    titles = {"loss": "loss, all terms"} if len(terms) > 1 else {}
-    charts = [
-        line_chart(f"{stage}: {titles.get(name, name)}", "epoch", [*_stage_lines(runs, stage, term(stage, name))])
-        for name in terms
-    ]
-    return [*charts, line_chart(f"{stage}: learning rate", "epoch", [*_stage_lines(runs, stage, learning_rate(stage))])]
+    terms = [run.terms(stage) for run in runs]
+    names = list(dict.fromkeys(name for own in terms for name in own))
+    if "loss" in names and max(map(len, terms)) == 2:
+        names = ["loss"]  # there is one term, which it is
+    charts = []
+    for name in names:
+        values = [term(stage, own[name]) if name in own else _nothing for own in terms]
+        title = "loss, all terms" if name == "loss" and len(names) > 1 else name
+        charts.append(_of_stage(runs, stage, title, values))
+    return [*charts, _of_stage(runs, stage, "learning rate", [learning_rate(stage)] * len(runs))]
 
 
-def _stage_lines(runs: Sequence[Curves], stage: str, value: Value) -> Iterable[Line]:
-    for run in runs:
+def _nothing(record: Record) -> None:
+    return None
+
+
+def _of_stage(runs: Sequence[Curves], stage: str, title: str, values: Sequence[Value]) -> Html:
+    """One chart of a number of a training, which each run has under its own name."""
+    lines = []
+    for run, value in zip(runs, values, strict=True):
         points, band = over_seeds(run.logs, value)
-        yield Line(run.label if len(runs) > 1 else stage, points, run.of(stage), band=band)
+        lines.append(Line(run.label if len(runs) > 1 else stage, points, run.of(stage), band=band))
+    return line_chart(f"{stage}: {title}", "epoch", lines)
 
 
 def _lines(run: Curves, networks: Sequence[str], value: Callable[[str], Value], most: float) -> Iterable[Line]:

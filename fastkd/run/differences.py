@@ -1,9 +1,10 @@
 """Whether two results differ by more than seeds alone would make of them, as far as that is known."""
 
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+from fastkd.run.figures import mean_and_std
 
 
 class Difference(NamedTuple):
@@ -22,10 +23,14 @@ class Difference(NamedTuple):
 
 def difference(one: Sequence[float], other: Sequence[float]) -> Difference:
     """The difference of the means, one - other, with the standard error of two independent samples."""
-    mean = statistics.fmean(one) - statistics.fmean(other)
-    if min(len(one), len(other)) < 2:
-        return Difference(mean, None)
-    return Difference(mean, math.sqrt(sum(statistics.variance(values) / len(values) for values in (one, other))))
+    figures = [mean_and_std(values) for values in (one, other)]
+    mean = figures[0].mean - figures[1].mean
+    errors = [
+        figure.std / math.sqrt(len(values))
+        for figure, values in zip(figures, (one, other), strict=True)
+        if figure.std is not None
+    ]
+    return Difference(mean, math.hypot(*errors) if len(errors) == 2 else None)
 
 
 def note(differences: Iterable[Difference]) -> str:

@@ -1,5 +1,6 @@
 """The table at the end of a run, and the figures in it."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,4 +110,7 @@ def _paper(published: Published | None, recipe: Recipe) -> str:
 
 
 def mean_and_std(values: Sequence[float]) -> Figure:
+    """The mean over seeds; among several, one value that is not finite leaves no mean, and no deviation."""
+    if len(values) > 1 and not all(map(math.isfinite, values)):
+        return Figure(math.nan, math.nan, tuple(values))
     return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, tuple(values))

@@ -26,7 +26,7 @@ def settings(recipe: Recipe) -> dict[str, str]:
         if name not in shared
     }
     common = flat({name: value for name, value in plain.items() if name not in _NO_SETTINGS})
-    return {"recipe": recipe.name} | _telling(recipe) | own | shared | common
+    return _telling(recipe) | {"recipe": recipe.name} | own | shared | common
 
 
 def labels(found: Sequence[Mapping[str, str]], folders: Sequence[str]) -> list[str]:
@@ -38,7 +38,7 @@ def labels(found: Sequence[Mapping[str, str]], folders: Sequence[str]) -> list[s
     for name in differing(found):
         if len(chosen) < _MOST_WORDS and _told(found, [*chosen, name]) > _told(found, chosen):
             chosen.append(name)
-    words = [", ".join(_words(name, run[name]) for name in chosen if name in run) for run in found]
+    words = [", ".join(_words(name, run[name]) for name in _needed(run, found, chosen) if name in run) for run in found]
     doubtful = [words.count(word) > 1 or not word for word in words]
     return [
         " ".join(filter(None, (word, f"({folder})" if word else folder))) if doubt else word
@@ -66,14 +66,17 @@ def _telling(recipe: Recipe) -> dict[str, str]:
     """What one tells of a run first."""
     students, teachers = recipe.of_role("student"), recipe.of_role("teacher")
     methods = dict.fromkeys("+".join(map(short_name, stage.method.split("+"))) for stage in students if stage.method)
-    telling = {"method": ", ".join(methods), "teacher": " + ".join(_teacher(stage) for stage in teachers)}
-    telling["student"] = ", ".join(dict.fromkeys(stage.network for stage in students))
+    telling = {
+        "method": ", ".join(methods),
+        "teacher": " + ".join(stage.network for stage in teachers),
+        "teacher training": ", ".join(dict.fromkeys(map(_training, teachers))),
+        "student": ", ".join(dict.fromkeys(stage.network for stage in students)),
+    }
     return {name: value or "none" for name, value in telling.items()}
 
 
-def _teacher(stage: StageRecipe) -> str:
-    how = "loaded" if stage.training is None else "sftn" if stage.sftn is not None else "standard"
-    return f"{stage.network} ({how})"
+def _training(teacher: StageRecipe) -> str:
+    return "loaded" if teacher.training is None else "sftn" if teacher.sftn is not None else "standard"
 
 
 def _of_stage(stage: StageRecipe, recipe: Recipe) -> dict[str, str]:
@@ -105,7 +108,19 @@ def _told(found: Sequence[Mapping[str, str]], names: Sequence[str]) -> int:
     return len({tuple(run.get(name) for name in names) for run in found})
 
 
+def _needed(run: Mapping[str, str], found: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[str]:
+    """Those of the settings in which the run differs from a run that those before them do not tell from it."""
+    alike, needed = list(found), []
+    for name in names:
+        if any(other.get(name) != run.get(name) for other in alike):
+            needed.append(name)
+            alike = [other for other in alike if other.get(name) == run.get(name)]
+    return needed
+
+
 def _words(name: str, value: str) -> str:
+    if name == "teacher training":
+        return f"{value} teacher"
     return value if name in ("method", "recipe") else f"{name} {value}"
 
 

@@ -62,13 +62,19 @@ h3 { margin: 1.4rem 0 .4rem; font-size: 1rem } p { max-width: 46rem } small, .no
 code { overflow-wrap: anywhere; font-size: 13px }
 .wide { overflow-x: auto; max-width: 100% } table { border-collapse: collapse; font-size: 14px }
 td, th { padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
-th { font-weight: 600 } thead th { color: var(--soft); font-weight: 500; white-space: nowrap; vertical-align: bottom }
-tbody th { position: sticky; left: 0; background: var(--back); min-width: 6rem; max-width: 16rem }
+th { font-weight: 600 } thead th { color: var(--soft); font-weight: 500; max-width: 9rem; min-width: 2.5rem;
+  vertical-align: bottom }
+.numbers thead th:nth-child(n+2) { min-width: 4.6rem }
+tbody th { position: sticky; left: 0; background: var(--back); min-width: 5rem; white-space: nowrap }
+@media (max-width: 600px) { tbody th { white-space: normal; max-width: 8rem; overflow-wrap: break-word } }
 .numbers td { font-variant-numeric: tabular-nums; white-space: nowrap }
 .settings { font-size: 13px } .settings td { overflow-wrap: anywhere; min-width: 6rem; max-width: 22rem }
-.facts td { font-size: 13px; max-width: 16rem; overflow-wrap: break-word }
+.facts td { font-size: 13px; white-space: nowrap }
+.facts td:last-child { white-space: normal; overflow-wrap: anywhere; min-width: 7rem }
+.facts td:nth-child(2) { white-space: normal; min-width: 5rem }
 .swatch { display: inline-block; width: .75em; height: .75em; margin-right: .45em; border-radius: 2px }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 1rem 1.4rem }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 1rem 1.4rem;
+  margin-top: .8rem }
 figure { margin: 0; min-width: 0 } svg { width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif }
 svg text { fill: var(--soft) } svg .title { font-size: 13px; font-weight: 600; fill: var(--text) }
 svg .grid { stroke: var(--line) } svg polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round }

@@ -30,6 +30,7 @@ from fastkd.run.folder import below, held, known_digest, read_results
 from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
 from fastkd.run.outlook import Outlook
+from fastkd.run.trial import refuse_image_size, try_smallest_pass
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
 from fastkd.support.distributed import first_of_all, is_main, local_processes, on_main, wait_for_all
@@ -59,6 +60,8 @@ def check(job: Job, *, tensorboard: bool = False) -> None:
         earlier.add(planned, stage)
         if isinstance(planned, PlannedTraining):
             builder.train_source(planned, stage.views)
+            refuse_image_size(planned, stage, job.recipe.image_size)
+            try_smallest_pass(planned, stage, job)
     if tensorboard:
         import_tensorboard()
 
@@ -142,6 +145,7 @@ class Run:
         started = time.perf_counter()
         loss, steps = trainer.some_steps()
         seconds = (time.perf_counter() - started) / steps
+        trainer.refuse_what_is_not_finite()
         return {
             "parameters": count_parameters(stage.network),
             "trained_parameters": sum(p.numel() for p in stage.parameters() if p.requires_grad),

@@ -7,13 +7,17 @@ import pytest
 from helpers.made_runs import record
 
 from fastkd.run.charts import colour
-from fastkd.run.curves import error_of, groups, learning_rate, number, over_seeds, several, term
+from fastkd.run.curves import Curves, coloured, error_of, groups, learning_rate, number, over_seeds, term
 
 ROLES = {"teacher": "teacher", "student": "student", "control": "control"}
 
 
 def log(hits, stages=tuple(ROLES), epochs=3):
     return [record(stage, epoch, hits, epochs) for stage in stages for epoch in range(epochs)]
+
+
+def several(runs):
+    return coloured([Curves(*run) for run in runs])
 
 
 def titles(charts):
@@ -43,7 +47,7 @@ class TestOverSeeds:
         assert over_seeds([records], term("b", "kl"))[0] == [(1, 2.0)]
         assert over_seeds([log(80)], learning_rate("student"))[0][0] == (1, 0.1)
 
-    @pytest.mark.parametrize("bad", (None, "x", True, math.nan, math.inf, [], {}))
+    @pytest.mark.parametrize("bad", (None, "x", True, math.nan, math.inf, 1e308, 10**400, [], {}))
     def test_what_is_no_finite_number_is_left_out(self, bad):
         assert number(bad) is None
         broken = [
@@ -87,6 +91,23 @@ class TestGroups:
         ]
         found = groups(several([("one", [both], {"teacher": "teacher", "student": "student"})]))
         assert titles(found["teacher"]) == ["teacher: test error, %"] and "<b>10</b>" in found["teacher"][0]
+
+    def test_the_same_term_is_in_one_chart_whether_or_not_its_method_is_joined(self):
+        """A log names the terms of a method that is alone by their short names."""
+        train = {"loss": 1.0, "kd.kl": 0.5, "at.at": 0.5}
+        joined = [{"stage": "student", "epoch": epoch, "train": train} for epoch in (1, 2)]
+        runs = [
+            Curves("one", [log(80, ("student",))], ROLES, methods={"student": "kd"}),
+            Curves("two", [joined], ROLES),
+        ]
+        found = groups(coloured(runs))["student and control"]
+        assert titles(found)[2:6] == [f"student: {name}" for name in ("loss, all terms", "kd.ce", "kd.kl", "at.at")]
+        assert [chart.count("<polyline") for chart in found if "student: " in chart][:4] == [2, 1, 2, 1]
+
+    def test_the_second_half_of_a_long_training_stands_by_itself(self):
+        found = groups(several([("one", [log(90, epochs=8)], ROLES)]))["teacher"]
+        assert titles(found)[:2] == ["teacher: test error, %", "teacher: test error in the second half, %"]
+        assert [len(re.search('points="(.*?)"', chart)[1].split()) for chart in found[:2]] == [8, 4]
 
     def test_without_records_there_is_nothing(self):
         assert groups(several([("one", [[]], ROLES)])) == {}
