@@ -27,7 +27,7 @@ from fastkd.support.fields import fixed, given, group, idle
 from fastkd.support.help import columns
 from fastkd.support.paths import expanded
 from fastkd.support.plain import differences
-from fastkd.support.ranges import Epochs
+from fastkd.support.ranges import Epochs, Positive
 from fastkd.training.execution import Execution
 from fastkd.training.optimisation import Training
 
@@ -58,6 +58,8 @@ class Options:
     """Take a teacher that was trained on images of another size, normalisation or crop."""
     teacher_epochs: Epochs | None = None
     """Epochs of the teacher, where they differ."""
+    teacher_lr: Positive | None = None
+    """Learning rate of the teacher, where it differs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it is computed; auto: on a GPU where there is one."""
     tensorboard: bool = False
@@ -160,7 +162,7 @@ def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
     others += [f"sftn.{name}" for name in given(options.sftn)]
     others += [f"{short_name(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
     others += [name for name in ("run", "resume", "teacher", "tensorboard", "dry_run") if getattr(options, name)]
-    others += ["teacher_epochs"] if options.teacher_epochs is not None else []
+    others += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
     narrowing = ("teacher_net", "student", "method", "teacher_training")
     others += [name for name in wanted if name not in narrowing or options.recipe == Options.recipe]
     if others:
@@ -227,7 +229,7 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
     of_branches = [f"sftn.{name}" for name in given(options.sftn)]
     of_branches += [name for name in ("branch", "branch_blocks") if name in wanted]
     of_training = [name for name in ("teacher_training",) if name in wanted]
-    of_training += ["teacher_epochs"] if options.teacher_epochs is not None else []
+    of_training += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
     of_teacher = [*of_training, *(name for name in ("teacher_net",) if name in wanted), *of_branches]
     if teacher is None and of_teacher:
         _refuse(of_teacher[0], f"the method {learns} has no teacher")
@@ -339,6 +341,8 @@ def _overridden_training(training: Training, stage: StageRecipe, options: Option
     changed = given(options.training)
     if stage.role == "teacher" and options.teacher_epochs is not None:
         changed["epochs"] = options.teacher_epochs
+    if stage.role == "teacher" and options.teacher_lr is not None:
+        changed["lr"] = options.teacher_lr
     if (epochs := changed.get("epochs")) is not None:
         moved = (max(1, round(milestone * epochs / training.epochs)) for milestone in training.milestones)
         shortened = {

@@ -3,21 +3,29 @@
 import importlib
 
 from fastkd.methods.ab import AB
+from fastkd.methods.abkd import ABKD
 from fastkd.methods.aekd import AEKD, AEKDF
 from fastkd.methods.at import AT
 from fastkd.methods.aveg import AVEG
 from fastkd.methods.base import Context, Method, MethodLoss
+from fastkd.methods.catkd import CATKD
 from fastkd.methods.cc import CC
 from fastkd.methods.ce import CE
 from fastkd.methods.crd import CRD
+from fastkd.methods.crld import CRLD
+from fastkd.methods.ctkd import CTKD
+from fastkd.methods.dist import DIST
 from fastkd.methods.dkd import DKD
 from fastkd.methods.dml import DML
 from fastkd.methods.fitnet import FitNet
 from fastkd.methods.fsp import FSP
 from fastkd.methods.ft import FT
+from fastkd.methods.jsd import JSD
 from fastkd.methods.kd import KD
 from fastkd.methods.kdcl import KDCL
 from fastkd.methods.ls import LS
+from fastkd.methods.mlld import MLLD
+from fastkd.methods.nkd import NKD
 from fastkd.methods.none import NoLogitLoss
 from fastkd.methods.nst import NST
 from fastkd.methods.oh import OH
@@ -25,13 +33,19 @@ from fastkd.methods.pkt import PKT
 from fastkd.methods.rco import RCO
 from fastkd.methods.reviewkd import ReviewKD
 from fastkd.methods.rkd import RKD
+from fastkd.methods.rld import RLD
+from fastkd.methods.sdd import SDD
 from fastkd.methods.semckd import SemCKD
 from fastkd.methods.simkd import SimKD
 from fastkd.methods.sp import SP
+from fastkd.methods.srd import SRD
 from fastkd.methods.srrl import SRRL
 from fastkd.methods.sskd import SSKD
 from fastkd.methods.tfkd import TfKDReg, TfKDSelf
+from fastkd.methods.ttm import TTM, WTTM
+from fastkd.methods.uskd import USKD
 from fastkd.methods.vid import VID
+from fastkd.methods.vkd import VkD
 from fastkd.support.errors import UserError, nearest
 
 __all__ = [
@@ -49,21 +63,29 @@ __all__ = [
 
 METHODS: dict[str, type[Method]] = {
     "ab": AB,
+    "abkd": ABKD,
     "aekd": AEKD,
     "aekd_f": AEKDF,
     "at": AT,
     "aveg": AVEG,
+    "catkd": CATKD,
     "cc": CC,
     "ce": CE,
     "crd": CRD,
+    "crld": CRLD,
+    "ctkd": CTKD,
+    "dist": DIST,
     "dkd": DKD,
     "dml": DML,
     "fitnet": FitNet,
     "fsp": FSP,
     "ft": FT,
+    "jsd": JSD,
     "kd": KD,
     "kdcl": KDCL,
     "ls": LS,
+    "mlld": MLLD,
+    "nkd": NKD,
     "none": NoLogitLoss,
     "nst": NST,
     "oh": OH,
@@ -71,14 +93,21 @@ METHODS: dict[str, type[Method]] = {
     "rco": RCO,
     "reviewkd": ReviewKD,
     "rkd": RKD,
+    "rld": RLD,
+    "sdd": SDD,
     "semckd": SemCKD,
     "simkd": SimKD,
     "sp": SP,
+    "srd": SRD,
     "srrl": SRRL,
     "sskd": SSKD,
     "tfkd_reg": TfKDReg,
     "tfkd_self": TfKDSelf,
+    "ttm": TTM,
+    "uskd": USKD,
     "vid": VID,
+    "vkd": VkD,
+    "wttm": WTTM,
 }
 
 

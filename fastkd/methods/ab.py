@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.precision import full_precision
 from fastkd.methods.base import (
     Context,
     Method,
@@ -16,7 +17,6 @@ from fastkd.methods.base import (
     up_to_embedding,
     weighted,
 )
-from fastkd.methods.precision import full_precision
 from fastkd.methods.regressors import Regressor
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError

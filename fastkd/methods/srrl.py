@@ -7,8 +7,8 @@ from typing import Literal
 from torch import nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.features import mean_squared_error
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding
-from fastkd.methods.fitnet import mean_squared_error
 from fastkd.methods.regressors import Frozen
 from fastkd.networks.base import Network, Output
 from fastkd.support.plain import Checked

@@ -24,6 +24,7 @@ from fastkd.support.paths import expanded
 from fastkd.support.ranges import bare, range_of, shortened
 
 T = TypeVar("T")
+NO_MEMORY = "this machine has no memory for that"
 
 
 def command(main: Callable[[list[str]], int], arguments: list[str] | None = None) -> int:
@@ -42,11 +43,22 @@ def command(main: Callable[[list[str]], int], arguments: list[str] | None = None
     except torch.OutOfMemoryError:
         print("fastkd: out of memory on the device; does another program hold it?", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"fastkd: {NO_MEMORY}: fewer or smaller images, a smaller --batch-size or --workers", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("fastkd: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the machine refused memory, or a thread, which is what numpy and torch have errors of their own for."""
+    words = ("can't allocate memory", "not enough memory", "can't start new thread", "Cannot allocate memory")
+    return isinstance(error, MemoryError) or any(one in str(error) for one in words)
 
 
 def read_options(

@@ -9,10 +9,10 @@ from helpers.method_cases import Stub, built, output, run
 from helpers.walk import batch, build, distill
 from torch import nn
 
+from fastkd.losses.relations import relations
 from fastkd.methods import METHODS, short_name, split_methods
 from fastkd.methods.oh import margin
 from fastkd.methods.regressors import Regressor
-from fastkd.methods.rkd import relations
 from fastkd.methods.smallest_combination import smallest_combination
 from fastkd.support.errors import UserError
 from fastkd.training.stages import with_batch_statistics
@@ -44,7 +44,7 @@ def test_reviewkd_warms_up():
 
 def test_reviewkd_compares_full_and_pooled_maps():
     """HCL by its definition: 1, 1/2, 1/4, 1/8 of the 8x8, 4x4, 2x2, 1x1 errors, over their sum."""
-    from fastkd.methods.reviewkd import hierarchical_distance
+    from fastkd.losses.features import hierarchical_distance
 
     torch.manual_seed(0)
     x, y = torch.randn(2, 3, 8, 8).double(), torch.randn(2, 3, 8, 8).double()
