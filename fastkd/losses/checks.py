@@ -79,10 +79,10 @@ def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) ->
 def check_row_weights(weights: Tensor | None, logits: Tensor) -> None:
     if weights is None:
         return
-    expected = f"a tensor [{len(logits)}]"
+    expected = f"a floating-point tensor [{len(logits)}]"
     _require_tensor("row_weights", weights, expected)
-    if weights.shape != logits.shape[:1]:
-        raise ValueError(f"row_weights are {expected}, got {list(weights.shape)}")
+    if weights.shape != logits.shape[:1] or not weights.is_floating_point():
+        raise ValueError(f"row_weights are {expected}, got {weights.dtype} {list(weights.shape)}")
     _require_device("row_weights", weights, logits)
 
 

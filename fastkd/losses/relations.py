@@ -77,22 +77,34 @@ class CCLoss(TensorLoss):
 def relations(embedding_BD: Tensor) -> tuple[Tensor, Tensor]:
     """[B,B] distances, as multiples of their mean, and [B,B,B] cosines of the angles at the first index.
 
-    Both come from the differences of all pairs [B,B,D], as in the published codes. One matrix of inner products would
-    take less memory, but what it leaves of the distance of near duplicates, or of any angle beside an outlier, is the
-    rounding of numbers that are much larger. Equal samples are one point, which has no angle and no distance (the
-    gradient of the published codes there is about 1e12).
+    Both come from one matrix of inner products: the published codes build a [B,B,D] tensor of differences for the
+    angles, but with (i-k)·(j-k) = ij - ik - jk + kk none is needed. These sums cancel where differences do not. They
+    are taken in float64 and about the median of the batch, which one sample that is far away does not move: what is
+    left of them is at least as exact as differences in float32. Two samples as close as float32 rounds them count as
+    one point, which has no angle and no distance (the gradient of the published codes there is about 1e12).
     """
-    differences = embedding_BD[None] - embedding_BD[:, None]
-    # In units of the greatest: squares of large and of small numbers neither overflow nor vanish.
-    unit = differences.detach().abs().amax().clamp(min=torch.finfo(differences.dtype).tiny)
-    differences = differences / unit
-    squares = differences.square().sum(2)
-    apart = squares > 0
-    lengths = torch.where(apart, squares, 1.0).sqrt()
-    distances = torch.where(apart, lengths, 0.0)
+    wide = embedding_BD.double()
+    centred = wide - wide.detach().sort(0).values[len(wide) // 2]
+    products = centred @ centred.T
+    norms = products.diagonal()  # squared
+    squares = norms[:, None] + norms - 2 * products
+    apart = (squares > _rounding(wide.detach(), norms.detach(), embedding_BD.dtype)).fill_diagonal_(False)
+    distances = torch.where(apart, squares, 1.0).sqrt()
+    inverse = torch.where(apart, 1 / distances, 0.0)
+    distances = torch.where(apart, distances, 0.0)
     mean = distances.sum() / apart.sum().clamp(min=1)
-    directions = differences * torch.where(apart, 1 / lengths, 0.0)[:, :, None]
-    return distances / mean.clamp(min=torch.finfo(mean.dtype).tiny), directions @ directions.mT
+    legs = products - products[:, :, None] - products[:, None, :] + norms[:, None, None]
+    angles = legs * inverse[:, :, None] * inverse[:, None, :]
+    relative = distances / mean.clamp(min=torch.finfo(mean.dtype).tiny)
+    return relative.to(embedding_BD.dtype), angles.to(embedding_BD.dtype)
+
+
+def _rounding(embedding_BD: Tensor, norms_B: Tensor, given: torch.dtype) -> Tensor:
+    """[B,B]: the squared distance that the rounding of both embeddings, and of their products, may make up."""
+    of_numbers = (4 * torch.finfo(given).eps) ** 2 * embedding_BD.square().sum(1)
+    of_products = 64 * torch.finfo(norms_B.dtype).eps * norms_B
+    rounding_B = of_numbers + of_products
+    return rounding_B[:, None] + rounding_B
 
 
 @full_precision

@@ -30,12 +30,12 @@ class RKD(Method):
     about = "distances and angles of samples"
     teachers_needed = (1, 1)
 
-    def reaches(self, student: Network) -> tuple[nn.Module, ...]:
-        return up_to_embedding(student)
-
     def __init__(self, settings: RKDSettings, context: Context):
         super().__init__(settings, context)
         self.loss = RKDLoss()
+
+    def reaches(self, student: Network) -> tuple[nn.Module, ...]:
+        return up_to_embedding(student)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         distance, angle = self.loss.parts(student.embedding, teachers[0].embedding)

@@ -25,12 +25,13 @@ from fastkd.ops.distill_loss.reference_parts import (
     divergence,
     hard_and_soft_cross_entropy,
     hit_counts,
+    is_transforming,
     mean_of,
     standardised_logits,
 )
 from fastkd.ops.numbers import Scalar
 
-__all__ = ["FORMS", "KLDirection", "Losses", "SmoothingSpread", "counted_rows", "hit_counts"]
+__all__ = ["FORMS", "KLDirection", "Losses", "SmoothingSpread", "counted_rows", "hit_counts", "is_transforming"]
 
 KLDirection = Literal["forward", "reverse"]
 SmoothingSpread = Literal["all", "others"]

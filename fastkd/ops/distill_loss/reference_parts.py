@@ -38,13 +38,36 @@ def hit_counts(logits_BK: Tensor, labels_B: Tensor, counted_B: Tensor) -> Tensor
 
 def counted_rows(labels_B: Tensor, classes: int, ignore_index: int) -> Tensor:
     """[B] bool: whether the label is not `ignore_index`. On a CPU, asserts that such labels are in range."""
-    counted = labels_B != ignore_index
-    in_range = ((labels_B >= 0) & (labels_B < classes)) | ~counted
-    if labels_B.device.type == "cpu":  # on a GPU an assertion would take the whole context down with it
-        torch._assert_async(  # pyright: ignore[reportPrivateImportUsage]
-            in_range.all(), f"a label is outside 0..{classes - 1}"
-        )
-    return counted
+    # On a GPU an assertion would take the whole context down with it.
+    if labels_B.device.type == "cpu":
+        if not torch.compiler.is_compiling():
+            _assert_in_range(_untransformed(labels_B), classes, ignore_index)
+        elif not is_transforming():  # there is no assertion that vmap could map, and no other tensor in a trace
+            _assert_in_range(labels_B, classes, ignore_index)
+    return labels_B != ignore_index
+
+
+def is_transforming() -> bool:
+    """Whether this runs in a function that `torch.func` transforms, as vmap and grad do."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+# This is what `torch.compiler.assume_constant_result` does, which imports the compiler: a trace asks once.
+is_transforming._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _untransformed(tensor: Tensor) -> Tensor:
+    """The tensor that this one stands for in a transformed function: it has the dimensions over which vmap runs."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def _assert_in_range(labels: Tensor, classes: int, ignore_index: int) -> None:
+    in_range = ((labels >= 0) & (labels < classes)) | (labels == ignore_index)
+    torch._assert_async(  # pyright: ignore[reportPrivateImportUsage]
+        in_range.all(), f"a label is outside 0..{classes - 1}"
+    )
 
 
 def mean_of(values_B: Tensor, counted_B: Tensor) -> Tensor:
