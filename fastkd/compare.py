@@ -47,6 +47,7 @@ class Options:
     out: Path = Path("runs/compare")
     """Folder of the runs and of report.html."""
     seeds: Annotated[int, whole(1, 10_000)] = 3
+    """Repetitions, from which the noise of the differences is known."""
     epochs: Epochs | None = None
     """Epochs of the students; the teachers have half as many again (default: 20)."""
     limit_train: Images | None = None
@@ -54,6 +55,7 @@ class Options:
     threads: Threads | None = None
     """Threads of the CPU (default: all cores)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is computed; auto: on a GPU where there is one."""
     unlocked: bool = False
     """Go on where the file system has no locks: see to it yourself that no other process trains in the folder."""
 
@@ -224,8 +226,8 @@ def _dots(measured: Measured, key: str) -> Iterator[Dot]:
     for name in (ALONE, *METHODS):
         for kind in TEACHERS:
             values = measured[name][kind][key]
-            mean, deviation, _ = mean_and_std(values)
-            yield Dot(name, f"{kind} teacher", mean, 2 * (deviation or 0.0) / math.sqrt(len(values)))
+            found = mean_and_std(values)
+            yield Dot(name, f"{kind} teacher", found.mean, 2 * (found.std or 0.0) / math.sqrt(len(values)))
 
 
 if __name__ == "__main__":

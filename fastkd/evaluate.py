@@ -40,6 +40,7 @@ class Options:
     trust: Path | None = None
     """Import the code outside of fastkd that this run names, and say what; else none is."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is computed; auto: on a GPU where there is one."""
     json: bool = False
     """Print JSON instead of a table."""
 

@@ -24,6 +24,7 @@ from fastkd.support.command_line import of_group, read_options
 from fastkd.support.distributed import restarts
 from fastkd.support.errors import UserError, nearest
 from fastkd.support.fields import fixed, given, group, idle
+from fastkd.support.help import columns
 from fastkd.support.paths import expanded
 from fastkd.support.plain import differences
 from fastkd.support.ranges import Epochs, Positive
@@ -60,6 +61,7 @@ class Options:
     teacher_lr: Positive | None = None
     """Learning rate of the teacher, where it differs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is computed; auto: on a GPU where there is one."""
     tensorboard: bool = False
     """Also write TensorBoard files."""
     dry_run: bool = False
@@ -71,15 +73,15 @@ class Options:
     """What is trained."""
     training: Training = group()
     """How it is trained."""
-    sftn: SFTNSettings = group("sftn")
+    sftn: SFTNSettings = group("sftn", rare=True)
     """The loss of a student-friendly teacher."""
-    augmentation: Augmentation = group()
+    augmentation: Augmentation = group(rare=True)
     """What happens to training images."""
-    reading: Reading = group()
+    reading: Reading = group(rare=True)
     """How image files are read."""
     common: Recipe = group()
     """What holds for every stage."""
-    execution: Execution = group()
+    execution: Execution = group(rare=True)
     """What makes a step fast."""
     methods: Mapping[str, Any] = fixed(None)
     """The settings of each method, by its name: classes of their own, which --method decides on."""
@@ -99,8 +101,9 @@ def parse(arguments: list[str]) -> Options:
         Options,
         arguments,
         program="python -m fastkd.train",
-        description=_description(),
+        description=_description(whole="--help-all" in arguments),
         groups={prefix: find_method(name).Settings for prefix, name in groups.items()},
+        values=_values(arguments, groups.values()),
     )
     options = replace(options, methods={name: of_group(options, prefix) for prefix, name in groups.items()})
     return options if options.pair is None else _with_pair(options, options.pair)
@@ -370,12 +373,33 @@ def _value_of(arguments: list[str], option: str) -> str | None:
     return None
 
 
-def _description() -> str:
+def _description(*, whole: bool) -> str:
+    """whole: with the name of every network."""
     recipes = "\n".join(f"  {name}: {(make.__doc__ or '').strip().splitlines()[0]}" for name, make in RECIPES.items())
+    shown = networks.NETWORKS if whole else ("resnet8x4", "wrn_40_2", "vgg13", "MobileNetV2", "torchvision_resnet50")
+    more = "" if whole else f" and {len(networks.NETWORKS) - len(shown)} others, which --help-all names"
+    methods = columns({name: method.about for name, method in METHODS.items()})
     return (
         "Trains a teacher, by default a student-friendly one, and distils a student from it.\n\n"
+        "Examples:\n"
+        "  python -m fastkd.train\n"
+        "  python -m fastkd.train cifar100-sftn --data cifar100:PATH --pair wrn_40_2/wrn_16_2 --method kd+at\n"
+        "  python -m fastkd.train --method at --help      (shows the settings of at)\n\n"
         f"Recipes:\n{recipes}\n\n"
         f"Data sets: {', '.join(DATASETS)}\n\n"
-        f"Methods: {', '.join(METHODS)}\n\n"
-        f"Networks: {', '.join(networks.NETWORKS)}"
+        f"Methods, of which several are joined by +:\n{methods}\n\n"
+        f"Networks: {', '.join(shown)}{more}\n\n"
+        "An option that is not given leaves the recipe's value, which stands in brackets."
     )
+
+
+def _values(arguments: list[str], methods: Iterable[str]) -> dict[str, Any]:
+    """What the recipe on the command line has, for the help; of a recipe that is none, the first one's."""
+    name = arguments[0] if arguments and arguments[0] in RECIPES else Options.recipe
+    recipe = RECIPES[name]()
+    teacher, student = recipe.stage("teacher"), recipe.stage("student")
+    assert student is not None
+    own = {short_name(method): student.settings.get(method, find_method(method).Settings()) for method in methods}
+    sftn = teacher.sftn if teacher is not None and teacher.sftn is not None else SFTNSettings(network="")
+    shared = {"augmentation": recipe.augmentation, "reading": recipe.reading, "execution": recipe.execution}
+    return own | shared | {"training": student.training, "sftn": sftn, "common": recipe}

@@ -103,6 +103,7 @@ def _carry_out(job: Job, folder: Path, chosen: options.Options) -> int:
 
 def _dry_run(job: Job) -> int:
     environment.set_threads(job.recipe.threads, distributed.local_processes())
+    check(job)
     set_up(job.execution, job.device)
     with Display() as display, _out_of_memory_names_the_knobs(job):
         rows = Run(job, job.recipe.seed, Path(), Session(display)).dry_run()

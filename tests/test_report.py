@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -187,6 +188,17 @@ def test_a_page_needs_nothing_from_anywhere(two, tmp_path):
     for outside in ("http://", "https://", "<script", "src=", "@import", "url("):
         assert outside not in page
     assert len(page) < 100_000
+
+
+def test_a_report_imports_nothing_that_a_run_names(two, tmp_path, monkeypatch):
+    """Not even what a run was trained with: the report shows it, and that is all."""
+    (tmp_path / "evilmod.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    plain = json.loads((two[0] / "recipe.json").read_text())
+    plain["stages"][1] |= {"method": "kd+evilmod:X", "settings": {"kd": {}, "evilmod:X": {"weight": 3.0}}}
+    (two[0] / "recipe.json").write_text(json.dumps(plain))
+    page = written(tmp_path, *two)
+    assert "evilmod" not in sys.modules and "kd+x" in page
 
 
 def test_the_command_writes_beside_the_first_run_or_where_it_is_told(finished, tmp_path, capsys):

@@ -76,6 +76,7 @@ def main(arguments: list[str]) -> int:
         return 0 if wanted else 2
     options = read_options(Options, arguments[1:], program="python -m fastkd.data inspect")
     data = _opened(options)
+    _refuse_idle(options, data)
     about = describe(data)
     if options.verify:
         found = verify(data, environment.cores())
@@ -109,6 +110,20 @@ def main(arguments: list[str]) -> int:
     else:
         _print(about, streamed=streamed, verified=options.verify)
     return 1 if about["bad"] else 0
+
+
+def _refuse_idle(options: Options, data: DataSet) -> None:
+    """An option that would change nothing is an error, so that nobody believes it did."""
+    changed = {name for name, value in vars(options).items() if value != getattr(Options, name, None)}
+    sheet = ("out", "image_size", "crop", "crop_padding", "flip", "rotation", "views", "rotations", "images", "seed")
+    idle = dict.fromkeys(sheet, f"{data.name} has no training images to show") if not len(data.train) else {}
+    streamed = isinstance(data.train, FileSplit)
+    if (options.crop or ("resized" if streamed else "pad")) == "resized":
+        idle["crop_padding"] = "it goes with --crop pad"
+    if options.rotations:
+        idle["views"] = "--rotations shows four of each image"
+    for name in sorted(changed & idle.keys()):
+        raise UserError(f"--{name.replace('_', '-')} changes nothing: {idle[name]}")
 
 
 def _opened(options: Options) -> DataSet:

@@ -28,6 +28,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # mean of each image's own deviation.
 _TINY_MEAN, _TINY_STD = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
 _SHOWN = 3
+_BYTES_OF_A_PIXEL = 8  # while it is decoded: four in Pillow, three in the tensor
 
 
 def imagefolder(path: str, reading: Reading, cache: Path | None = None) -> DataSet:
@@ -184,6 +185,7 @@ def _data_set(
         told.append(f"{len(ignored)} files that do not end as images do are passed over: {_some(ignored)}")
     if debris := train.debris + test.debris:
         told.append(f"files and folders that tools left, passed over: {len(debris)}, as {_some(debris)}")
+    _refuse_what_no_memory_takes(train, test, reading)
     if scaled := train.scaled + test.scaled:
         told.append(f"images with 16 bits a channel, of which the upper 8 are used: {scaled}")
     return DataSet(
@@ -197,6 +199,24 @@ def _data_set(
         scans=(train, test),
         notes=tuple(told),
     )
+
+
+def _refuse_what_no_memory_takes(train: Found, test: Found, reading: Reading) -> None:
+    """A picture of a few kilobytes can take gigabytes when it is decoded, in every worker at once."""
+    largest = max((found for found in (train, test)), key=_most_pixels)
+    need, free = _most_pixels(largest) * _BYTES_OF_A_PIXEL * max(1, reading.decoders()), free_memory()
+    if free is not None and need > free:
+        place = int(largest.sizes.astype(np.int64).prod(1).argmax())
+        width, height = largest.sizes[place].tolist()
+        taken = f"decoded by {max(1, reading.decoders())} workers it takes {need / 2**30:,.1f} GiB"
+        raise UserError(
+            f"{largest.paths[place]} has {width} x {height} pixels: {taken}, {free / 2**30:,.1f} are free: "
+            "make it smaller, or lower --workers"
+        )
+
+
+def _most_pixels(found: Found) -> int:
+    return int(found.sizes.astype(np.int64).prod(1).max(initial=0))
 
 
 def _usable(found: Found) -> FileSplit:

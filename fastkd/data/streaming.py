@@ -3,7 +3,9 @@ bytes all the way, normalised in the step."""
 
 import contextlib
 import itertools
+import os
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -198,8 +200,18 @@ def _lost_workers_are_named() -> Iterator[None]:
 
 
 def _begin_worker(_worker: int) -> None:
+    """A signal to the whole job is the main process's to handle, which needs its workers until the step is written
+    down: a worker ends when that process says so, or is no more."""
     torch.set_num_threads(1)
-    # A signal to the whole job is the main process's to handle: it needs its workers until the step is written down.
-    # They end when it ends, or closes the loader.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none: there SIGTERM ends a worker, whoever sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told_to, args=(os.getppid(),), daemon=True).start()
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end_when_told_to(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

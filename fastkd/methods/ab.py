@@ -43,6 +43,7 @@ class ABSettings(Checked):
 
 class AB(Method):
     Settings = ABSettings
+    about = "activation boundaries"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: ABSettings, context: Context):

@@ -41,6 +41,7 @@ class AEKD(Method):
     """The gradients have a closed form, so that no extra backward pass is needed."""
 
     Settings = AEKDSettings
+    about = "teachers, weighted by gradients"
     is_logit_method = True
     teachers_needed = (1, MOST)
 
@@ -97,6 +98,7 @@ class AEKDFSettings(Checked):
 
 class AEKDF(Method):
     Settings = AEKDFSettings
+    about = "the same on features, beside aekd"
     teachers_needed = (1, MOST)
     active: Tensor
 

@@ -30,6 +30,7 @@ class ATSettings(Checked):
 
 class AT(Method):
     Settings = ATSettings
+    about = "attention maps"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: ATSettings, context: Context):

@@ -28,6 +28,7 @@ class AVEGSettings(Checked):
 
 class AVEG(Method):
     Settings = AVEGSettings
+    about = "several teachers, equally weighted"
     is_logit_method = True
 
     def __init__(self, settings: AVEGSettings, context: Context):

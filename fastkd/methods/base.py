@@ -100,6 +100,8 @@ class Method(nn.Module):
     """
 
     Settings: ClassVar[type[Any]]
+    about: ClassVar[str] = ""
+    """What the student learns by it, in a few words, for the help."""
     is_logit_method: ClassVar[bool] = False
     """Whether it owns the cross-entropy: exactly one of the methods of a stage does."""
     needs_preacts: bool = False

@@ -45,6 +45,7 @@ class CC(Method):
     """
 
     Settings = CCSettings
+    about = "correlations between samples"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: CCSettings, context: Context):

@@ -30,6 +30,7 @@ class DKDSettings(Checked):
 
 class DKD(Method):
     Settings = DKDSettings
+    about = "softened logits, the target apart"
     is_logit_method = True
     teachers_needed = (1, 1)
     mixed_labels = "greater"

@@ -28,6 +28,7 @@ class DML(Method):
     """
 
     Settings = DMLSettings
+    about = "peers, each from all others"
     is_logit_method = True
     among_peers = True
 

@@ -38,6 +38,7 @@ class FitNet(Method):
     WRN teacher's where they are negative."""
 
     Settings = FitNetSettings
+    about = "hints: the features of one block"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: FitNetSettings, context: Context):

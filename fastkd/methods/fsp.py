@@ -42,6 +42,7 @@ class FSP(Method):
     """Compares the maps behind the stem and the blocks, whose channels have to agree."""
 
     Settings = FSPSettings
+    about = "flow from block to block"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: FSPSettings, context: Context):

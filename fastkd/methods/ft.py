@@ -50,6 +50,7 @@ class FT(Method):
     """Compares the last features. The paraphraser is trained before the student, and frozen beside it."""
 
     Settings = FTSettings
+    about = "factors: paraphrased features"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: FTSettings, context: Context):

@@ -28,6 +28,7 @@ class KDSettings(Checked):
 
 class KD(Method):
     Settings = KDSettings
+    about = "softened logits"
     is_logit_method = True
     teachers_needed = (1, 1)
 

@@ -42,6 +42,7 @@ class KDCL(Method):
     """Every network takes the target as a constant."""
 
     Settings = KDCLSettings
+    about = "peers, from their joint logits"
     is_logit_method = True
     among_peers = True
 

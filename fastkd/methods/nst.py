@@ -28,6 +28,7 @@ class NST(Method):
     takes batched matrix products."""
 
     Settings = NSTSettings
+    about = "distributions of activations"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: NSTSettings, context: Context):

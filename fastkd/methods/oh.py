@@ -44,6 +44,7 @@ class OH(Method):
     """
 
     Settings = OHSettings
+    about = "features with a margin (overhaul)"
     needs_preacts = True
     teachers_needed = (1, 1)
 

@@ -25,6 +25,7 @@ class PKT(Method):
     """Compares the embeddings. Each process compares the samples of its own batch."""
 
     Settings = PKTSettings
+    about = "probabilities of neighbours"
     teachers_needed = (1, 1)
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:

@@ -35,6 +35,7 @@ class ReviewKD(Method):
     fused with what came from the deeper ones."""
 
     Settings = ReviewKDSettings
+    about = "features reviewed across blocks"
     needs_preacts = True
     teachers_needed = (1, 1)
     warmup: Tensor

@@ -37,6 +37,7 @@ class SemCKD(Method):
     """
 
     Settings = SemCKDSettings
+    about = "features, matched by attention"
     teachers_needed = (1, 1)
     fixed_batch_size = True
 

@@ -66,6 +66,7 @@ class SimKD(Method):
     """There is a projector for each teacher (Table 6 has several): the losses are averaged, and so are the logits."""
 
     Settings = SimKDSettings
+    about = "the teacher's classifier, reused"
     is_logit_method = True
     mixed_labels = "greater"  # as it is called once a batch: its projector holds BatchNorms
 

@@ -25,6 +25,7 @@ class SP(Method):
     """Compares the last features (of a WRN the raw sum). Each process compares the samples of its own batch."""
 
     Settings = SPSettings
+    about = "similarities inside a batch"
     teachers_needed = (1, 1)
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:

@@ -29,6 +29,7 @@ class SRRL(Method):
     """The teacher's classifier is frozen, and gradients pass through it."""
 
     Settings = SRRLSettings
+    about = "features as the teacher reads them"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: SRRLSettings, context: Context):

@@ -50,6 +50,7 @@ class SSKD(Method):
     """
 
     Settings = SSKDSettings
+    about = "self-supervision by rotated images"
     teachers_needed = (1, 1)
     views = FOUR_ROTATIONS
 

@@ -78,6 +78,7 @@ def _check(name: str, arithmetic: Arithmetic, multiplier: float) -> None:
 
 class TfKDSelf(Method):
     Settings = TfKDSelfSettings
+    about = "its own earlier training"
     is_logit_method = True
     teachers_needed = (1, 1)
 
@@ -100,6 +101,7 @@ class TfKDSelf(Method):
 
 class TfKDReg(Method):
     Settings = TfKDRegSettings
+    about = "a virtual teacher"
     is_logit_method = True
     teachers_needed = (0, None)
 

@@ -69,6 +69,7 @@ def negative_log_likelihood(mean: Tensor, target: Tensor, log_scale: Tensor, lea
 
 class VID(Method):
     Settings = VIDSettings
+    about = "mutual information of features"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: VIDSettings, context: Context):

@@ -38,6 +38,9 @@ def course(recipe: Recipe) -> Course:
             planned.append(_mutual(stage, [by_name[name] for name in stage.teachers]))
         else:
             planned += _planned(stage, by_name)
+    names = [stage.name for stage in planned]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two trainings have the name {twice!r}: one of them is what a method trains before a student")
     return tuple(planned)
 
 

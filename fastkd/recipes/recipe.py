@@ -158,6 +158,9 @@ class Recipe(Checked):
             if unknown := [name for name in stage.teachers if name not in earlier]:
                 raise UserError(f"the {stage.name} learns from {unknown[0]!r}, which is none of the stages before it")
             earlier.append(stage.name)
+            averaged = f"{stage.name}-ema"
+            if stage.training is not None and stage.training.ema and any(averaged == s.name for s in self.stages):
+                raise UserError(f"a stage has the name {averaged!r}, as the averaged weights of the {stage.name} have")
         if self.augmentation.crop == "pad" and self.augmentation.crop_padding > self.image_size:
             padding = f"--crop-padding is at most the image size, {self.image_size}"
             raise UserError(f"{padding}, got {self.augmentation.crop_padding}: farther out there is no image left")

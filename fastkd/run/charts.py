@@ -22,7 +22,7 @@ _COLOURS = (
 DASHED, DOTTED = "6 4", "1.5 3"
 _WIDTH, _HEIGHT = 400, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 30, 36
-_MOST_POINTS = 200
+_MOST_POINTS, _MOST = 200, 1e100
 
 
 def colour(number: int) -> str:
@@ -104,7 +104,7 @@ def dot_chart(title: str, dots: Sequence[Dot]) -> Html:
 
     What is not finite has no place on it.
     """
-    dots = [dot for dot in dots if math.isfinite(dot.value) and math.isfinite(dot.error)]
+    dots = [dot._replace(value=_flat(dot.value), error=_flat(dot.error)) for dot in dots if _is_drawable(*dot[2:4])]
     if not dots:
         return NOTHING
     rows, series = (list(dict.fromkeys(names)) for names in ([d.row for d in dots], [d.series for d in dots]))
@@ -135,9 +135,18 @@ def dot_chart(title: str, dots: Sequence[Dot]) -> Html:
 
 
 def _drawable(line: Line, number: int) -> Line:
-    finite = [point for point in line.points if all(map(math.isfinite, point))]
-    band = [ends for ends in line.band if all(map(math.isfinite, ends))]
-    return line._replace(points=_thinned(finite), band=_thinned(band), colour=line.colour or colour(number))
+    points = [(_flat(x), _flat(y)) for x, y in line.points if _is_drawable(x, y)]
+    band = [(_flat(x), _flat(low), _flat(high)) for x, low, high in line.band if _is_drawable(x, low, high)]
+    return line._replace(points=_thinned(points), band=_thinned(band), colour=line.colour or colour(number))
+
+
+def _is_drawable(*values: float) -> bool:
+    """Whether they are numbers of which differences and ratios are numbers, too."""
+    return all(abs(value) < _MOST for value in values)
+
+
+def _flat(value: float) -> float:
+    return value if abs(value) > 1 / _MOST else 0.0
 
 
 def _thinned(points: Sequence) -> Sequence:
@@ -172,7 +181,7 @@ def _shortened(text: str, width: float) -> str:
 def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """About five round numbers that lie in low … high."""
     span = (high - low) or abs(high) or 1.0
-    step = 10 ** math.floor(math.log10(span / 4)) if span > 1e-300 else span
+    step = 10 ** math.floor(math.log10(span / 4))
     step *= next((factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 6), 10)
     if whole:
         step = max(1, round(step))

@@ -1,6 +1,5 @@
 """The curves of runs: what their logs say of every epoch, as charts with a mean and a band over the seeds."""
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +8,7 @@ from typing import Any
 from fastkd.run.charts import DASHED, DOTTED, Line, colour, line_chart
 from fastkd.run.page import Html
 
+_MOST = 1e100
 _LONG = 6
 """Epochs from which on a training is long enough to look at its second half alone."""
 
@@ -100,8 +100,8 @@ def over_seeds(
 
 
 def number(value: Any) -> float | None:
-    """A finite number out of a file; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """A number out of a file that can be drawn; None for anything else, and for one that no sum could hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _MOST:
         return None
     return float(value)
 

@@ -7,7 +7,7 @@ processes every rank carries it out and rank 0 writes.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
 from fastkd.run.left import below, known_digest, read_results
 from fastkd.run.outlook import Outlook
+from fastkd.run.trial import refuse_image_size, try_smallest_pass
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
 from fastkd.support.distributed import first_of_all, is_main, local_processes, on_main, wait_for_all
@@ -85,6 +86,8 @@ def check(job: Job, *, tensorboard: bool = False) -> None:
         earlier.add(planned, stage)
         if isinstance(planned, PlannedTraining):
             builder.train_source(planned, stage.views)
+            refuse_image_size(planned, stage, job.recipe.image_size)
+            try_smallest_pass(planned, stage, job)
     if tensorboard:
         import_tensorboard()
 
@@ -108,7 +111,7 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _held(folders: Iterable[Path], *, unlocked: bool) -> Iterator[None]:
+def _held(folders: Sequence[Path], *, unlocked: bool) -> Iterator[None]:
     """Holds run folders before anything is written in one of them, and clears what killed processes left there.
 
     Rank 0 does; where it may not, no rank goes on.
@@ -117,7 +120,7 @@ def _held(folders: Iterable[Path], *, unlocked: bool) -> Iterator[None]:
 
         def take() -> None:
             for folder in dict.fromkeys(folders):
-                make_folder(folder)
+                make_folder(folder, own=folder.parent in folders)
                 locks.enter_context(locked(folder, unlocked=unlocked))
                 clear_aside(folder)
                 clear_aside(folder / "checkpoints")
@@ -154,7 +157,7 @@ class Run:
         """Trains every stage that is not finished yet."""
         self.earlier.snapshots = self.folder / "checkpoints"
         if is_main():
-            make_folder(self.earlier.snapshots)
+            make_folder(self.earlier.snapshots, own=True)
         wait_for_all()
         if is_there(self.folder / "results.json"):
             self.results = read_results(self.folder / "results.json")
@@ -187,6 +190,7 @@ class Run:
         started = time.perf_counter()
         loss, steps = trainer.some_steps()
         seconds = (time.perf_counter() - started) / steps
+        trainer.refuse_what_is_not_finite()
         return {
             "parameters": count_parameters(stage.network),
             "trained_parameters": sum(p.numel() for p in stage.parameters() if p.requires_grad),

@@ -19,12 +19,19 @@ def is_fixed(field: dataclasses.Field) -> bool:
     return field.metadata.get(_FIXED, False)
 
 
-_GROUP = "group"
+_GROUP, _RARE = "group", "rare"
 
 
-def group(prefix: str = "") -> Any:
-    """A field whose type is a settings dataclass: its own fields are options, `--PREFIX.NAME` or plainly `--NAME`."""
-    return dataclasses.field(default=None, metadata={_GROUP: prefix})
+def group(prefix: str = "", *, rare: bool = False) -> Any:
+    """A field whose type is a settings dataclass: its own fields are options, `--PREFIX.NAME` or plainly `--NAME`.
+
+    rare: the short help only names them.
+    """
+    return dataclasses.field(default=None, metadata={_GROUP: prefix, _RARE: rare})
+
+
+def is_rare(field: dataclasses.Field) -> bool:
+    return field.metadata.get(_RARE, False)
 
 
 def group_prefix(field: dataclasses.Field) -> str | None:

@@ -78,9 +78,14 @@ def sync_folder(folder: Path) -> None:
         os.close(number)
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder with its parents, each on the disk before what lies in it; one that stands there will do."""
+def make_folder(path: Path, *, own: bool = False) -> None:
+    """Makes a folder with its parents, each on the disk before what lies in it; one that stands there will do.
+
+    own: not one that a link leads to, where somebody else's files lie.
+    """
     with explained("cannot create the folder", path):
+        if own and os.path.islink(path):
+            raise UserError(f"cannot write in {path}: it is a link")
         missing = [folder for folder in (path, *path.parents) if not os.path.isdir(folder)]
         for folder in reversed(missing):
             folder.mkdir(exist_ok=True)

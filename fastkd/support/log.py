@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastkd.support.errors import UserError
-from fastkd.support.files import open_in_place, parse_json, read_bytes, write_bytes
+from fastkd.support.files import make_folder, open_in_place, parse_json, read_bytes, write_bytes
 from fastkd.support.paths import explained, is_there, reason
 from fastkd.support.schemas import EpochRecord, Record, checked
 
@@ -14,6 +14,8 @@ from fastkd.support.schemas import EpochRecord, Record, checked
 class MetricsLog:
     def __init__(self, path: Path, *, tensorboard: bool = False):
         self.path = path
+        if tensorboard:
+            make_folder(path.parent / "tensorboard", own=True)
         self.tensorboard = import_tensorboard()(str(path.parent / "tensorboard")) if tensorboard else None
 
     def append(self, record: dict[str, Any]) -> None:

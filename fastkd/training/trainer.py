@@ -162,7 +162,7 @@ class Trainer:
                 started, first_step = time.monotonic(), progress.step
                 self._save()
                 self._stop_if_asked()
-        self._check_finite()
+        self.refuse_what_is_not_finite()
         train = self._means(meter.read())
         rate = (progress.step - first_step) * self.training.batch_size / max(time.monotonic() - started, 1e-9)
         progress.epoch, progress.step = progress.epoch + 1, 0
@@ -232,7 +232,7 @@ class Trainer:
         )
 
     def _log_steps(self) -> None:
-        self._check_finite()
+        self.refuse_what_is_not_finite()
         seconds, self.logged_at = time.monotonic() - self.logged_at, time.monotonic()
         totals = self.step.meter.read()
         recent = totals.since(self.logged)
@@ -251,7 +251,7 @@ class Trainer:
             self.log.append(record)
 
     def _show(self, seconds: float, steps: int) -> None:
-        self._check_finite()
+        self.refuse_what_is_not_finite()
         done = self.progress.epoch * self.steps_per_epoch + self.progress.step
         per_step = seconds / max(steps, 1)
         left = self.pace.seconds_left(done, per_step)
@@ -268,7 +268,8 @@ class Trainer:
         )
         self.session.display.live(look)
 
-    def _check_finite(self) -> None:
+    def refuse_what_is_not_finite(self) -> None:
+        """Raises UserError where a step since the training's begin had a loss or a gradient that was not finite."""
         bad = self.step.first_bad_step.item()
         if bad < 0:
             return
@@ -283,7 +284,7 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        self._check_finite()
+        self.refuse_what_is_not_finite()
         self.step.share_buffers()
         meters, rngs = from_all(self.step.meter.state()), from_all(self._rng_state())
         state: dict[str, Any] = {}

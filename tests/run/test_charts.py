@@ -1,6 +1,8 @@
 """Charts as SVG: they are well-formed, whatever they are given, and show each point where it belongs."""
 
 import math
+import random
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -182,3 +184,19 @@ class TestDots:
             return float(svg.get("viewBox").split()[3])
 
         assert height(30) - height(29) == height(2) - height(1) > 10
+
+
+EXTREME = (0.0, 5e-324, 1e-310, 1e-99, 1e-9, 1.0, -1.0, 3, 1e9, 10**15, 1e99, -1e99, 1e300, -1e308, math.inf, math.nan)
+
+
+def test_no_number_that_a_file_may_hold_breaks_a_chart():
+    """Three hundred charts out of extremes: each is well-formed and nothing in it stands outside of the numbers."""
+    draw = random.Random(0)
+    for _ in range(300):
+        points = [(draw.choice(EXTREME), draw.choice(EXTREME)) for _ in range(draw.randrange(6))]
+        band = [(x, draw.choice(EXTREME), draw.choice(EXTREME)) for x, _ in points]
+        dots = [Dot(f"{place}", "s", y, abs(draw.choice(EXTREME))) for place, (_, y) in enumerate(points)]
+        for chart in (line_chart("loss", "epoch", [Line("a", points, band=band)]), dot_chart("accuracy", dots)):
+            coordinates = re.findall(r'(?:points|cx|cy|x1|y1)="(.*?)"', chart)
+            assert not chart or parsed(chart) is not None
+            assert all(math.isfinite(float(number)) for text in coordinates for number in re.split("[, ]", text))

@@ -47,7 +47,7 @@ class TestOverSeeds:
         assert over_seeds([records], term("b", "kl"))[0] == [(1, 2.0)]
         assert over_seeds([log(80)], learning_rate("student"))[0][0] == (1, 0.1)
 
-    @pytest.mark.parametrize("bad", (None, "x", True, math.nan, math.inf, [], {}))
+    @pytest.mark.parametrize("bad", (None, "x", True, math.nan, math.inf, 1e308, 10**400, [], {}))
     def test_what_is_no_finite_number_is_left_out(self, bad):
         assert number(bad) is None
         broken = [
