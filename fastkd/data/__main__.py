@@ -24,7 +24,7 @@ from fastkd.data import (
     open_dataset,
 )
 from fastkd.data.folder import class_folder_tree
-from fastkd.data.inspect import contact_sheet, describe, verify
+from fastkd.data.inspect import PICTURES, contact_sheet, describe, verify
 from fastkd.support import environment
 from fastkd.support.command_line import command, read_options
 from fastkd.support.errors import UserError
@@ -77,6 +77,7 @@ def main(arguments: list[str]) -> int:
     options = read_options(Options, arguments[1:], program="python -m fastkd.data inspect")
     data = _opened(options)
     _refuse_idle(options, data)
+    _refuse_other_files(options.out)
     about = describe(data)
     if options.verify:
         found = verify(data, environment.cores())
@@ -94,15 +95,13 @@ def main(arguments: list[str]) -> int:
             flip=options.flip,
             rotation=options.rotation,
         )
+        augmentation.check_size(size)
         views = FOUR_ROTATIONS if options.rotations else Views(options.views)
         torch.set_num_threads(environment.cores())
-        try:
-            contact_sheet(
-                data, options.out, image_size=size, augmentation=augmentation, views=views, images=options.images,
-                seed=options.seed,
-            )  # fmt: skip
-        except OSError as error:
-            raise UserError(f"cannot write {options.out}: {error.strerror or error}") from error
+        contact_sheet(
+            data, options.out, image_size=size, augmentation=augmentation, views=views, images=options.images,
+            seed=options.seed,
+        )  # fmt: skip
         about["sheet"] = str(options.out)
     if options.json:
         print(json.dumps(about, indent=2, ensure_ascii=False))
@@ -123,6 +122,11 @@ def _refuse_idle(options: Options, data: DataSet) -> None:
         idle["views"] = "--rotations shows four of each image"
     for name in sorted(changed & idle.keys()):
         raise UserError(f"--{name.replace('_', '-')} changes nothing: {idle[name]}")
+
+
+def _refuse_other_files(out: Path) -> None:
+    if out.suffix.lower() not in PICTURES:
+        raise UserError(f"--out is a picture, a file that ends in {', '.join(PICTURES)}, got {out}")
 
 
 def _opened(options: Options) -> DataSet:

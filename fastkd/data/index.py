@@ -21,7 +21,7 @@ from fastkd.data.debris import copies, is_debris
 from fastkd.data.decoding import EXTENSIONS, BadImage, probe
 from fastkd.data.paths import Paths
 from fastkd.support.errors import UserError
-from fastkd.support.files import write_bytes
+from fastkd.support.files import make_folder, write_bytes
 
 _FORMAT = 2
 _FOLDERS = 256  # folders a thread lists before it takes the next
@@ -242,5 +242,5 @@ def _write(file: Path, key: str, heads: _Heads) -> None:
     buffer = io.BytesIO()
     about = json.dumps({"format": _FORMAT, "key": key, "bad": heads.bad, "scaled": heads.scaled}).encode()
     np.savez(buffer, about=np.frombuffer(about, np.uint8), sizes=heads.sizes, plain=heads.plain)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     write_bytes(file, buffer.getvalue())

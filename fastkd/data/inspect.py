@@ -1,5 +1,6 @@
 """What fastkd sees of a data set: numbers, what is wrong with it, and a sheet of augmented training images."""
 
+import io
 import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 from fastkd.data import Augmentation, DataSet, Feeding, FileSplit, Split, Views, training_source
 from fastkd.data.debris import odd
 from fastkd.data.decoding import BadImage, decode
+from fastkd.support.files import make_folder, write_bytes
 
 _COLUMNS, _GAP, _LINE = 8, 4, 14
 _NAMED = 5
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""Endings of files that a sheet can be written to."""
 _LEAST = 96  # pixels of a picture on the sheet: smaller ones are enlarged
 
 
@@ -66,7 +70,7 @@ def verify(data: DataSet, threads: int) -> dict[str, str]:
 def contact_sheet(
     data: DataSet, file: Path, *, image_size: int, augmentation: Augmentation, views: Views, images: int, seed: int
 ) -> None:
-    """Writes the first training images of epoch 0, each with its views and its class, as a PNG."""
+    """Writes the first training images of epoch 0, each with its views and its class."""
     per_sample = views.count
     count = min(len(data.train), max(1, images // per_sample))
     feeding = Feeding(image_size=image_size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -89,8 +93,10 @@ def contact_sheet(
             sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (left, top))
             name = data.classes[int(batch.labels[sample])] if view == 0 else f"view {view}"
             draw.text((left, top + side), _fitting(name, draw, font, side), fill="black", font=font)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file)
+    content = io.BytesIO()
+    sheet.save(content, format=Image.registered_extensions()[file.suffix.lower()])
+    make_folder(file.parent)
+    write_bytes(file, content.getvalue())
 
 
 def _broken(split: FileSplit, place: int) -> str:

@@ -135,9 +135,7 @@ class Recipe(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.augmentation.crop == "pad" and self.augmentation.crop_padding > self.image_size:
-            padding = f"--crop-padding is at most the image size, {self.image_size}"
-            raise UserError(f"{padding}, got {self.augmentation.crop_padding}: farther out there is no image left")
+        self.augmentation.check_size(self.image_size)
         longest = max((stage.training.epochs for stage in self.stages if stage.training), default=0)
         for epoch in self.keep_epochs:
             if not 1 <= epoch <= longest:

@@ -21,6 +21,8 @@ from fastkd.support.errors import UserError
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes beside the file, flushes to the disk, then renames: whoever looks sees the old content or the new."""
+    if not path.name:
+        raise UserError(f"cannot write {path}: expected the name of a file")
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(aside, "wb") as file:
