@@ -103,7 +103,7 @@ def find_method(name: str) -> type[Method]:
     module_name, _, class_name = name.partition(":")
     try:
         method = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:  # a ValueError is that of an empty name
         raise UserError(f"cannot import the method {name!r}: {error}") from error
     if not (isinstance(method, type) and issubclass(method, Method)):
         raise UserError(f"{name!r} is not a class derived from fastkd.methods.Method")
