@@ -4,6 +4,22 @@ import pytest
 from helpers.places import ROOT, TESTS
 
 TESTED_ELSEWHERE = {
+    "losses/ab_divergence.py": (
+        "tests/losses/test_pairs.py",
+        "All losses of a student and one teacher are tested there.",
+    ),
+    "losses/jsd.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
+    "losses/nkd.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
+    "losses/rld.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
+    "losses/ttm.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
+    "losses/pair.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
+    "losses/correlation.py": (
+        "tests/losses/test_features.py",
+        "The losses on plain tensors are tested there together.",
+    ),
+    "losses/relations.py": ("tests/losses/test_features.py", "The losses on plain tensors are tested there together."),
+    "losses/maps.py": ("tests/losses/test_features.py", "The losses on plain tensors are tested there together."),
+    "losses/precision.py": ("tests/losses/test_features.py", "The losses on plain tensors are tested there together."),
     "methods/": ("tests/methods/test_walk.py", "Every row of METHODS is walked there."),
     "networks/": ("tests/networks/test_table.py", "Every row of NETWORKS is walked there."),
     "ops/augment/": ("tests/ops/augment/test_interpreted.py", "The kernel is held against the reference there."),

@@ -8,8 +8,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from fastkd.data import (
     DATASETS,
@@ -24,10 +22,12 @@ from fastkd.data import (
     open_dataset,
 )
 from fastkd.data.folder import class_folder_tree
-from fastkd.data.inspect import PICTURES, contact_sheet, describe, verify
+from fastkd.data.inspect import contact_sheet, describe, picture_format, verify
 from fastkd.support import environment
 from fastkd.support.command_line import command, read_options
+from fastkd.support.console import new_table, table_console
 from fastkd.support.errors import UserError
+from fastkd.support.paths import free_path, is_folder
 from fastkd.support.ranges import Pixels, Seed, between, whole
 
 _SHOWN = 20
@@ -39,8 +39,8 @@ class Options:
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """NAME, NAME:PATH, or the PATH of an image folder or of any folder of class folders."""
-    out: Path = Path("contact-sheet.png")
-    """The file that the sheet is written to."""
+    out: Path | None = None
+    """The file that the sheet is written to (default: contact-sheet.png, with a number where one stands already)."""
     verify: bool = False
     """Decode every file: slow, but finds what the scan cannot."""
     image_size: Pixels | None = None
@@ -77,7 +77,8 @@ def main(arguments: list[str]) -> int:
     options = read_options(Options, arguments[1:], program="python -m fastkd.data inspect")
     data = _opened(options)
     _refuse_idle(options, data)
-    _refuse_other_files(options.out)
+    out = options.out or free_path(Path("contact-sheet.png"))
+    picture_format(out)
     about = describe(data)
     if options.verify:
         found = verify(data, environment.cores())
@@ -99,10 +100,10 @@ def main(arguments: list[str]) -> int:
         views = FOUR_ROTATIONS if options.rotations else Views(options.views)
         torch.set_num_threads(environment.cores())
         contact_sheet(
-            data, options.out, image_size=size, augmentation=augmentation, views=views, images=options.images,
+            data, out, image_size=size, augmentation=augmentation, views=views, images=options.images,
             seed=options.seed,
         )  # fmt: skip
-        about["sheet"] = str(options.out)
+        about["sheet"] = str(out)
     if options.json:
         print(json.dumps(about, indent=2, ensure_ascii=False))
     else:
@@ -124,11 +125,6 @@ def _refuse_idle(options: Options, data: DataSet) -> None:
         raise UserError(f"--{name.replace('_', '-')} changes nothing: {idle[name]}")
 
 
-def _refuse_other_files(out: Path) -> None:
-    if out.suffix.lower() not in PICTURES:
-        raise UserError(f"--out is a picture, a file that ends in {', '.join(PICTURES)}, got {out}")
-
-
 def _opened(options: Options) -> DataSet:
     name = options.data.partition(":")[0]
     if name in DATASETS and name not in FOLDERS:
@@ -140,7 +136,7 @@ def _opened(options: Options) -> DataSet:
         class_list=options.class_list,
         index_cache=options.index_cache,
     )
-    if name not in DATASETS and Path(options.data).is_dir() and not (Path(options.data) / "train").is_dir():
+    if name not in DATASETS and is_folder(Path(options.data)) and not is_folder(Path(options.data) / "train"):
         return class_folder_tree(options.data, reading, options.index_cache)
     return open_dataset(
         options.data if name in DATASETS else f"imagefolder:{options.data}", image_size=options.image_size,
@@ -149,9 +145,10 @@ def _opened(options: Options) -> DataSet:
 
 
 def _print(about: dict[str, Any], *, streamed: bool, verified: bool) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = table_console()
+    console.soft_wrap = True
     console.print(f"{about['name']}: {len(about['classes'])} classes")
-    table = Table("", "images", "a class has", "width", "height", "most frequent sizes")
+    table = new_table("", "images", "a class has", "width", "height", "most frequent sizes")
     for name, part in about["splits"].items():
         counts, widths, heights = part["per_class"], part.get("width"), part.get("height")
         table.add_row(

@@ -7,12 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, RawBatch, Split, Views
+from fastkd.data.mixing import Mixing
 from fastkd.ops.augment import How, Inputs, augment, turns_table
+from fastkd.ops.augment.strong import FIXMATCH, RANDAUGMENT, Drawn, Policy, strengthened
 from fastkd.ops.philox import split_seed
 from fastkd.support.errors import UserError
 from fastkd.support.fields import OnlyWith, fixed
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import between, whole
+
+GREATEST_MAGNITUDE = 30.0
+"""RandAugment's greatest magnitude."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,14 @@ class Augmentation(Checked):
     """Flip an image horizontally, with probability 1/2."""
     rotation: Annotated[float, between(0, 180)] = 0.0
     """Rotate by up to ± so many degrees, uniformly; nearest pixel, black outside (the Tf-KD recipes)."""
+    randaugment: Annotated[int, whole(0, 100)] = 0
+    """Operations of RandAugment that each image gets after crop and flip (torchvision's table)."""
+    magnitude: Annotated[float, between(0, GREATEST_MAGNITUDE), OnlyWith("randaugment")] = 9.0
+    """Their magnitude, from 0 to 30."""
+    mixup: Annotated[float, between(0, 100)] = 0.0
+    """α of mixup: images are mixed in pairs at a share drawn from Beta(α, α) for each batch; 0: they are not."""
+    cutmix: Annotated[float, between(0, 100)] = 0.0
+    """α of cutmix: a box of each image comes from another; with --mixup each batch has one of both."""
     area: tuple[Annotated[float, between(1e-4, 1)], Annotated[float, between(1e-4, 1)]] = fixed((0.08, 1.0))
     """Least and greatest share of the image's area, with --crop resized."""
     aspect: tuple[Annotated[float, between(0.01, 100)], Annotated[float, between(0.01, 100)]] = fixed((3 / 4, 4 / 3))
@@ -56,6 +69,17 @@ class Format:
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
     """Each view [B,3,H,W] is channels-last; the view axis stays outermost."""
+
+
+def policy_of(view: int, augmentation: Augmentation | None, views: Views) -> tuple[Policy, Drawn] | None:
+    """The operations that a view is augmented by beside crop, flip and rotation; None: there are none."""
+    if augmentation is None:
+        return None
+    if views.strong and view:
+        return FIXMATCH, Drawn(2)
+    if augmentation.randaugment:
+        return RANDAUGMENT, Drawn(augmentation.randaugment, augmentation.magnitude / GREATEST_MAGNITUDE)
+    return None
 
 
 class Normalise(nn.Module):
@@ -103,13 +127,32 @@ class Prepare(nn.Module):
             quarter_turns=views.quarter_turns,
             dtype=self.format.dtype,
         )
+        self.policies = tuple(policy_of(view, augmentation, views) for view in range(views.count))
+        mixes = augmentation is not None and (augmentation.mixup or augmentation.cutmix)
+        self.mixing = Mixing(augmentation.mixup, augmentation.cutmix, seed) if mixes else None
 
     def batch(self, images_nHWC: Tensor, rows_VB: Tensor, index_B: Tensor, step: Tensor, epoch: Tensor) -> Batch:
         """rows_VB: the byte image that each view is cut out of; index_B: the samples' row numbers in the split."""
         scale_C, shift_C = self.normalise.scale, self.normalise.shift
         inputs = Inputs(images_nHWC, rows_VB, index_B, epoch, self.turns, scale_C, shift_C, self.how)
         images = augment(inputs, channels_last=self.format.channels_last)
-        return Batch(images, self.labels[index_B], index_B, step, epoch)
+        if any(self.policies):
+            self._strengthen(images, inputs)
+        batch = Batch(images, self.labels[index_B], index_B, step, epoch)
+        return batch if self.mixing is None else self.mixing(batch)
+
+    def _strengthen(self, images: Tensor, inputs: Inputs) -> None:
+        """Overwrites the views that have operations drawn for them: after crop and flip, on bytes."""
+        scale_C, shift_C = inputs.scale_C, inputs.shift_C
+        how = inputs.how._replace(dtype=torch.float32)
+        bytes_VBCHW = augment(
+            inputs._replace(scale_C=torch.ones_like(scale_C), shift_C=torch.zeros_like(shift_C), how=how)
+        )
+        key = inputs.how.key_low, inputs.how.key_high
+        for view, policy in enumerate(self.policies):
+            if policy is not None:
+                changed = strengthened(bytes_VBCHW[view], policy[0], key, inputs.index_B, inputs.epoch, view, policy[1])
+                images[view].copy_(changed * scale_C[:, None, None] + shift_C[:, None, None])
 
 
 class ResidentImages(Prepare):

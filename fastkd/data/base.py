@@ -39,6 +39,15 @@ class RawBatch(NamedTuple):
             self.images.copy_(other.images, non_blocking=True)
 
 
+class Mixed(NamedTuple):
+    """The second image in each image of a batch."""
+
+    labels: Tensor
+    """[B] int64: its label."""
+    share: Tensor
+    """[B] float32: how much of the image is the first one, whose label is `Batch.labels`."""
+
+
 class Batch(NamedTuple):
     """What a stage trains on, on its device."""
 
@@ -52,6 +61,8 @@ class Batch(NamedTuple):
     """int64 scalar: optimisation steps done in this stage."""
     epoch: Tensor
     """int64 scalar, from 0."""
+    mixed: Mixed | None = None
+    """What the images are mixed with, where they are."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,8 @@ class Views:
     """Number of views, each with random numbers of its own (KDCL: one for each network)."""
     quarter_turns: bool = False
     """View v of four is turned by v·90°: the views share flip and angle, each has its own crop (SSKD)."""
+    strong: bool = False
+    """Whether views other than the first are augmented strongly (MLLD, CRLD)."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.quarter_turns and self.count != 4):
@@ -69,6 +82,7 @@ class Views:
 
 
 ONE_VIEW = Views()
+WEAK_AND_STRONG = Views(2, strong=True)
 FOUR_ROTATIONS = Views(4, quarter_turns=True)
 
 
@@ -146,6 +160,8 @@ class DataSet:
     """Standard deviation of each channel, likewise."""
     failures: Failures = field(default_factory=Failures)
     """Images that were left out, and how many may be."""
+    named: bool = True
+    """Whether `classes` are names: numbers that stand for names that nobody gave say nothing about a class."""
     scans: tuple[Found, ...] = ()
     """What the scans of its folders found."""
     notes: tuple[str, ...] = ()

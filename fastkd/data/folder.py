@@ -17,7 +17,10 @@ from fastkd.data.boxes import centres
 from fastkd.data.decoding import EXTENSIONS, BadImage, decode
 from fastkd.data.failures import Failures
 from fastkd.data.index import Found, class_folders, scan
+from fastkd.support.environment import free_memory
 from fastkd.support.errors import UserError
+from fastkd.support.files import read_text
+from fastkd.support.paths import expanded, is_file, is_folder, is_there
 
 _TEST_FOLDERS = ("val", "validation", "valid", "test")
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -35,8 +38,8 @@ def imagefolder(path: str, reading: Reading, cache: Path | None = None) -> DataS
     path/classes.txt) chooses and orders them by lines: a FOLDER, or a FOLDER and a name to show.
     """
     root = existing_folder(path, "imagefolder")
-    test_root = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
-    if not (root / "train").is_dir() or test_root is None:
+    test_root = next((root / name for name in _TEST_FOLDERS if is_folder(root / name)), None)
+    if not is_folder(root / "train") or test_root is None:
         raise UserError(
             f"{path} has no folders 'train' and 'val' (or {', '.join(map(repr, _TEST_FOLDERS[1:]))}) with one folder a "
             f"class in each{_what_there_is(root)}"
@@ -50,9 +53,9 @@ def imagefolder(path: str, reading: Reading, cache: Path | None = None) -> DataS
         raise UserError(f"{test_root} has a class {strangers[0]!r} that {root / 'train'} lacks")
     threads = max(1, reading.decoders())
     parts = (root / "train", test_root)
-    found = [_scanned(part, folders, threads=threads, cache=cache) for part in parts]
-    data = _data_set("imagefolder", *found, names, (_IMAGENET_MEAN, _IMAGENET_STD), reading, notes)
-    for split, part in zip(found, parts, strict=True):
+    train, test = (_scanned(part, folders, threads=threads, cache=cache) for part in parts)
+    data = _data_set("imagefolder", train, test, names, (_IMAGENET_MEAN, _IMAGENET_STD), reading, notes)
+    for split, part in zip((train, test), parts, strict=True):
         _check_classes(split.labels[split.usable], part, folders)
     return data
 
@@ -82,7 +85,7 @@ def tiny_imagenet(path: str, reading: Reading, cache: Path | None = None) -> Dat
     if not folders or len(set(folders)) != len(folders):
         raise UserError(f"{root / 'wnids.txt'} names no classes, or one twice")
     folders = tuple(sorted(folders))  # wnids.txt is in no order; torchvision's ImageFolder sorts
-    words = dict(line.split("\t", 1) for line in _lines(root / "words.txt")) if (root / "words.txt").exists() else {}
+    words = dict(line.split("\t", 1) for line in _lines(root / "words.txt")) if is_there(root / "words.txt") else {}
     label_of = {}
     for number, line in enumerate(_lines(annotations), 1):
         name, _, rest = line.partition("\t")
@@ -107,14 +110,15 @@ def tiny_imagenet(path: str, reading: Reading, cache: Path | None = None) -> Dat
 def existing_folder(path: str, name: str) -> Path:
     if not path:
         raise UserError(f"{name} needs a folder: --data {name}:PATH")
-    if not Path(path).is_dir():
+    folder = expanded(path)
+    if not is_folder(folder):
         raise UserError(f"no folder {path} (from --data {name}:{path})")
-    return Path(path)
+    return folder
 
 
 def load_resident(split: FileSplit, image_size: int, threads: int, failures: Failures) -> Split:
     """Decodes every image; one that is not image_size x image_size is resized (shorter side) and cropped (centre)."""
-    need, free = len(split) * image_size**2 * 3, _free_memory()
+    need, free = len(split) * image_size**2 * 3, free_memory()
     if free is not None and need > free:
         raise UserError(
             f"{len(split):,} images of {image_size} pixels take {need / 2**30:,.1f} GiB, {free / 2**30:,.1f} are free: "
@@ -200,7 +204,7 @@ def _data_set(
 def _refuse_what_no_memory_takes(train: Found, test: Found, reading: Reading) -> None:
     """A picture of a few kilobytes can take gigabytes when it is decoded, in every worker at once."""
     largest = max((found for found in (train, test)), key=_most_pixels)
-    need, free = _most_pixels(largest) * _BYTES_OF_A_PIXEL * max(1, reading.decoders()), _free_memory()
+    need, free = _most_pixels(largest) * _BYTES_OF_A_PIXEL * max(1, reading.decoders()), free_memory()
     if free is not None and need > free:
         place = int(largest.sizes.astype(np.int64).prod(1).argmax())
         width, height = largest.sizes[place].tolist()
@@ -225,7 +229,7 @@ def _check_classes(labels: np.ndarray, root: Path, folders: tuple[str, ...]) -> 
     if counts.all():
         return
     empty = root / folders[int(counts.argmin())]
-    if not empty.is_dir():
+    if not is_folder(empty):
         raise UserError(f"no class folder {empty}: every class has images to train on and images to test on")
     raise UserError(f"the class folder {empty} has no images: files that end in {', '.join(EXTENSIONS)}")
 
@@ -254,7 +258,7 @@ def _classes(train: Path, root: Path, class_list: Path | None) -> tuple[tuple[st
         raise UserError(f"{train} has no class folders{_where_images_lie(train)}")
     passed_over = [f"folders that tools left, no classes: {len(debris)}, as {_some(debris)}"] if debris else []
     file = Path(class_list) if class_list is not None else root / "classes.txt"
-    if class_list is None and not file.is_file():
+    if class_list is None and not is_file(file):
         return there, there, passed_over
     known = {*there, *debris}
     listed = [[line] if line in known else line.split("\t" if "\t" in line else None, 1) for line in _lines(file)]
@@ -274,18 +278,4 @@ def _classes(train: Path, root: Path, class_list: Path | None) -> tuple[tuple[st
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is no text in UTF-8") from error
-
-
-def _free_memory() -> int | None:
-    """Bytes of memory that this machine can still give; None if it does not say."""
-    try:
-        about = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in about.splitlines() if line.startswith("MemAvailable")), None)
+    return [line for line in read_text(file).splitlines() if line.strip()]

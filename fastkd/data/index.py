@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,9 +22,11 @@ from fastkd.data.debris import copies, is_debris
 from fastkd.data.decoding import EXTENSIONS, BadImage, probe
 from fastkd.data.paths import Paths
 from fastkd.support.errors import UserError
-from fastkd.support.files import make_folder, write_bytes
+from fastkd.support.files import make_folder, parse_json, read_bytes, write_bytes
+from fastkd.support.schemas import Index, checked
 
 _FORMAT = 2
+_MOST_OF_AN_INDEX = 1 << 32
 _FOLDERS = 256  # folders a thread lists before it takes the next
 _PORTION = 4096  # files a thread looks at before it takes the next portion
 
@@ -228,14 +231,27 @@ def _file(folder: Path, name: str, root: str) -> Path:
 def _read(file: Path, key: str, count: int) -> _Heads | None:
     """What an earlier scan kept; None if it kept nothing, if files have changed since, or if the archive is damaged."""
     try:
-        with open(file, "rb") as content, np.load(content, allow_pickle=False) as arrays:
-            about = json.loads(arrays["about"].tobytes())
-            if about["format"] != _FORMAT or about["key"] != key or len(arrays["sizes"]) != count:
+        content = read_bytes(file, most=_MOST_OF_AN_INDEX)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > len(content):
+                return None  # `_write` packs nothing
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            about = checked(Index, parse_json(arrays["about"].tobytes().decode()), str(file))
+            if about["format"] != _FORMAT or about["key"] != key:
                 return None
             bad = {int(place): reason for place, reason in about["bad"].items()}
-            return _Heads(arrays["sizes"], arrays["plain"], bad, int(about["scaled"]))
+            heads = _Heads(arrays["sizes"], arrays["plain"], bad, about["scaled"])
+            return heads if _is_whole(heads, count) else None
     except Exception:  # a damaged archive fails in many ways; the scan is the cure for all of them
         return None
+
+
+def _is_whole(heads: _Heads, count: int) -> bool:
+    """Whether the arrays are those of so many files, and the files without a size those that cannot be used."""
+    sizes, plain = heads.sizes, heads.plain
+    if (sizes.shape, sizes.dtype, plain.shape, plain.dtype) != ((count, 2), np.int32, (count,), np.bool_):
+        return False
+    return bool((sizes >= 0).all()) and heads.bad.keys() == set(np.flatnonzero((sizes == 0).any(1)).tolist())
 
 
 def _write(file: Path, key: str, heads: _Heads) -> None:

@@ -14,12 +14,11 @@ from PIL import Image, ImageDraw, ImageFont
 from fastkd.data import Augmentation, DataSet, Feeding, FileSplit, Split, Views, training_source
 from fastkd.data.debris import odd
 from fastkd.data.decoding import BadImage, decode
+from fastkd.support.errors import UserError
 from fastkd.support.files import make_folder, write_bytes
 
 _COLUMNS, _GAP, _LINE = 8, 4, 14
 _NAMED = 5
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""Endings of files that a sheet can be written to."""
 _LEAST = 96  # pixels of a picture on the sheet: smaller ones are enlarged
 
 
@@ -93,10 +92,18 @@ def contact_sheet(
             sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (left, top))
             name = data.classes[int(batch.labels[sample])] if view == 0 else f"view {view}"
             draw.text((left, top + side), _fitting(name, draw, font, side), fill="black", font=font)
-    content = io.BytesIO()
-    sheet.save(content, format=Image.registered_extensions()[file.suffix.lower()])
     make_folder(file.parent)
-    write_bytes(file, content.getvalue())
+    encoded = io.BytesIO()
+    sheet.save(encoded, picture_format(file))
+    write_bytes(file, encoded.getvalue())
+
+
+def picture_format(file: Path) -> str:
+    """Pillow's name of the format that the file's ending means; raises UserError where it means none."""
+    known = Image.registered_extensions()
+    if known.get(file.suffix.lower()) not in Image.SAVE:
+        raise UserError(f"cannot write {file}: its name does not end as a picture's does, such as .png")
+    return known[file.suffix.lower()]
 
 
 def _broken(split: FileSplit, place: int) -> str:
@@ -117,6 +124,7 @@ def _quantiles(values: np.ndarray) -> dict[str, int]:
 
 
 def _fitting(name: str, draw: ImageDraw.ImageDraw, font: Any, width: int) -> str:
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)  # a line break is a second line
     while name and draw.textlength(name, font=font) > width:
         name = name[:-1]
     return name

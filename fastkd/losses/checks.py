@@ -49,7 +49,16 @@ def check_several(labels: Tensor, name: str, several: Tensor | Sequence[Tensor],
 def check_decoupled(labels: Tensor, **logits: Tensor) -> None:
     check_batch(labels, **logits)
     if next(iter(logits.values())).shape[1] < 2:
-        raise ValueError("dkd_loss needs classes other than the label's: K is at least 2, got 1")
+        raise ValueError("this loss needs classes other than the label's: K is at least 2, got 1")
+
+
+def check_pairs(student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of maps: of one map each, or of as many of the one network as of the other; raises ValueError else."""
+    if isinstance(student, Tensor) and isinstance(teacher, Tensor):
+        return [(student, teacher)]
+    if isinstance(student, Tensor) or isinstance(teacher, Tensor) or len(student) != len(teacher) or not len(student):
+        raise ValueError("student and teacher are a map each, or as many maps of the one as of the other, at least one")
+    return list(zip(student, teacher, strict=True))
 
 
 def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) -> None:
@@ -65,6 +74,16 @@ def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) ->
     _require_device("teacher_weights", weights, teachers[0])
     if _may_be_read(weights) and not bool(weights.isfinite().all()):
         raise ValueError("teacher_weights are finite, got one that is not")
+
+
+def check_row_weights(weights: Tensor | None, logits: Tensor) -> None:
+    if weights is None:
+        return
+    expected = f"a floating-point tensor [{len(logits)}]"
+    _require_tensor("row_weights", weights, expected)
+    if weights.shape != logits.shape[:1] or not weights.is_floating_point():
+        raise ValueError(f"row_weights are {expected}, got {weights.dtype} {list(weights.shape)}")
+    _require_device("row_weights", weights, logits)
 
 
 def check_scalar(name: str, value: Scalar, logits: Tensor, allowed: Range) -> None:

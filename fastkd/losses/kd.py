@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastkd.losses.checks import check_batch, check_several, check_teacher_weights
 from fastkd.losses.module import Loss, checked_numbers, takes_numbers
+from fastkd.losses.pair import named
 from fastkd.ops.distill_loss import Numbers, compute
 from fastkd.ops.numbers import KDNumbers
 
@@ -51,18 +52,21 @@ def kd_loss(
     teacher_logits: Tensor,
     labels: Tensor,
     *,
+    standardise: bool = False,
     ignore_index: int = -100,
     **numbers: Unpack[KDNumbers],
 ) -> KDTerms:
     """Knowledge distillation (Hinton et al. 2015): ce_weight · CE + kl_weight · τ² KL(teacher ‖ student).
 
     student_logits, teacher_logits: [B,K]; labels: [B] int64.
+    standardise: KL compares the logits of each row less their mean, divided by their deviation (divisor K − 1) plus
+        1e-7 (Sun, Ren, Li, Wang, Cao: "Logit standardization in knowledge distillation", CVPR 2024, arXiv 2403.01427).
 
     CE is taken at temperature 1, KL at `temperature`; no gradient reaches the teacher. Errors as in `ce_loss`.
     """
     check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
     checked = checked_numbers("kd_loss", "kd", numbers, student_logits)
-    return _kd(student_logits, [teacher_logits], labels, checked, ignore_index)
+    return _kd(named("kd", standardise), student_logits, [teacher_logits], labels, checked, ignore_index)
 
 
 @takes_numbers("kd")
@@ -72,6 +76,7 @@ def multi_teacher_loss(
     labels: Tensor,
     *,
     teacher_weights: Tensor | None = None,
+    standardise: bool = False,
     ignore_index: int = -100,
     **numbers: Unpack[KDNumbers],
 ) -> KDTerms:
@@ -85,13 +90,15 @@ def multi_teacher_loss(
     student_logits: [B,K]; labels: [B] int64.
     teacher_logits: [M,B,K], or a sequence of M tensors [B,K]; M >= 1. No gradient reaches them.
     teacher_weights: [M], or [M,B] for weights of each sample; 1/M by default. They are used as they are, detached.
+    standardise: as in `kd_loss`.
 
     Errors as in `ce_loss`.
     """
     teachers = check_several(labels, "teacher_logits", teacher_logits, student_logits=student_logits)
     checked = checked_numbers("multi_teacher_loss", "kd", numbers, student_logits)
     check_teacher_weights(teacher_weights, teachers)
-    return _kd(student_logits, teachers, labels, checked, ignore_index, teacher_weights)
+    form = named("kd", standardise)
+    return _kd(form, student_logits, teachers, labels, checked, ignore_index, teacher_weights)
 
 
 class KDLoss(Loss):
@@ -99,13 +106,14 @@ class KDLoss(Loss):
 
     form = "kd"
 
-    def __init__(self, *, ignore_index: int = -100, **numbers: Unpack[KDNumbers]):
-        super().__init__(numbers)
+    def __init__(self, *, standardise: bool = False, ignore_index: int = -100, **numbers: Unpack[KDNumbers]):
+        super().__init__(numbers, named("kd", standardise))
         self.ignore_index = ignore_index
+        self.standardise = standardise
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> KDTerms:
         check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
-        return _kd(student_logits, [teacher_logits], labels, self.numbers, self.ignore_index)
+        return _kd(self._form, student_logits, [teacher_logits], labels, self.numbers, self.ignore_index)
 
 
 class MultiTeacherLoss(Loss):
@@ -113,9 +121,10 @@ class MultiTeacherLoss(Loss):
 
     form = "kd"
 
-    def __init__(self, *, ignore_index: int = -100, **numbers: Unpack[KDNumbers]):
-        super().__init__(numbers)
+    def __init__(self, *, standardise: bool = False, ignore_index: int = -100, **numbers: Unpack[KDNumbers]):
+        super().__init__(numbers, named("kd", standardise))
         self.ignore_index = ignore_index
+        self.standardise = standardise
 
     def forward(
         self,
@@ -126,10 +135,11 @@ class MultiTeacherLoss(Loss):
     ) -> KDTerms:
         teachers = check_several(labels, "teacher_logits", teacher_logits, student_logits=student_logits)
         check_teacher_weights(teacher_weights, teachers)
-        return _kd(student_logits, teachers, labels, self.numbers, self.ignore_index, teacher_weights)
+        return _kd(self._form, student_logits, teachers, labels, self.numbers, self.ignore_index, teacher_weights)
 
 
 def _kd(
+    form: str,
     student_BK: Tensor,
     teachers_BK: Sequence[Tensor],
     labels_B: Tensor,
@@ -138,5 +148,5 @@ def _kd(
     shares: Tensor | None = None,
 ) -> KDTerms:
     frozen = [teacher.detach() for teacher in teachers_BK]
-    total, parts, hits = compute("kd", student_BK, frozen, labels_B, numbers, shares=shares, ignore_index=ignore_index)
+    total, parts, hits = compute(form, student_BK, frozen, labels_B, numbers, shares=shares, ignore_index=ignore_index)
     return KDTerms(total, parts[0], parts[1], hits[0])

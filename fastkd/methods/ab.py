@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.precision import full_precision
 from fastkd.methods.base import (
     Context,
     Method,
@@ -16,7 +17,6 @@ from fastkd.methods.base import (
     up_to_embedding,
     weighted,
 )
-from fastkd.methods.precision import full_precision
 from fastkd.methods.regressors import Regressor
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
@@ -43,6 +43,7 @@ class ABSettings(Checked):
 
 class AB(Method):
     Settings = ABSettings
+    about = "activation boundaries"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: ABSettings, context: Context):

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.losses import MultiTeacherLoss
+from fastkd.losses import MultiTeacherLoss, standardised_logits
+from fastkd.losses.features import mean_squared_error
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weighted
-from fastkd.methods.fitnet import hint_place, mean_squared_error
+from fastkd.methods.fitnet import hint_place
 from fastkd.methods.regressors import Regressor
 from fastkd.methods.smallest_combination import MOST, smallest_combination
 from fastkd.networks.base import Network, Output
@@ -32,19 +33,25 @@ class AEKDSettings(Checked):
     """C: the most that one teacher may have."""
     unit_length: bool = False
     """Normalise the gradients first."""
+    standardise: bool = False
+    """KL compares standardised logits (see kd); the gradients are then those with respect to them."""
 
 
 class AEKD(Method):
     """The gradients have a closed form, so that no extra backward pass is needed."""
 
     Settings = AEKDSettings
+    about = "teachers, weighted by gradients"
     is_logit_method = True
     teachers_needed = (1, MOST)
 
     def __init__(self, settings: AEKDSettings, context: Context):
         super().__init__(settings, context)
         self.loss = MultiTeacherLoss(
-            temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=settings.ce_weight
+            temperature=settings.temperature,
+            kl_weight=settings.kl_weight,
+            ce_weight=settings.ce_weight,
+            standardise=settings.standardise,
         )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
@@ -55,6 +62,8 @@ class AEKD(Method):
 
     def teacher_weights(self, student_BK: Tensor, teachers_BK: list[Tensor]) -> Tensor:
         """[M] float64: how much each teacher counts."""
+        if self.settings.standardise:
+            student_BK, *teachers_BK = (standardised_logits(logits) for logits in (student_BK, *teachers_BK))
         gradients = mean_gradients(student_BK, teachers_BK, self.settings.temperature)
         return smallest_combination(gradients, self.settings.cap, unit_length=self.settings.unit_length)
 
@@ -89,6 +98,7 @@ class AEKDFSettings(Checked):
 
 class AEKDF(Method):
     Settings = AEKDFSettings
+    about = "the same on features, beside aekd"
     teachers_needed = (1, MOST)
     active: Tensor
 

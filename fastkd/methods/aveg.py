@@ -22,16 +22,22 @@ class AVEGSettings(Checked):
     """CA-MKD's code has this default and the next two."""
     kl_weight: Weight = 1.0
     temperature: Temperature = 4.0
+    standardise: bool = False
+    """KL compares standardised logits (see kd)."""
 
 
 class AVEG(Method):
     Settings = AVEGSettings
+    about = "several teachers, equally weighted"
     is_logit_method = True
 
     def __init__(self, settings: AVEGSettings, context: Context):
         super().__init__(settings, context)
         self.loss = MultiTeacherLoss(
-            temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=settings.ce_weight
+            temperature=settings.temperature,
+            kl_weight=settings.kl_weight,
+            ce_weight=settings.ce_weight,
+            standardise=settings.standardise,
         )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:

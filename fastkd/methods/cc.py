@@ -7,17 +7,15 @@ space of one point would be a minimum of it. "kernel" is the paper: the batch's 
 kernel, by its Taylor series.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.precision import full_precision
+from fastkd.losses.relations import kernel_distance
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
-from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
@@ -47,6 +45,7 @@ class CC(Method):
     """
 
     Settings = CCSettings
+    about = "correlations between samples"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: CCSettings, context: Context):
@@ -73,17 +72,3 @@ def neighbour_products(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     """|student - teacher| at one sample times the same at the next, summed, averaged over all such pairs."""
     apart = (student_BD - teacher_BD).abs()
     return (apart[:-1] * apart[1:]).sum(1).mean()
-
-
-@full_precision
-def kernel_distance(student_BD: Tensor, teacher_BD: Tensor, gamma: float, order: int) -> Tensor:
-    """The squared distance of both correlation matrices, averaged over all B² pairs."""
-    return F.mse_loss(correlations(student_BD, gamma, order), correlations(teacher_BD, gamma, order))
-
-
-def correlations(embedding_BD: Tensor, gamma: float, order: int) -> Tensor:
-    """[B,B]: exp(-γ ‖x - y‖²) = e^(-2γ) exp(2γ x·y) for vectors of length 1, by its Taylor series."""
-    direction = F.normalize(embedding_BD)
-    cosine = direction @ direction.T
-    powers = [(2 * gamma) ** p / math.factorial(p) * cosine**p for p in range(order + 1)]
-    return math.exp(-2 * gamma) * torch.stack(powers).sum(0)

@@ -18,6 +18,7 @@ class CESettings(Checked):
 
 class CE(Method):
     Settings = CESettings
+    about = "the labels alone"
     is_logit_method = True
     teachers_needed = (0, None)
 

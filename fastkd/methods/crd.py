@@ -37,6 +37,7 @@ class CRDSettings(Checked):
 
 class CRD(Method):
     Settings = CRDSettings
+    about = "contrast with a memory bank"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: CRDSettings, context: Context):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fastkd.data.base import Batch
 from fastkd.losses import DKDLoss
-from fastkd.methods.base import Context, Method, MethodLoss
+from fastkd.methods.base import Context, Method, MethodLoss, warm_up_share
 from fastkd.networks.base import Output
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import EpochsOrNone, Temperature, Weight
@@ -23,17 +23,26 @@ class DKDSettings(Checked):
     temperature: Temperature = 4.0
     warmup_epochs: EpochsOrNone = 20
     """Epochs over which KL's weights rise: epoch e, from 1, has e / warmup of them (20 on CIFAR, 1 on ImageNet)."""
+    standardise: bool = False
+    """Both KLs compare standardised logits (see kd): its authors have alpha 9, 9 times the beta of the
+    pair, and temperature 2 with it."""
 
 
 class DKD(Method):
     Settings = DKDSettings
+    about = "softened logits, the target apart"
     is_logit_method = True
     teachers_needed = (1, 1)
+    mixed_labels = "greater"
 
     def __init__(self, settings: DKDSettings, context: Context):
         super().__init__(settings, context)
         self.loss = DKDLoss(
-            temperature=settings.temperature, alpha=settings.alpha, beta=settings.beta, ce_weight=settings.ce_weight
+            temperature=settings.temperature,
+            alpha=settings.alpha,
+            beta=settings.beta,
+            ce_weight=settings.ce_weight,
+            standardise=settings.standardise,
         )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
@@ -41,6 +50,6 @@ class DKD(Method):
         return MethodLoss(terms.total, {"ce": terms.ce, "tckd": terms.tckd, "nckd": terms.nckd}, terms.hits)
 
     def begin_epoch(self, epoch: int) -> None:
-        share = min((epoch + 1) / max(self.settings.warmup_epochs, 1), 1.0)
+        share = warm_up_share(epoch, self.settings.warmup_epochs)
         self.loss.alpha = share * self.settings.alpha
         self.loss.beta = share * self.settings.beta

@@ -17,6 +17,8 @@ class DMLSettings(Checked):
 
     kl_weight: Weight = 1.0
     temperature: Temperature = 1.0
+    standardise: bool = False
+    """KL compares standardised logits (see kd)."""
 
 
 class DML(Method):
@@ -26,12 +28,18 @@ class DML(Method):
     """
 
     Settings = DMLSettings
+    about = "peers, each from all others"
     is_logit_method = True
     among_peers = True
 
     def __init__(self, settings: DMLSettings, context: Context):
         super().__init__(settings, context)
-        self.loss = MultiTeacherLoss(temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=1.0)
+        self.loss = MultiTeacherLoss(
+            temperature=settings.temperature,
+            kl_weight=settings.kl_weight,
+            ce_weight=1.0,
+            standardise=settings.standardise,
+        )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         terms = self.loss(student.logits, [teacher.logits for teacher in teachers], batch.labels)

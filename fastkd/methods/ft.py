@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.methods.at import attention
+from fastkd.losses.features import attention, mean_squared_error
+from fastkd.losses.maps import to_smaller
+from fastkd.losses.precision import full_precision
 from fastkd.methods.base import (
     Context,
     Method,
@@ -18,9 +20,6 @@ from fastkd.methods.base import (
     up_to_block,
     weighted,
 )
-from fastkd.methods.fitnet import mean_squared_error
-from fastkd.methods.maps import to_smaller
-from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
@@ -51,6 +50,7 @@ class FT(Method):
     """Compares the last features. The paraphraser is trained before the student, and frozen beside it."""
 
     Settings = FTSettings
+    about = "factors: paraphrased features"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: FTSettings, context: Context):

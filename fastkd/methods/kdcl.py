@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fastkd.data.base import Batch
 from fastkd.losses import KDLoss
+from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss
-from fastkd.methods.precision import full_precision
 from fastkd.methods.smallest_combination import least_quadratic
 from fastkd.networks.base import Output
 from fastkd.support.plain import Checked
@@ -34,19 +34,27 @@ class KDCLSettings(Checked):
     temperature: Temperature = 2.0
     own_augmentation: bool = True
     """Whether each network sees its own random crops of the same images, as in the paper."""
+    standardise: bool = False
+    """KL compares standardised logits (see kd)."""
 
 
 class KDCL(Method):
     """Every network takes the target as a constant."""
 
     Settings = KDCLSettings
+    about = "peers, from their joint logits"
     is_logit_method = True
     among_peers = True
 
     def __init__(self, settings: KDCLSettings, context: Context):
         super().__init__(settings, context)
         self.own_augmentation = settings.own_augmentation
-        self.loss = KDLoss(temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=1.0)
+        self.loss = KDLoss(
+            temperature=settings.temperature,
+            kl_weight=settings.kl_weight,
+            ce_weight=1.0,
+            standardise=settings.standardise,
+        )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         logits = torch.stack([student.logits.detach(), *(teacher.logits.detach() for teacher in teachers)])

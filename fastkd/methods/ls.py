@@ -24,6 +24,7 @@ class LSSettings(Checked):
 
 class LS(Method):
     Settings = LSSettings
+    about = "label smoothing, without a teacher"
     is_logit_method = True
     teachers_needed = (0, None)
 

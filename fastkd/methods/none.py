@@ -20,6 +20,7 @@ class NoLogitLoss(Method):
     """The hits are still counted, and the cross-entropy reported."""
 
     Settings = NoneSettings
+    about = "no loss on the logits"
     is_logit_method = True
     teachers_needed = (0, None)
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.maps import pooled_to
+from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
-from fastkd.methods.maps import blocks_left_out, pooled_to
-from fastkd.methods.precision import full_precision
+from fastkd.methods.maps import blocks_left_out
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
 from fastkd.support.plain import Checked
@@ -43,6 +44,7 @@ class OH(Method):
     """
 
     Settings = OHSettings
+    about = "features with a margin (overhaul)"
     needs_preacts = True
     teachers_needed = (1, 1)
 

@@ -28,6 +28,7 @@ class RCO(KD):
     """KD from one anchor at a time: the engine puts it in the teacher's place."""
 
     Settings = RCOSettings
+    about = "kd along the teacher's own training"
 
     @classmethod
     def waypoints(cls, settings: RCOSettings) -> Waypoints:

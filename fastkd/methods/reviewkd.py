@@ -8,15 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.features import hierarchical_distance
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
-from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import EpochsOrNone, Weight, Width
-
-LEVELS = (4, 2, 1)
-"""Sides of the pooled maps that HCL compares beside the full one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +35,7 @@ class ReviewKD(Method):
     fused with what came from the deeper ones."""
 
     Settings = ReviewKDSettings
+    about = "features reviewed across blocks"
     needs_preacts = True
     teachers_needed = (1, 1)
     warmup: Tensor
@@ -98,19 +96,6 @@ class Fusion(nn.Module):
             x = x * own + review * reviewed
         x = _nearest(x, size)
         return self.leave(x), x
-
-
-@full_precision
-def hierarchical_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """HCL (Fig. 3c): mean squared errors of the maps and of their pooled versions, weights 1, 1/2, 1/4 …, averaged."""
-    loss, total, weight = F.mse_loss(student, teacher), 1.0, 1.0
-    for side in LEVELS:
-        if side < student.shape[2]:
-            weight /= 2
-            total += weight
-            pooled, goal = (F.adaptive_avg_pool2d(x, (side, side)) for x in (student, teacher))
-            loss = loss + weight * F.mse_loss(pooled, goal)
-    return loss / total
 
 
 def _maps(output: Output, blocks: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

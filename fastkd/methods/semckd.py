@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.maps import to_smaller
+from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weighted
-from fastkd.methods.maps import to_smaller
-from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
 from fastkd.support.plain import Checked
@@ -37,6 +37,7 @@ class SemCKD(Method):
     """
 
     Settings = SemCKDSettings
+    about = "features, matched by attention"
     teachers_needed = (1, 1)
     fixed_batch_size = True
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from fastkd.data.base import Batch
 from fastkd.losses import KDLoss, ce_loss
+from fastkd.losses.features import mean_squared_error
+from fastkd.losses.maps import pooled_to
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, up_to_embedding
-from fastkd.methods.fitnet import mean_squared_error
-from fastkd.methods.maps import pooled_to
+from fastkd.methods.projectors import PROJECTORS, ProjectedMap
 from fastkd.methods.regressors import Frozen
 from fastkd.networks.base import Head, Network, Output
 from fastkd.support.errors import UserError
@@ -35,9 +36,10 @@ class SimKDSettings(Checked):
     weight: Weight = 1.0
     factor: Width = 2
     """r: the projector's inner width is the teacher's divided by it."""
-    projector: Literal["full", "depthwise", "vector"] = "full"
+    projector: Literal["full", "depthwise", "vector", "normalised", "orthogonal"] = "full"
     """full: 1x1, 3x3 and 1x1 convolutions; depthwise: the 3x3 is depthwise (ImageNet); vector: a matrix between the
-    embeddings (SimKD_v)."""
+    embeddings (SimKD_v); normalised: SRD's, place by place, brought back to the teacher's mean and deviation;
+    orthogonal: VkD's, place by place (not in the paper: what is reused asks for the teacher's own scale)."""
     source: Literal["feature", "final_map"] = "feature"
     """feature: the student's last feature (the authors' code); final_map: the map that it pools (what the paper's
     parameter counts of ShuffleNetV2 and MobileNetV2 say)."""
@@ -49,6 +51,8 @@ class SimKDSettings(Checked):
     """Weight of KL between the teacher and the student's own classifier."""
     temperature: Annotated[Temperature, OnlyWith("kl_weight")] = 4.0
     """Temperature of this KL."""
+    standardise: bool = False
+    """KL compares standardised logits (see kd)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,7 +66,9 @@ class SimKD(Method):
     """There is a projector for each teacher (Table 6 has several): the losses are averaged, and so are the logits."""
 
     Settings = SimKDSettings
+    about = "the teacher's classifier, reused"
     is_logit_method = True
+    mixed_labels = "greater"  # as it is called once a batch: its projector holds BatchNorms
 
     def __init__(self, settings: SimKDSettings, context: Context):
         super().__init__(settings, context)
@@ -84,7 +90,10 @@ class SimKD(Method):
         classifiers = [teacher.head.classifier for teacher in context.teachers]
         self.classifier = Frozen(classifiers[0] if count == 1 else MeanOfClassifiers(widths, classifiers))
         self.logit_loss = KDLoss(
-            temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=settings.ce_weight
+            temperature=settings.temperature,
+            kl_weight=settings.kl_weight,
+            ce_weight=settings.ce_weight,
+            standardise=settings.standardise,
         )
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
@@ -96,6 +105,8 @@ class SimKD(Method):
         return up_to_block(student, len(student.blocks) - self.settings.reused_blocks)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        for projection, teacher in zip(self.projections.projectors, teachers, strict=True):
+            _observe(projection, self.target(teacher))
         projected = self.projections.each(self.source(student))
         losses = [
             mean_squared_error(x, _as_large_as(x, self.target(teacher)))
@@ -198,10 +209,19 @@ def _projection(student: Tensor, teacher: Tensor, settings: SimKDSettings) -> nn
     channels, goal = student.shape[1], teacher.shape[1]
     if settings.projector == "vector":
         return nn.Linear(channels, goal, bias=False)
-    projector = _projector(channels, goal, settings)
+    if settings.projector in PROJECTORS:
+        projector: nn.Module = ProjectedMap(settings.projector, channels, goal)
+    else:
+        projector = _projector(channels, goal, settings)
     if student.shape[2] <= teacher.shape[2]:
         return projector
     return nn.Sequential(Shrink((teacher.shape[2], teacher.shape[3])), projector)
+
+
+def _observe(projection: nn.Module, teacher: Tensor) -> None:
+    for module in projection.modules():
+        if isinstance(module, ProjectedMap):
+            module.observe(teacher)
 
 
 def _projector(channels: int, goal: int, settings: SimKDSettings) -> nn.Sequential:

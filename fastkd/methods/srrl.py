@@ -7,8 +7,8 @@ from typing import Literal
 from torch import nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.features import mean_squared_error
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding
-from fastkd.methods.fitnet import mean_squared_error
 from fastkd.methods.regressors import Frozen
 from fastkd.networks.base import Network, Output
 from fastkd.support.plain import Checked
@@ -29,6 +29,7 @@ class SRRL(Method):
     """The teacher's classifier is frozen, and gradients pass through it."""
 
     Settings = SRRLSettings
+    about = "features as the teacher reads them"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: SRRLSettings, context: Context):

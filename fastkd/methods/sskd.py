@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fastkd.data.base import FOUR_ROTATIONS, Batch
 from fastkd.losses import ce_loss
+from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss, PrestageTraining, PrestageWork
-from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
@@ -50,6 +50,7 @@ class SSKD(Method):
     """
 
     Settings = SSKDSettings
+    about = "self-supervision by rotated images"
     teachers_needed = (1, 1)
     views = FOUR_ROTATIONS
 

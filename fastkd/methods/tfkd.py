@@ -40,6 +40,8 @@ class TfKDSelfSettings(Checked):
     """paper: the formula as printed; code: what the authors' code computes, alpha · multiplier · τ² KL / K."""
     multiplier: Weight = 1.0
     """What the authors' code multiplies KL by (1, 50 or 100, by the network); the paper's formula has none."""
+    standardise: bool = False
+    """KL compares standardised logits (see kd)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,6 +78,7 @@ def _check(name: str, arithmetic: Arithmetic, multiplier: float) -> None:
 
 class TfKDSelf(Method):
     Settings = TfKDSelfSettings
+    about = "its own earlier training"
     is_logit_method = True
     teachers_needed = (1, 1)
 
@@ -84,7 +87,12 @@ class TfKDSelf(Method):
         kl_weight = settings.alpha / settings.temperature**2  # KDLoss multiplies by τ²
         if settings.arithmetic == "code":
             kl_weight = settings.alpha * settings.multiplier / context.classes
-        self.loss = KDLoss(temperature=settings.temperature, kl_weight=kl_weight, ce_weight=1 - settings.alpha)
+        self.loss = KDLoss(
+            temperature=settings.temperature,
+            kl_weight=kl_weight,
+            ce_weight=1 - settings.alpha,
+            standardise=settings.standardise,
+        )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         terms = self.loss(student.logits, teachers[0].logits, batch.labels)
@@ -93,6 +101,7 @@ class TfKDSelf(Method):
 
 class TfKDReg(Method):
     Settings = TfKDRegSettings
+    about = "a virtual teacher"
     is_logit_method = True
     teachers_needed = (0, None)
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.maps import to_smaller
+from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weighted
-from fastkd.methods.maps import blocks_left_out, to_smaller
-from fastkd.methods.precision import full_precision
+from fastkd.methods.maps import blocks_left_out
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
 from fastkd.support.plain import Checked
@@ -68,6 +69,7 @@ def negative_log_likelihood(mean: Tensor, target: Tensor, log_scale: Tensor, lea
 
 class VID(Method):
     Settings = VIDSettings
+    about = "mutual information of features"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: VIDSettings, context: Context):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastkd.data import Augmentation, Reading
-from fastkd.methods import find_method, split_methods
+from fastkd.methods import find_method, is_known, outside, split_methods
 from fastkd.recipes import format_1
 from fastkd.support.errors import UserError
 from fastkd.support.fields import fixed
@@ -29,6 +29,7 @@ from fastkd.support.ranges import (
     between,
     whole,
 )
+from fastkd.support.schemas import check_name
 from fastkd.training.execution import Execution
 from fastkd.training.optimisation import Training
 
@@ -89,6 +90,10 @@ class StageRecipe(Checked):
     """The file that the network is loaded from; empty where it is trained."""
     sha256: str = ""
     """Checksum of that file."""
+    prefix: str = ""
+    """What stands in front of the network's own names in that file; empty: what fits decides."""
+    any_images: bool = False
+    """Whether it may have been trained on images of another size, normalisation or crop."""
     sftn: SFTNSettings | None = None
     method: str = ""
     """Names of methods, joined by +."""
@@ -98,6 +103,15 @@ class StageRecipe(Checked):
     """Names of earlier stages."""
     published: Published | None = None
     """What a paper reports for this stage."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_name(self.name, "the name of a stage")
+        for name in self.settings:
+            if name not in (*self.method.split("+"), "ce"):
+                raise UserError(
+                    f"the {self.name} has settings of {name!r}, which is none of its methods {self.method!r}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +150,18 @@ class Recipe(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.augmentation.check_size(self.image_size)
+        if self.name or self.stages:  # what recipes have in common has neither
+            check_name(self.name, "the name of a recipe")
+        earlier: list[str] = []
+        for stage in self.stages:
+            if stage.name in earlier:
+                raise UserError(f"two stages have the name {stage.name!r}")
+            if unknown := [name for name in stage.teachers if name not in earlier]:
+                raise UserError(f"the {stage.name} learns from {unknown[0]!r}, which is none of the stages before it")
+            earlier.append(stage.name)
+            averaged = f"{stage.name}-ema"
+            if stage.training is not None and stage.training.ema and any(averaged == s.name for s in self.stages):
+                raise UserError(f"a stage has the name {averaged!r}, as the averaged weights of the {stage.name} have")
         longest = max((stage.training.epochs for stage in self.stages if stage.training), default=0)
         for epoch in self.keep_epochs:
             if not 1 <= epoch <= longest:
@@ -154,7 +180,11 @@ def recipe_to_plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a file that a run wrote (or a person edited); settings of methods become their dataclasses."""
+    """The recipe in a file that a run wrote (or a person edited).
+
+    Settings of methods become their dataclasses. Those of a class outside of fastkd stay as they are in the file,
+    unless somebody has had it imported: what a file names is not.
+    """
     return plain_to_recipe(read_json(path), str(path))
 
 
@@ -169,7 +199,16 @@ def plain_to_recipe(plain: Any, where: str) -> Recipe:
         )
     recipe = from_plain(Recipe, {key: value for key, value in plain.items() if key != "format"}, where)
     for stage in recipe.stages:
-        for name in split_methods(stage.method) if stage.method else ():
+        for name in _methods_at_hand(stage):
             given = stage.settings.get(name, {})
             stage.settings[name] = from_plain(find_method(name).Settings, given, f"{where}: {name}")
     return recipe
+
+
+def _methods_at_hand(stage: StageRecipe) -> tuple[str, ...]:
+    """The names of the stage's methods, without those that would have to be imported."""
+    if not stage.method:
+        return ()
+    if all(is_known(name) for name in outside(stage.method)):
+        return split_methods(stage.method)
+    return tuple(name for name in stage.method.split("+") if ":" not in name)

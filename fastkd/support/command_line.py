@@ -6,6 +6,7 @@ An option that was not given is None: the recipe keeps its value. An unknown opt
 import contextlib
 import dataclasses
 import errno
+import inspect
 import io
 import sys
 import types
@@ -19,22 +20,32 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from fastkd.support.errors import UserError, nearest
 from fastkd.support.fields import group_prefix, is_fixed
+from fastkd.support.help import page, sections
+from fastkd.support.paths import expanded
 from fastkd.support.ranges import bare, range_of, shortened
 
 T = TypeVar("T")
 _RAN_OUT = {errno.ENOMEM: "memory", errno.EMFILE: "open files", errno.ENFILE: "open files"}
 
 
-def command(main: Callable[[list[str]], int]) -> int:
-    """Runs `main` on the program's arguments; returns its code, 2 after one line for a mistake, 130 after Ctrl-C."""
+def command(main: Callable[[list[str]], int], arguments: list[str] | None = None) -> int:
+    """Runs `main` on arguments, by default the program's.
+
+    Returns its code, 2 after one line for a mistake, 130 after Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
-        return main(sys.argv[1:])
+        return main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print(f"fastkd: {error}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError:
         print("fastkd: out of memory on the device; does another program hold it?", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return 1
     except (MemoryError, RuntimeError, OSError) as error:
         if not (missing := what_ran_out(error)):
             raise
@@ -43,8 +54,6 @@ def command(main: Callable[[list[str]], int]) -> int:
     except KeyboardInterrupt:
         print("fastkd: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 1
 
 
 def what_ran_out(error: Exception) -> str:
@@ -65,13 +74,20 @@ def read_options(
     program: str,
     description: str | None = None,
     groups: Mapping[str, type[Any]] | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> T:
     """The options of a command. An unknown one or a bad value is a `UserError`; --help ends the program.
 
     groups: further dataclasses, whose fields are the options `--GROUP.FIELD`, all optional; see `of_group`.
+    values: what --help shows as the value of an option that is not given, see `help.sections`.
     """
+    if {"-h", "--help", "--help-all"} & set(arguments):
+        found = sections(kind, groups or {}, _shown_metavar, values or {})
+        words = description or inspect.cleandoc(kind.__doc__ or "")
+        print(page(_usage(kind, program), words, found, whole="--help-all" in arguments))
+        raise SystemExit(0)
     _refuse_empty(arguments)
-    known = {"help", *option_names(kind)}
+    known = {"help", "help-all", *option_names(kind)}
     for prefix, inner in (groups or {}).items():
         known |= {f"{prefix}.{name}" for name in option_names(inner)}
     spelled = {name.replace("_", "-") for name in known}
@@ -84,11 +100,32 @@ def read_options(
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
-            return tyro.cli(parsed_by, args=list(arguments), prog=program, description=description)
+            return _with_home(tyro.cli(parsed_by, args=list(arguments), prog=program, description=description))
     except SystemExit as end:
         if end.code:
             raise UserError(_first_sentence(shown.getvalue())) from None
         raise
+
+
+def _usage(kind: type[Any], program: str) -> str:
+    """`python -m fastkd.train [RECIPE] [options]   (or: fastkd train …)`"""
+    words = []
+    for field in dataclasses.fields(kind):
+        if any(mark in _marks(field.type) for mark in get_args(tyro.conf.Positional[str])[1:]):
+            needed = field.default is dataclasses.MISSING
+            words.append(_shown_metavar(field, False) if needed else f"[{_shown_metavar(field, False)}]")
+    return f"{' '.join([program, *words])} [options]   (or: fastkd {program.rpartition('.')[2]} …)"
+
+
+def _shown_metavar(field: dataclasses.Field, of_recipe: bool) -> str:
+    named = next((mark.metavar for mark in _marks(field.type) if getattr(mark, "metavar", None)), None)
+    inner = _without_none(field.type) or field.type
+    is_flag = bare(inner) is bool and not of_recipe
+    return named or ("" if is_flag else _specification(inner).metavar)
+
+
+def _marks(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
@@ -100,6 +137,19 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
         elif not argument.startswith("--") or not equals or value.strip():
             continue
         raise UserError(f"{name} is empty: give it a value, or leave it out")
+
+
+def _with_home(options: T) -> T:
+    """The options with the home folder in place of `~`, in every path and in all groups."""
+    for field in dataclasses.fields(options):  # pyright: ignore[reportArgumentType]
+        value = getattr(options, field.name)
+        if isinstance(value, Path):
+            object.__setattr__(options, field.name, expanded(str(value)))
+        elif isinstance(value, tuple) and any(isinstance(item, Path) for item in value):
+            object.__setattr__(options, field.name, tuple(expanded(str(item)) for item in value))
+        elif dataclasses.is_dataclass(value):
+            _with_home(value)
+    return options
 
 
 def of_group(options: Any, group: str) -> Any:
@@ -227,11 +277,3 @@ def _read(annotation: Any, word: str) -> Any:
     if allowed is not None and (expected := allowed.refuses(value)):
         raise ValueError(f"expected {expected}, got {shortened(word)}")
     return value
-
-
-def expanded(word: str) -> Path:
-    """The path, with a home folder for a leading ~, which a shell leaves alone behind `--run=`."""
-    try:
-        return Path(word).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{word}: there is no such home folder") from error

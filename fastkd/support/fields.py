@@ -19,12 +19,19 @@ def is_fixed(field: dataclasses.Field) -> bool:
     return field.metadata.get(_FIXED, False)
 
 
-_GROUP = "group"
+_GROUP, _RARE = "group", "rare"
 
 
-def group(prefix: str = "") -> Any:
-    """A field whose type is a settings dataclass: its own fields are options, `--PREFIX.NAME` or plainly `--NAME`."""
-    return dataclasses.field(default=None, metadata={_GROUP: prefix})
+def group(prefix: str = "", *, rare: bool = False) -> Any:
+    """A field whose type is a settings dataclass: its own fields are options, `--PREFIX.NAME` or plainly `--NAME`.
+
+    rare: the short help only names them.
+    """
+    return dataclasses.field(default=None, metadata={_GROUP: prefix, _RARE: rare})
+
+
+def is_rare(field: dataclasses.Field) -> bool:
+    return field.metadata.get(_RARE, False)
 
 
 def group_prefix(field: dataclasses.Field) -> str | None:
@@ -37,15 +44,19 @@ class OnlyWith(NamedTuple):
 
     setting: str
     value: Any = None
-    """That value; None: any but 0, off and none at all."""
+    """That value, or a tuple of several; None: any but 0, off and none at all."""
 
     def holds(self, settings: Any) -> bool:
         found = getattr(settings, self.setting)
-        return bool(found) if self.value is None else found == self.value
+        return bool(found) if self.value is None else found in self._values()
 
     def words(self) -> str:
         """The condition as it is given on a command line, but for the dashes and a prefix."""
-        return f"{self.setting.replace('_', '-')} {'above 0' if self.value is None else self.value}"
+        values = "above 0" if self.value is None else " or ".join(map(str, self._values()))
+        return f"{self.setting.replace('_', '-')} {values}"
+
+    def _values(self) -> tuple[Any, ...]:
+        return self.value if isinstance(self.value, tuple) else (self.value,)
 
 
 def idle(settings: Any, names: Iterable[str]) -> tuple[str, OnlyWith] | None:

@@ -18,6 +18,8 @@ class Range(NamedTuple):
     holds: Callable[[float], bool]
     whole: bool = False
     """Whether the number is an integer. Any other is one that float32 can hold: a step computes in float32."""
+    measured: bool = False
+    """Whether the number was measured, not set: NaN, infinity and what float32 cannot hold will do."""
 
     def check(self, name: str, value: object) -> None:
         """Raises ValueError for a number outside the range, TypeError for what is no number."""
@@ -28,6 +30,8 @@ class Range(NamedTuple):
 
     def refuses(self, value: float) -> str:
         """What was expected in place of a number outside the range; the empty string for one inside it."""
+        if self.measured:
+            return "" if _is_float(value) else self.words
         if not (self.whole or _in_float64(value)) or not self.holds(value):
             return self.words
         return "" if self.whole or _in_float32(float(value)) else f"{self.words} that float32 can hold"
@@ -67,6 +71,13 @@ def _in_float64(value: float) -> bool:
         return False
 
 
+def _is_float(value: float) -> bool:
+    try:
+        return isinstance(float(value), float)
+    except OverflowError:
+        return False
+
+
 def _in_float32(value: float) -> bool:
     return value == 0 or _FLOAT32_LEAST <= abs(value) <= _FLOAT32_MOST
 
@@ -79,6 +90,8 @@ BETWEEN_0_AND_1 = Range("a number between 0 and 1", lambda value: 0 < value < 1)
 FROM_0_TO_BELOW_1 = Range("a number from 0 to below 1", lambda value: 0 <= value < 1)
 # Farther out τ² times a divergence is the rounding of float32: its error is about 1e-7 τ² log K.
 TEMPERATURE = between(1e-3, 1e3)
+MEASURED = Range("a number", lambda value: True, measured=True)
+COUNT = whole(0, 2**63 - 1)
 INT64 = whole(-(2**63), 2**63 - 1)
 _USUAL = {float: FINITE, int: INT64}
 
@@ -94,6 +107,9 @@ def range_of(kind: Any) -> Range | None:
     return next(declared, _USUAL.get(bare(kind)) if isinstance(bare(kind), type) else None)
 
 
+Measured = Annotated[float, MEASURED]
+"""What a file says was measured."""
+Count = Annotated[int, COUNT]
 Positive = Annotated[float, ABOVE_ZERO]
 NotNegative = Annotated[float, AT_LEAST_ZERO]
 Share = Annotated[float, FROM_0_TO_1]

@@ -25,11 +25,12 @@ class Training(Checked):
     """Epochs of every stage; milestones move in proportion."""
     batch_size: Images = 64
     """Images of a batch, over all processes."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "lamb", "lars"] = "sgd"
+    """AdamW's weight decay is decoupled. LAMB and LARS are timm's (pip install timm); their steps are not captured."""
     lr: Positive = 0.05
     """Learning rate of every stage, for the whole batch."""
-    momentum: Annotated[Decay, OnlyWith("optimizer", "sgd")] = 0.9
-    """Momentum of SGD."""
+    momentum: Annotated[Decay, OnlyWith("optimizer", ("sgd", "lars"))] = 0.9
+    """Momentum of SGD and of LARS."""
     nesterov: bool = False
     """Nesterov's momentum."""
     weight_decay: NotNegative = 5e-4
@@ -63,8 +64,8 @@ class Training(Checked):
             raise UserError(f"milestones rise, got {list(self.milestones)}")
         if self.batch_size % self.accumulate:
             raise UserError(f"a batch of {self.batch_size} images does not divide into {self.accumulate} parts")
-        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
-            raise UserError("Nesterov momentum belongs to SGD with a momentum above 0")
+        if self.nesterov and (self.optimizer not in ("sgd", "lars") or self.momentum == 0):
+            raise UserError("Nesterov momentum belongs to SGD or LARS with a momentum above 0")
         if self.schedule == "multistep":
             self._check_last_rate()
 
@@ -98,13 +99,19 @@ def learning_rates(training: Training, steps_per_epoch: int) -> Tensor:
 
 
 def build_optimizer(stage: Stage, training: Training, device: torch.device) -> torch.optim.Optimizer:
-    """SGD or Adam, fused, whose learning rates are tensors: they change without anything waiting for the device."""
+    """The optimiser of a stage, whose learning rates are tensors: they change without anything waiting for the device.
+
+    SGD, Adam and AdamW are PyTorch's fused ones; LAMB and LARS are timm's. Raises UserError where timm is missing.
+    """
     groups = [
         {"params": group["params"], "lr": torch.tensor(training.lr, device=device), "lr_factor": group["lr_factor"]}
         for group in stage.parameter_groups()
     ]
-    if training.optimizer == "adam":
-        return torch.optim.Adam(groups, weight_decay=training.weight_decay, fused=True)
+    if training.optimizer in ("adam", "adamw"):
+        kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
+        return kind(groups, weight_decay=training.weight_decay, fused=True)
+    if training.optimizer in ("lamb", "lars"):
+        return _layerwise(groups, training)
     optimizer = torch.optim.SGD(
         groups,
         momentum=training.momentum,
@@ -118,6 +125,24 @@ def build_optimizer(stage: Stage, training: Training, device: torch.device) -> t
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def _layerwise(groups: list[dict], training: Training) -> torch.optim.Optimizer:
+    """LAMB or LARS, whose steps are scaled by each layer's ratio of weights to gradients."""
+    try:
+        from timm.optim import Lamb, Lars  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(
+            f"--optimizer {training.optimizer} is timm's, which is not installed: pip install timm"
+        ) from error
+    if training.optimizer == "lamb":
+        return Lamb(groups, weight_decay=training.weight_decay)
+    return Lars(groups, weight_decay=training.weight_decay, momentum=training.momentum, nesterov=training.nesterov)
+
+
+def follows_the_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step reads nothing on the host and skips itself where `found_inf` is 1, as a fused optimiser's."""
+    return all(group.get("fused", False) for group in optimizer.param_groups)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: Tensor) -> None:

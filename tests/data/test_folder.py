@@ -54,7 +54,7 @@ def test_a_limit_keeps_a_fixed_subset(tmp_path, resident):
 
 
 def test_more_than_fits_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastkd.data.folder._free_memory", lambda: 1000)
+    monkeypatch.setattr("fastkd.data.folder.free_memory", lambda: 1000)
     with pytest.raises(UserError, match="10 images of 8 pixels take 0.0 GiB, 0.0 are free: .* --resident off"):
         open_folder(write_folder(tmp_path))
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +66,19 @@ def test_as_a_person_sees_it(root, tmp_path):
     assert done.returncode == 1 and not done.stderr
     for words in ("imagefolder: 2 classes", "ant (5 + 2); bee (6 + 2)", "1 bad files", "1.jpg is empty", "sheet.png"):
         assert words in done.stdout, done.stdout
+
+
+def test_a_sheet_that_stands_there_is_left_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("contact-sheet.png").write_text("mine")
+    for name in ("contact-sheet-2.png", "contact-sheet-3.png"):
+        assert inspected(capsys, "digits", "--images", "2")[1]["sheet"] == name
+    assert Path("contact-sheet.png").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "contact-sheet-2.png",
+        "contact-sheet-3.png",
+        "contact-sheet.png",
+    ]
 
 
 def test_class_folders_without_parts(root, tmp_path, capsys):

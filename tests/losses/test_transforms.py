@@ -5,11 +5,16 @@ import torch
 from torch.func import grad, jacrev, vmap
 
 from fastkd.losses import (
+    ABDivergenceLoss,
     DKDLoss,
+    JSDLoss,
     KDLoss,
     LabelSmoothingLoss,
     MultiTeacherLoss,
+    NKDLoss,
+    RLDLoss,
     SFTNLoss,
+    TTMLoss,
     VirtualTeacherLoss,
     ce_loss,
 )
@@ -25,6 +30,12 @@ LOSSES = {
     "sftn": lambda z, y, i: SFTNLoss()(z, [TEACHER[i], OTHER[i]], y),
     "virtual teacher": lambda z, y, i: VirtualTeacherLoss()(z, y),
     "softened virtual teacher": lambda z, y, i: VirtualTeacherLoss(temperature=20.0)(z, y),
+    "standardised kd": lambda z, y, i: KDLoss(standardise=True)(z, TEACHER[i], y),
+    "nkd": lambda z, y, i: NKDLoss()(z, TEACHER[i], y),
+    "rld": lambda z, y, i: RLDLoss()(z, TEACHER[i], y),
+    "wttm": lambda z, y, i: TTMLoss(weighted=True)(z, TEACHER[i], y),
+    "alpha-beta": lambda z, y, i: ABDivergenceLoss()(z, TEACHER[i], y),
+    "jsd": lambda z, y, i: JSDLoss(ce_weight=1.0)(z, TEACHER[i], y),
     "label smoothing": lambda z, y, i: LabelSmoothingLoss()(z, y),
 }
 PLACES = torch.arange(5)

@@ -9,10 +9,10 @@ from helpers.method_cases import Stub, built, output, run
 from helpers.walk import batch, build, distill
 from torch import nn
 
-from fastkd.methods import split_methods
+from fastkd.losses.relations import relations
+from fastkd.methods import METHODS, short_name, split_methods
 from fastkd.methods.oh import margin
 from fastkd.methods.regressors import Regressor
-from fastkd.methods.rkd import relations
 from fastkd.methods.smallest_combination import smallest_combination
 from fastkd.support.errors import UserError
 from fastkd.training.stages import with_batch_statistics
@@ -44,7 +44,7 @@ def test_reviewkd_warms_up():
 
 def test_reviewkd_compares_full_and_pooled_maps():
     """HCL by its definition: 1, 1/2, 1/4, 1/8 of the 8x8, 4x4, 2x2, 1x1 errors, over their sum."""
-    from fastkd.methods.reviewkd import hierarchical_distance
+    from fastkd.losses.features import hierarchical_distance
 
     torch.manual_seed(0)
     x, y = torch.randn(2, 3, 8, 8).double(), torch.randn(2, 3, 8, 8).double()
@@ -312,3 +312,16 @@ def test_a_stage_before_leaves_the_head_alone():
         assert not any(student.head is module for module in prestage.trained)
         loss = run(method, feature, feature)
         assert loss.total == 0 and loss.terms == {}
+
+
+class TestShortNames:
+    """A method is called in options, logs and names of stages by one name."""
+
+    def test_of_the_table_and_of_an_import_path(self):
+        assert all(short_name(name) == name for name in METHODS)
+        assert short_name("package.module:LogitMatch") == "logitmatch"
+
+    @pytest.mark.parametrize("names", ("kd+kd", "kd+package.module:KD", "kd+one:Match+other:Match"))
+    def test_two_of_one_name_are_refused(self, names):
+        with pytest.raises(UserError, match="stands twice"):
+            split_methods(names)

@@ -7,7 +7,8 @@ import pytest
 from fastkd.ops.distill_loss import reference
 from fastkd.ops.numbers import NUMBERS, CRDRole, Role, neutral
 
-OPTIONS = {"labels_B", "ignore_index", "shares", "direction", "detached", "tau_squared", "spread"}
+OPTIONS = {"labels_B", "ignore_index", "shares", "direction", "detached", "tau_squared", "spread", "standardised"}
+OPTIONS |= {"weighted", "continuous"}
 
 
 @pytest.mark.parametrize("form", NUMBERS)
