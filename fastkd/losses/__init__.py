@@ -14,9 +14,12 @@ and a compiled one follow.
 
 from fastkd.losses.crd import CRDLoss
 from fastkd.losses.dkd import DKDLoss, DKDTerms, dkd_loss
+from fastkd.losses.jsd import JSDLoss, JSDTerms, jsd_loss
 from fastkd.losses.kd import CETerms, KDLoss, KDTerms, MultiTeacherLoss, ce_loss, kd_loss, multi_teacher_loss
+from fastkd.losses.linear import LinearJSDLoss, LinearKDLoss, linear_jsd_loss, linear_kd_loss
 from fastkd.losses.sftn import SFTNLoss, SFTNTerms, sftn_loss
 from fastkd.losses.smoothing import LabelSmoothingLoss, VirtualTeacherLoss, label_smoothing_loss, virtual_teacher_loss
+from fastkd.losses.teachers import LinearTeacher, SparseTeacher, TeacherProbabilities, keep_draws, keep_top
 from fastkd.ops.crd import CRDTerms
 
 __all__ = [
@@ -25,17 +28,29 @@ __all__ = [
     "CRDTerms",
     "DKDLoss",
     "DKDTerms",
+    "JSDLoss",
+    "JSDTerms",
     "KDLoss",
     "KDTerms",
     "LabelSmoothingLoss",
+    "LinearJSDLoss",
+    "LinearKDLoss",
+    "LinearTeacher",
     "MultiTeacherLoss",
     "SFTNLoss",
     "SFTNTerms",
+    "SparseTeacher",
+    "TeacherProbabilities",
     "VirtualTeacherLoss",
     "ce_loss",
     "dkd_loss",
+    "jsd_loss",
     "kd_loss",
+    "keep_draws",
+    "keep_top",
     "label_smoothing_loss",
+    "linear_jsd_loss",
+    "linear_kd_loss",
     "multi_teacher_loss",
     "sftn_loss",
     "virtual_teacher_loss",

@@ -5,34 +5,45 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastkd.losses.shapes import SHAPES, class_axis, shape_of_labels
 from fastkd.ops.numbers import Scalar
 from fastkd.support.ranges import Range
 
 
 def check_batch(labels: Tensor, **logits: Tensor) -> None:
-    """Raises ValueError or TypeError unless all logits are alike, [B,K], and the labels fit them."""
+    """Raises ValueError or TypeError unless all logits are alike, in one of `SHAPES`, and the labels fit them."""
+    check_logits(**logits)
+    first = next(iter(logits.values()))
+    shape = shape_of_labels(first)
+    expected = f"int64 {list(shape)}"
+    require_tensor("labels", labels, expected)
+    if labels.shape != shape or labels.dtype != torch.int64:
+        raise ValueError(f"labels are {expected}, got {labels.dtype} {list(labels.shape)}")
+    require_device("labels", labels, first)
+
+
+def check_logits(**logits: Tensor) -> None:
     first_name, first = next(iter(logits.items()))
+    expected = f"floating-point logits {SHAPES}"
     for name, tensor in logits.items():
-        _require_tensor(name, tensor, "a floating-point matrix [B,K]")
-        if tensor.ndim != 2 or not tensor.is_floating_point():
-            raise ValueError(f"{name} are a floating-point matrix [B,K], got {tensor.dtype} {list(tensor.shape)}")
+        require_tensor(name, tensor, expected)
+        if tensor.ndim not in (2, 3, 4) or not tensor.is_floating_point():
+            raise ValueError(f"{name} are {expected}, got {tensor.dtype} {list(tensor.shape)}")
         if tensor.shape != first.shape:
             raise ValueError(
                 f"logits agree in shape, got {first_name} {list(first.shape)} and {name} {list(tensor.shape)}"
             )
-        _require_device(name, tensor, first)
-    expected = f"int64 [{len(first)}]"
-    _require_tensor("labels", labels, expected)
-    if labels.shape != first.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(f"labels are {expected}, got {labels.dtype} {list(labels.shape)}")
-    _require_device("labels", labels, first)
+        require_device(name, tensor, first)
 
 
 def check_several(labels: Tensor, name: str, several: Tensor | Sequence[Tensor], **logits: Tensor) -> list[Tensor]:
-    """Does as `check_batch`, with the logits of N more networks: [N,B,K] or N times [B,K]. Returns these N."""
+    """Does as `check_batch`, with the logits of N more networks: [N,B,K] or N times [B,K]. Returns these N.
+
+    Their rows may have any of the `SHAPES`.
+    """
     expected = "a tensor [N,B,K] or a sequence of N tensors [B,K], N at least 1"
     if isinstance(several, Tensor):
-        if several.ndim != 3:
+        if several.ndim != next(iter(logits.values())).ndim + 1:
             raise ValueError(f"{name} are {expected}, got a tensor {list(several.shape)}")
         several = several.unbind(0)
     if not isinstance(several, Sequence):
@@ -45,19 +56,20 @@ def check_several(labels: Tensor, name: str, several: Tensor | Sequence[Tensor],
 
 def check_decoupled(labels: Tensor, **logits: Tensor) -> None:
     check_batch(labels, **logits)
-    if next(iter(logits.values())).shape[1] < 2:
+    first = next(iter(logits.values()))
+    if first.shape[class_axis(first)] < 2:
         raise ValueError("dkd_loss needs classes other than the label's: K is at least 2, got 1")
 
 
 def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) -> None:
     if weights is None:
         return
-    networks, samples = len(teachers), len(teachers[0])
-    expected = f"a tensor [{networks}] or [{networks}, {samples}]"
-    _require_tensor("teacher_weights", weights, expected)
-    if list(weights.shape) not in ([networks], [networks, samples]):
+    networks, samples = len(teachers), list(shape_of_labels(teachers[0]))
+    expected = f"a tensor [{networks}] or {[networks, *samples]}"
+    require_tensor("teacher_weights", weights, expected)
+    if list(weights.shape) not in ([networks], [networks, *samples]):
         raise ValueError(f"teacher_weights are {expected}, got {list(weights.shape)}")
-    _require_device("teacher_weights", weights, teachers[0])
+    require_device("teacher_weights", weights, teachers[0])
 
 
 def check_scalar(name: str, value: Scalar, logits: Tensor, allowed: Range) -> None:
@@ -69,7 +81,7 @@ def check_scalar(name: str, value: Scalar, logits: Tensor, allowed: Range) -> No
     elif value.requires_grad:
         raise ValueError(f"{name} gets no gradient from this loss, but requires one: detach it")
     else:
-        _require_device(name, value, logits)
+        require_device(name, value, logits)
 
 
 def check_choice(name: str, value: str, known: Sequence[str]) -> None:
@@ -77,11 +89,11 @@ def check_choice(name: str, value: str, known: Sequence[str]) -> None:
         raise ValueError(f"{name} is {' or '.join(map(repr, known))}, got {value!r}")
 
 
-def _require_tensor(name: str, value: object, expected: str) -> None:
+def require_tensor(name: str, value: object, expected: str) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} are {expected}, got {type(value).__name__}")
 
 
-def _require_device(name: str, tensor: Tensor, logits: Tensor) -> None:
+def require_device(name: str, tensor: Tensor, logits: Tensor) -> None:
     if tensor.device != logits.device:
         raise ValueError(f"{name}: on {tensor.device}, where the logits are on {logits.device}")

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fastkd.losses.checks import check_decoupled
 from fastkd.losses.module import Loss, checked_numbers, takes_numbers
+from fastkd.losses.shapes import as_matrix
 from fastkd.ops.distill_loss import Numbers, compute
 from fastkd.ops.numbers import DKDNumbers
 
@@ -35,7 +36,7 @@ def dkd_loss(
 ) -> DKDTerms:
     """Decoupled knowledge distillation (Zhao et al. 2022): ce_weight · CE + τ² (alpha · TCKD + beta · NCKD).
 
-    student_logits, teacher_logits: [B,K], K >= 2; labels: [B] int64.
+    student_logits, teacher_logits: [B,K], [B,T,K] or [B,K,H,W], K >= 2; labels: int64, a label a row.
 
     TCKD is KL between (label, all other classes), NCKD that within the other classes. The paper's warm-up multiplies
     both by min(epoch / 20, 1): a change of alpha and beta. No gradient reaches the teacher. Errors as in `ce_loss`.
@@ -59,7 +60,11 @@ class DKDLoss(Loss):
         return _dkd(student_logits, teacher_logits, labels, self.numbers, self.ignore_index)
 
 
-def _dkd(student_BK: Tensor, teacher_BK: Tensor, labels_B: Tensor, numbers: Numbers, ignore_index: int) -> DKDTerms:
-    frozen = [teacher_BK.detach()]
-    total, (ce, tckd, nckd), hits = compute("dkd", student_BK, frozen, labels_B, numbers, ignore_index=ignore_index)
+def _dkd(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, numbers: Numbers, ignore_index: int
+) -> DKDTerms:
+    student, frozen = as_matrix(student_logits), [as_matrix(teacher_logits.detach())]
+    total, (ce, tckd, nckd), hits = compute(
+        "dkd", student, frozen, labels.flatten(), numbers, ignore_index=ignore_index
+    )
     return DKDTerms(total, ce, tckd, nckd, hits[0])

@@ -5,12 +5,13 @@ A row here declares each number of a loss with its default, its range and its ro
 says, in one float32 tensor on the device: a captured graph follows a change.
 """
 
+import math
 from enum import IntEnum
 from typing import Annotated, Any, NamedTuple, TypedDict, get_type_hints
 
 from torch import Tensor
 
-from fastkd.support.ranges import ABOVE_ZERO, FINITE, FROM_0_TO_1, FROM_0_TO_BELOW_1, Range
+from fastkd.support.ranges import ABOVE_ZERO, BETWEEN_0_AND_1, FINITE, FROM_0_TO_1, FROM_0_TO_BELOW_1, Range
 
 Scalar = float | Tensor
 
@@ -26,6 +27,16 @@ class Role(IntEnum):
     OTHERS_WEIGHT = 5  # on KL within the classes other than the label's
     LABEL_PROBABILITY = 6
     SMOOTHING = 7
+
+
+class RowRole(IntEnum):
+    """The places that `row_loss` reads beside those of the temperature and of the first two weights in `Role`."""
+
+    BETA = 3
+    LOGIT_SCALE = 4
+    SOFTCAP = 5
+    TEACHER_LOGIT_SCALE = 6
+    TEACHER_SOFTCAP = 7
 
 
 class CRDRole(IntEnum):
@@ -50,6 +61,30 @@ class KDNumbers(TypedDict, total=False):
     """τ. Only KL is taken at it."""
     kl_weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 0.9)]
     ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 0.1)]
+
+
+class LogitNumbers(TypedDict, total=False):
+    """What becomes of logits before they are compared: softcap · tanh(logit_scale · z / softcap)."""
+
+    logit_scale: Annotated[Scalar, Number(RowRole.LOGIT_SCALE, 1.0)]
+    softcap: Annotated[Scalar, Number(RowRole.SOFTCAP, math.inf, ABOVE_ZERO)]
+    """inf stands for none, and cannot be set: a loss is made with a soft-cap or without."""
+    teacher_logit_scale: Annotated[Scalar, Number(RowRole.TEACHER_LOGIT_SCALE, 1.0)]
+    teacher_softcap: Annotated[Scalar, Number(RowRole.TEACHER_SOFTCAP, math.inf, ABOVE_ZERO)]
+
+
+class KDRowNumbers(KDNumbers, LogitNumbers, total=False):
+    """Those of KD, and of the logits."""
+
+
+class JSDNumbers(LogitNumbers, total=False):
+    """ce_weight · CE + jsd_weight · (beta · KL(p ‖ m) + (1 − beta) · KL(q ‖ m)), m = beta · p + (1 − beta) · q."""
+
+    temperature: Annotated[Scalar, Number(Role.TEMPERATURE, 1.0, ABOVE_ZERO)]
+    jsd_weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 1.0)]
+    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 0.0)]
+    beta: Annotated[Scalar, Number(RowRole.BETA, 0.5, BETWEEN_0_AND_1)]
+    """The teacher's weight in the mixture."""
 
 
 class SFTNNumbers(TypedDict, total=False):
@@ -112,6 +147,8 @@ def _row(numbers: type[Any]) -> Row:
 NUMBERS: dict[str, Row] = {
     "ce": {},
     "kd": _row(KDNumbers),
+    "kd_rows": _row(KDRowNumbers),
+    "jsd": _row(JSDNumbers),
     "sftn": _row(SFTNNumbers),
     "sftn_reverse": _row(SFTNNumbers),
     "dkd": _row(DKDNumbers),
@@ -122,6 +159,9 @@ NUMBERS: dict[str, Row] = {
     "crd": _row(CRDNumbers),
 }
 """The numbers of every form of the losses, by name."""
+
+ROW_FORMS = ("kd_rows", "jsd")
+"""Those that `fastkd.ops.row_loss` computes."""
 
 
 def neutral(form: str) -> list[float]:

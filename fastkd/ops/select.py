@@ -103,6 +103,7 @@ def _runs_everywhere(device: str, interpreted: bool) -> str:
 
 OPERATIONS: dict[str, dict[str, Callable[[str, bool], str]]] = {
     "distill_loss": {"triton": _triton_obstacle, "reference": _runs_everywhere},
+    "row_loss": {"triton": _triton_obstacle, "reference": _runs_everywhere},
     "crd": {
         "dense": _triton_obstacle,
         "gather": _compiled_obstacle("cuda"),
