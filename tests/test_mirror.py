@@ -12,6 +12,10 @@ TESTED_ELSEWHERE = {
         "tests/ops/distill_loss/test_interpreted_kernels.py",
         "The kernels are held against the reference there.",
     ),
+    "ops/row_loss/": (
+        "tests/ops/row_loss/test_interpreted_kernels.py",
+        "The kernels are held against the reference there, and that against the formulas in test_reference.py.",
+    ),
     "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),
     "support/session.py": (
         "tests/run/test_run.py",

@@ -1,6 +1,7 @@
 """What the losses may be given. Every mistake is one line that names the argument and what was expected."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from fastkd.ops.numbers import Scalar
 from fastkd.support.ranges import Range
 
 
-def check_batch(labels: Tensor, **logits: Tensor) -> None:
+def check_batch(labels: Any, **logits: Any) -> None:
     """Raises ValueError or TypeError unless all logits are alike, in one of `SHAPES`, and the labels fit them."""
     check_logits(**logits)
     first = next(iter(logits.values()))
@@ -22,9 +23,9 @@ def check_batch(labels: Tensor, **logits: Tensor) -> None:
     require_device("labels", labels, first)
 
 
-def check_logits(**logits: Tensor) -> None:
+def check_logits(**logits: Any) -> None:
     first_name, first = next(iter(logits.items()))
-    expected = f"floating-point logits {SHAPES}"
+    expected = f"floating point {SHAPES}"
     for name, tensor in logits.items():
         require_tensor(name, tensor, expected)
         if tensor.ndim not in (2, 3, 4) or not tensor.is_floating_point():

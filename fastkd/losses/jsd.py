@@ -46,7 +46,7 @@ def jsd_loss(
     The arguments are those of `kd_loss`, and so are the errors.
     """
     check_logits(student_logits=student_logits)
-    given = dict(numbers)
+    given: dict[str, Any] = {**numbers}
     divergence = take_end(given)
     checked = checked_numbers("jsd_loss", "jsd", given, student_logits)
     check_ce_weight(checked["ce_weight"], labels)
@@ -70,7 +70,7 @@ class JSDLoss(RowLoss):
         **numbers: Unpack[JSDNumbers],
     ):
         check_choice("reduction", reduction, rows.REDUCTIONS)
-        given = dict(numbers)
+        given: dict[str, Any] = {**numbers}
         divergence = take_end(given)
         super().__init__(given, absent=("beta",) if divergence != "jsd" else ())
         self.divergence = divergence

@@ -1,6 +1,6 @@
 """Cross-entropy, and knowledge distillation from one teacher or several."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Unpack
 
 from torch import Tensor
@@ -101,7 +101,8 @@ def kd_loss(
     """
     counting = Counting(ignore_index, weights, reduction, count)
     given = rows.without_labels(numbers, labels)
-    if _is_plain(student_logits, teacher_logits, labels, counting, divergence, given):
+    plain = divergence == "forward" and not any(name in given for name in NUMBERS_OF_LOGITS)
+    if plain and _is_plain(student_logits, teacher_logits, labels, counting):
         check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
         return _kd(
             student_logits,
@@ -163,7 +164,7 @@ class KDLoss(RowLoss):
     ):
         check_choice("divergence", divergence, rows.DIVERGENCES)
         check_choice("reduction", reduction, rows.REDUCTIONS)
-        super().__init__(numbers, "kd_rows" if numbers.keys() & NUMBERS_OF_LOGITS else "kd")
+        super().__init__(numbers, "kd_rows" if any(name in numbers for name in NUMBERS_OF_LOGITS) else "kd")
         self.ignore_index = ignore_index
         self.divergence: Divergence = divergence
         self.reduction: Reduction = reduction
@@ -178,7 +179,8 @@ class KDLoss(RowLoss):
         count: Scalar | None = None,
     ) -> KDTerms:
         counting = Counting(self.ignore_index, weights, self.reduction, count)
-        if self._form == "kd" and _is_plain(student_logits, teacher_logits, labels, counting, self.divergence):
+        plain = self._form == "kd" and self.divergence == "forward"
+        if plain and _is_plain(student_logits, teacher_logits, labels, counting):
             check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
             return _kd(student_logits, [teacher_logits], labels, self.numbers, self.ignore_index)
         _check_rows(student_logits, teacher_logits, self.divergence)
@@ -209,17 +211,10 @@ class MultiTeacherLoss(Loss):
         return _kd(student_logits, teachers, labels, self.numbers, self.ignore_index, teacher_weights)
 
 
-NUMBERS_OF_LOGITS = LogitNumbers.__annotations__.keys()
+NUMBERS_OF_LOGITS = tuple(LogitNumbers.__annotations__)
 
 
-def _is_plain(
-    logits: Tensor,
-    teacher: Any,
-    labels: Any,
-    counting: Counting,
-    divergence: str = "forward",
-    numbers: Mapping[str, Any] | None = None,
-) -> bool:
+def _is_plain(logits: Any, teacher: Any, labels: Any, counting: Counting) -> bool:
     """Whether the operation of batches computes it, which reads small rows once: [B,K], and nothing out of the way."""
     return (
         isinstance(logits, Tensor)
@@ -227,9 +222,7 @@ def _is_plain(
         and (teacher is None or isinstance(teacher, Tensor))
         and labels is not None
         and (not isinstance(labels, Tensor) or labels_are_classes(labels))
-        and counting == Counting(counting.ignore_index)
-        and divergence == "forward"
-        and not (numbers or {}).keys() & NUMBERS_OF_LOGITS
+        and counting.is_plain
     )
 
 
@@ -246,8 +239,8 @@ def _form(divergence: str, caps: tuple[bool, bool]) -> Form:
 
 def _kd(
     student_logits: Tensor,
-    teachers: Sequence[Tensor],
-    labels: Tensor,
+    teachers: Sequence[Any],
+    labels: Any,
     numbers: Numbers,
     ignore_index: int,
     shares: Tensor | None = None,

@@ -1,6 +1,6 @@
 """Distillation through a last linear layer whose logits are never all there: the head of a language model."""
 
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ def linear_kd_loss(
     Errors as in `ce_loss`.
     """
     check_choice("divergence", divergence, rows.DIVERGENCES)
-    given = rows.without_labels(dict(numbers), labels)
+    given = rows.without_labels(numbers, labels)
     head = Head(hidden, weight, bias, chunk_rows)
     check_layer(hidden, weight, bias, teacher)
     checked = checked_numbers("linear_kd_loss", "kd_rows", given, hidden)
@@ -97,7 +97,7 @@ def linear_jsd_loss(
     **numbers: Unpack[JSDNumbers],
 ) -> JSDTerms:
     """`jsd_loss` of the logits hidden · weightᵀ + bias, with the arguments of `linear_kd_loss`."""
-    given = dict(numbers)
+    given: dict[str, Any] = {**numbers}
     divergence = take_end(given)
     check_layer(hidden, weight, bias, teacher)
     checked = checked_numbers("linear_jsd_loss", "jsd", given, hidden)
@@ -166,7 +166,7 @@ class LinearJSDLoss(RowLoss):
         **numbers: Unpack[JSDNumbers],
     ):
         check_choice("reduction", reduction, SUMS)
-        given = dict(numbers)
+        given: dict[str, Any] = {**numbers}
         divergence = take_end(given)
         super().__init__(given, absent=("beta",) if divergence != "jsd" else ())
         self.divergence = divergence
@@ -230,7 +230,7 @@ def _compute(
     means = (parts.detach() * weights).sum(1)
     if divisor is not None:
         total, means = total / divisor, means / divisor
-    return RowTerms(total, *means.unbind(), rows.hits_of(ranks))
+    return RowTerms(total, means[0], means[1], rows.hits_of(ranks))
 
 
 def _teachers_layer(teacher: Teacher) -> row_loss.Linear | tuple[None, None, None]:
@@ -250,5 +250,5 @@ def _cast(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> row_loss.Linea
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
-        hidden, weight, bias = (None if part is None else part.to(dtype) for part in (hidden, weight, bias))
+        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias if bias is None else bias.to(dtype)
     return row_loss.Linear(hidden.flatten(0, -2), weight, bias)

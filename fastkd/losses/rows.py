@@ -35,6 +35,11 @@ class Counting(NamedTuple):
     reduction: Reduction = "mean"
     count: Scalar | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the mean over the rows that are not ignored."""
+        return self.weights is None and self.reduction == "mean" and self.count is None
+
     def check(self, logits: Tensor) -> None:
         check_choice("reduction", self.reduction, REDUCTIONS)
         check_row_options(logits, shape_of_labels(logits), self.weights, self.reduction, self.count)
@@ -87,7 +92,7 @@ def packed(form: str, checked: Mapping[str, Scalar], given: Mapping[str, Scalar]
     return row_loss.packed(form, known, logits)
 
 
-def without_labels(numbers: Mapping[str, Any], labels: Tensor | None) -> dict[str, Any]:
+def without_labels(numbers: Mapping[str, object], labels: Tensor | None) -> dict[str, Any]:
     """Takes ce_weight for 0 where there are no labels and it was not given."""
     return {"ce_weight": 0.0, **numbers} if labels is None else dict(numbers)
 
@@ -117,8 +122,9 @@ def compute(
     found = row_loss.compute(rows)
     parts, hits = found.parts_2N.detach(), hits_of(found.ranks_N)
     if counting.reduction == "none":
-        return RowTerms(found.losses_N.view(shape), *(part.view(shape) for part in parts), hits)
-    return RowTerms(found.losses_N.sum(), *(parts * weights).sum(1).unbind(), hits)
+        return RowTerms(found.losses_N.view(shape), parts[0].view(shape), parts[1].view(shape), hits)
+    ce, divergence = (parts * weights).sum(1).unbind()
+    return RowTerms(found.losses_N.sum(), ce, divergence, hits)
 
 
 def dense_of(teacher: RowTeacher | LinearTeacher | None) -> Tensor | None:

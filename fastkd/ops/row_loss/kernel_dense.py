@@ -50,14 +50,12 @@ def load_teacher(
     K: tl.constexpr,
     TEACHER: tl.constexpr,
     CAPPED: tl.constexpr,
-    bits_per_unit,
 ):
-    """Logits at the temperature, or logarithms of probabilities, in bits."""
+    """Logits, or logarithms of probabilities in bits."""
     if TEACHER == "probabilities":
         tile = tl.log2(load_numbers(pointers, columns, read, 0.0, STRIDES, K))
     else:
         tile, _ = load_logits(pointers, columns, read, scale, cap, STRIDES, K, CAPPED)
-        tile *= bits_per_unit
     return tile
 
 
@@ -95,7 +93,8 @@ def dense_kernel(
     teacher_scale, teacher_cap = tl.load(numbers_ptr + TEACHER_LOGIT_SCALE), tl.load(numbers_ptr + TEACHER_SOFTCAP)
     temperature, beta = tl.load(numbers_ptr + TEMPERATURE), tl.load(numbers_ptr + BETA)
     tau_squared = temperature * temperature if TAU_SQUARED else 1.0
-    bits = LOG2_E / temperature
+    bits = LOG2_E / temperature  # a unit of the logits in bits
+    teacher_bits = 1.0 if TEACHER == "probabilities" else bits
     for block in range(tl.program_id(0), batches * tl.cdiv(R, ROWS), tl.num_programs(0)):
         row, batch, inner, exists = place_of_rows(block, R, ROWS)
         weight = tl.load(weights_ptr + row, mask=exists, other=0.0)
@@ -144,10 +143,10 @@ def dense_kernel(
                     K,
                     TEACHER,
                     TEACHER_CAPPED,
-                    bits,
                 )
                 teacher_peak, teacher_drop = raised(teacher_peak, t)
-                t = below(t, teacher_peak)
+                t = below(t, teacher_peak) * teacher_bits
+                teacher_drop *= teacher_bits
                 p = tl.exp2(t)
                 p_kept = tl.exp2(teacher_drop)[:, None]
                 shift = (teacher_drop - drop * bits)[:, None]
@@ -202,10 +201,9 @@ def dense_kernel(
                         K,
                         TEACHER,
                         TEACHER_CAPPED,
-                        bits,
                     )
                     log_q = below(z, peak) * bits - q_log_total[:, None]
-                    log_p = below(t, teacher_peak) - p_log_total[:, None]
+                    log_p = below(t, teacher_peak) * teacher_bits - p_log_total[:, None]
                     gap = tl.minimum((log_q - log_p) * LN_2, MOST_GAP)
                     mixed = mixed_log(gap, beta)
                     teacher_lanes -= weighed(tl.exp2(log_p), mixed)
@@ -244,9 +242,8 @@ def dense_kernel(
                         K,
                         TEACHER,
                         TEACHER_CAPPED,
-                        bits,
                     )
-                    log_p = below(t, teacher_peak) - p_log_total[:, None]
+                    log_p = below(t, teacher_peak) * teacher_bits - p_log_total[:, None]
                     if DIVERGENCE == "forward":
                         pull = q * p_mass[:, None] - tl.exp2(log_p)
                     elif DIVERGENCE == "reverse":

@@ -66,11 +66,6 @@ def terms_and_pulls(log_p, log_q, beta, DIVERGENCE: tl.constexpr):
     return term, pull, q
 
 
-@triton.jit
-def log2_of_sum(total, peak_bits):
-    return tl.where(total == 0, -float("inf"), tl.log2(total) + peak_bits)
-
-
 @triton.jit(do_not_specialize=["batches", "R"])
 def kept_kernel(
     student_ptr,
@@ -121,7 +116,6 @@ def kept_kernel(
         kept_places = tl.where(used, kept, 0).to(tl.int64)
         raw = tl.load(students[:, None] + kept_places * STUDENT[2], mask=used, other=0.0).to(tl.float32)
         ready = transformed(raw, scale, cap, CAPPED)
-        own_bits = tl.where(used, ready * bits, -float("inf"))
 
         peak = tl.full((ROWS,), -float("inf"), tl.float32)
         rank = tl.zeros((ROWS,), tl.int32) + K + MISS
@@ -164,20 +158,20 @@ def kept_kernel(
             target_total = tl.sum(share_lanes, 1)
             ce = weighed(target_total, ce_log_total) - tl.sum(product_lanes, 1)
 
-        # The reduced problem: the kept classes in registers, and one more class, `rest`.
-        kept_peak = tl.max(own_bits, 1)
-        own_total = tl.sum(tl.exp2(below(own_bits, kept_peak)), 1)
-        own_log_total = log2_of_sum(own_total, kept_peak)
+        # The reduced problem: the kept classes in registers, and one more class, `rest`. Logarithms are above `base`.
+        base = tl.max(tl.where(used, ready, -float("inf")), 1) if TEACHER == "renormalised" else peak
+        own_bits = tl.where(used, below(ready, base) * bits, -float("inf"))
+        own_total = tl.sum(tl.exp2(own_bits), 1)
+        log_total = tl.log2(own_total)
         rest_log = tl.full((ROWS,), -float("inf"), tl.float32)
         p_rest_log = tl.full((ROWS,), -float("inf"), tl.float32)
-        log_total = own_log_total
         if TEACHER == "renormalised":
             p_peak = tl.max(log_p, 1)
             log_p -= (tl.log2(tl.sum(tl.exp2(below(log_p, p_peak)), 1)) + p_peak)[:, None]
         else:
-            rest_log = log2_of_sum(tl.sum(rest_lanes, 1), peak * bits)
-            higher = tl.maximum(own_log_total, rest_log)
-            log_total = higher + tl.log2(tl.exp2(own_log_total - higher) + tl.exp2(rest_log - higher))
+            rest_total = tl.sum(rest_lanes, 1)
+            rest_log = tl.log2(rest_total)
+            log_total = tl.log2(own_total + rest_total)
         if TEACHER == "lumped":
             p_rest_log = tl.load(log_rest_ptr + row, mask=counts, other=-float("inf")).to(tl.float32) * LOG2_E
         log_q = tl.where(used, own_bits - log_total[:, None], -float("inf"))
@@ -206,7 +200,7 @@ def kept_kernel(
                 full, _ = load_logits(students, columns, counts, scale, cap, STUDENT, K, CAPPED)
                 gradient = tl.zeros((ROWS, COLUMNS), tl.float32)
                 if TEACHER != "renormalised":  # a kept class may be above all others: what it gets here is not kept
-                    share_of_rest = tl.exp2(tl.minimum(full * bits - rest_base[:, None], 0.0))
+                    share_of_rest = tl.exp2(tl.minimum(below(full, base) * bits - rest_base[:, None], 0.0))
                     gradient += rest_slope[:, None] * share_of_rest
                 if LABELS != "none":
                     q1 = tl.exp2((below(full, peak) - ce_log_total[:, None]) * LOG2_E) * target_total[:, None]

@@ -23,15 +23,22 @@ class Layout(NamedTuple):
     COLUMNS: int
     """Classes that it works on at once."""
     num_warps: int
+    maxnreg: int
+    """Registers of a thread, at most. Without a limit ptxas spills a few bytes to fit one more block."""
     programs: int
-    """Programs on a multiprocessor, at most."""
+    """Programs on a multiprocessor, at most: those that are resident at once."""
 
 
 def layout(classes: int, alone: bool) -> Layout:
-    """The layout for rows of so many classes: 2048 numbers at once, eight to a thread. alone: one row a program."""
-    columns = min(max(triton.next_power_of_2(classes), 16), WIDEST_CHUNK)
-    rows = 1 if alone else WIDEST_CHUNK // columns
-    return Layout(rows, columns, max(rows * columns // 256, 1), programs=4)
+    """The layout for rows of so many classes: eight numbers to a thread.
+
+    alone: a program has one row, as for kept classes, whose registers leave room for half as many threads.
+    """
+    at_once = WIDEST_CHUNK // 2 if alone else WIDEST_CHUNK
+    columns = min(max(triton.next_power_of_2(classes), 16), at_once)
+    rows = 1 if alone else at_once // columns
+    warps, registers = max(rows * columns // 256, 1), 168 if alone else 128
+    return Layout(rows, columns, warps, registers, programs=65536 // (32 * warps * registers))
 
 
 def constants(rows: Rows, gradient_strides: tuple[int, ...], in_place: bool, chosen: Layout) -> dict[str, object]:
@@ -94,6 +101,7 @@ def fill(rows: Rows, found: Found, gradient_BRK: Tensor | None) -> None:
             per_batch,
             **constants(rows, strides(gradient_BRK), in_place, chosen),
             num_warps=chosen.num_warps,
+            maxnreg=chosen.maxnreg,
             debug=checks_labels(),
         )
 
@@ -106,7 +114,7 @@ def scale_in_place(gradient_BRK: Tensor, scale_N: Tensor) -> None:
     if not blocks:
         return
     with device_of(gradient_BRK):
-        scale_rows_kernel[(min(blocks, 4 * multiprocessors(gradient_BRK.device)),)](
+        scale_rows_kernel[(min(blocks, chosen.programs * multiprocessors(gradient_BRK.device)),)](
             gradient_BRK,
             scale_N,
             batch,
@@ -116,4 +124,5 @@ def scale_in_place(gradient_BRK: Tensor, scale_N: Tensor) -> None:
             ROWS=chosen.ROWS,
             COLUMNS=chosen.COLUMNS,
             num_warps=chosen.num_warps,
+            maxnreg=chosen.maxnreg,
         )

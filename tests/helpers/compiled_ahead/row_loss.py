@@ -22,6 +22,10 @@ PIXELS = 4096
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def options_of(chosen: launch.Layout) -> dict[str, int]:
+    return {name: getattr(chosen, name) for name in ("num_warps", "maxnreg")}
+
+
 def logits(classes: int, dtype: str, pixels: bool) -> torch.Tensor:
     """[B,R,K] without memory."""
     if pixels:
@@ -62,7 +66,7 @@ def large_kernel(
     else:
         kinds["teacher_ptr"] = f"*{dtype}"
     kernel = kept_kernel if sparse else dense_kernel
-    record = compiled(kernel, kinds, constants, {"num_warps": chosen.num_warps}, architecture)
+    record = compiled(kernel, kinds, constants, options_of(chosen), architecture)
     named = {"teacher": kind, "divergence": divergence, "labels": labels, "classes": classes, "dtype": dtype}
     return named | {"options": options} | record
 
@@ -71,7 +75,7 @@ def scaling(classes: int, dtype: str, architecture: int) -> dict:
     chosen = launch.layout(classes, alone=False)
     kinds = {"gradient_ptr": f"*{dtype}", "scale_ptr": "*fp32", "batches": "i32", "R": "i32"}
     constants = {"K": classes, "STRIDES": (0, classes, 1), "ROWS": chosen.ROWS, "COLUMNS": chosen.COLUMNS}
-    record = compiled(scale_rows_kernel, kinds, constants, {"num_warps": chosen.num_warps}, architecture)
+    record = compiled(scale_rows_kernel, kinds, constants, options_of(chosen), architecture)
     return {"classes": classes, "dtype": dtype} | record
 
 
