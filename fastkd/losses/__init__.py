@@ -4,9 +4,10 @@
     loss = KDLoss(temperature=4.0, kl_weight=0.9, ce_weight=0.1)
     loss(student_logits, teacher_logits, labels).total.backward()
 
-Logits are [B,K], floating point, of one device; labels [B] int64 on it. Every function returns a small named tuple:
-`total`, the one differentiable value, its parts detached, and the hit counts; all stay on that device and nothing waits
-for it. Temperatures and weights are numbers, or tensors of one number on that device, to which no gradient goes.
+Logits are [B,K], [B,T,K] or [B,K,H,W], floating point, of one device; labels int64 on it, one a row. Every function
+returns a small named tuple: `total`, the one differentiable value, its parts detached, and the hit counts; all stay on
+that device and nothing waits for it. Temperatures and weights are numbers, or tensors of one number on that device, to
+which no gradient goes.
 
 The modules take numbers, and those may be set by their names at any time: `loss.temperature = 2.0`. A captured graph
 and a compiled one follow.

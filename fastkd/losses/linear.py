@@ -12,6 +12,7 @@ from fastkd.losses.kd import KDTerms
 from fastkd.losses.module import checked_numbers, takes_numbers
 from fastkd.losses.row_checks import (
     check_ce_weight,
+    check_chunk_rows,
     check_labels,
     check_layer,
     check_row_options,
@@ -72,6 +73,7 @@ def linear_kd_loss(
     check_choice("divergence", divergence, rows.DIVERGENCES)
     given = rows.without_labels(numbers, labels)
     head = Head(hidden, weight, bias, chunk_rows)
+    check_chunk_rows(chunk_rows)
     check_layer(hidden, weight, bias, teacher)
     checked = checked_numbers("linear_kd_loss", "kd_rows", given, hidden)
     check_ce_weight(checked["ce_weight"], labels)
@@ -99,6 +101,7 @@ def linear_jsd_loss(
     """`jsd_loss` of the logits hidden · weightᵀ + bias, with the arguments of `linear_kd_loss`."""
     given: dict[str, Any] = {**numbers}
     divergence = take_end(given)
+    check_chunk_rows(chunk_rows)
     check_layer(hidden, weight, bias, teacher)
     checked = checked_numbers("linear_jsd_loss", "jsd", given, hidden)
     check_ce_weight(checked["ce_weight"], labels)
@@ -126,6 +129,7 @@ class LinearKDLoss(RowLoss):
     ):
         check_choice("divergence", divergence, rows.DIVERGENCES)
         check_choice("reduction", reduction, SUMS)
+        check_chunk_rows(chunk_rows)
         super().__init__(numbers)
         self.ignore_index = ignore_index
         self.divergence: Divergence = divergence
@@ -166,6 +170,7 @@ class LinearJSDLoss(RowLoss):
         **numbers: Unpack[JSDNumbers],
     ):
         check_choice("reduction", reduction, SUMS)
+        check_chunk_rows(chunk_rows)
         given: dict[str, Any] = {**numbers}
         divergence = take_end(given)
         super().__init__(given, absent=("beta",) if divergence != "jsd" else ())

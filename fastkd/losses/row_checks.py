@@ -103,6 +103,11 @@ def _check_layer(whose: str, hidden: Any, weight: Any, bias: Any) -> None:
         raise ValueError(f"{whose}bias is [{len(weight)}], got {list(bias.shape)}")
 
 
+def check_chunk_rows(chunk_rows: Any) -> None:
+    if chunk_rows is not None and (not isinstance(chunk_rows, int) or chunk_rows < 1):
+        raise ValueError(f"chunk_rows is a whole number above 0, got {chunk_rows!r}")
+
+
 def check_row_options(logits: Tensor, shape: tuple[int, ...], weights: Any, reduction: str, count: Any) -> None:
     if weights is not None:
         require_tensor("weights", weights, f"a tensor {list(shape)}")

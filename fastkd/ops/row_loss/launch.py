@@ -32,12 +32,14 @@ class Layout(NamedTuple):
 def layout(classes: int, alone: bool) -> Layout:
     """The layout for rows of so many classes: eight numbers to a thread.
 
-    alone: a program has one row, as for kept classes, whose registers leave room for half as many threads.
+    alone: a program has one row, as for kept classes. Their registers, and what several rows need for each, leave room
+    for half as many threads.
     """
-    at_once = WIDEST_CHUNK // 2 if alone else WIDEST_CHUNK
+    wide = classes > WIDEST_CHUNK // 2 and not alone
+    at_once, registers = (WIDEST_CHUNK, 128) if wide else (WIDEST_CHUNK // 2, 168)
     columns = min(max(triton.next_power_of_2(classes), 16), at_once)
     rows = 1 if alone else at_once // columns
-    warps, registers = max(rows * columns // 256, 1), 168 if alone else 128
+    warps = max(rows * columns // 256, 1)
     return Layout(rows, columns, warps, registers, programs=65536 // (32 * warps * registers))
 
 

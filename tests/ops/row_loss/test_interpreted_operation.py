@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from helpers.memory import Peak
 from helpers.row_cases import Options, forced, loss_of, make
 
 from fastkd.losses import LinearTeacher, TeacherProbabilities, kd_loss, keep_top, linear_jsd_loss, linear_kd_loss
-from fastkd.ops.row_loss import launch, operation
+from fastkd.ops.row_loss import Form, Fused, Labels, Linear, Teacher, fused, launch, operation
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
@@ -56,6 +57,24 @@ def test_in_place_and_elsewhere_are_the_same_bits():
     hidden = case.student.clone().requires_grad_()
     linear_kd_loss(hidden, identity, case.teacher, case.labels, reduction="sum", chunk_rows=2).total.backward()
     torch.testing.assert_close(hidden.grad, leaf.grad, rtol=0, atol=0)
+
+
+def test_memory_is_two_chunks_and_the_gradients(monkeypatch):
+    """The arithmetic of docs/DROP_IN.md: the student's logits, where the gradient comes, and the teacher's.
+
+    The kernel allocates nothing; that the interpreter does is no matter.
+    """
+    monkeypatch.setattr(launch, "fill", lambda *_: None)
+    rows, dim, classes, chunk = 24, 3, 500, 4
+    tensors = [randn(*shape, seed=i) for i, shape in enumerate(((rows, dim), (classes, dim)) * 2)]
+    teacher, labels = Teacher("logits", None, None, None, None), Labels(torch.zeros(rows, dtype=torch.int64), None)
+    form = Form("forward", True, False, False)
+    layer = Linear(*tensors[:2], None)
+    inputs = Fused(layer, *tensors[2:], None, teacher, labels, torch.ones(rows), torch.ones(8), form)
+    with Peak() as memory:
+        fused.losses_and_gradients(inputs, [True, True, False], chunk, "triton")
+    numbers = 2 * chunk * classes + (rows + classes) * dim
+    assert 4 * numbers <= memory.peak <= 4 * (numbers + 10 * rows)
 
 
 @pytest.mark.parametrize("kind", ("logits", "lumped"))
