@@ -20,8 +20,9 @@ from fastkd.losses.kd import CETerms, KDLoss, KDTerms, MultiTeacherLoss, ce_loss
 from fastkd.losses.linear import LinearJSDLoss, LinearKDLoss, linear_jsd_loss, linear_kd_loss
 from fastkd.losses.sftn import SFTNLoss, SFTNTerms, sftn_loss
 from fastkd.losses.smoothing import LabelSmoothingLoss, VirtualTeacherLoss, label_smoothing_loss, virtual_teacher_loss
-from fastkd.losses.teachers import LinearTeacher, SparseTeacher, TeacherProbabilities, keep_draws, keep_top
+from fastkd.losses.teachers import LinearTeacher, TeacherProbabilities, keep_draws, keep_top
 from fastkd.ops.crd import CRDTerms
+from fastkd.ops.sparse import SparseTeacher
 
 __all__ = [
     "CETerms",

@@ -1,13 +1,13 @@
 """Distillation through a last linear layer whose logits are never all there: the head of a language model."""
 
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
 from fastkd.losses import rows
 from fastkd.losses.checks import check_choice
-from fastkd.losses.jsd import JSDTerms, take_end
+from fastkd.losses.jsd import JSDTerms
 from fastkd.losses.kd import KDTerms
 from fastkd.losses.module import checked_numbers, takes_numbers
 from fastkd.losses.row_checks import (
@@ -23,7 +23,7 @@ from fastkd.losses.rows import Counting, Divergence, RowLoss, RowTeacher, RowTer
 from fastkd.losses.shapes import as_batches
 from fastkd.losses.teachers import LinearTeacher
 from fastkd.ops import row_loss
-from fastkd.ops.numbers import JSDNumbers, KDRowNumbers, Scalar
+from fastkd.ops.numbers import JSDRowNumbers, KDRowNumbers, Scalar
 from fastkd.ops.row_loss import Form
 
 Teacher = RowTeacher | LinearTeacher
@@ -43,11 +43,11 @@ class Head(NamedTuple):
 @takes_numbers("kd_rows")
 def linear_kd_loss(
     hidden: Tensor,
-    weight: Tensor,
+    head_weight: Tensor,
     teacher: Teacher,
     labels: Tensor | None = None,
     *,
-    bias: Tensor | None = None,
+    head_bias: Tensor | None = None,
     divergence: Divergence = "forward",
     weights: Tensor | None = None,
     reduction: str = "mean",
@@ -56,9 +56,9 @@ def linear_kd_loss(
     chunk_rows: int | None = None,
     **numbers: Unpack[KDRowNumbers],
 ) -> KDTerms:
-    """`kd_loss` of the logits hidden · weightᵀ + bias, in chunks of rows: memory is that of one chunk's logits.
+    """`kd_loss` of the logits hidden · head_weightᵀ + head_bias, in chunks of rows, with the memory of a chunk's logits.
 
-    hidden: [N,D] or [B,T,D]; weight: [K,D]; bias: [K]. All of one type, or cast to autocast's where that is on.
+    hidden: [N,D] or [B,T,D]; head_weight: [K,D]; head_bias: [K]; of one type, or cast to autocast's where that is on.
     teacher: a `LinearTeacher`; or logits [N,K] or [B,T,K], `TeacherProbabilities` or a `SparseTeacher`. What it has
         for each row is used where it is if rows follow each other at one distance, else copied.
     labels, weights, count, divergence and the numbers are those of `kd_loss`.
@@ -72,9 +72,9 @@ def linear_kd_loss(
     """
     check_choice("divergence", divergence, rows.DIVERGENCES)
     given = rows.without_labels(numbers, labels)
-    head = Head(hidden, weight, bias, chunk_rows)
+    head = Head(hidden, head_weight, head_bias, chunk_rows)
     check_chunk_rows(chunk_rows)
-    check_layer(hidden, weight, bias, teacher)
+    check_layer(hidden, head_weight, head_bias, teacher)
     checked = checked_numbers("linear_kd_loss", "kd_rows", given, hidden)
     check_ce_weight(checked["ce_weight"], labels)
     packed, form = rows.packed("kd_rows", checked, given, hidden), Form(divergence, True, *rows.given_caps(given))
@@ -82,35 +82,35 @@ def linear_kd_loss(
     return KDTerms(*_compute(head, teacher, labels, packed, form, counting))
 
 
-@takes_numbers("jsd")
+@takes_numbers("jsd_rows")
 def linear_jsd_loss(
     hidden: Tensor,
-    weight: Tensor,
+    head_weight: Tensor,
     teacher: Teacher,
     labels: Tensor | None = None,
     *,
-    bias: Tensor | None = None,
+    head_bias: Tensor | None = None,
     tau_squared: bool = False,
     weights: Tensor | None = None,
     reduction: str = "mean",
     count: Scalar | None = None,
     ignore_index: int = -100,
     chunk_rows: int | None = None,
-    **numbers: Unpack[JSDNumbers],
+    **numbers: Unpack[JSDRowNumbers],
 ) -> JSDTerms:
-    """`jsd_loss` of the logits hidden · weightᵀ + bias, with the arguments of `linear_kd_loss`."""
-    given: dict[str, Any] = {**numbers}
-    divergence = take_end(given)
+    """`jsd_loss` of the logits hidden · head_weightᵀ + head_bias, with the arguments of `linear_kd_loss`."""
     check_chunk_rows(chunk_rows)
-    check_layer(hidden, weight, bias, teacher)
-    checked = checked_numbers("linear_jsd_loss", "jsd", given, hidden)
+    check_layer(hidden, head_weight, head_bias, teacher)
+    checked = checked_numbers("linear_jsd_loss", "jsd_rows", numbers, hidden)
     check_ce_weight(checked["ce_weight"], labels)
-    packed = rows.packed("jsd", checked, given, hidden)
+    packed = rows.packed("jsd_rows", checked, numbers, hidden)
     form, counting = (
-        Form(divergence, tau_squared, *rows.given_caps(given)),
+        Form("jsd", tau_squared, *rows.given_caps(numbers)),
         _counting(ignore_index, weights, reduction, count),
     )
-    return JSDTerms(*_compute(Head(hidden, weight, bias, chunk_rows), teacher, labels, packed, form, counting))
+    return JSDTerms(
+        *_compute(Head(hidden, head_weight, head_bias, chunk_rows), teacher, labels, packed, form, counting)
+    )
 
 
 class LinearKDLoss(RowLoss):
@@ -139,26 +139,26 @@ class LinearKDLoss(RowLoss):
     def forward(
         self,
         hidden: Tensor,
-        weight: Tensor,
+        head_weight: Tensor,
         teacher: Teacher,
         labels: Tensor | None = None,
         *,
-        bias: Tensor | None = None,
+        head_bias: Tensor | None = None,
         weights: Tensor | None = None,
         count: Scalar | None = None,
     ) -> KDTerms:
-        check_layer(hidden, weight, bias, teacher)
+        check_layer(hidden, head_weight, head_bias, teacher)
         if labels is None:
             check_ce_weight(self.ce_weight, labels)
         counting = _counting(self.ignore_index, weights, self.reduction, count)
-        form, head = Form(self.divergence, True, *self.caps), Head(hidden, weight, bias, self.chunk_rows)
+        form, head = Form(self.divergence, True, *self.caps), Head(hidden, head_weight, head_bias, self.chunk_rows)
         return KDTerms(*_compute(head, teacher, labels, self.numbers_beside(hidden), form, counting))
 
 
 class LinearJSDLoss(RowLoss):
     """`linear_jsd_loss` as a module; the layer is the model's. Its numbers may be set as those of `JSDLoss`."""
 
-    form = "jsd"
+    form = "jsd_rows"
 
     def __init__(
         self,
@@ -167,14 +167,11 @@ class LinearJSDLoss(RowLoss):
         reduction: str = "mean",
         ignore_index: int = -100,
         chunk_rows: int | None = None,
-        **numbers: Unpack[JSDNumbers],
+        **numbers: Unpack[JSDRowNumbers],
     ):
         check_choice("reduction", reduction, SUMS)
         check_chunk_rows(chunk_rows)
-        given: dict[str, Any] = {**numbers}
-        divergence = take_end(given)
-        super().__init__(given, absent=("beta",) if divergence != "jsd" else ())
-        self.divergence = divergence
+        super().__init__(numbers)
         self.ignore_index = ignore_index
         self.tau_squared = tau_squared
         self.reduction = reduction
@@ -183,19 +180,19 @@ class LinearJSDLoss(RowLoss):
     def forward(
         self,
         hidden: Tensor,
-        weight: Tensor,
+        head_weight: Tensor,
         teacher: Teacher,
         labels: Tensor | None = None,
         *,
-        bias: Tensor | None = None,
+        head_bias: Tensor | None = None,
         weights: Tensor | None = None,
         count: Scalar | None = None,
     ) -> JSDTerms:
-        check_layer(hidden, weight, bias, teacher)
+        check_layer(hidden, head_weight, head_bias, teacher)
         if labels is None:
             check_ce_weight(self.ce_weight, labels)
         counting = _counting(self.ignore_index, weights, self.reduction, count)
-        form, head = Form(self.divergence, self.tau_squared, *self.caps), Head(hidden, weight, bias, self.chunk_rows)
+        form, head = Form("jsd", self.tau_squared, *self.caps), Head(hidden, head_weight, head_bias, self.chunk_rows)
         return JSDTerms(*_compute(head, teacher, labels, self.numbers_beside(hidden), form, counting))
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fastkd.losses.checks import require_device, require_tensor
-from fastkd.losses.teachers import TAILS, LinearTeacher, SparseTeacher, TeacherProbabilities
+from fastkd.losses.teachers import LinearTeacher, TeacherProbabilities
+from fastkd.ops.sparse import TAILS, SparseTeacher
 from fastkd.support.ranges import ABOVE_ZERO
 
 TEACHERS = "a tensor, a SparseTeacher or TeacherProbabilities"
@@ -53,21 +54,19 @@ def _with_classes(shape: tuple[int, ...], classes: int, logits: Tensor) -> list[
 
 
 def _check_sparse(teacher: SparseTeacher, shape: tuple[int, ...], logits: Tensor, divergence: str) -> None:
-    if teacher.tail not in TAILS:
-        raise ValueError(f"tail is {' or '.join(map(repr, TAILS))}, got {teacher.tail!r}")
-    if teacher.tail == "sampled" and divergence == "reverse":
+    if not isinstance(teacher.tail, Tensor) and teacher.tail not in TAILS:
+        raise ValueError(f"tail is a tensor, {' or '.join(map(repr, TAILS))}, got {teacher.tail!r}")
+    if teacher.kind == "sampled" and divergence == "reverse":
         raise ValueError("KL(student ‖ teacher) is infinite for a sampled teacher, which gives nothing to most classes")
-    if teacher.log_rest is not None and teacher.tail != "lumped":
-        raise ValueError(f"log_rest is for tail='lumped', got tail={teacher.tail!r}")
     k = teacher.indices.shape[-1] if isinstance(teacher.indices, Tensor) and teacher.indices.ndim else 0
     if k == 0:
         raise ValueError("a SparseTeacher keeps at least one class a row, got none")
     for name, tensor, expected in (
         ("indices", teacher.indices, [*shape, k]),
-        ("log_probs", teacher.log_probs, [*shape, k]),
-        ("log_rest", teacher.log_rest, list(shape)),
+        ("log_probabilities", teacher.log_probabilities, [*shape, k]),
+        ("tail", teacher.tail, list(shape)),
     ):
-        if tensor is not None:
+        if not isinstance(tensor, str):
             require_tensor(name, tensor, f"a tensor {expected}")
             floats = tensor.is_floating_point()
             if list(tensor.shape) != expected or floats == (name == "indices"):

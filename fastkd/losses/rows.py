@@ -4,7 +4,7 @@
 the gradients it writes need no second pass.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -14,10 +14,11 @@ from fastkd.losses.checks import check_choice
 from fastkd.losses.module import Loss
 from fastkd.losses.row_checks import check_labels, check_row_options, check_teacher, labels_are_classes
 from fastkd.losses.shapes import as_batches, as_matrix, class_axis, shape_of_labels
-from fastkd.losses.teachers import LinearTeacher, SparseTeacher, TeacherProbabilities, lumped_rest
+from fastkd.losses.teachers import LinearTeacher, TeacherProbabilities
 from fastkd.ops import row_loss
 from fastkd.ops.distill_loss.reference import counted_rows
 from fastkd.ops.numbers import NUMBERS, Row, Scalar
+from fastkd.ops.sparse import SparseTeacher
 
 Divergence = Literal["forward", "reverse"]
 DIVERGENCES = ("forward", "reverse")
@@ -59,9 +60,8 @@ class RowLoss(Loss):
 
     form = "kd_rows"
 
-    def __init__(self, given: Mapping[str, Any], form: str | None = None, absent: Sequence[str] = ()):
-        """absent: names of the row that the object does not have, beside soft-caps that were not given."""
-        self._absent = (frozenset(CAPS) - given.keys()) | frozenset(absent)
+    def __init__(self, given: Mapping[str, Any], form: str | None = None):
+        self._absent = frozenset(CAPS) - given.keys()
         super().__init__(given, form)
 
     @property
@@ -82,11 +82,11 @@ class RowLoss(Loss):
         return self.numbers.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def given_caps(numbers: Mapping[str, Scalar]) -> tuple[bool, bool]:
+def given_caps(numbers: Mapping[str, object]) -> tuple[bool, bool]:
     return "softcap" in numbers, "teacher_softcap" in numbers
 
 
-def packed(form: str, checked: Mapping[str, Scalar], given: Mapping[str, Scalar], logits: Tensor) -> Tensor:
+def packed(form: str, checked: Mapping[str, Scalar], given: Mapping[str, object], logits: Tensor) -> Tensor:
     """The numbers of a function as a tensor; a soft-cap that was not given has no value."""
     known = {name: value for name, value in checked.items() if name not in CAPS or name in given}
     return row_loss.packed(form, known, logits)
@@ -138,9 +138,9 @@ def as_input(teacher: RowTeacher | LinearTeacher | None, dense_BRK: Tensor | Non
     if isinstance(teacher, SparseTeacher):
         kept = teacher.indices.flatten(0, -2)
         kept = kept if kept.dtype in (torch.int32, torch.int64) else kept.long()
-        log_rest = lumped_rest(teacher).detach().flatten() if teacher.tail == "lumped" else None
-        log_probs = teacher.log_probs.detach().flatten(0, -2)
-        return row_loss.Teacher(teacher.tail, None, kept.contiguous(), log_probs.contiguous(), log_rest)
+        log_rest = teacher.log_rest().detach().flatten() if teacher.kind == "lumped" else None
+        log_probs = teacher.log_probabilities.detach().flatten(0, -2)
+        return row_loss.Teacher(teacher.kind, None, kept.contiguous(), log_probs.contiguous(), log_rest)
     kind = "none" if teacher is None else "probabilities" if isinstance(teacher, TeacherProbabilities) else "logits"
     return row_loss.Teacher(kind, dense_BRK, None, None, None)
 

@@ -1,44 +1,11 @@
-"""The forms in which a teacher may come, beside its logits: some kept classes, probabilities, or a linear layer.
+"""The forms in which a teacher may come, beside its logits and a `SparseTeacher`: probabilities, or a linear layer."""
 
-A teacher of kept classes is a pure value: three tensors and a word. What stores teachers writes them, and reads them
-into these.
-"""
-
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Tail = Literal["renormalised", "lumped", "sampled"]
-TAILS = ("renormalised", "lumped", "sampled")
-
-
-class SparseTeacher(NamedTuple):
-    """A teacher's distribution at the loss's temperature, known for k classes of every row.
-
-    Where k = K, "renormalised" and "lumped" are the loss with the teacher's logits.
-    """
-
-    indices: Tensor
-    """[…,k] int64 or int32: the kept classes of every row, each once; a number below 0 is padding."""
-    log_probs: Tensor
-    """[…,k]: the logarithms of their probabilities, log_softmax(z / τ) at the kept classes.
-
-    "renormalised" divides by their sum itself; "sampled" takes any weights that a row's samples shall have.
-    """
-    tail: Tail = "lumped"
-    """What the other classes are.
-
-    "renormalised": they do not exist; the teacher and the student are compared within the kept classes.
-    "lumped": they are one class, which has what the teacher's kept ones lack, and all that the student gives to them.
-    "sampled": the teacher gives nothing to them; the kept classes are draws with their weights (`keep_draws`), whose
-        expectation is the whole teacher (Anshumann et al. 2025, ACL: "Sparse logit sampling", random sampling KD).
-    """
-    log_rest: Tensor | None = None
-    """[…]: the logarithm of what the other classes have together; None: that of 1 minus the kept ones' sum.
-
-    It is for "lumped" alone. The difference has float32's rounding of 1: a row whose tail is smaller wants it given.
-    """
+from fastkd.ops.sparse import SparseTeacher, Tail
 
 
 class TeacherProbabilities(NamedTuple):
@@ -65,8 +32,8 @@ def keep_top(teacher_logits: Tensor, k: int, *, temperature: float = 1.0, tail: 
         -1
     )
     kept, indices = log_probs.topk(k, dim=-1)
-    rest = log_probs.scatter(-1, indices, -torch.inf).logsumexp(-1) if tail == "lumped" else None
-    return SparseTeacher(indices, kept, tail, rest)
+    rest = log_probs.scatter(-1, indices, -torch.inf).logsumexp(-1) if tail == "lumped" else tail
+    return SparseTeacher(indices, kept, rest)
 
 
 def keep_draws(draws: Tensor, weights: Tensor | None = None) -> SparseTeacher:
@@ -83,13 +50,3 @@ def keep_draws(draws: Tensor, weights: Tensor | None = None) -> SparseTeacher:
     sums = torch.zeros_like(share).scatter_add(-1, place, share.gather(-1, order))
     indices = torch.full_like(ordered, -1).scatter(-1, place, ordered)
     return SparseTeacher(indices, sums.log(), "sampled")
-
-
-def lumped_rest(teacher: SparseTeacher) -> Tensor:
-    """The logarithm of what the classes that were not kept have; -inf is nothing."""
-    if teacher.log_rest is not None:
-        return teacher.log_rest
-    kept = torch.where(
-        teacher.indices >= 0, teacher.log_probs.to(torch.promote_types(teacher.log_probs.dtype, torch.float32)).exp(), 0
-    )
-    return (1 - kept.sum(-1)).clamp(min=0).log()

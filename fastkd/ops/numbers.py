@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, TypedDict, get_type_hints
 
 from torch import Tensor
 
-from fastkd.support.ranges import ABOVE_ZERO, BETWEEN_0_AND_1, FINITE, FROM_0_TO_1, FROM_0_TO_BELOW_1, Range
+from fastkd.support.ranges import ABOVE_ZERO, FINITE, FROM_0_TO_1, FROM_0_TO_BELOW_1, Range
 
 Scalar = float | Tensor
 
@@ -27,16 +27,11 @@ class Role(IntEnum):
     OTHERS_WEIGHT = 5  # on KL within the classes other than the label's
     LABEL_PROBABILITY = 6
     SMOOTHING = 7
-
-
-class RowRole(IntEnum):
-    """The places that `row_loss` reads beside those of the temperature and of the first two weights in `Role`."""
-
-    BETA = 3
-    LOGIT_SCALE = 4
-    SOFTCAP = 5
-    TEACHER_LOGIT_SCALE = 6
-    TEACHER_SOFTCAP = 7
+    MIXTURE = 11  # the teacher's share of a mixture of both
+    LOGIT_SCALE = 12
+    SOFTCAP = 13
+    TEACHER_LOGIT_SCALE = 14
+    TEACHER_SOFTCAP = 15
 
 
 class CRDRole(IntEnum):
@@ -66,25 +61,29 @@ class KDNumbers(TypedDict, total=False):
 class LogitNumbers(TypedDict, total=False):
     """What becomes of logits before they are compared: softcap · tanh(logit_scale · z / softcap)."""
 
-    logit_scale: Annotated[Scalar, Number(RowRole.LOGIT_SCALE, 1.0)]
-    softcap: Annotated[Scalar, Number(RowRole.SOFTCAP, math.inf, ABOVE_ZERO)]
+    logit_scale: Annotated[Scalar, Number(Role.LOGIT_SCALE, 1.0)]
+    softcap: Annotated[Scalar, Number(Role.SOFTCAP, math.inf, ABOVE_ZERO)]
     """inf stands for none, and cannot be set: a loss is made with a soft-cap or without."""
-    teacher_logit_scale: Annotated[Scalar, Number(RowRole.TEACHER_LOGIT_SCALE, 1.0)]
-    teacher_softcap: Annotated[Scalar, Number(RowRole.TEACHER_SOFTCAP, math.inf, ABOVE_ZERO)]
+    teacher_logit_scale: Annotated[Scalar, Number(Role.TEACHER_LOGIT_SCALE, 1.0)]
+    teacher_softcap: Annotated[Scalar, Number(Role.TEACHER_SOFTCAP, math.inf, ABOVE_ZERO)]
 
 
 class KDRowNumbers(KDNumbers, LogitNumbers, total=False):
     """Those of KD, and of the logits."""
 
 
-class JSDNumbers(LogitNumbers, total=False):
-    """ce_weight · CE + jsd_weight · (beta · KL(p ‖ m) + (1 − beta) · KL(q ‖ m)), m = beta · p + (1 − beta) · q."""
+class JSDNumbers(TypedDict, total=False):
+    """ce_weight · CE + weight · the generalised Jensen-Shannon divergence at τ."""
 
     temperature: Annotated[Scalar, Number(Role.TEMPERATURE, 1.0, ABOVE_ZERO)]
-    jsd_weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 1.0)]
+    beta: Annotated[Scalar, Number(Role.MIXTURE, 0.5, FROM_0_TO_1)]
+    """The teacher's share of the mixture; at 0 it is KL(teacher ‖ student), at 1 KL(student ‖ teacher)."""
+    weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 1.0)]
     ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 0.0)]
-    beta: Annotated[Scalar, Number(RowRole.BETA, 0.5, BETWEEN_0_AND_1)]
-    """The teacher's weight in the mixture."""
+
+
+class JSDRowNumbers(JSDNumbers, LogitNumbers, total=False):
+    """Those of the divergence, and of the logits."""
 
 
 class SFTNNumbers(TypedDict, total=False):
@@ -148,7 +147,7 @@ NUMBERS: dict[str, Row] = {
     "ce": {},
     "kd": _row(KDNumbers),
     "kd_rows": _row(KDRowNumbers),
-    "jsd": _row(JSDNumbers),
+    "jsd_rows": _row(JSDRowNumbers),
     "sftn": _row(SFTNNumbers),
     "sftn_reverse": _row(SFTNNumbers),
     "dkd": _row(DKDNumbers),
@@ -160,14 +159,14 @@ NUMBERS: dict[str, Row] = {
 }
 """The numbers of every form of the losses, by name."""
 
-ROW_FORMS = ("kd_rows", "jsd")
+ROW_FORMS = ("kd_rows", "jsd_rows")
 """Those that `fastkd.ops.row_loss` computes."""
 
 
 def neutral(form: str) -> list[float]:
     """The tensor's values before any number is set; a role that the form has no number for keeps its value."""
     roles = CRDRole if form == "crd" else Role
-    values = [1.0] * len(roles)
+    values = [1.0] * (max(roles) + 1)
     if form.startswith("smoothing"):
         values[Role.ANCHOR_CE_WEIGHT] = 0.0  # the smoothed cross-entropy stands in the pair term's place
     return values

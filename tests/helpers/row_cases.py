@@ -29,7 +29,7 @@ class Options(NamedTuple):
         names = self._asdict()
         weight = names.pop("pair_weight")
         beta = names.pop("beta")
-        mixed = {"jsd_weight": weight, "beta": beta} if divergence == "jsd" else {"kl_weight": weight}
+        mixed = {"weight": weight, "beta": beta} if divergence == "jsd" else {"kl_weight": weight}
         return mixed | {name: value for name, value in names.items() if value is not None}
 
 
@@ -81,20 +81,20 @@ def pair_of(teacher: Any, z: Tensor, o: Options) -> tuple[Tensor, Tensor]:
     if isinstance(teacher, TeacherProbabilities):
         return teacher.probabilities.double(), q
     kept = torch.zeros_like(q)
-    for row, (classes, values) in enumerate(zip(teacher.indices, teacher.log_probs, strict=True)):
+    for row, (classes, values) in enumerate(zip(teacher.indices, teacher.log_probabilities, strict=True)):
         there = classes >= 0
         kept[row, classes[there].long()] = values[there].double().exp()
     inside = torch.zeros_like(q, dtype=torch.bool)
     for row, classes in enumerate(teacher.indices):
         inside[row, classes[classes >= 0].long()] = True
     within = torch.where(inside, q, 0)
-    if teacher.tail == "renormalised":
+    if teacher.kind == "renormalised":
         return kept / kept.sum(1, keepdim=True), within / within.sum(1, keepdim=True)
     outside = torch.where(inside, 0, q).sum(1, keepdim=True)
-    if teacher.tail == "sampled":
+    if teacher.kind == "sampled":
         rest = torch.zeros_like(outside)
-    elif teacher.log_rest is not None:
-        rest = teacher.log_rest.double().exp()[:, None]
+    elif isinstance(teacher.tail, Tensor):
+        rest = teacher.tail.double().exp()[:, None]
     else:
         rest = 1 - kept.sum(1, keepdim=True)
     return torch.cat([kept, rest], 1), torch.cat([within, outside], 1)
@@ -123,8 +123,8 @@ def make(
         top, indices = log_probs.topk(min(k, classes), 1)
         if kind == "sampled":
             top = top.log_softmax(1)
-        rest = log_probs.scatter(1, indices, -torch.inf).logsumexp(1).float() if kind == "lumped" else None
-        found = SparseTeacher(indices, top.float(), kind, rest)
+        rest = log_probs.scatter(1, indices, -torch.inf).logsumexp(1).float()
+        found = SparseTeacher(indices, top.float(), rest if kind == "lumped" else kind)
     given = None
     if labels == "classes":
         given = torch.randint(classes, (samples,), generator=generator)

@@ -64,7 +64,7 @@ def both(fused, plain) -> None:
 def test_every_teacher_in_any_chunks(name, chunk_rows):
     teacher, dense = TEACHERS[name]
     both(
-        lambda h, w, b: linear_kd_loss(h, w, teacher, LABELS, bias=b, chunk_rows=chunk_rows, **KD),
+        lambda h, w, b: linear_kd_loss(h, w, teacher, LABELS, head_bias=b, chunk_rows=chunk_rows, **KD),
         lambda z: kd_loss(z, dense, LABELS, **KD),
     )
 
@@ -72,7 +72,7 @@ def test_every_teacher_in_any_chunks(name, chunk_rows):
 @pytest.mark.parametrize("beta", (0, 0.3, 1))
 def test_jsd(beta):
     both(
-        lambda h, w, b: linear_jsd_loss(h, w, TEACHER, LABELS, bias=b, chunk_rows=4, beta=beta, ce_weight=0.2),
+        lambda h, w, b: linear_jsd_loss(h, w, TEACHER, LABELS, head_bias=b, chunk_rows=4, beta=beta, ce_weight=0.2),
         lambda z: jsd_loss(z, LOGITS, LABELS, beta=beta, ce_weight=0.2),
     )
 
@@ -92,7 +92,7 @@ OPTIONS = {
 def test_options_are_those_of_the_loss(name):
     labels = torch.where(LABELS == -100, LABELS[0], LABELS) if "ignore" in name else LABELS
     both(
-        lambda h, w, b: linear_kd_loss(h, w, LOGITS, labels, bias=b, chunk_rows=4, **OPTIONS[name]),
+        lambda h, w, b: linear_kd_loss(h, w, LOGITS, labels, head_bias=b, chunk_rows=4, **OPTIONS[name]),
         lambda z: kd_loss(z, LOGITS, labels, **OPTIONS[name]),
     )
 
@@ -100,11 +100,11 @@ def test_options_are_those_of_the_loss(name):
 def test_labels_as_probabilities_and_no_labels():
     soft = made(N, K, seed=7).softmax(1)
     both(
-        lambda h, w, b: linear_kd_loss(h, w, LOGITS, soft, bias=b, chunk_rows=4, **KD),
+        lambda h, w, b: linear_kd_loss(h, w, LOGITS, soft, head_bias=b, chunk_rows=4, **KD),
         lambda z: kd_loss(z, LOGITS, soft, **KD),
     )
     both(
-        lambda h, w, b: linear_kd_loss(h, w, LOGITS, bias=b, chunk_rows=4),
+        lambda h, w, b: linear_kd_loss(h, w, LOGITS, head_bias=b, chunk_rows=4),
         lambda z: kd_loss(z, LOGITS),
     )
 
@@ -139,10 +139,10 @@ def test_the_modules():
     loss, plain = LinearKDLoss(chunk_rows=4, softcap=5.0), KDLoss(softcap=5.0)
     for temperature in (4.0, 2.0):
         loss.temperature = plain.temperature = temperature
-        terms = loss(hidden, weight, teacher, LABELS, bias=bias, count=5.0)
+        terms = loss(hidden, weight, teacher, LABELS, head_bias=bias, count=5.0)
         torch.testing.assert_close(terms, plain(logits, LOGITS.float(), LABELS, count=5.0))
     for beta in (0.2, 1):
-        terms = LinearJSDLoss(beta=beta, reduction="sum")(hidden, weight, teacher, LABELS, bias=bias)
+        terms = LinearJSDLoss(beta=beta, reduction="sum")(hidden, weight, teacher, LABELS, head_bias=bias)
         torch.testing.assert_close(terms, JSDLoss(beta=beta, reduction="sum")(logits, LOGITS.float(), LABELS))
 
 
@@ -210,7 +210,7 @@ def scaled_down(rows: int) -> Fused:
     labels = Labels(torch.zeros(rows, dtype=torch.int64), None)
     layer, teacher = Linear(hidden, weight, None), Teacher("logits", None, None, None, None)
     form = Form("forward", True, False, False)
-    return Fused(layer, of_teacher, his, None, teacher, labels, torch.ones(rows), torch.ones(8), form)
+    return Fused(layer, of_teacher, his, None, teacher, labels, torch.ones(rows), torch.ones(16), form)
 
 
 def fused_peak(rows: int, chunk_rows: int) -> int:

@@ -23,7 +23,7 @@ PIXELS = torch.randn(2, 3, 4, 5)
 
 
 def sparse(**changed) -> SparseTeacher:
-    return SparseTeacher(**{"indices": KEPT, "log_probs": torch.zeros(2, 2), **changed})
+    return SparseTeacher(**{"indices": KEPT, "log_probabilities": torch.zeros(2, 2), **changed})
 
 
 CASES = {
@@ -85,7 +85,7 @@ CASES = {
         ValueError,
         "divergence is 'forward' or 'reverse', got 'jsd'",
     ),
-    "a beta above one": (lambda: jsd_loss(Z, Z, beta=2.0), ValueError, "beta is a number between 0 and 1"),
+    "a beta above one": (lambda: jsd_loss(Z, Z, beta=2.0), ValueError, "beta is a number from 0 to 1, got 2.0"),
     "a soft-cap of zero": (lambda: KDLoss(softcap=0.0), ValueError, "softcap is a number above 0, got 0.0"),
     "a loss left elsewhere": (
         lambda: JSDLoss()(Z.to("meta"), Z.to("meta")),
@@ -98,26 +98,30 @@ CASES = {
         "teacher probabilities are floating point [2, 3], got torch.float32 [2, 2]",
     ),
     "no teacher": (lambda: kd_loss(Z, None, LABELS), TypeError, "teacher_logits are floating point [B,K]"),
-    "an unknown tail": (lambda: kd_loss(Z, sparse(tail="cut"), LABELS), ValueError, "tail is 'renormalised' or"),
+    "an unknown tail": (
+        lambda: kd_loss(Z, sparse(tail="cut"), LABELS),
+        ValueError,
+        "tail is a tensor, 'renormalised' or",
+    ),
     "indices that are no integers": (
         lambda: kd_loss(Z, sparse(indices=KEPT.float()), LABELS),
         ValueError,
         "indices are integers [2, 2], got torch.float32 [2, 2]",
     ),
     "log-probabilities of another k": (
-        lambda: kd_loss(Z, sparse(log_probs=torch.zeros(2, 3)), LABELS),
+        lambda: kd_loss(Z, sparse(log_probabilities=torch.zeros(2, 3)), LABELS),
         ValueError,
-        "log_probs are floating point [2, 2], got torch.float32 [2, 3]",
+        "log_probabilities are floating point [2, 2], got torch.float32 [2, 3]",
     ),
     "no kept classes": (
-        lambda: kd_loss(Z, sparse(indices=KEPT[:, :0], log_probs=torch.zeros(2, 0)), LABELS),
+        lambda: kd_loss(Z, sparse(indices=KEPT[:, :0], log_probabilities=torch.zeros(2, 0)), LABELS),
         ValueError,
         "a SparseTeacher keeps at least one class a row, got none",
     ),
-    "a rest of what is not lumped": (
-        lambda: kd_loss(Z, sparse(tail="sampled", log_rest=torch.zeros(2)), LABELS),
+    "a tail of another shape": (
+        lambda: kd_loss(Z, sparse(tail=torch.zeros(3)), LABELS),
         ValueError,
-        "log_rest is for tail='lumped', got tail='sampled'",
+        "tail are floating point [2], got torch.float32 [3]",
     ),
     "the reverse divergence from draws": (
         lambda: kd_loss(Z, sparse(tail="sampled"), LABELS, divergence="reverse"),
@@ -135,7 +139,7 @@ CASES = {
         "weight has the type of hidden, torch.float32, got torch.bfloat16",
     ),
     "a bias of another length": (
-        lambda: linear_kd_loss(HIDDEN, WEIGHT, Z, LABELS, bias=torch.zeros(2)),
+        lambda: linear_kd_loss(HIDDEN, WEIGHT, Z, LABELS, head_bias=torch.zeros(2)),
         ValueError,
         "bias is [3], got [2]",
     ),

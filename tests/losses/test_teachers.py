@@ -38,7 +38,7 @@ def test_a_lumped_tail_is_one_more_class(temperature):
 
     expected = (lumped(p) * (lumped(p) / lumped(q)).log()).sum(1).mean() * temperature**2
     torch.testing.assert_close(kd_loss(STUDENT, kept, temperature=temperature).kl, expected)
-    unknown = kept._replace(log_rest=None)
+    unknown = kept._replace(tail="lumped")
     torch.testing.assert_close(kd_loss(STUDENT, unknown, temperature=temperature).kl, expected)
 
 
@@ -64,10 +64,10 @@ def test_draws_give_the_whole_teachers_gradient_on_average():
 def test_what_was_drawn_twice_is_one_class_with_both_weights():
     teacher = keep_draws(torch.tensor([[3, 1, 3, 0], [2, 2, 2, 2]]))
     assert teacher.indices.tolist() == [[0, 1, 3, -1], [2, -1, -1, -1]]
-    torch.testing.assert_close(teacher.log_probs[0, :3].exp(), torch.tensor([0.25, 0.25, 0.5]))
-    assert teacher.log_probs[1, 0] == 0 and teacher.tail == "sampled"
+    torch.testing.assert_close(teacher.log_probabilities[0, :3].exp(), torch.tensor([0.25, 0.25, 0.5]))
+    assert teacher.log_probabilities[1, 0] == 0 and teacher.tail == "sampled"
     weighted = keep_draws(torch.tensor([[3, 1, 3]]), torch.tensor([[0.5, 0.2, 0.1]]))
-    torch.testing.assert_close(weighted.log_probs[0, :2].exp(), torch.tensor([0.2, 0.6]))
+    torch.testing.assert_close(weighted.log_probabilities[0, :2].exp(), torch.tensor([0.2, 0.6]))
 
 
 @pytest.mark.parametrize("shape, axis", (((2, 2, 20), 2), ((2, 20, 1, 2), 1)))
@@ -86,7 +86,7 @@ def test_a_module_takes_one_too():
 
 def test_short_integers_and_half_precision_are_what_a_store_holds():
     kept = keep_top(TEACHER, 5)
-    short = SparseTeacher(kept.indices.to(torch.int16), kept.log_probs.half(), "lumped", kept.log_rest.half())
+    short = SparseTeacher(kept.indices.to(torch.int16), kept.log_probabilities.half(), kept.tail.half())
     torch.testing.assert_close(
         kd_loss(STUDENT, short, temperature=1.0).kl, kd_loss(STUDENT, kept, temperature=1.0).kl, rtol=1e-2, atol=1e-3
     )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fastkd.ops import select
-from fastkd.ops.numbers import NUMBERS, Role, RowRole, Scalar
+from fastkd.ops.numbers import NUMBERS, Scalar, neutral
 from fastkd.ops.row_loss.inputs import Form, Found, Fused, Labels, Linear, Rows, Teacher
 from fastkd.ops.row_loss.operation import linear_loss, row_loss
 from fastkd.ops.schema import flat
@@ -49,7 +49,7 @@ def packed(form: str, numbers: Mapping[str, Scalar], logits: Tensor) -> Tensor:
     """The numbers as a tensor beside the logits: float32, and float64 for logits of that type."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
     # Filled on the device: a copy from the host would make the host wait, and could not be captured.
-    tensor = torch.ones(len(Role), dtype=dtype, device=logits.device)
+    tensor = torch.ones(len(neutral(form)), dtype=dtype, device=logits.device)
     for name, value in numbers.items():
         place = tensor[NUMBERS[form][name].role]
         place.copy_(value) if isinstance(value, Tensor) else place.fill_(value)
@@ -58,6 +58,3 @@ def packed(form: str, numbers: Mapping[str, Scalar], logits: Tensor) -> Tensor:
 
 def _path(logits: Tensor) -> str:
     return select.choose("row_loss", logits.device.type, _IN_FLOAT32 if logits.dtype == torch.float64 else ())[0]
-
-
-assert max(RowRole) < len(Role), "a loss's buffer has a place for every number of a row"

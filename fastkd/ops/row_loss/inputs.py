@@ -28,7 +28,8 @@ class Form(NamedTuple):
     """Which loss it is."""
 
     divergence: str
-    """"forward" is KL(teacher ‖ student), "reverse" KL(student ‖ teacher), "jsd" lies between them."""
+    """"forward" is KL(teacher ‖ student), "reverse" KL(student ‖ teacher), "jsd" goes from the
+    one to the other."""
     tau_squared: bool
     """Whether the divergence is multiplied by the temperature squared."""
     capped: bool
@@ -45,7 +46,7 @@ class Rows(NamedTuple):
     weights_N: Tensor
     """[N] float32: what each row's loss is multiplied by; one of weight 0 is not read."""
     numbers: Tensor
-    """[8], see `fastkd.ops.numbers.RowRole`."""
+    """Those of a form, at the places of `fastkd.ops.numbers.Role`."""
     form: Form
 
 

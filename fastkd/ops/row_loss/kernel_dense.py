@@ -10,13 +10,12 @@ import triton
 import triton.language as tl
 
 from fastkd.ops.row_loss.kernel_parts import (
-    BETA,
     CE_WEIGHT,
     LN_2,
     LOG2_E,
     LOGIT_SCALE,
     MISS,
-    MOST_GAP,
+    MIXTURE,
     PAIR_WEIGHT,
     SOFTCAP,
     TEACHER_LOGIT_SCALE,
@@ -28,7 +27,7 @@ from fastkd.ops.row_loss.kernel_parts import (
     load_logits,
     load_numbers,
     load_own,
-    mixed_log,
+    mixture_parts,
     place_of_rows,
     raised,
     row_pointers,
@@ -91,7 +90,7 @@ def dense_kernel(
 ):
     scale, cap = tl.load(numbers_ptr + LOGIT_SCALE), tl.load(numbers_ptr + SOFTCAP)
     teacher_scale, teacher_cap = tl.load(numbers_ptr + TEACHER_LOGIT_SCALE), tl.load(numbers_ptr + TEACHER_SOFTCAP)
-    temperature, beta = tl.load(numbers_ptr + TEMPERATURE), tl.load(numbers_ptr + BETA)
+    temperature, beta = tl.load(numbers_ptr + TEMPERATURE), tl.load(numbers_ptr + MIXTURE)
     tau_squared = temperature * temperature if TAU_SQUARED else 1.0
     bits = LOG2_E / temperature  # a unit of the logits in bits
     teacher_bits = 1.0 if TEACHER == "probabilities" else bits
@@ -187,7 +186,7 @@ def dense_kernel(
                 divergence = (mean_gap + excess) * LN_2
             if DIVERGENCE == "jsd":
                 student_lanes = tl.zeros((ROWS, COLUMNS), tl.float32)
-                teacher_lanes = tl.zeros((ROWS, COLUMNS), tl.float32)
+                both_lanes = tl.zeros((ROWS, COLUMNS), tl.float32)
                 for start in range(0, K, COLUMNS):
                     columns = start + tl.arange(0, COLUMNS)
                     z, _ = load_logits(students, columns, counts, scale, cap, STUDENT, K, CAPPED)
@@ -204,12 +203,11 @@ def dense_kernel(
                     )
                     log_q = below(z, peak) * bits - q_log_total[:, None]
                     log_p = below(t, teacher_peak) * teacher_bits - p_log_total[:, None]
-                    gap = tl.minimum((log_q - log_p) * LN_2, MOST_GAP)
-                    mixed = mixed_log(gap, beta)
-                    teacher_lanes -= weighed(tl.exp2(log_p), mixed)
-                    student_lanes += weighed(tl.exp2(log_q), gap - mixed)
-                of_student = tl.sum(student_lanes, 1)
-                divergence = beta * tl.sum(teacher_lanes, 1) + (1.0 - beta) * of_student
+                    both, of_student, _, _ = mixture_parts(log_p, log_q, beta)
+                    both_lanes += both
+                    student_lanes += of_student
+                divergence = tl.sum(both_lanes, 1)
+                student_part = tl.sum(student_lanes, 1)
             divergence *= tau_squared
         store_row(losses_ptr, parts_ptr, ranks_ptr, row, exists, weight, ce, divergence, rank, numbers_ptr, batches * R)
 
@@ -249,8 +247,9 @@ def dense_kernel(
                     elif DIVERGENCE == "reverse":
                         pull = weighed(q, (log_q - log_p - (mean_gap + excess)[:, None]) * LN_2)
                     else:
-                        gap = tl.minimum((log_q - log_p) * LN_2, MOST_GAP)
-                        pull = (1.0 - beta) * weighed(q, gap - mixed_log(gap, beta) - of_student[:, None])
+                        _, of_student, p, q = mixture_parts(log_p, log_q, beta)
+                        pull = of_student - q * student_part[:, None]
+                        pull = tl.where(beta == 0.0, q * p_mass[:, None] - p, pull)
                     gradient += pair_slope[:, None] * pull
                 gradient = tl.where(counts[:, None], gradient * slope_of(ready, scale, cap, CAPPED), 0.0)
                 if IN_PLACE:  # loads and stores may be laid out over the threads in different ways

@@ -9,13 +9,12 @@ import triton
 import triton.language as tl
 
 from fastkd.ops.row_loss.kernel_parts import (
-    BETA,
     CE_WEIGHT,
     LN_2,
     LOG2_E,
     LOGIT_SCALE,
     MISS,
-    MOST_GAP,
+    MIXTURE,
     PAIR_WEIGHT,
     SOFTCAP,
     TEMPERATURE,
@@ -25,7 +24,7 @@ from fastkd.ops.row_loss.kernel_parts import (
     load_logits,
     load_numbers,
     load_own,
-    mixed_log,
+    mixture_parts,
     place_of_rows,
     raised,
     row_pointers,
@@ -46,24 +45,19 @@ def is_kept(kept, start, COLUMNS: tl.constexpr):
 
 @triton.jit
 def terms_and_pulls(log_p, log_q, beta, DIVERGENCE: tl.constexpr):
-    """What each class adds to the divergence, what its derivative is made of, and q; a class of neither adds nothing.
+    """What each class adds to the divergence, what its derivative is made of, p and q.
 
-    Logarithms are in bits, results in nats. The derivative by a class's logit is pull − q Σ pull, and minus that for
-    the forward divergence, where pull is p.
+    Logarithms are in bits, results in nats. The derivative by a class's logit is pull − q Σ pull, and q Σ p − p for
+    the forward divergence.
     """
-    p, q = tl.exp2(log_p), tl.exp2(log_q)
-    gap = (log_p - log_q) * LN_2
-    if DIVERGENCE == "forward":
-        term, pull = weighed(p, gap), p
-    elif DIVERGENCE == "reverse":
-        term = weighed(q, -gap)
-        pull = term
+    if DIVERGENCE == "jsd":
+        term, pull, p, q = mixture_parts(log_p, log_q, beta)
     else:
-        gap = tl.minimum(-gap, MOST_GAP)
-        mixed = mixed_log(gap, beta)
-        pull = (1.0 - beta) * weighed(q, gap - mixed)
-        term = pull - beta * weighed(p, mixed)
-    return term, pull, q
+        p, q = tl.exp2(log_p), tl.exp2(log_q)
+        forward: tl.constexpr = DIVERGENCE == "forward"
+        term = weighed(p, (log_p - log_q) * LN_2) if forward else weighed(q, (log_q - log_p) * LN_2)
+        pull = term
+    return term, pull, p, q
 
 
 @triton.jit(do_not_specialize=["batches", "R"])
@@ -99,7 +93,7 @@ def kept_kernel(
     PADDED: tl.constexpr,  # of KEPT
 ):
     scale, cap = tl.load(numbers_ptr + LOGIT_SCALE), tl.load(numbers_ptr + SOFTCAP)
-    temperature, beta = tl.load(numbers_ptr + TEMPERATURE), tl.load(numbers_ptr + BETA)
+    temperature, beta = tl.load(numbers_ptr + TEMPERATURE), tl.load(numbers_ptr + MIXTURE)
     tau_squared = temperature * temperature if TAU_SQUARED else 1.0
     bits = LOG2_E / temperature
     slots = tl.arange(0, PADDED)
@@ -176,16 +170,18 @@ def kept_kernel(
             p_rest_log = tl.load(log_rest_ptr + row, mask=counts, other=-float("inf")).to(tl.float32) * LOG2_E
         log_q = tl.where(used, own_bits - log_total[:, None], -float("inf"))
         log_p = tl.where(used, log_p, -float("inf"))
-        term, pull, q = terms_and_pulls(log_p, log_q, beta, DIVERGENCE)
-        rest_term, rest_pull, q_rest = terms_and_pulls(p_rest_log, rest_log - log_total, beta, DIVERGENCE)
+        term, pull, p, q = terms_and_pulls(log_p, log_q, beta, DIVERGENCE)
+        rest_term, rest_pull, p_rest, q_rest = terms_and_pulls(p_rest_log, rest_log - log_total, beta, DIVERGENCE)
         divergence = tl.sum(term, 1) + rest_term
-        mean = tl.sum(pull, 1) + rest_pull
+        mean, p_mass = tl.sum(pull, 1) + rest_pull, tl.sum(p, 1) + p_rest
+        forward_pull, forward_rest_pull = q * p_mass[:, None] - p, q_rest * p_mass - p_rest
+        pull -= q * mean[:, None]
+        rest_pull -= q_rest * mean
         if DIVERGENCE == "forward":
-            pull = q * mean[:, None] - pull
-            rest_pull = q_rest * mean - rest_pull
-        else:
-            pull -= q * mean[:, None]
-            rest_pull -= q_rest * mean
+            pull, rest_pull = forward_pull, forward_rest_pull
+        elif DIVERGENCE == "jsd":
+            pull = tl.where(beta == 0.0, forward_pull, pull)
+            rest_pull = tl.where(beta == 0.0, forward_rest_pull, rest_pull)
         divergence *= tau_squared
         store_row(losses_ptr, parts_ptr, ranks_ptr, row, exists, weight, ce, divergence, rank, numbers_ptr, batches * R)
 

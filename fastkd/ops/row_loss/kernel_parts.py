@@ -6,16 +6,16 @@ Logits are scaled, soft-capped and divided by the temperature here; a tile is -i
 import triton
 import triton.language as tl
 
-from fastkd.ops.numbers import Role, RowRole
+from fastkd.ops.numbers import Role
 
 TEMPERATURE = tl.constexpr(int(Role.TEMPERATURE))
 PAIR_WEIGHT = tl.constexpr(int(Role.PAIR_WEIGHT))
 CE_WEIGHT = tl.constexpr(int(Role.ANCHOR_CE_WEIGHT))
-BETA = tl.constexpr(int(RowRole.BETA))
-LOGIT_SCALE = tl.constexpr(int(RowRole.LOGIT_SCALE))
-SOFTCAP = tl.constexpr(int(RowRole.SOFTCAP))
-TEACHER_LOGIT_SCALE = tl.constexpr(int(RowRole.TEACHER_LOGIT_SCALE))
-TEACHER_SOFTCAP = tl.constexpr(int(RowRole.TEACHER_SOFTCAP))
+MIXTURE = tl.constexpr(int(Role.MIXTURE))
+LOGIT_SCALE = tl.constexpr(int(Role.LOGIT_SCALE))
+SOFTCAP = tl.constexpr(int(Role.SOFTCAP))
+TEACHER_LOGIT_SCALE = tl.constexpr(int(Role.TEACHER_LOGIT_SCALE))
+TEACHER_SOFTCAP = tl.constexpr(int(Role.TEACHER_SOFTCAP))
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -116,9 +116,21 @@ def weighed(probability, value):
 
 
 @triton.jit
-def mixed_log(gap, beta):
-    """log(m / p) for m = beta p + (1 - beta) q, gap = log(q / p), at most MOST_GAP."""
-    return tl.log(beta + (1.0 - beta) * tl.exp(gap))
+def mixture_parts(log_p, log_q, beta):
+    """What each class adds to the divergence from a mixture, and to the part of it that q is the weight of.
+
+    Logarithms are in bits, results in nats: beta p log(p / m) + (1 - beta) q log(q / m), m = beta p + (1 - beta) q, at
+    0 and 1 the KL that these ends stand for. A class that neither side has adds nothing.
+    """
+    p, q = tl.exp2(log_p), tl.exp2(log_q)
+    whole = (log_q - log_p) * LN_2
+    gap = tl.minimum(whole, MOST_GAP)
+    mixed = tl.log(beta + (1.0 - beta) * tl.exp(gap))  # log(m / p)
+    of_student = (1.0 - beta) * weighed(q, gap - mixed)
+    of_teacher = -beta * weighed(p, mixed)
+    of_student = tl.where(beta == 0.0, 0.0, tl.where(beta == 1.0, weighed(q, whole), of_student))
+    of_teacher = tl.where(beta == 0.0, weighed(p, -whole), of_teacher)
+    return of_teacher + of_student, of_student, p, q
 
 
 @triton.jit

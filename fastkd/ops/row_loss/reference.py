@@ -5,8 +5,8 @@ For every row, with z the student's logits after scale and soft-cap, at temperat
     weight · (ce_weight · CE(labels, softmax(z)) + kl_weight · [τ²] D(p ‖ q)),   q = softmax(z / τ)
 
 D is KL(p ‖ q) ("forward"), KL(q ‖ p) ("reverse"), or the generalised Jensen-Shannon divergence of Agarwal et al. 2024
-(GKD, arXiv 2306.13649): β KL(p ‖ m) + (1 − β) KL(q ‖ m), m = β p + (1 − β) q. p is the teacher's distribution. Where it
-comes as kept classes S, both sides are compared after a reduction:
+(GKD, arXiv 2306.13649): β KL(p ‖ m) + (1 − β) KL(q ‖ m), m = β p + (1 − β) q, and the two KLs at β 0 and 1. p is the
+teacher's distribution. Where it comes as kept classes S, both sides are compared after a reduction:
 
     "renormalised"   within S alone: p and q are divided by what they give to S
     "lumped"         on S and one more class, which has all that S lacks
@@ -18,14 +18,14 @@ The gradient is written out, because the operation gives it together with the lo
 import torch
 from torch import Tensor
 
-from fastkd.ops.numbers import Role, RowRole
+from fastkd.ops.numbers import Role
 from fastkd.ops.row_loss.inputs import Found, Labels, Rows, Teacher
 
 
 def losses_and_gradient(rows: Rows, wanted: bool) -> Found:
     raw = _rows_of(rows.student_BRK)
     numbers, form = rows.numbers.to(raw.dtype), rows.form
-    z, slope = _transformed(raw, numbers[RowRole.LOGIT_SCALE], numbers[RowRole.SOFTCAP], form.capped)
+    z, slope = _transformed(raw, numbers[Role.LOGIT_SCALE], numbers[Role.SOFTCAP], form.capped)
     ce, ce_pull = _cross_entropy(z, rows.labels)
     divergence, pull = _divergence_from(rows, z, numbers)
     if form.tau_squared:
@@ -56,15 +56,19 @@ def divergence_and_pull(name: str, log_p: Tensor, log_q: Tensor, beta: Tensor) -
         terms = kl_of(log_q, log_p)
         value = terms.sum(1)
         return value, terms - q * value[:, None]
+    ends = (divergence_and_pull(end, log_p, log_q, beta) for end in ("forward", "reverse"))
+    (forward, forward_pull), (reverse, reverse_pull) = ends
     log_m = torch.logaddexp(log_p + beta.log(), log_q + (1 - beta).log())
     terms = kl_of(log_q, log_m)
     of_student = terms.sum(1)
     value = beta * kl_of(log_p, log_m).sum(1) + (1 - beta) * of_student
-    return value, (1 - beta) * (terms - q * of_student[:, None])
+    pull = (1 - beta) * (terms - q * of_student[:, None])
+    value = torch.where(beta == 0, forward, torch.where(beta == 1, reverse, value))
+    return value, torch.where(beta == 0, forward_pull, torch.where(beta == 1, reverse_pull, pull))
 
 
 def _divergence_from(rows: Rows, z: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    teacher, temperature, beta = rows.teacher, numbers[Role.TEMPERATURE], numbers[RowRole.BETA]
+    teacher, temperature, beta = rows.teacher, numbers[Role.TEMPERATURE], numbers[Role.MIXTURE]
     if teacher.kind == "none":
         return z.new_zeros(len(z)), torch.zeros_like(z)
     if teacher.dense_BRK is not None:
@@ -81,7 +85,7 @@ def _dense_log_probs(rows: Rows, numbers: Tensor) -> Tensor:
     raw = _rows_of(dense).to(numbers.dtype)
     if rows.teacher.kind == "probabilities":
         return raw.log()
-    scale, cap = numbers[RowRole.TEACHER_LOGIT_SCALE], numbers[RowRole.TEACHER_SOFTCAP]
+    scale, cap = numbers[Role.TEACHER_LOGIT_SCALE], numbers[Role.TEACHER_SOFTCAP]
     return (_transformed(raw, scale, cap, rows.form.teacher_capped)[0] / numbers[Role.TEMPERATURE]).log_softmax(1)
 
 

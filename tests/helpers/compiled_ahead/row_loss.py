@@ -42,7 +42,7 @@ def large_kernel(
     teacher = Teacher(kind, *((None, kept, kept.float(), None) if sparse else (dense, None, None, None)))
     given = Labels(None if labels == "none" else kept[:, 0], dense if labels == "probabilities" else None)
     form = Form(divergence, True, "capped" in options, "capped" in options)
-    rows = Rows(dense, teacher, given, kept[:, 0].float(), kept[0, :8].float(), form)
+    rows = Rows(dense, teacher, given, kept[:, 0].float(), kept[0, :16].float(), form)
     chosen = launch.layout(classes, alone=sparse)
     # float16 has gradients in float32, but in place it keeps its type.
     in_place = "in_place" in options

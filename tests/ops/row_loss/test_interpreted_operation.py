@@ -42,7 +42,7 @@ def test_the_loss_in_place_of_a_chunks_logits(loss, name):
     for implementation in ("triton", "reference"):
         layer = [randn(*shape, seed=7 + i).requires_grad_() for i, shape in enumerate(((5, 6), (20, 6), (20,)))]
         with forced(implementation):
-            options = {"bias": layer[2], "chunk_rows": 2, "softcap": 6.0, "ce_weight": 0.5}
+            options = {"head_bias": layer[2], "chunk_rows": 2, "softcap": 6.0, "ce_weight": 0.5}
             terms = loss(*layer[:2], TEACHERS[name], LABELS, **options)
             (2.5 * terms.total).backward()
         results.append((*(part.detach() for part in terms), *(tensor.grad for tensor in layer)))
@@ -70,7 +70,7 @@ def test_memory_is_two_chunks_and_the_gradients(monkeypatch):
     teacher, labels = Teacher("logits", None, None, None, None), Labels(torch.zeros(rows, dtype=torch.int64), None)
     form = Form("forward", True, False, False)
     layer = Linear(*tensors[:2], None)
-    inputs = Fused(layer, *tensors[2:], None, teacher, labels, torch.ones(rows), torch.ones(8), form)
+    inputs = Fused(layer, *tensors[2:], None, teacher, labels, torch.ones(rows), torch.ones(16), form)
     with Peak() as memory:
         fused.losses_and_gradients(inputs, [True, True, False], chunk, "triton")
     numbers = 2 * chunk * classes + (rows + classes) * dim

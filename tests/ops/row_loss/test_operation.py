@@ -28,10 +28,10 @@ def rows(kind: str = "logits", classes: int = 6) -> Rows:
     case = make(kind, 4, classes)
     sparse = case.teacher if isinstance(case.teacher, SparseTeacher) else None
     dense = case.teacher[None] if sparse is None else None
-    teacher = Teacher(kind, dense, *(sparse[:2] if sparse else (None, None)), sparse.log_rest if sparse else None)
+    teacher = Teacher(kind, dense, *(sparse[:2] if sparse else (None, None)), sparse.tail if sparse else None)
     student = case.student.view(2, 2, classes).requires_grad_()
     teacher = teacher._replace(dense_BRK=None if dense is None else dense.view(2, 2, classes))
-    numbers = torch.tensor([2.0, 0.5, 0.5, 0.3, 1.0, 5.0, 1.0, 5.0])
+    numbers = torch.linspace(0.1, 2.0, 16)
     return Rows(student, teacher, Labels(case.labels, None), torch.ones(4), numbers, Form("forward", True, True, False))
 
 

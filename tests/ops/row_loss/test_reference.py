@@ -50,9 +50,8 @@ def test_padding_is_no_class(kind):
     teacher = case.teacher
     padded = SparseTeacher(
         torch.cat([teacher.indices, torch.full((4, 2), -1)], 1),
-        torch.cat([teacher.log_probs, torch.zeros(4, 2)], 1),
-        kind,
-        teacher.log_rest,
+        torch.cat([teacher.log_probabilities, torch.zeros(4, 2)], 1),
+        teacher.tail,
     )
     close(case._replace(teacher=padded), "forward")
 
