@@ -56,7 +56,7 @@ def linear_kd_loss(
     chunk_rows: int | None = None,
     **numbers: Unpack[KDRowNumbers],
 ) -> KDTerms:
-    """`kd_loss` of the logits hidden · head_weightᵀ + head_bias, in chunks of rows, with the memory of a chunk's logits.
+    """`kd_loss` of the logits hidden · head_weightᵀ + head_bias, in chunks of rows: memory is that of one chunk.
 
     hidden: [N,D] or [B,T,D]; head_weight: [K,D]; head_bias: [K]; of one type, or cast to autocast's where that is on.
     teacher: a `LinearTeacher`; or logits [N,K] or [B,T,K], `TeacherProbabilities` or a `SparseTeacher`. What it has
