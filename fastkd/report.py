@@ -1,29 +1,33 @@
-"""python -m fastkd.report RUN…: one self-contained report.html with curves, results and settings, runs side by side."""
+"""python -m fastkd.report RUN…: one self-contained report.html: what differs, how it compares, and every curve."""
 
-import html
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from fastkd.recipes.course import course
+from fastkd.methods import short_name
 from fastkd.recipes.recipe import Recipe
 from fastkd.run import open_run, read_results, seed_folders
-from fastkd.run.charts import Line, line_chart
+from fastkd.run.charts import Dot, dot_chart
+from fastkd.run.curves import Curves, coloured, groups
+from fastkd.run.differences import Difference, difference, note
 from fastkd.run.figures import SIMILARITIES, Row, rows
+from fastkd.run.labels import differing, flat, labels, settings
+from fastkd.run.page import NOTHING, Html, details, element, join, page, swatch, table
 from fastkd.support.command_line import command, read_options
+from fastkd.support.environment import calls
 from fastkd.support.errors import UserError
-from fastkd.support.files import read_json, write_bytes
+from fastkd.support.files import read_json, write_text
 from fastkd.support.log import read_metrics
-from fastkd.support.plain import to_plain
+from fastkd.support.paths import is_there
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Writes one self-contained HTML file: curves, the final table and the settings of one or several runs."""
+    """Writes one self-contained HTML file: what runs differ in, how they compare, their curves and their settings."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN …]")]
     """Run folders."""
@@ -41,151 +45,295 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-class Loaded(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A run as the report shows it. Nothing that its files name is imported."""
+
     folder: Path
     recipe: Recipe
     results: list[dict[str, Any]]
     """The results of the seeds that have any."""
-    metrics: dict[str, list[dict[str, Any]]]
-    """The log's records of each seed, by the name of its folder."""
-    environment: dict[str, Any]
+    logs: list[list[dict[str, Any]]]
+    """The log's records of each seed."""
+    environment: Mapping[str, Any]
+    settings: Mapping[str, str]
+    label: str = ""
+    """What tells it from the others."""
+    curves: Curves = field(default_factory=lambda: Curves("", (), {}))
+
+    @property
+    def name(self) -> Html:
+        """Its label behind its colour."""
+        return join((swatch(self.curves.colour) if self.curves.colour else "", self.label))
 
 
-def write_report(folders: Sequence[Path], out: Path, *, above: str = "") -> None:
+def write_report(folders: Sequence[Path], out: Path, *, above: Html = NOTHING) -> None:
     """Writes the report of some runs; above: HTML in front of them.
 
     Raises UserError for a folder that is no run, and for a file that cannot be written.
     """
-    runs = [_load(folder) for folder in folders]
-    title = " and ".join(run.recipe.name for run in runs[:3]) + (" …" if len(runs) > 3 else "")
-    body = [above, *(_results(run) for run in runs)]
-    body.append("<h2>Curves</h2>" + _curves(runs))
-    body.append("<h2>Settings</h2>" + _settings(runs))
-    page = _PAGE.replace("{title}", html.escape(title)).replace("{body}", "\n".join(body))
-    write_bytes(out, page.encode())
+    runs = _told_apart([_load(folder) for folder in folders])
+    body = (
+        element("p", _NOTE.format(seeds=_seeds(runs)), class_="note"),
+        above,
+        element("h2", "Runs"),
+        _overview(runs),
+        *_comparison(runs),
+        element("h2", "Curves"),
+        *_curves(runs),
+        element("h2", "Networks"),
+        *_networks(runs),
+        element("h2", "Settings"),
+        *_settings(runs),
+    )
+    write_text(out, page(_title(runs), *body))
 
 
-def _load(folder: Path) -> Loaded:
+def _load(folder: Path) -> Shown:
     recipe = open_run(folder)
     seeds = seed_folders(folder) or [folder]
-    results = [read_results(seed / "results.json") for seed in seeds if (seed / "results.json").exists()]
-    metrics = {seed.name: read_metrics(seed / "metrics.jsonl") for seed in seeds}
-    environment = read_json(folder / "env.json") if (folder / "env.json").exists() else {}
-    return Loaded(folder, recipe, results, metrics, environment)
+    results = [read_results(seed / "results.json") for seed in seeds if is_there(seed / "results.json")]
+    logs = [read_metrics(seed / "metrics.jsonl") for seed in seeds]
+    environment = read_json(folder / "env.json") if is_there(folder / "env.json") else {}
+    given = {"environment": environment if isinstance(environment, dict) else {}, "settings": settings(recipe)}
+    return Shown(folder=folder, recipe=recipe, results=results, logs=logs, **given)
 
 
-def _results(run: Loaded) -> str:
-    found = rows(run.recipe, run.results)
-    title = f"<h2>{html.escape(run.recipe.name)} <small>{html.escape(str(run.folder))}</small></h2>"
-    if not found:
-        return title + "<p>No stage is finished yet.</p>"
-    seeds = f"mean ± standard deviation over {len(run.results)} seeds" if len(run.results) > 1 else "one seed"
-    note = f"<p>Top-1 on the test set after the last epoch, in percent; {seeds}. The best epoch is no result.</p>"
-    with_paper = any(row.published for row in found)
-    paper = ("paper",) if with_paper else ()
-    heads = ("", "network", "top-1", *paper, "KL to teacher", "CKA", "same top-1", "best epoch")
-    body = "".join(_row(row, with_paper=with_paper) for row in found)
-    differs = "".join(f"<li>{html.escape(words)}</li>" for words in run.recipe.deviations)
-    if differs and with_paper:
-        note += f"<p>Not the paper's recipe, so its figures do not compare:</p><ul>{differs}</ul>"
-    cells = "".join(f"<th>{head}</th>" for head in heads)
-    return f"{title}{note}<table><tr>{cells}</tr>{body}</table>"
-
-
-def _row(row: Row, *, with_paper: bool) -> str:
-    paper = ""
-    if row.published is not None:
-        spread = "" if row.published.std is None else f" ± {row.published.std:.2f}"
-        paper = f"{row.published.top1:.2f}{spread} <small>{html.escape(row.published.source)}</small>"
-    alike = [row.similarity[key].show(digits) if row.similarity else "" for key, digits in SIMILARITIES]
-    cells = [html.escape(row.name), html.escape(row.network), row.top1.show(), *([paper] if with_paper else []), *alike]
-    cells.append(row.best.show() if row.best else "")
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
-def _curves(runs: Sequence[Loaded]) -> str:
-    """Charts of training loss and test error for every stage, with a line for each seed of each run."""
-    stages = list(dict.fromkeys(stage.name for run in runs for stage in course(run.recipe)))
-    charts = []
-    for stage in stages:
-        loss, error = [], []
-        for run in runs:
-            for seed, records in run.metrics.items():
-                epochs = [record for record in records if record.get("stage") == stage and "epoch" in record]
-                names = [
-                    part for part, many in ((run.folder.name, len(runs) > 1), (seed, len(run.metrics) > 1)) if many
-                ]
-                name = " ".join(names) or stage
-                loss.append(Line(name, [(record["epoch"], record["train"]["loss"]) for record in epochs]))
-                error += _error_lines(name, stage, epochs, several=len(names) > 0)
-        charts.append(line_chart(f"{stage}: training loss", "epoch", loss))
-        if any(line.points for line in error):
-            charts.append(line_chart(f"{stage}: test error, %", "epoch", error))
-    return f'<div class="charts">{"".join(charts)}</div>'
-
-
-def _error_lines(name: str, stage: str, epochs: list[dict[str, Any]], *, several: bool) -> list[Line]:
-    """The network's own test error, and its branches' where there is a single run to show."""
-    tested = [record for record in epochs if record["test"]]
-    networks = list(dict.fromkeys(network for record in tested for network in record["test"]))
-    shown = [network for network in networks if network == stage or not several]
-
-    def error(record: dict[str, Any], network: str) -> float:
-        counts = record["test"][network]
-        return 100 - 100 * counts["top1"] / counts["samples"]
-
+def _told_apart(runs: Sequence[Shown]) -> list[Shown]:
+    """The runs with their labels and their colours."""
+    names = labels([run.settings for run in runs], [str(run.folder) for run in runs])
+    if len(runs) == 1:
+        names = [runs[0].recipe.name]
+    drawn = coloured([_drawn(run, name) for run, name in zip(runs, names, strict=True)])
     return [
-        Line(name if several else network, [(record["epoch"], error(record, network)) for record in tested])
-        for network in shown
+        Shown(**{**vars(run), "label": name, "curves": curves})
+        for run, name, curves in zip(runs, names, drawn, strict=True)
     ]
 
 
-def _settings(runs: Sequence[Loaded]) -> str:
-    """Every setting of every run, flattened; those in which runs differ are marked."""
-    columns = [_flat(to_plain(run.recipe)) | _flat(run.environment, "env") for run in runs]
+def _drawn(run: Shown, label: str) -> Curves:
+    stages = run.recipe.stages
+    roles = {stage.name: stage.role for stage in stages}
+    alone = {stage.name: short_name(stage.method) for stage in stages if stage.method and "+" not in stage.method}
+    return Curves(label, run.logs, roles, methods=alone)
+
+
+_NOTE = "Top-1 on the test set after the last epoch, in percent; {seeds}. The best epoch is no result."
+
+
+def _seeds(runs: Sequence[Shown]) -> str:
+    counts = sorted({len(run.results) for run in runs if run.results})
+    if counts[-1:] in ([], [1]):
+        return "one seed"
+    many = " or ".join(map(str, counts))
+    return f"mean ± standard deviation over {many} seeds; the bands are that wide, too"
+
+
+def _title(runs: Sequence[Shown]) -> str:
+    names = ", ".join(dict.fromkeys(run.recipe.name for run in runs))
+    told = [run.label for run in runs] if len(runs) > 1 else [_what(runs[0].settings)]
+    return f"{names}: {' | '.join(told[:4])}{' | …' if len(told) > 4 else ''}"
+
+
+def _what(found: Mapping[str, str]) -> str:
+    if found["teacher"] == "none":
+        return f"{found['student']} by {found['method']}"
+    return f"{found['student']} from {_teacher(found)} by {found['method']}"
+
+
+def _teacher(found: Mapping[str, str]) -> str:
+    return found["teacher"] if found["teacher"] == "none" else f"{found['teacher']} ({found['teacher training']})"
+
+
+_FACTS = ("method", "teacher", "student", "data", "seeds", "epochs")
+
+
+def _overview(runs: Sequence[Shown]) -> Html:
+    """A row for each run: what it is, when and where it was made; and by which commands."""
+    heads = ("run", *_FACTS, "begun", "on", "folder")
+    lines = [(run.name, *(_fact(run, name) for name in _FACTS), *_made(run), run.folder) for run in runs]
+    told = [(run, call["command"]) for run in runs for call in calls(run.environment)]
+    commands = [element("p", run.name, ": ", element("code", line)) for run, line in told]
+    shown = details("commands", *commands, open_=len(runs) == 1) if commands else NOTHING
+    return join((table(heads, lines, kind="facts"), shown))
+
+
+def _fact(run: Shown, name: str) -> str:
+    if name == "data":
+        return run.recipe.data.partition(":")[0]
+    if name == "teacher":
+        return _teacher(run.settings)
+    return _epochs(run.recipe) if name == "epochs" else run.settings.get(name, "")
+
+
+def _epochs(recipe: Recipe) -> str:
+    """`20`, or `30 (teacher), 20 (student, control)`."""
+    by_number: dict[int, list[str]] = {}
+    for stage in recipe.stages:
+        if stage.training is not None:
+            by_number.setdefault(stage.training.epochs, []).append(stage.name)
+    if len(by_number) == 1:
+        return str(*by_number)
+    named = {number: ", ".join(names) if len(names) < 4 else "the others" for number, names in by_number.items()}
+    return ", ".join(f"{number} ({names})" for number, names in named.items())
+
+
+def _made(run: Shown) -> tuple[str, str]:
+    """When the run was begun, and on what."""
+    first = next(iter(calls(run.environment)), {"date": "", "host": ""})
+    gpus = run.environment.get("gpus")
+    device = (
+        ", ".join(map(str, gpus)) if isinstance(gpus, list) and gpus else "CPU" if "gpus" in run.environment else ""
+    )
+    return first["date"][:16].replace("T", " "), ", ".join(filter(None, (device, first["host"])))
+
+
+class Student(NamedTuple):
+    """A student of a run, with what it is compared with."""
+
+    run: Shown
+    row: Row
+    control: Row | None
+    teacher: Row | None
+
+    @property
+    def name(self) -> Html:
+        return join((self.run.name, "" if self.only else f", {self.row.name}"))
+
+    @property
+    def words(self) -> str:
+        return self.run.label if self.only else f"{self.run.label}, {self.row.name}"
+
+    @property
+    def only(self) -> bool:
+        return len(self.run.recipe.of_role("student")) < 2
+
+
+def _students(runs: Sequence[Shown]) -> Iterator[Student]:
+    for run in runs:
+        found = {row.name: row for row in rows(run.recipe, run.results)}
+        control, teacher = (
+            next((found[stage.name] for stage in run.recipe.of_role(role) if stage.name in found), None)
+            for role in ("control", "teacher")
+        )
+        for stage in run.recipe.of_role("student"):
+            if stage.name in found:
+                yield Student(run, found[stage.name], control, teacher)
+
+
+def _comparison(runs: Sequence[Shown]) -> Iterator[Html]:
+    """One row for each student, beside its control, its teacher and the first student."""
+    students = list(_students(runs))
+    if not students:
+        return
+    first = students[0]
+    to_control = [_minus(student.row, student.control) for student in students]
+    to_first = [None if student is first else _minus(student.row, first.row) for student in students]
+    shown = {
+        "student": [student.row.top1.show() for student in students],
+        "control": [student.control.top1.show() if student.control else "" for student in students],
+        "student − control": [_signed(each) for each in to_control],
+        f"student − {first.words if len(first.words) <= 20 else 'first row'}": [_signed(each) for each in to_first],
+        "teacher": [student.teacher.top1.show() if student.teacher else "" for student in students],
+        **{title: [_alike(student.row, key, digits) for student in students] for title, key, digits in _ALIKE},
+        "paper": [_paper(student.row) for student in students],
+    }
+    shown = {title: cells for title, cells in shown.items() if any(cells)}
+    yield element("h2", "Comparison")
+    yield table(
+        ("run", *shown), zip((student.name for student in students), *shown.values(), strict=True), kind="numbers"
+    )
+    known = [each for each in (*to_control, *to_first) if each is not None]
+    if known:
+        yield element("p", note(known), class_="note")
+    if len(students) > 1:
+        chart = dot_chart("top-1 after the last epoch, %", [*_dots(students)])
+        yield element("div", chart, class_="charts")
+
+
+_ALIKE = tuple(zip(("KL to teacher", "CKA", "same top-1"), *zip(*SIMILARITIES, strict=True), strict=True))
+
+
+def _minus(one: Row, other: Row | None) -> Difference | None:
+    return difference(one.top1.values, other.top1.values) if other is not None else None
+
+
+def _signed(found: Difference | None) -> str:
+    return "" if found is None else found.show(2)
+
+
+def _alike(row: Row, key: str, digits: int) -> str:
+    return row.similarity[key].show(digits) if key in row.similarity else ""
+
+
+def _dots(students: Sequence[Student]) -> Iterator[Dot]:
+    """Students, and hollow their controls; the bars are standard deviations."""
+    for student in students:
+        shade = student.run.curves.colour or student.run.curves.of(student.row.name)
+        for name, row in (("student", student.row), ("control", student.control)):
+            if row is not None:
+                yield Dot(student.words, name, row.top1.mean, row.top1.std or 0.0, shade, hollow=name == "control")
+
+
+def _paper(row: Row) -> Html:
+    if row.published is None:
+        return NOTHING
+    spread = "" if row.published.std is None else f" ± {row.published.std:.2f}"
+    return join((f"{row.published.top1:.2f}{spread} ", element("small", row.published.source)))
+
+
+def _curves(runs: Sequence[Shown]) -> Iterator[Html]:
+    found = groups([run.curves for run in runs])
+    if not found:
+        yield element("p", "No epoch is finished yet.")
+    for number, (heading, charts) in enumerate(found.items()):
+        yield details(heading, element("div", *charts, class_="charts"), open_=number < _OPEN)
+
+
+_OPEN = 4
+"""So many groups of charts are open; the rest opens where it is clicked."""
+
+
+def _networks(runs: Sequence[Shown]) -> Iterator[Html]:
+    """Every network that was evaluated, with its best epoch; and why a paper's figures do not compare."""
+    lines = [(run, row) for run in runs for row in rows(run.recipe, run.results)]
+    if not lines:
+        yield element("p", "No stage is finished yet.")
+        return
+    heads = ("network", "", "run", "top-1", "paper", *(title for title, *_ in _ALIKE), "best epoch")
+    cells = [
+        [row.name, row.network, run.name, row.top1.show(), _paper(row)]
+        + [_alike(row, key, digits) for _, key, digits in _ALIKE]
+        + [row.best.show() if row.best else ""]
+        for run, row in lines
+    ]
+    kept = [place for place, head in enumerate(heads) if place < 2 or any(line[place] for line in cells)]
+    kept = [place for place in kept if heads[place] != "run" or len(runs) > 1]
+    yield table([heads[place] for place in kept], [[line[place] for place in kept] for line in cells], kind="numbers")
+    for run in runs:
+        if run.recipe.deviations and any(row.published for other, row in lines if other is run):
+            words = [element("li", word) for word in run.recipe.deviations]
+            yield element("p", run.name, ": not the paper's recipe, so its figures do not compare:")
+            yield element("ul", *words)
+
+
+def _settings(runs: Sequence[Shown]) -> Iterator[Html]:
+    """The settings in which runs differ, then every one of them, with what they were made with."""
+    columns = [{**run.settings, **flat(_machine(run.environment), "env")} for run in runs]
     names = list(dict.fromkeys(name for column in columns for name in column))
-    heads = "".join(f"<th>{html.escape(run.folder.name)}</th>" for run in runs)
-    lines = []
-    for name in names:
-        values = [column.get(name, "") for column in columns]
-        mark = ' class="differs"' if len(set(values)) > 1 else ""
-        cells = "".join(f"<td>{html.escape(value)}</td>" for value in values)
-        lines.append(f"<tr{mark}><th>{html.escape(name)}</th>{cells}</tr>")
-    table = f'<table class="settings"><tr><th></th>{heads}</tr>{"".join(lines)}</table>'
-    return f"<details><summary>{len(names)} settings</summary>{table}</details>"
+    heads = ("", *(run.name for run in runs))
+    apart = differing(columns)
+    if len(runs) > 1 and not apart:
+        yield element("p", "No setting differs.")
+    if apart:
+        yield table(heads, ([name, *(column.get(name, "") for column in columns)] for name in apart), kind="settings")
+    every = table(heads, ([name, *(column.get(name, "") for column in columns)] for name in names), kind="settings")
+    yield details(f"all {len(names)} settings", every)
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    if isinstance(value, dict):
-        items = [(f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items()]
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        items = [(f"{prefix}[{item.get('name', number)}]", item) for number, item in enumerate(value)]
-    else:
-        return {prefix: str(value)}
-    flat: dict[str, str] = {}
-    for name, item in items:
-        flat |= _flat(item, name)
-    return flat
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1000px; padding: 0 1rem; color: #1f2937 }
-h2 { margin-top: 2.2rem } small { color: #6b7280; font-weight: normal }
-table { border-collapse: collapse }
-td, th { padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #e5e7eb; white-space: nowrap }
-td:nth-child(n+3) { font-variant-numeric: tabular-nums }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 1rem }
-figure { margin: 0 } svg { width: 100%; font: 11px system-ui, sans-serif; fill: #4b5563 }
-svg .title { font-size: 13px; font-weight: 600 } svg .grid { stroke: #e5e7eb }
-svg polyline { fill: none; stroke-width: 1.6 }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: 12px }
-.legend i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border-radius: 2px }
-.settings { font-size: 13px } .differs { background: #fef3c7 }
-</style></head><body><h1>{title}</h1>
-{body}
-</body></html>
-"""
+def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was made with, without what tells of its calls."""
+    return {name: value for name, value in environment.items() if name not in ("date", "command", "earlier")}
 
 
 if __name__ == "__main__":

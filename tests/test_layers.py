@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the top of the house to its cellar; what stands in one line may not import each other.
 LAYERS = (
+    ("__main__",),
     ("train", "evaluate", "compare", "env"),
     ("options", "report"),
     ("run",),
@@ -148,6 +149,7 @@ PUBLIC = {
     "fastkd.run": ("open_run", "load_network"),
     **{f"fastkd.{name}": ("main",) for name in ("train", "evaluate", "compare", "report", "env")},
     "fastkd.data.__main__": ("main",),
+    "fastkd.__main__": ("run",),
 }
 """What other projects and people may rely on."""
 

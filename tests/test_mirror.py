@@ -4,6 +4,21 @@ import pytest
 from helpers.places import ROOT, TESTS
 
 TESTED_ELSEWHERE = {
+    "losses/ab_divergence.py": (
+        "tests/losses/test_pairs.py",
+        "All losses of a student and one teacher are tested there.",
+    ),
+    "losses/nkd.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
+    "losses/rld.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
+    "losses/ttm.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
+    "losses/pair.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
+    "losses/correlation.py": (
+        "tests/losses/test_features.py",
+        "The losses on plain tensors are tested there together.",
+    ),
+    "losses/relations.py": ("tests/losses/test_features.py", "The losses on plain tensors are tested there together."),
+    "losses/maps.py": ("tests/losses/test_features.py", "The losses on plain tensors are tested there together."),
+    "losses/precision.py": ("tests/losses/test_features.py", "The losses on plain tensors are tested there together."),
     "methods/": ("tests/methods/test_walk.py", "Every row of METHODS is walked there."),
     "networks/": ("tests/networks/test_table.py", "Every row of NETWORKS is walked there."),
     "ops/augment/": ("tests/ops/augment/test_interpreted.py", "The kernel is held against the reference there."),
@@ -15,6 +30,10 @@ TESTED_ELSEWHERE = {
     "ops/row_loss/": (
         "tests/ops/row_loss/test_interpreted_kernels.py",
         "The kernels are held against the reference there, and that against the formulas in test_reference.py.",
+    ),
+    "ops/sparse.py": (
+        "tests/losses/test_teachers.py",
+        "It holds three values; the losses that take it are held against formulas there.",
     ),
     "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),
     "support/session.py": (

@@ -29,8 +29,20 @@ def test_options_are_a_tested_contract():
         *("recipe", "data", "teacher-net", "student", "branch", "branch-blocks", "teacher-training", "teacher"),
         *("method", "control", "epochs", "teacher-epochs", "batch-size", "optimizer", "lr", "momentum"),
         *("nesterov", "weight-decay", "schedule", "milestones", "factor", "warmup-epochs", "warmup-by", "drop-last"),
-        *("image-size", "limit-train", "crop", "crop-padding", "flip", "rotation", "run", "resume", "seed", "seeds"),
+        *(
+            "image-size",
+            "limit-train",
+            "crop",
+            "crop-padding",
+            "flip",
+            "rotation",
+            "teacher-lr",
+            "randaugment",
+            "magnitude",
+        ),
+        *("mixup", "cutmix", "run", "resume", "seed", "seeds"),
         *("eval-every", "keep-epochs", "threads", "device", "tensorboard", "dry-run", "pair", "list"),
+        *("unlocked", "trust", "teacher-prefix", "any-images"),
         *("accumulate", "clip-norm", "ema", "sync-batchnorm"),
         *("loader", "resident", "max-bad-images", "class-list", "workers", "index-cache"),
         *("compile", "capture", "precision", "channels-last", "fold", "deterministic"),
@@ -87,14 +99,14 @@ class TestCommandLine:
             "--sftn.kl-weight",
             "1",
         )
-        recipe = resolved("digits", *options, "--kd.temperature", "2", "--optimizer", "adam", "--factor", "0.2")
+        recipe = resolved("digits", *options, "--kd.temperature", "2", "--optimizer", "adam", "--eval-every", "2")
         assert recipe.augmentation.flip and recipe.augmentation.rotation == 15.0
         assert [stage.name for stage in recipe.stages] == ["teacher", "student"]
         assert (recipe.stages[0].sftn.kl, recipe.stages[0].sftn.kl_weight) == ("reverse", 1.0)
         assert recipe.stages[1].settings["kd"].temperature == 2.0
         assert recipe.stages[1].settings["kd"].kl_weight == 0.9
         assert {stage.training.optimizer for stage in recipe.stages} == {"adam"}
-        assert {stage.training.factor for stage in recipe.stages} == {0.2}
+        assert recipe.eval_every == 2
 
     def test_paths_become_absolute(self):
         name, _, path = resolved("cifar100-sftn", "--data", "cifar100:somewhere").data.partition(":")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastkd.losses.shapes import SHAPES, class_axis, shape_of_labels
+from fastkd.ops.distill_loss.reference import is_transforming
 from fastkd.ops.numbers import Scalar
 from fastkd.support.ranges import Range
 
@@ -28,6 +29,8 @@ def check_logits(**logits: Any) -> None:
     expected = f"floating point {SHAPES}"
     for name, tensor in logits.items():
         require_tensor(name, tensor, expected)
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{name} are {expected}, got a sparse one: make it dense")
         if tensor.ndim not in (2, 3, 4) or not tensor.is_floating_point():
             raise ValueError(f"{name} are {expected}, got {tensor.dtype} {list(tensor.shape)}")
         if tensor.shape != first.shape:
@@ -59,7 +62,16 @@ def check_decoupled(labels: Tensor, **logits: Tensor) -> None:
     check_batch(labels, **logits)
     first = next(iter(logits.values()))
     if first.shape[class_axis(first)] < 2:
-        raise ValueError("dkd_loss needs classes other than the label's: K is at least 2, got 1")
+        raise ValueError("this loss needs classes other than the label's: K is at least 2, got 1")
+
+
+def check_pairs(student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of maps: of one map each, or of as many of the one network as of the other; raises ValueError else."""
+    if isinstance(student, Tensor) and isinstance(teacher, Tensor):
+        return [(student, teacher)]
+    if isinstance(student, Tensor) or isinstance(teacher, Tensor) or len(student) != len(teacher) or not len(student):
+        raise ValueError("student and teacher are a map each, or as many maps of the one as of the other, at least one")
+    return list(zip(student, teacher, strict=True))
 
 
 def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) -> None:
@@ -70,11 +82,29 @@ def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) ->
     require_tensor("teacher_weights", weights, expected)
     if list(weights.shape) not in ([networks], [networks, *samples]):
         raise ValueError(f"teacher_weights are {expected}, got {list(weights.shape)}")
+    if weights.dtype == torch.bool or weights.is_complex():
+        raise ValueError(f"teacher_weights are numbers, got {weights.dtype}")
     require_device("teacher_weights", weights, teachers[0])
+    if _may_be_read(weights) and not bool(weights.isfinite().all()):
+        raise ValueError("teacher_weights are finite, got one that is not")
+
+
+def check_row_weights(weights: Tensor | None, logits: Tensor) -> None:
+    if weights is None:
+        return
+    shape = shape_of_labels(logits)
+    expected = f"a floating-point tensor {list(shape)}"
+    require_tensor("row_weights", weights, expected)
+    if weights.shape != shape or not weights.is_floating_point():
+        raise ValueError(f"row_weights are {expected}, got {weights.dtype} {list(weights.shape)}")
+    require_device("row_weights", weights, logits)
 
 
 def check_scalar(name: str, value: Scalar, logits: Tensor, allowed: Range) -> None:
-    """A number must be in its range; a tensor must be on the logits' device, as no graph can capture a copy."""
+    """A number must be in its range; a tensor must be on the logits' device, as no graph can capture a copy.
+
+    What a tensor holds is looked at on a CPU; a GPU would have to be waited for.
+    """
     if not isinstance(value, Tensor):
         allowed.check(name, value)
     elif value.ndim > 0:
@@ -83,11 +113,19 @@ def check_scalar(name: str, value: Scalar, logits: Tensor, allowed: Range) -> No
         raise ValueError(f"{name} gets no gradient from this loss, but requires one: detach it")
     else:
         require_device(name, value, logits)
+        if _may_be_read(value):
+            allowed.check(name, value.item())
 
 
 def check_choice(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"{name} is {' or '.join(map(repr, known))}, got {value!r}")
+
+
+def _may_be_read(tensor: Tensor) -> bool:
+    """Whether a look at the numbers waits for nothing, and breaks nothing that traces or transforms this call."""
+    watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+    return tensor.device.type == "cpu" and not watched and not is_transforming() and type(tensor) is Tensor
 
 
 def require_tensor(name: str, value: object, expected: str) -> None:

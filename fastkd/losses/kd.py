@@ -8,11 +8,12 @@ from torch import Tensor
 from fastkd.losses import rows
 from fastkd.losses.checks import check_batch, check_choice, check_logits, check_several, check_teacher_weights
 from fastkd.losses.module import Loss, checked_numbers, takes_numbers
-from fastkd.losses.row_checks import check_ce_weight, labels_are_classes
-from fastkd.losses.rows import Counting, Divergence, Reduction, RowLoss, RowTeacher
+from fastkd.losses.pair import named
+from fastkd.losses.row_checks import check_ce_weight, check_standardised
+from fastkd.losses.rows import NUMBERS_OF_LOGITS, Counting, Divergence, Reduction, RowLoss, RowTeacher
 from fastkd.losses.shapes import as_matrix
 from fastkd.ops.distill_loss import Numbers, compute
-from fastkd.ops.numbers import KDNumbers, KDRowNumbers, LogitNumbers, Scalar
+from fastkd.ops.numbers import KDNumbers, KDRowNumbers, Scalar
 from fastkd.ops.row_loss import Form
 
 
@@ -56,7 +57,7 @@ def ce_loss(
     outside 0..K-1 (on a GPU, FASTKD_CHECK_LABELS=1 turns on a device assertion).
     """
     counting = Counting(ignore_index, weights, reduction, count)
-    if _is_plain(logits, None, labels, counting):
+    if rows.is_small(logits, None, labels, counting):
         check_batch(labels, logits=logits)
         total, parts, hits = compute("ce", logits, [], labels, {}, ignore_index=ignore_index)
         return CETerms(total, parts[0], hits[0])
@@ -74,6 +75,7 @@ def kd_loss(
     teacher_logits: RowTeacher,
     labels: Tensor | None = None,
     *,
+    standardise: bool = False,
     divergence: Divergence = "forward",
     weights: Tensor | None = None,
     reduction: Reduction = "mean",
@@ -88,6 +90,9 @@ def kd_loss(
     teacher_logits: the same of a teacher; or what else may be known of it: a `SparseTeacher` or `TeacherProbabilities`.
         No gradient reaches it.
     labels: int64, of the logits' shape without K; probabilities in the logits' shape; or None, and ce_weight is 0.
+    standardise: KL compares the logits of each row less their mean, divided by their deviation (divisor K − 1) plus
+        1e-7 (Sun, Ren, Li, Wang, Cao: "Logit standardization in knowledge distillation", CVPR 2024, arXiv 2403.01427).
+        It is for a teacher's logits, labels that are classes, and the mean over the rows that count.
     divergence: "forward" is KL(teacher ‖ student), "reverse" KL(student ‖ teacher).
     weights: a number a row, in the labels' shape; rows of weight 0 are not read, and no gradient reaches the weights.
     reduction: "mean" over the rows that count (their label is not `ignore_index`), weighted by `weights`; "sum"; or
@@ -101,16 +106,13 @@ def kd_loss(
     """
     counting = Counting(ignore_index, weights, reduction, count)
     given = rows.without_labels(numbers, labels)
-    plain = divergence == "forward" and not any(name in given for name in NUMBERS_OF_LOGITS)
-    if plain and _is_plain(student_logits, teacher_logits, labels, counting):
+    simple = divergence == "forward" and not any(name in given for name in NUMBERS_OF_LOGITS)
+    if standardise:
+        check_standardised(simple and rows.is_plain(teacher_logits, labels, counting))
+    if standardise or (simple and rows.is_small(student_logits, teacher_logits, labels, counting)):
         check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
-        return _kd(
-            student_logits,
-            [teacher_logits],
-            labels,
-            checked_numbers("kd_loss", "kd", given, student_logits),
-            ignore_index,
-        )
+        checked = checked_numbers("kd_loss", "kd", given, student_logits)
+        return _kd(named("kd", standardise), student_logits, [teacher_logits], labels, checked, ignore_index)
     _check_rows(student_logits, teacher_logits, divergence)
     checked = checked_numbers("kd_loss", "kd_rows", given, student_logits)
     check_ce_weight(checked["ce_weight"], labels)
@@ -126,6 +128,7 @@ def multi_teacher_loss(
     labels: Tensor,
     *,
     teacher_weights: Tensor | None = None,
+    standardise: bool = False,
     ignore_index: int = -100,
     **numbers: Unpack[KDNumbers],
 ) -> KDTerms:
@@ -140,13 +143,15 @@ def multi_teacher_loss(
     teacher_logits: [M,B,K], or a sequence of M tensors [B,K], with rows as the student's; M >= 1. No gradient reaches
         them.
     teacher_weights: [M], or [M,B] for weights of each row; 1/M by default. They are used as they are, detached.
+    standardise: as in `kd_loss`.
 
     Errors as in `ce_loss`.
     """
     teachers = check_several(labels, "teacher_logits", teacher_logits, student_logits=student_logits)
     checked = checked_numbers("multi_teacher_loss", "kd", numbers, student_logits)
     check_teacher_weights(teacher_weights, teachers)
-    return _kd(student_logits, teachers, labels, checked, ignore_index, teacher_weights)
+    form = named("kd", standardise)
+    return _kd(form, student_logits, teachers, labels, checked, ignore_index, teacher_weights)
 
 
 class KDLoss(RowLoss):
@@ -157,6 +162,7 @@ class KDLoss(RowLoss):
     def __init__(
         self,
         *,
+        standardise: bool = False,
         divergence: Divergence = "forward",
         reduction: Reduction = "mean",
         ignore_index: int = -100,
@@ -164,8 +170,12 @@ class KDLoss(RowLoss):
     ):
         check_choice("divergence", divergence, rows.DIVERGENCES)
         check_choice("reduction", reduction, rows.REDUCTIONS)
-        super().__init__(numbers, "kd_rows" if any(name in numbers for name in NUMBERS_OF_LOGITS) else "kd")
+        of_logits = any(name in numbers for name in NUMBERS_OF_LOGITS)
+        if standardise:
+            check_standardised(divergence == "forward" and reduction == "mean" and not of_logits)
+        super().__init__(numbers, "kd_rows" if of_logits else named("kd", standardise))
         self.ignore_index = ignore_index
+        self.standardise = standardise
         self.divergence: Divergence = divergence
         self.reduction: Reduction = reduction
 
@@ -179,10 +189,12 @@ class KDLoss(RowLoss):
         count: Scalar | None = None,
     ) -> KDTerms:
         counting = Counting(self.ignore_index, weights, self.reduction, count)
-        plain = self._form == "kd" and self.divergence == "forward"
-        if plain and _is_plain(student_logits, teacher_logits, labels, counting):
+        simple = self._form != "kd_rows" and self.divergence == "forward"
+        if self.standardise:
+            check_standardised(rows.is_plain(teacher_logits, labels, counting))
+        if self.standardise or (simple and rows.is_small(student_logits, teacher_logits, labels, counting)):
             check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
-            return _kd(student_logits, [teacher_logits], labels, self.numbers, self.ignore_index)
+            return _kd(self._form, student_logits, [teacher_logits], labels, self.numbers, self.ignore_index)
         _check_rows(student_logits, teacher_logits, self.divergence)
         if labels is None:
             check_ce_weight(self.ce_weight, labels)
@@ -195,9 +207,10 @@ class MultiTeacherLoss(Loss):
 
     form = "kd"
 
-    def __init__(self, *, ignore_index: int = -100, **numbers: Unpack[KDNumbers]):
-        super().__init__(numbers)
+    def __init__(self, *, standardise: bool = False, ignore_index: int = -100, **numbers: Unpack[KDNumbers]):
+        super().__init__(numbers, named("kd", standardise))
         self.ignore_index = ignore_index
+        self.standardise = standardise
 
     def forward(
         self,
@@ -208,22 +221,7 @@ class MultiTeacherLoss(Loss):
     ) -> KDTerms:
         teachers = check_several(labels, "teacher_logits", teacher_logits, student_logits=student_logits)
         check_teacher_weights(teacher_weights, teachers)
-        return _kd(student_logits, teachers, labels, self.numbers, self.ignore_index, teacher_weights)
-
-
-NUMBERS_OF_LOGITS = tuple(LogitNumbers.__annotations__)
-
-
-def _is_plain(logits: Any, teacher: Any, labels: Any, counting: Counting) -> bool:
-    """Whether the operation of batches computes it, which reads small rows once: [B,K], and nothing out of the way."""
-    return (
-        isinstance(logits, Tensor)
-        and logits.ndim == 2
-        and (teacher is None or isinstance(teacher, Tensor))
-        and labels is not None
-        and (not isinstance(labels, Tensor) or labels_are_classes(labels))
-        and counting.is_plain
-    )
+        return _kd(self._form, student_logits, teachers, labels, self.numbers, self.ignore_index, teacher_weights)
 
 
 def _check_rows(student_logits: Any, teacher_logits: Any, divergence: str) -> None:
@@ -238,6 +236,7 @@ def _form(divergence: str, caps: tuple[bool, bool]) -> Form:
 
 
 def _kd(
+    form: str,
     student_logits: Tensor,
     teachers: Sequence[Any],
     labels: Any,
@@ -248,6 +247,6 @@ def _kd(
     student, frozen = as_matrix(student_logits), [as_matrix(teacher.detach()) for teacher in teachers]
     shares = shares.flatten(1) if shares is not None and shares.ndim > 1 else shares
     total, parts, hits = compute(
-        "kd", student, frozen, labels.flatten(), numbers, shares=shares, ignore_index=ignore_index
+        form, student, frozen, labels.flatten(), numbers, shares=shares, ignore_index=ignore_index
     )
     return KDTerms(total, parts[0], parts[1], hits[0])

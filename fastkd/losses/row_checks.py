@@ -125,6 +125,14 @@ def check_row_options(logits: Tensor, shape: tuple[int, ...], weights: Any, redu
         require_device("count", count, logits)
 
 
+def check_standardised(plain: bool) -> None:
+    if not plain:
+        raise ValueError(
+            "standardise and row_weights are for a teacher's logits, labels that are classes, and the mean over the "
+            "rows that count"
+        )
+
+
 def check_ce_weight(ce_weight: Any, labels: Tensor | None) -> None:
     """There is no cross-entropy without labels. A tensor is not read: it stays on its device."""
     if labels is None and not isinstance(ce_weight, Tensor) and ce_weight != 0:

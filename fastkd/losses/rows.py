@@ -17,7 +17,7 @@ from fastkd.losses.shapes import as_batches, as_matrix, class_axis, shape_of_lab
 from fastkd.losses.teachers import LinearTeacher, TeacherProbabilities
 from fastkd.ops import row_loss
 from fastkd.ops.distill_loss.reference import counted_rows
-from fastkd.ops.numbers import NUMBERS, Row, Scalar
+from fastkd.ops.numbers import NUMBERS, LogitNumbers, Row, Scalar
 from fastkd.ops.sparse import SparseTeacher
 
 Divergence = Literal["forward", "reverse"]
@@ -26,6 +26,7 @@ Reduction = Literal["mean", "sum", "none"]
 REDUCTIONS = ("mean", "sum", "none")
 RowTeacher = Tensor | SparseTeacher | TeacherProbabilities
 CAPS = ("softcap", "teacher_softcap")
+NUMBERS_OF_LOGITS = tuple(LogitNumbers.__annotations__)
 
 
 class Counting(NamedTuple):
@@ -80,6 +81,21 @@ class RowLoss(Loss):
                 f"the loss is on {self.numbers.device}, the logits are on {where}: move it with .to({where!r})"
             )
         return self.numbers.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def is_plain(teacher: Any, labels: Any, counting: Counting) -> bool:
+    """Whether the operation of batches could compute it: logits or no teacher, classes as labels, a mean over rows."""
+    return (
+        (teacher is None or isinstance(teacher, Tensor))
+        and labels is not None
+        and (not isinstance(labels, Tensor) or labels_are_classes(labels))
+        and counting.is_plain
+    )
+
+
+def is_small(logits: Any, teacher: Any, labels: Any, counting: Counting) -> bool:
+    """Whether it should: it reads the rows of [B,K] once, and tokens and pixels come with strides and many classes."""
+    return isinstance(logits, Tensor) and logits.ndim == 2 and is_plain(teacher, labels, counting)
 
 
 def given_caps(numbers: Mapping[str, object]) -> tuple[bool, bool]:

@@ -111,6 +111,46 @@ CASES = {
         ValueError,
         "temperature is one number, got a tensor [2]",
     ),
+    "a temperature of zero on the CPU": (
+        lambda: kd(temperature=torch.tensor(0.0)),
+        ValueError,
+        "temperature is a number above 0, got 0.0",
+    ),
+    "a weight that is NaN on the CPU": (
+        lambda: kd(kl_weight=torch.tensor(float("nan"))),
+        ValueError,
+        "kl_weight is a number, got nan",
+    ),
+    "an ignored label that is no integer": (
+        lambda: kd_loss(LOGITS, LOGITS, LABELS, ignore_index=1.5),
+        TypeError,
+        "ignore_index is an integer, got 1.5",
+    ),
+    "an ignored label that is nothing": (
+        lambda: KDLoss(ignore_index=None)(LOGITS, LOGITS, LABELS),
+        TypeError,
+        "ignore_index is an integer, got None",
+    ),
+    "an ignored label in words": (
+        lambda: KDLoss(ignore_index="x")(LOGITS, LOGITS, LABELS),
+        TypeError,
+        "ignore_index is an integer, got 'x'",
+    ),
+    "sparse logits": (
+        lambda: kd_loss(LOGITS.to_sparse(), LOGITS, LABELS),
+        ValueError,
+        "student_logits are floating point [B,K], [B,T,K] or [B,K,H,W], got a sparse one: make it dense",
+    ),
+    "teachers' weights of truth": (
+        lambda: MultiTeacherLoss()(LOGITS, [LOGITS], LABELS, torch.tensor([True])),
+        ValueError,
+        "teacher_weights are numbers, got torch.bool",
+    ),
+    "a teacher's weight that is NaN": (
+        lambda: MultiTeacherLoss()(LOGITS, [LOGITS], LABELS, torch.tensor([float("nan")])),
+        ValueError,
+        "teacher_weights are finite, got one that is not",
+    ),
     "a weight that is none": (lambda: kd(kl_weight=None), TypeError, "kl_weight is a number, got None"),
     "a weight to be learnt": (
         lambda: kd(kl_weight=torch.tensor(1.0, requires_grad=True)),

@@ -9,10 +9,10 @@ from helpers.method_cases import Stub, built, output, run
 from helpers.walk import batch, build, distill
 from torch import nn
 
-from fastkd.methods import split_methods
+from fastkd.losses.relations import relations
+from fastkd.methods import METHODS, short_name, split_methods
 from fastkd.methods.oh import margin
 from fastkd.methods.regressors import Regressor
-from fastkd.methods.rkd import relations
 from fastkd.methods.smallest_combination import smallest_combination
 from fastkd.support.errors import UserError
 from fastkd.training.stages import with_batch_statistics
@@ -44,7 +44,7 @@ def test_reviewkd_warms_up():
 
 def test_reviewkd_compares_full_and_pooled_maps():
     """HCL by its definition: 1, 1/2, 1/4, 1/8 of the 8x8, 4x4, 2x2, 1x1 errors, over their sum."""
-    from fastkd.methods.reviewkd import hierarchical_distance
+    from fastkd.losses.features import hierarchical_distance
 
     torch.manual_seed(0)
     x, y = torch.randn(2, 3, 8, 8).double(), torch.randn(2, 3, 8, 8).double()
@@ -71,6 +71,48 @@ class TestRelationsOfEqualSamples:
         distances, angles = relations(rows)
         (distances.sum() + angles.sum()).backward()
         assert distances.isfinite().all() and rows.grad.isfinite().all()
+
+
+def relations_of_differences(rows):
+    """The authors' form: a tensor [B,B,D] of differences."""
+    between = rows[None] - rows[:, None]
+    squares = between.square().sum(2)
+    distances = torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
+    unit = between / torch.where(squares > 0, squares, 1.0).sqrt()[:, :, None]
+    return distances / distances[distances > 0].mean(), unit @ unit.transpose(1, 2)
+
+
+class TestRelationsInFloat32:
+    """They keep what differences keep: float64 of the same rounded numbers is the judge."""
+
+    def rows(self, kind, closeness):
+        torch.manual_seed(1)
+        rows = torch.randn(12, 16)
+        if kind == "near":
+            rows[3] = rows[1] + closeness * torch.randn(16)
+        elif kind == "all near":
+            rows = rows[:1] + closeness * rows
+        elif kind == "one far away":
+            rows[5] /= closeness
+        else:
+            rows[6:] += 1 / closeness
+        return rows
+
+    @pytest.mark.parametrize("closeness", (1e-1, 1e-3, 1e-5))
+    @pytest.mark.parametrize("kind", ("near", "all near", "one far away", "two groups"))
+    def test_distances_angles_and_gradients(self, kind, closeness):
+        rows = self.rows(kind, closeness)
+        found, expected = (rows.detach().to(kind).requires_grad_() for kind in (torch.float32, torch.float64))
+        outcomes = [relations(found), relations_of_differences(expected)]
+        torch.manual_seed(2)
+        pull = [torch.randn_like(outcome) for outcome in outcomes[1]]
+        for outcome in outcomes:
+            sum((part.double() * weight).sum() for part, weight in zip(outcome, pull, strict=True)).backward()
+        for ours, theirs in zip(*outcomes, strict=True):
+            torch.testing.assert_close(ours.double(), theirs, atol=2e-6, rtol=2e-6)
+        assert outcomes[0][1].abs().max() <= 1 + 4e-6, "a cosine"
+        scale = expected.grad.norm(dim=1, keepdim=True)
+        assert ((found.grad - expected.grad).norm(dim=1, keepdim=True) / scale).max() < 2e-5
 
 
 class TestSmallestCombination:
@@ -270,3 +312,16 @@ def test_a_stage_before_leaves_the_head_alone():
         assert not any(student.head is module for module in prestage.trained)
         loss = run(method, feature, feature)
         assert loss.total == 0 and loss.terms == {}
+
+
+class TestShortNames:
+    """A method is called in options, logs and names of stages by one name."""
+
+    def test_of_the_table_and_of_an_import_path(self):
+        assert all(short_name(name) == name for name in METHODS)
+        assert short_name("package.module:LogitMatch") == "logitmatch"
+
+    @pytest.mark.parametrize("names", ("kd+kd", "kd+package.module:KD", "kd+one:Match+other:Match"))
+    def test_two_of_one_name_are_refused(self, names):
+        with pytest.raises(UserError, match="stands twice"):
+            split_methods(names)

@@ -8,14 +8,15 @@ import pytest
 from fastkd.ops.distill_loss import reference
 from fastkd.ops.numbers import NUMBERS, ROW_FORMS, CRDRole, Role, neutral
 
-OPTIONS = {"labels_B", "ignore_index", "shares", "direction", "detached", "tau_squared", "spread"}
+OPTIONS = {"labels_B", "ignore_index", "shares", "direction", "detached", "tau_squared", "spread", "standardised"}
+OPTIONS |= {"weighted", "continuous"}
 
 
 @pytest.mark.parametrize("form", NUMBERS)
 def test_every_number_has_a_place_of_its_own_and_a_default_in_its_range(form):
     places = [number.role for number in NUMBERS[form].values()]
     assert len(set(places)) == len(places)
-    assert len(neutral(form)) == 1 + max(CRDRole if form == "crd" else Role)
+    assert len(neutral(form)) == len(CRDRole if form == "crd" else Role)
     for name, number in NUMBERS[form].items():
         if number.default != math.inf:  # stands for none
             number.range.check(name, number.default)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from helpers.image_folders import write_folder
 from helpers.places import TESTS
 from helpers.processes import ENVIRONMENT, ROOT, TINY, TORCHRUN, finish, parameters, start, wait_for
 from helpers.tiny import assert_same, job_of, outcome
@@ -124,6 +125,55 @@ def test_a_mistake_stops_every_rank(tmp_path):
     assert "fastkd: the global batch of 63 images does not divide by 2 processes" in err
     assert "in _main" not in err, "a traceback of ours; torchrun prints its own"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_that_ends_with_a_mistake_leaves_the_others_one_line(tmp_path):
+    """An image that one rank alone cannot read: the other one's next call meets a process that is gone."""
+    root = write_folder(tmp_path / "data", per_class=40)
+    (root / "train" / "ant" / "7.png").write_bytes(damaged_inside((root / "train" / "ant" / "7.png").read_bytes()))
+    how = ["--data", f"imagefolder:{root}", "--image-size", "8", "--resident", "off", "--limit-train", "80"]
+    _, err = finish(start(*TINY, *how, "--batch-size", "16", "--run", tmp_path / "run"), code=1)
+    assert "1 image cannot be used" in err
+    ours = err.partition("distributed/elastic")[0]  # torchrun shows a traceback of its own
+    assert "Traceback" not in ours and "gloo" not in ours.lower(), ours
+
+
+def damaged_inside(content):
+    """Head and tail are whole: it is found when it is decoded."""
+    middle = content.index(b"IDAT") + 4
+    return content[:middle] + bytes(len(content) - middle - 20) + content[-20:]
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_rank_that_died_and_the_same_command_goes_on(two, tmp_path):
+    line = [*TORCHRUN, "--max-restarts", "2", "-m", "--", "fastkd.train", *TINY, "--run", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [*line, "--resume", "auto"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(process, tmp_path / "run" / "checkpoints" / "teacher.pt")
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    finish(process)
+    assert_same(outcome(tmp_path / "run"), outcome(two))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT))
+def test_a_signal_to_the_whole_job_reaches_every_rank_once(number, two, tmp_path):
+    line = [*TORCHRUN, "-m", "--", "fastkd.train", *TINY, "--run", str(tmp_path / "run")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, start_new_session=True, **pipes)
+    wait_for(process, tmp_path / "run" / "checkpoints" / "teacher.pt")
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=120)
+    assert f"stopped by {number.name} in " in err or (tmp_path / "run" / "student.safetensors").exists()
+    finish(start("--resume", tmp_path / "run"))
+    assert_same(outcome(tmp_path / "run"), outcome(two))
 
 
 @pytest.mark.parametrize("began, goes_on", ((2, 1), pytest.param(1, 2, marks=pytest.mark.slow)))

@@ -139,7 +139,6 @@ def finish_kernel(
     side = tl.program_id(1)
     size = samples * D
     place = tl.program_id(0) * LANES + tl.arange(0, LANES)
-    part = tl.arange(0, AT_ONCE)
     gradient_L = tl.zeros((LANES,), tl.float32)
     for first in tl.static_range(0, PROGRAMS, AT_ONCE):
         part = first + tl.arange(0, AT_ONCE)

@@ -42,19 +42,26 @@ def compute(
 
     options: those of the form, as its definition in `reference.py` names them.
     """
+    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
+        raise TypeError(f"ignore_index is an integer, got {ignore_index!r}")
     if _reference_is_chosen(anchor_BK):
         named = _named(form, numbers) if isinstance(numbers, Tensor) else numbers
         return reference.FORMS[form](anchor_BK, partners_BK, labels_B, **named, **options, ignore_index=ignore_index)
     return _fused(form, anchor_BK, partners_BK, labels_B, numbers, **options, ignore_index=ignore_index)
 
 
-def _reference_is_chosen(logits_BK: Tensor) -> bool:
-    implementation, reason = select.choose("distill_loss", logits_BK.device.type)
-    if implementation == "triton" and logits_BK.dtype == torch.float64:
-        if reason == select.FORCED:
-            raise UserError("FASTKD_OPS=distill_loss=triton: the kernel computes in float32, the logits are float64")
+def _reference_is_chosen(anchor_BK: Tensor) -> bool:
+    implementation, reason = select.choose("distill_loss", anchor_BK.device.type)
+    if implementation == "reference":
         return True
-    return implementation == "reference"
+    why_not = ""
+    if anchor_BK.dtype == torch.float64:
+        why_not = "the kernel computes in float32, the logits are float64"
+    elif reference.is_transforming():
+        why_not = "torch.func does not transform the kernel"
+    if why_not and reason == select.FORCED:
+        raise UserError(f"FASTKD_OPS=distill_loss=triton: {why_not}")
+    return bool(why_not)
 
 
 def _fused(

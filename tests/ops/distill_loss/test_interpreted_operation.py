@@ -28,16 +28,21 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize(
     "form",
-    ("sftn", "kd", *(pytest.param(form, marks=SLOW) for form in ("sftn_reverse", "dkd", "virtual_softened"))),
+    (
+        "sftn",
+        "kd",
+        "rld_standardised",
+        *(pytest.param(form, marks=SLOW) for form in ("sftn_reverse", "dkd", "virtual_softened", "ab")),
+    ),
 )
 def test_opcheck_of_the_loss(form):
-    partners = {"virtual_softened": 0, "dkd": 1}.get(form, 2)
+    partners = {"virtual_softened": 0, "dkd": 1, "rld_standardised": 1, "ab": 1}.get(form, 2)
     learning = form.startswith("sftn")
     logits, labels = random_logits(1 + partners, 3, 5, torch.float32, 0)
     for i, tensor in enumerate(logits):
         tensor.requires_grad_(i == 0 or learning)
     wanted = [tensor.requires_grad for tensor in logits]
-    numbers = torch.tensor([2.0, 0.5, 0.5, 0.5, 1.0, 0.5, 0.5, 0.5])
+    numbers = torch.tensor([2.0, 0.5, 0.5, 0.5, 1.0, 0.5, 0.5, 0.5, 1.5, 0.7, 0.3, 0.5])
     arguments = (logits[0], logits[1:], labels, numbers, None, form, wanted, False, True, -100)
     torch.library.opcheck(operation.distill_loss, arguments)
 
