@@ -10,7 +10,6 @@ TESTED_ELSEWHERE = {
         "tests/losses/test_pairs.py",
         "All losses of a student and one teacher are tested there.",
     ),
-    "losses/jsd.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
     "losses/nkd.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
     "losses/rld.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
     "losses/ttm.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
@@ -29,6 +28,14 @@ TESTED_ELSEWHERE = {
     "ops/distill_loss/": (
         "tests/ops/distill_loss/test_interpreted_kernels.py",
         "The kernels are held against the reference there.",
+    ),
+    "ops/row_loss/": (
+        "tests/ops/row_loss/test_interpreted_kernels.py",
+        "The kernels are held against the reference there, and that against the formulas in test_reference.py.",
+    ),
+    "ops/sparse.py": (
+        "tests/losses/test_teachers.py",
+        "It holds three values; the losses that take it are held against formulas there.",
     ),
     "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),
     "support/session.py": (
