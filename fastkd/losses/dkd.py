@@ -36,8 +36,9 @@ def dkd_loss(
 ) -> DKDTerms:
     """Decoupled knowledge distillation (Zhao et al. 2022): ce_weight · CE + τ² (alpha · TCKD + beta · NCKD).
 
-    student_logits, teacher_logits: [B,K], K >= 2; labels: [B] int64. teacher_logits may be a `SparseTeacher` at
-    `temperature`: the classes that are not kept are then one class to NCKD; a label among them has probability 0.
+    student_logits, teacher_logits: [B,K], [B,T,K] or [B,K,H,W], K >= 2; labels: int64, a label a row.
+    teacher_logits may be a `SparseTeacher` for [B,K]: the classes that are not kept are then one class to NCKD, and a
+        label among them has probability 0.
     standardise: compare the logits of each row as multiples of their deviation, less their mean (Sun et al. 2024); CE
         is always that of the logits themselves.
 

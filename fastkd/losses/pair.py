@@ -4,9 +4,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fastkd.losses.checks import check_batch, check_decoupled, check_row_weights, check_sparse
+from fastkd.losses.checks import check_batch, check_decoupled, check_row_weights
 from fastkd.losses.module import Loss
-from fastkd.ops import sparse
+from fastkd.losses.row_checks import check_kept
+from fastkd.losses.shapes import as_matrix
+from fastkd.ops import kept
 from fastkd.ops.distill_loss import Numbers, compute
 from fastkd.ops.numbers import STANDARDISED
 from fastkd.ops.sparse import SparseTeacher
@@ -46,25 +48,25 @@ class PairLoss(Loss):
 def pair_loss(
     form: str,
     terms: Any,
-    student_BK: Tensor,
-    teacher: Tensor | SparseTeacher,
-    labels_B: Tensor,
+    student_logits: Tensor,
+    teacher_logits: Tensor | SparseTeacher,
+    labels: Tensor,
     numbers: Numbers,
     ignore_index: int,
     row_weights: Tensor | None = None,
 ) -> Any:
     """Checks, computes, and names what is found as `terms` does: the total, the parts and the hits."""
     check = check_decoupled if form.removesuffix(STANDARDISED) in DECOUPLED else check_batch
-    check_row_weights(row_weights, student_BK)
-    shares = None if row_weights is None else row_weights[None]
-    if isinstance(teacher, SparseTeacher):
-        check(labels_B, student_logits=student_BK)
-        check_sparse("teacher_logits", teacher, student_BK, form)
-        how = {"shares": shares} if shares is not None else {}
-        found = sparse.compute(form, student_BK, [teacher], labels_B, numbers, **how, ignore_index=ignore_index)
+    sparse = isinstance(teacher_logits, SparseTeacher)
+    check(labels, student_logits=student_logits, **({} if sparse else {"teacher_logits": teacher_logits}))
+    check_row_weights(row_weights, student_logits)
+    shares = None if row_weights is None else row_weights.flatten()[None]
+    student, how = as_matrix(student_logits), {"shares": shares, "ignore_index": ignore_index}
+    if sparse:
+        check_kept(teacher_logits, student_logits, form)
+        found = kept.compute(form, student, [teacher_logits], labels.flatten(), numbers, **how)
     else:
-        check(labels_B, student_logits=student_BK, teacher_logits=teacher)
-        frozen = [teacher.detach()]
-        found = compute(form, student_BK, frozen, labels_B, numbers, shares=shares, ignore_index=ignore_index)
+        frozen = [as_matrix(teacher_logits.detach())]
+        found = compute(form, student, frozen, labels.flatten(), numbers, **how)
     total, parts, hits = found
     return terms(total, *parts[: len(terms._fields) - 2], hits[0])

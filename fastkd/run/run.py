@@ -23,54 +23,28 @@ from fastkd.recipes.planned import (
     PlannedStage,
     PlannedTraining,
 )
-from fastkd.recipes.recipe import Recipe, StageRecipe, read_recipe, recipe_to_plain
+from fastkd.recipes.recipe import StageRecipe
 from fastkd.run.builder import Builder
 from fastkd.run.earlier import Earlier
+from fastkd.run.folder import below, known_digest, read_results
 from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
-from fastkd.run.left import below, known_digest, read_results
 from fastkd.run.outlook import Outlook
 from fastkd.run.stores import opened_shelf, refuse_unstorable, result_of
 from fastkd.run.trial import refuse_image_size, try_smallest_pass
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
 from fastkd.support.distributed import first_of_all, is_main, on_main, wait_for_all
-from fastkd.support.errors import UserError
 from fastkd.support.files import make_folder, read_weights, remove, sha256, write_json, write_weights
 from fastkd.support.interrupt import Stopped
-from fastkd.support.locks import locked
 from fastkd.support.log import MetricsLog, import_tensorboard
-from fastkd.support.paths import is_file, is_folder, is_there
+from fastkd.support.paths import is_file, is_there
 from fastkd.support.session import Session
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.identity import Identity
 from fastkd.training.stages import Stage
 from fastkd.training.taught import Shelf
 from fastkd.training.trainer import Trainer
-
-
-def create_folder(folder: Path, recipe: Recipe, *, unlocked: bool = False) -> None:
-    """Makes a run folder with its recipe; one that holds a run already is refused. unlocked: see `locked`."""
-    if holds_run(folder):
-        raise UserError(f"{folder} holds a run already: go on with it by --resume {folder}, or give another --run")
-    make_folder(folder)
-    with locked(folder, unlocked=unlocked):
-        if holds_run(folder):
-            raise UserError(f"{folder} holds a run that another process has just begun: give another --run")
-        write_json(folder / "recipe.json", recipe_to_plain(recipe))
-
-
-def holds_run(folder: Path) -> bool:
-    return is_there(folder / "recipe.json")
-
-
-def open_run(folder: Path) -> Recipe:
-    """The recipe of a run folder."""
-    if not is_folder(folder):
-        raise UserError(f"no run folder {folder}")
-    if not is_file(folder / "recipe.json"):
-        raise UserError(f"{folder} is no run folder: it has no recipe.json")
-    return read_recipe(folder / "recipe.json")
 
 
 def load_network(run: str | Path, name: str) -> Network:

@@ -1,7 +1,7 @@
 """Carries out a job for all its seeds, in a run folder: one after the other, or students side by side."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,15 +10,15 @@ from typing import Any
 from fastkd.ops import select
 from fastkd.recipes.planned import PlannedDistillation
 from fastkd.recipes.recipe import recipe_to_plain
+from fastkd.run.folder import held
 from fastkd.run.job import Job
 from fastkd.run.outlook import Outlook
 from fastkd.run.run import Run
 from fastkd.run.stores import side_by_side
 from fastkd.support import environment
-from fastkd.support.distributed import is_main, local_processes, on_main
+from fastkd.support.distributed import is_main, local_processes
 from fastkd.support.errors import UserError
-from fastkd.support.files import make_folder, read_json, write_json
-from fastkd.support.locks import clear_aside, locked
+from fastkd.support.files import read_json, write_json
 from fastkd.support.paths import is_there
 from fastkd.support.session import Session
 from fastkd.training.execution import set_up
@@ -32,7 +32,7 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
     set_up(job.execution, job.device)
     seeds = range(recipe.seed, recipe.seed + recipe.seeds)
     folders = [folder if recipe.seeds == 1 else folder / f"seed-{seed}" for seed in seeds]
-    with _held([folder, *folders], unlocked=session.unlocked):
+    with held([folder, *folders], unlocked=session.unlocked):
         if is_main():
             _write_environment(folder, job)
         outlook, group = Outlook(job.course, recipe.seeds), side_by_side(job)
@@ -84,25 +84,6 @@ def _train_together(members: Sequence[tuple[Run, PlannedDistillation]]) -> None:
             run.conclude(planned, stage, *run.measured(planned, trainer, shelf))
         else:
             run.carry_out_stage(planned)
-
-
-@contextlib.contextmanager
-def _held(folders: Sequence[Path], *, unlocked: bool) -> Iterator[None]:
-    """Holds run folders before anything is written in one of them, and clears what killed processes left there.
-
-    Rank 0 does; where it may not, no rank goes on.
-    """
-    with contextlib.ExitStack() as locks:
-
-        def take() -> None:
-            for folder in dict.fromkeys(folders):
-                make_folder(folder, own=folder.parent in folders)
-                locks.enter_context(locked(folder, unlocked=unlocked))
-                clear_aside(folder)
-                clear_aside(folder / "checkpoints")
-
-        on_main(take)
-        yield
 
 
 def _write_environment(folder: Path, job: Job) -> None:

@@ -13,7 +13,7 @@ from fastkd.losses import (
     kd_loss,
     multi_teacher_loss,
 )
-from fastkd.ops.sparse import largest_logits, normalised, tail_of
+from fastkd.ops.kept import largest_logits, normalised, tail_of
 
 B, K, TEMPERATURE = 6, 12, 4.0
 
@@ -117,7 +117,7 @@ def test_several_teachers_are_the_weighted_sum_of_each(shares):
     weights = torch.full((2,), 0.5, dtype=torch.float64) if shares is None else shares
     torch.testing.assert_close(found.kl, (weights * each).sum())
     assert torch.equal(multi_teacher_loss(student, kept_of_each, labels, teacher_weights=shares).kl, found.kl)
-    with pytest.raises(ValueError, match=r"teacher_logits\[1\].tail"):
+    with pytest.raises(ValueError, match="tail are floating point"):
         multi_teacher_loss(student, [kept_of_each[0], kept_of_each[1]._replace(tail=labels[:2].double())], labels)
 
 
@@ -147,17 +147,24 @@ class TestDKD:
         torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", (dkd_loss, lambda s, t, y: multi_teacher_loss(s, [t], y)), ids=("dkd", "several"))
 @pytest.mark.parametrize(
     "change, words",
     (
-        (lambda t: t._replace(indices=t.indices.int()), "indices are int64"),
-        (lambda t: t._replace(indices=t.indices[1:]), "indices are int64"),
-        (lambda t: t._replace(tail=t.tail[:, None]), r"tail is floating point \[6\]"),
-        (lambda t: t._replace(log_probabilities=t.log_probabilities[:, 1:]), "log_probabilities is floating point"),
+        (lambda t: t._replace(indices=t.indices.float()), "indices are integers"),
+        (lambda t: t._replace(indices=t.indices[1:]), "indices are integers"),
+        (lambda t: t._replace(tail=t.tail[:, None]), r"tail are floating point \[6\]"),
+        (lambda t: t._replace(tail="sampled"), "takes the classes that are not kept as one, got the tail 'sampled'"),
     ),
 )
-def test_what_does_not_fit_is_one_line(change, words):
+def test_what_does_not_fit_is_one_line(change, words, loss):
     student, teacher, labels = case()
     with pytest.raises(ValueError, match=words) as error:
-        kd_loss(student, change(kept(teacher, labels, 3)), labels)
+        loss(student, change(kept(teacher, labels, 3)), labels)
     assert "\n" not in str(error.value)
+
+
+def test_standardised_logits_are_all_of_a_row():
+    student, teacher, labels = case()
+    with pytest.raises(ValueError, match="takes a teacher's whole logits"):
+        dkd_loss(student, kept(teacher, labels, 3), labels, standardise=True)
