@@ -132,7 +132,8 @@ def recipe_of(options: Options, files: WeightsFiles | None = None) -> Recipe:
     files = files or WeightsFiles()
     if options.students is None:
         return with_one_data_seed(_recipe_of(options, files))
-    several = [_recipe_of(with_student(options, name), files) for name in _student_names(options)]
+    choices = [replace(options.choice, student=name) for name in _student_names(options)]
+    several = [_recipe_of(replace(options, choice=choice), files) for choice in choices]
     return with_one_data_seed(joined(several))
 
 
@@ -164,10 +165,6 @@ def _recipe_of(options: Options, files: WeightsFiles) -> Recipe:
     _refuse_idle(options, recipe)
     more = options.teacher[1:]
     return with_more_teachers(beside_the_paper(recipe), more, network, files, any_images=options.any_images)
-
-
-def with_student(options: Options, network: str) -> Options:
-    return replace(options, choice=replace(options.choice, student=network))
 
 
 def listed(options: Options) -> Iterator[str]:

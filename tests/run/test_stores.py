@@ -321,7 +321,6 @@ class TestRefused:
             ("data ", {"limit_train": 127}),
             ("data seed 0, here it is 3", {"data_seed": 3}),
             ("crop padding 1, here it is 2", {"augmentation": {"crop_padding": 2}}),
-            ("mean", {"mean": (0.1, 0.2, 0.3)}),
         ),
     )
     def test_a_store_of_something_else(self, words, changes, teachers, filled, tmp_path):
@@ -339,7 +338,7 @@ class TestRefused:
         for name in ("mixup", "cutmix"):
             mixed = replace(recipe, augmentation=replace(recipe.augmentation, **{name: 0.2}))
             with pytest.raises(UserError, match="--teacher-outputs: a mixed image .* is one of its batch alone"):
-                train(mixed, tmp_path / "run")
+                train(mixed, tmp_path / name)
 
     def test_several_temperatures_share_no_tail(self, teachers, tmp_path):
         storing = {"store_top": 3}
