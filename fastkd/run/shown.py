@@ -8,10 +8,9 @@ from typing import Any
 from fastkd.methods import short_name
 from fastkd.recipes.recipe import Recipe
 from fastkd.run.curves import Curves, coloured
+from fastkd.run.folder import open_run, read_results, seed_folders
 from fastkd.run.labels import labels, settings
-from fastkd.run.left import read_results, seed_folders
 from fastkd.run.page import Html, join, swatch
-from fastkd.run.run import open_run
 from fastkd.support.files import read_json
 from fastkd.support.log import read_metrics
 from fastkd.support.paths import is_there
