@@ -36,6 +36,7 @@ class ABKDSettings(Checked):
 
 class ABKD(Method):
     Settings = ABKDSettings
+    about = "logits, by alpha-beta divergence"
     is_logit_method = True
     teachers_needed = (1, 1)
 

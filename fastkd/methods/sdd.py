@@ -55,6 +55,7 @@ class SDD(Method):
     """The networks' maps are pooled, and their classifiers applied to each part."""
 
     Settings = SDDSettings
+    about = "logits of the image's parts"
     is_logit_method = True
     teachers_needed = (1, 1)
     mixed_labels = "greater"

@@ -45,6 +45,7 @@ class WTTMSettings(TTMSettings):
 
 class TTM(Method):
     Settings = TTMSettings
+    about = "powers of the teacher's outputs"
     is_logit_method = True
     teachers_needed = (1, 1)
     weighted = False
@@ -66,4 +67,5 @@ class TTM(Method):
 
 class WTTM(TTM):
     Settings = WTTMSettings
+    about = "the same, unsure samples count more"
     weighted = True
