@@ -1,6 +1,7 @@
 # Everything runs in the virtual environment .venv, which the first target you call sets up.
 #   make train   trains a student-friendly teacher on handwritten digits and distils a student from it
 #   make test    runs the tests; make quick those that are for after every edit
+#   make ptx     executes the compiled code of every kernel, without a GPU
 #   make compare compares methods and teachers on the digits, in minutes
 PYTHON ?= python3
 ARGS ?=
@@ -26,10 +27,10 @@ QUICK := tests/test_layers.py tests/test_mirror.py tests/test_docs.py tests/test
   tests/data/test_order.py tests/data/test_paths.py tests/data/test_resident.py \
   tests/support --ignore=tests/support/test_distributed.py tests/benchmarks
 
-.PHONY: help train compare quick test slow night lint format gpu bench clean
+.PHONY: help train compare quick test ptx slow night lint format gpu bench clean
 
 help:
-	@echo "make train [ARGS=…] | compare [ARGS=…] | quick | test [ARGS=…] | slow | night | lint | format | gpu | bench | clean"
+	@echo "make train [ARGS=…] | compare [ARGS=…] | quick | test [ARGS=…] | ptx [ARGS=…] | slow | night | lint | format | gpu | bench | clean"
 
 train: .venv/installed
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m fastkd.train $(ARGS)
@@ -44,6 +45,9 @@ quick: .venv/installed
 
 test: .venv/installed
 	$(TEST) -n auto $(ARGS)
+
+ptx: .venv/installed
+	$(TEST) -n auto -m "ptx" $(ARGS)
 
 slow: .venv/installed
 	$(TEST) -n auto -m "slow and not gpu" $(ARGS)

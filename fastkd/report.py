@@ -151,7 +151,9 @@ _FACTS = ("method", "teacher", "student", "data", "seeds", "epochs")
 def _overview(runs: Sequence[Shown]) -> Html:
     """A row for each run: what it is, when and where it was made; and by which commands."""
     heads = ("run", *_FACTS, "begun", "on", "folder")
-    lines = [(run.name, *(_fact(run, name) for name in _FACTS), *_made(run), run.folder) for run in runs]
+    lines = [(run.name, *(_fact(run, name) for name in _FACTS), *_made(run), str(run.folder)) for run in runs]
+    kept = [place for place in range(len(heads)) if any(line[place] for line in lines)]
+    heads, lines = [heads[place] for place in kept], [[line[place] for place in kept] for line in lines]
     told = [(run, call["command"]) for run in runs for call in calls(run.environment)]
     commands = [element("p", run.name, ": ", element("code", line)) for run, line in told]
     shown = details("commands", *commands, open_=len(runs) == 1) if commands else NOTHING

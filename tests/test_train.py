@@ -218,7 +218,7 @@ def test_ctrl_c_writes_and_says_how_to_resume(number, tmp_path):
 
 @pytest.mark.parametrize("number", (signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)))
 def test_a_signal_to_the_whole_job_waits_for_the_step_and_its_loaders(number, tmp_path):
-    """As a scheduler sends it: to every process of the group, those that decode images among them, and twice."""
+    """A scheduler sends it to every process of the group, those that decode images among them, and twice."""
     root, folder = write_folder(tmp_path / "data", per_class=40), tmp_path / "run"
     how = ["--data", f"imagefolder:{root}", "--image-size", "8", "--resident", "off", "--workers", "2"]
     line = [sys.executable, "-m", "fastkd.train", *TINY, *how, "--limit-train", "80", "--epochs", "400"]

@@ -55,6 +55,12 @@ class Augmentation(Checked):
         if self.rotation and self.crop == "resized":
             raise UserError("--rotation goes with --crop pad only")
 
+    def check_size(self, image_size: int) -> None:
+        """Raises UserError where the padding of images of that size makes crops that hold nothing of them."""
+        if self.crop == "pad" and self.crop_padding > image_size:
+            most = f"--crop-padding is at most the image size, {image_size}, got {self.crop_padding}"
+            raise UserError(f"{most}: farther out there is no image left")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Format:

@@ -29,7 +29,7 @@ class JSDSettings(Checked):
 
 class JSD(Method):
     Settings = JSDSettings
-    about = "logits, by Jensen-Shannon divergence"
+    about = "softened logits, Jensen-Shannon"
     is_logit_method = True
     teachers_needed = (1, 1)
 

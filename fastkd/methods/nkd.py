@@ -36,7 +36,7 @@ class NKD(Method):
     """Under mixup and cutmix only the greater label counts, as in the authors' code."""
 
     Settings = NKDSettings
-    about = "label and other classes apart"
+    about = "softened logits, normalised apart"
     is_logit_method = True
     teachers_needed = (1, 1)
     mixed_labels = "greater"

@@ -55,7 +55,7 @@ class SDD(Method):
     """The networks' maps are pooled, and their classifiers applied to each part."""
 
     Settings = SDDSettings
-    about = "logits of the image's parts"
+    about = "logits of parts of the image"
     is_logit_method = True
     teachers_needed = (1, 1)
     mixed_labels = "greater"

@@ -45,7 +45,7 @@ class WTTMSettings(TTMSettings):
 
 class TTM(Method):
     Settings = TTMSettings
-    about = "powers of the teacher's outputs"
+    about = "the teacher's power transform"
     is_logit_method = True
     teachers_needed = (1, 1)
     weighted = False
@@ -67,5 +67,5 @@ class TTM(Method):
 
 class WTTM(TTM):
     Settings = WTTMSettings
-    about = "the same, unsure samples count more"
+    about = "ttm, samples weighted by smoothness"
     weighted = True

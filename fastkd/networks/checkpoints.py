@@ -43,7 +43,7 @@ _MOST_LEVELS, _MOST_VALUES = 16, 1_000_000
 _ANCHORS = 4
 """So many of a network's names, from its first and from its last, are looked for to find prefixes."""
 _USUAL = ("", "model.", "state_dict.")
-"""Where the weights stand in the files of the repositories that fastkd knows: preferred where several places fit."""
+"""The places of the weights in files of the repositories that fastkd knows: preferred where several fit."""
 _WRAPPERS_OF_TORCH = ("module.", "_orig_mod.")
 
 # torchvision's DenseNet files are older than its module names: its own loader renames them, too.
@@ -118,7 +118,7 @@ def fill(network: Network, found: Mapping[str, Tensor], path: Path, prefix: str 
 
 
 class _Place(NamedTuple):
-    """Where a network's tensors may stand in a file."""
+    """A place where a network's tensors may stand in a file."""
 
     prefix: str
     """What stands in front of all their names."""

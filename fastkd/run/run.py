@@ -7,7 +7,6 @@ processes every rank carries it out and rank 0 writes.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,12 @@ from fastkd.recipes.planned import (
     PlannedStage,
     PlannedTraining,
 )
-from fastkd.recipes.recipe import Recipe, StageRecipe, read_recipe, recipe_to_plain
+from fastkd.recipes.recipe import StageRecipe, recipe_to_plain
 from fastkd.run.builder import Builder
 from fastkd.run.earlier import Earlier
+from fastkd.run.folder import below, held, known_digest, read_results
 from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
-from fastkd.run.left import below, known_digest, read_results
 from fastkd.run.outlook import Outlook
 from fastkd.run.trial import refuse_image_size, try_smallest_pass
 from fastkd.run.weights import find_weights, open_network, save_network
@@ -38,39 +37,14 @@ from fastkd.support.distributed import first_of_all, is_main, local_processes, o
 from fastkd.support.errors import UserError
 from fastkd.support.files import make_folder, read_json, read_weights, remove, sha256, write_json, write_weights
 from fastkd.support.interrupt import Stopped
-from fastkd.support.locks import clear_aside, locked
 from fastkd.support.log import MetricsLog, import_tensorboard
-from fastkd.support.paths import is_file, is_folder, is_there
+from fastkd.support.paths import is_file, is_there
 from fastkd.support.session import Session
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.execution import set_up
 from fastkd.training.identity import Identity
 from fastkd.training.stages import Stage
 from fastkd.training.trainer import Trainer
-
-
-def create_folder(folder: Path, recipe: Recipe, *, unlocked: bool = False) -> None:
-    """Makes a run folder with its recipe; one that holds a run already is refused. unlocked: see `locked`."""
-    if holds_run(folder):
-        raise UserError(f"{folder} holds a run already: go on with it by --resume {folder}, or give another --run")
-    make_folder(folder)
-    with locked(folder, unlocked=unlocked):
-        if holds_run(folder):
-            raise UserError(f"{folder} holds a run that another process has just begun: give another --run")
-        write_json(folder / "recipe.json", recipe_to_plain(recipe))
-
-
-def holds_run(folder: Path) -> bool:
-    return is_there(folder / "recipe.json")
-
-
-def open_run(folder: Path) -> Recipe:
-    """The recipe of a run folder."""
-    if not is_folder(folder):
-        raise UserError(f"no run folder {folder}")
-    if not is_file(folder / "recipe.json"):
-        raise UserError(f"{folder} is no run folder: it has no recipe.json")
-    return read_recipe(folder / "recipe.json")
 
 
 def load_network(run: str | Path, name: str) -> Network:
@@ -99,7 +73,7 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
     set_up(job.execution, job.device)
     seeds = range(recipe.seed, recipe.seed + recipe.seeds)
     folders = [folder if recipe.seeds == 1 else folder / f"seed-{seed}" for seed in seeds]
-    with _held([folder, *folders], unlocked=session.unlocked):
+    with held([folder, *folders], unlocked=session.unlocked):
         if is_main():
             _write_environment(folder, job)
         results, outlook = [], Outlook(job.course, recipe.seeds)
@@ -108,25 +82,6 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
                 write_json(own / "recipe.json", recipe_to_plain(dataclasses.replace(recipe, seed=seed, seeds=1)))
             results.append(Run(job, seed, own, session, outlook).carry_out())
         return results
-
-
-@contextlib.contextmanager
-def _held(folders: Sequence[Path], *, unlocked: bool) -> Iterator[None]:
-    """Holds run folders before anything is written in one of them, and clears what killed processes left there.
-
-    Rank 0 does; where it may not, no rank goes on.
-    """
-    with contextlib.ExitStack() as locks:
-
-        def take() -> None:
-            for folder in dict.fromkeys(folders):
-                make_folder(folder, own=folder.parent in folders)
-                locks.enter_context(locked(folder, unlocked=unlocked))
-                clear_aside(folder)
-                clear_aside(folder / "checkpoints")
-
-        on_main(take)
-        yield
 
 
 def _write_environment(folder: Path, job: Job) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastkd.methods import import_method, is_known, outside
 from fastkd.run.description import metadata_in
-from fastkd.run.left import seed_folders
+from fastkd.run.folder import seed_folders
 from fastkd.support.errors import UserError
 from fastkd.support.files import read_bytes, read_json
 from fastkd.support.paths import inside, is_file, is_there

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastkd.networks.base import Network
 from fastkd.networks.checkpoints import Report, fill, public_state_dict, refuse_other_content, weights_in
 from fastkd.run.description import KEY, Description, described_in, rebuilt, to_metadata
-from fastkd.run.left import known_digest, seed_folders
+from fastkd.run.folder import known_digest, seed_folders
 from fastkd.support.errors import UserError
 from fastkd.support.files import read_bytes, refuse_damage, write_bytes, write_weights
 from fastkd.support.paths import expanded, inside, is_file, is_folder

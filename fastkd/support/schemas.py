@@ -87,7 +87,7 @@ class EpochRecord(Record):
 
 
 class Progress(TypedDict):
-    """Where a stage stands."""
+    """The place where a stage stands."""
 
     epoch: Count
     step: Count

@@ -11,10 +11,8 @@ from helpers.interrupts import AfterSteps
 from helpers.tiny import Quiet, assert_same, outcome, tiny_recipe, train
 
 from fastkd import train as command
-from fastkd.run import create_folder, run
 from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Stopped
-from fastkd.support.locks import locked
 from fastkd.training.step import Step
 
 
@@ -67,42 +65,6 @@ def stop(recipe, folder, count):
         train(recipe, folder, AfterSteps(patch, count))
 
 
-class TestTwoAtOnce:
-    def test_of_two_that_begin_one_gets_the_folder(self, tmp_path, monkeypatch):
-        """The second looks before the first has written its recipe, and writes none over it."""
-        looks = iter((False, True))
-        create_folder(tmp_path, one_stage())
-        before = (tmp_path / "recipe.json").read_bytes()
-        monkeypatch.setattr(run, "holds_run", lambda folder: next(looks))
-        with pytest.raises(UserError, match="holds a run that another process has just begun"):
-            create_folder(tmp_path, one_stage(seed=1))
-        assert (tmp_path / "recipe.json").read_bytes() == before
-
-    def test_a_folder_in_which_somebody_trains_is_no_place_to_begin(self, tmp_path):
-        with locked(tmp_path), pytest.raises(UserError, match="another process is training in"):
-            create_folder(tmp_path, one_stage())
-        assert not (tmp_path / "recipe.json").exists()
-
-    @pytest.mark.parametrize("seed", (0, 1))
-    def test_a_seeds_folder_is_held_with_the_runs_and_the_other_way_round(self, seed, tmp_path):
-        create_folder(tmp_path, one_stage(seeds=2))
-        own = tmp_path / f"seed-{seed}"
-        own.mkdir()
-        with locked(own), pytest.raises(UserError, match=f"another process is training in .*seed-{seed}"):
-            train(one_stage(seeds=2), tmp_path)
-        assert not list(tmp_path.rglob("*.jsonl")), "nothing was written before"
-        seen = []
-
-        class Looking(Quiet):
-            def note(self, text):
-                with pytest.raises(UserError, match="another process"), locked(own):
-                    pass
-                seen.append(text)
-
-        train(one_stage(seeds=2), tmp_path, display=Looking())
-        assert seen
-
-
 class TestDamage:
     @pytest.mark.parametrize("part", (0.2, 0.5, 0.9))
     def test_a_checkpoint_with_a_bit_that_flipped_is_refused(self, part, tmp_path):
@@ -116,7 +78,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("damage", ("half", "zeros", "empty", "gone", "a word"))
     def test_a_damaged_log_costs_its_lines_and_a_word(self, damage, tmp_path):
-        """As a power cut leaves it: shorter than the checkpoint counts on, or full of zeros."""
+        """A power cut leaves it shorter than the checkpoint counts on, or full of zeros."""
         recipe, whole = replace(tiny_recipe(), stages=tiny_recipe().stages[:2]), tmp_path / "whole"
         train(recipe, whole)
         folder = tmp_path / "run"

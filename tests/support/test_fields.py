@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from fastkd.support.fields import fixed, given, group, group_prefix, is_fixed
+from fastkd.support.fields import fixed, given, group, group_prefix, is_fixed, is_rare, rare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,8 @@ class Settings:
     several: list[int] = fixed(factory=list)
     option: int = 1
     plainly: Inner = group()
-    prefixed: Inner = group("inner")
+    prefixed: Inner = group("inner", rare=True)
+    seldom: bool = rare(False)
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
@@ -47,6 +48,11 @@ def test_a_group_without_a_prefix_is_a_group_all_the_same():
         "plainly": "",
         "prefixed": "inner",
     }
+
+
+def test_what_is_rare_is_told_from_the_rest_and_has_its_default():
+    assert [name for name, field in FIELDS.items() if is_rare(field)] == ["prefixed", "seldom"]
+    assert Settings(needed="x").seldom is False
 
 
 def test_given_is_what_is_not_none_also_where_it_is_nothing():

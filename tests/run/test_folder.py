@@ -1,17 +1,20 @@
-"""What a run has left in its folder. Names of seed folders are also in tests/test_fuzz_files.py."""
+"""The folder of a run: who may write in it, and what it says of its files."""
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
-from helpers.tiny import tiny_recipe, train
+from helpers.tiny import Quiet, tiny_recipe, train
 
 from fastkd import evaluate
 from fastkd.options import parse, recipe_of
-from fastkd.run import load_network
-from fastkd.run.left import known_digest, read_results
+from fastkd.run import create_folder, load_network
+from fastkd.run import folder as module
+from fastkd.run.folder import known_digest, read_results
 from fastkd.support.errors import UserError
 from fastkd.support.files import sha256
+from fastkd.support.locks import locked
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +83,44 @@ def test_results_of_another_shape_are_one_line(run):
     (run / "results.json").write_text(json.dumps(results))
     with pytest.raises(UserError, match=r"results\.json\.stages\.teacher lacks the entry 'test'"):
         read_results(run / "results.json")
+
+
+def one_stage(**changes):
+    recipe = tiny_recipe(**changes)
+    return replace(recipe, stages=recipe.stages[:1])
+
+
+class TestTwoAtOnce:
+    def test_of_two_that_begin_one_gets_the_folder(self, tmp_path, monkeypatch):
+        """The second looks before the first has written its recipe, and writes none over it."""
+        looks = iter((False, True))
+        create_folder(tmp_path, one_stage())
+        before = (tmp_path / "recipe.json").read_bytes()
+        monkeypatch.setattr(module, "holds_run", lambda folder: next(looks))
+        with pytest.raises(UserError, match="holds a run that another process has just begun"):
+            create_folder(tmp_path, one_stage(seed=1))
+        assert (tmp_path / "recipe.json").read_bytes() == before
+
+    def test_a_folder_in_which_somebody_trains_is_no_place_to_begin(self, tmp_path):
+        with locked(tmp_path), pytest.raises(UserError, match="another process is training in"):
+            create_folder(tmp_path, one_stage())
+        assert not (tmp_path / "recipe.json").exists()
+
+    @pytest.mark.parametrize("seed", (0, 1))
+    def test_a_seeds_folder_is_held_with_the_runs_and_the_other_way_round(self, seed, tmp_path):
+        create_folder(tmp_path, one_stage(seeds=2))
+        own = tmp_path / f"seed-{seed}"
+        own.mkdir()
+        with locked(own), pytest.raises(UserError, match=f"another process is training in .*seed-{seed}"):
+            train(one_stage(seeds=2), tmp_path)
+        assert not list(tmp_path.rglob("*.jsonl")), "nothing was written before"
+        seen = []
+
+        class Looking(Quiet):
+            def note(self, text):
+                with pytest.raises(UserError, match="another process"), locked(own):
+                    pass
+                seen.append(text)
+
+        train(one_stage(seeds=2), tmp_path, display=Looking())
+        assert seen
