@@ -20,10 +20,10 @@ from fastkd.recipes.published import beside_the_paper, choice_of, spoken
 from fastkd.recipes.recipe import Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.run.teachers import with_loaded_teacher, with_more_teachers
 from fastkd.run.weights import WeightsFiles
-from fastkd.support.command_line import of_group, read_options
+from fastkd.support.command_line import of_group, read_options, refuse_empty
 from fastkd.support.distributed import restarts
 from fastkd.support.errors import UserError, nearest
-from fastkd.support.fields import fixed, given, group, idle
+from fastkd.support.fields import fixed, given, group, idle, rare
 from fastkd.support.help import columns
 from fastkd.support.paths import expanded
 from fastkd.support.plain import differences
@@ -44,17 +44,17 @@ class Options:
     """Folder of the run (default: runs/RECIPE-DATE)."""
     resume: Path | None = None
     """Go on with the run in this folder; auto: with the one in --run, which begins where there is none yet."""
-    unlocked: bool = False
+    unlocked: bool = rare(False)
     """Go on where the file system has no locks: see to it yourself that no other process trains in the folder."""
-    trust: Path | None = None
+    trust: Path | None = rare(None)
     """Import the code outside of fastkd that this run (or weights file) names, and say what; else none is."""
     pair: str | None = None
     """TEACHER/STUDENT: stands for --teacher-net and --student."""
     teacher: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _TEACHER] = ()
     """RUN, RUN@EPOCH or FILE: take this teacher instead of training one; once more for each further teacher."""
-    teacher_prefix: str = ""
+    teacher_prefix: str = rare("")
     """What stands in front of the network's names in the file of --teacher, where several networks in it fit."""
-    any_images: bool = False
+    any_images: bool = rare(False)
     """Take a teacher that was trained on images of another size, normalisation or crop."""
     teacher_epochs: Epochs | None = None
     """Epochs of the teacher, where they differ."""
@@ -89,6 +89,7 @@ class Options:
 
 def parse(arguments: list[str]) -> Options:
     """Reads the command line. Raises UserError for a mistake; --help prints the help and ends the program."""
+    refuse_empty(arguments)
     method = _value_of(arguments, "--method") or "kd"
     for name in outside(method):
         import_method(name)

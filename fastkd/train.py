@@ -19,7 +19,7 @@ from fastkd.run.header import header
 from fastkd.run.trust import trust
 from fastkd.run.weights import WeightsFiles
 from fastkd.support import distributed, environment
-from fastkd.support.command_line import command
+from fastkd.support.command_line import command, what_ran_out
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
@@ -115,7 +115,9 @@ def _dry_run(job: Job) -> int:
 def _out_of_memory_names_the_knobs(job: Job) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and what_ran_out(error) != "memory":
+            raise
         batch = job.recipe.stages[-1].training
         size = f" (now {batch.batch_size})" if batch else ""
         knobs = f"raise --accumulate, or lower --batch-size{size} or --image-size"

@@ -12,6 +12,7 @@ import torch
 from fastkd import train
 from fastkd.data import DATASETS, open_dataset
 from fastkd.data.digits import digits
+from fastkd.losses import kd_loss
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -77,6 +78,38 @@ def test_the_training_loop_with_our_losses_is_ten_lines_and_trains():
     terms = loss(student(images), teacher(images), labels)
     untrained = loss(type(student)(student.in_features, student.out_features)(images), teacher(images), labels)
     assert terms.kl < 0.5 * untrained.kl
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+class LanguageModel(torch.nn.Module):
+    """The next of 40 words out of the last one."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Embedding(40, dim), torch.nn.Linear(dim, dim), torch.nn.Tanh())
+        self.head = torch.nn.Linear(dim, 40, bias=False)
+
+
+def test_the_training_loop_of_a_language_models_head_is_ten_lines_and_trains():
+    program = programs(section(LOSSES))[1]
+    assert len([line for line in program.splitlines() if line.strip()]) <= 10
+    torch.manual_seed(0)
+    teacher, student = LanguageModel(12).requires_grad_(False), LanguageModel(6)
+    teacher.head.weight.mul_(8)
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.03)
+    words = [torch.randint(40, (600, 1))]
+    for _ in range(16):  # what the teacher says
+        words.append(teacher.head(teacher.body(words[-1][:, 0])).softmax(1).multinomial(1))
+    batches = torch.cat(words, 1).split(4)
+    namespace = {"teacher": teacher, "student": student, "optimizer": optimizer, "batches": batches}
+    exec(program, namespace)
+
+    def divergence(model: LanguageModel) -> torch.Tensor:
+        words = torch.arange(40)
+        logits = [net.head(net.body(words)) for net in (model, teacher)]
+        return kd_loss(*logits, temperature=1.0).kl
+
+    assert divergence(student) < 0.3 * divergence(LanguageModel(6))
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 

@@ -125,6 +125,24 @@ class TestMistakes:
         line = mistake(*arguments, *([] if "--resume" in arguments else ["--run", tmp_path / "run"]))
         assert re.search(words, line), line
 
+    @pytest.mark.parametrize("options", (["--lr", "1e30"], ["--weight-decay", "1e30"]))
+    def test_a_dry_run_says_that_a_loss_is_not_finite(self, options):
+        line = mistake(*TINY, "--dry-run", *options)
+        assert "teacher: the loss or its gradient was not finite" in line and "try a lower learning rate" in line
+
+    def test_a_dry_run_says_that_a_last_batch_is_too_small(self):
+        line = mistake(*TINY, "--dry-run", "--limit-train", "129", "--drop-last", "off", "--student", "vgg8",
+                       "--teacher-training", "standard")  # fmt: skip
+        assert "the last batch of an epoch (129 images in batches of 64) has 1 image, too few for vgg8" in line
+
+    def test_memory_that_is_not_there_names_the_knobs(self, tmp_path, monkeypatch):
+        def allocate(*_arguments):
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+        monkeypatch.setattr(train, "carry_out", allocate)
+        line = mistake(*TINY, "--run", tmp_path / "run")
+        assert "out of memory on cpu: raise --accumulate, or lower --batch-size" in line
+
     def test_a_mistake_in_the_data_or_the_pair_leaves_no_folder(self, tmp_path):
         mistake("--student", "vgg8", "--run", tmp_path / "run")
         mistake("cifar100-sftn", "--data", "cifar100:/no/such", "--run", tmp_path / "run")

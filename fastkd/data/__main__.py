@@ -22,7 +22,7 @@ from fastkd.data import (
     open_dataset,
 )
 from fastkd.data.folder import class_folder_tree
-from fastkd.data.inspect import contact_sheet, describe, verify
+from fastkd.data.inspect import contact_sheet, describe, picture_format, verify
 from fastkd.support import environment
 from fastkd.support.command_line import command, read_options
 from fastkd.support.console import new_table, table_console
@@ -77,6 +77,8 @@ def main(arguments: list[str]) -> int:
     options = read_options(Options, arguments[1:], program="python -m fastkd.data inspect")
     data = _opened(options)
     _refuse_idle(options, data)
+    out = options.out or free_path(Path("contact-sheet.png"))
+    picture_format(out)
     about = describe(data)
     if options.verify:
         found = verify(data, environment.cores())
@@ -94,16 +96,13 @@ def main(arguments: list[str]) -> int:
             flip=options.flip,
             rotation=options.rotation,
         )
+        augmentation.check_size(size)
         views = FOUR_ROTATIONS if options.rotations else Views(options.views)
         torch.set_num_threads(environment.cores())
-        out = options.out or free_path(Path("contact-sheet.png"))
-        try:
-            contact_sheet(
-                data, out, image_size=size, augmentation=augmentation, views=views, images=options.images,
-                seed=options.seed,
-            )  # fmt: skip
-        except OSError as error:
-            raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+        contact_sheet(
+            data, out, image_size=size, augmentation=augmentation, views=views, images=options.images,
+            seed=options.seed,
+        )  # fmt: skip
         about["sheet"] = str(out)
     if options.json:
         print(json.dumps(about, indent=2, ensure_ascii=False))
@@ -116,7 +115,9 @@ def _refuse_idle(options: Options, data: DataSet) -> None:
     """An option that would change nothing is an error, so that nobody believes it did."""
     changed = {name for name, value in vars(options).items() if value != getattr(Options, name, None)}
     sheet = ("out", "image_size", "crop", "crop_padding", "flip", "rotation", "views", "rotations", "images", "seed")
-    idle = dict.fromkeys(sheet, f"{data.name} has no training images to show") if not len(data.train) else {}
+    idle: dict[str, str] = (
+        dict.fromkeys(sheet, f"{data.name} has no training images to show") if not len(data.train) else {}
+    )
     streamed = isinstance(data.train, FileSplit)
     if (options.crop or ("resized" if streamed else "pad")) == "resized":
         idle["crop_padding"] = "it goes with --crop pad"

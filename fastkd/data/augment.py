@@ -55,6 +55,12 @@ class Augmentation(Checked):
         if self.rotation and self.crop == "resized":
             raise UserError("--rotation goes with --crop pad only")
 
+    def check_size(self, image_size: int) -> None:
+        """Raises UserError where the padding of images of that size makes crops that hold nothing of them."""
+        if self.crop == "pad" and self.crop_padding > image_size:
+            most = f"--crop-padding is at most the image size, {image_size}, got {self.crop_padding}"
+            raise UserError(f"{most}: farther out there is no image left")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
@@ -74,6 +80,12 @@ def policy_of(view: int, augmentation: Augmentation | None, views: Views) -> tup
     if augmentation.randaugment:
         return RANDAUGMENT, Drawn(augmentation.randaugment, augmentation.magnitude / GREATEST_MAGNITUDE)
     return None
+
+
+def mixing_of(augmentation: Augmentation | None, seed: int) -> Mixing | None:
+    if augmentation is None or not (augmentation.mixup or augmentation.cutmix):
+        return None
+    return Mixing(augmentation.mixup, augmentation.cutmix, seed)
 
 
 class Normalise(nn.Module):
@@ -122,8 +134,7 @@ class Prepare(nn.Module):
             dtype=self.format.dtype,
         )
         self.policies = tuple(policy_of(view, augmentation, views) for view in range(views.count))
-        mixes = augmentation is not None and (augmentation.mixup or augmentation.cutmix)
-        self.mixing = Mixing(augmentation.mixup, augmentation.cutmix, seed) if mixes else None
+        self.mixing = mixing_of(augmentation, seed)
 
     def batch(self, images_nHWC: Tensor, rows_VB: Tensor, index_B: Tensor, step: Tensor, epoch: Tensor) -> Batch:
         """rows_VB: the byte image that each view is cut out of; index_B: the samples' row numbers in the split."""

@@ -69,7 +69,7 @@ def verify(data: DataSet, threads: int) -> dict[str, str]:
 def contact_sheet(
     data: DataSet, file: Path, *, image_size: int, augmentation: Augmentation, views: Views, images: int, seed: int
 ) -> None:
-    """Writes the first training images of epoch 0, each with its views and its class, as a PNG."""
+    """Writes the first training images of epoch 0, each with its views and its class."""
     per_sample = views.count
     count = min(len(data.train), max(1, images // per_sample))
     feeding = Feeding(image_size=image_size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -94,11 +94,12 @@ def contact_sheet(
             draw.text((left, top + side), _fitting(name, draw, font, side), fill="black", font=font)
     make_folder(file.parent)
     encoded = io.BytesIO()
-    sheet.save(encoded, _format_of(file))
+    sheet.save(encoded, picture_format(file))
     write_bytes(file, encoded.getvalue())
 
 
-def _format_of(file: Path) -> str:
+def picture_format(file: Path) -> str:
+    """Pillow's name of the format that the file's ending means; raises UserError where it means none."""
     known = Image.registered_extensions()
     if known.get(file.suffix.lower()) not in Image.SAVE:
         raise UserError(f"cannot write {file}: its name does not end as a picture's does, such as .png")

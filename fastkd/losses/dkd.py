@@ -35,7 +35,7 @@ def dkd_loss(
 ) -> DKDTerms:
     """Decoupled knowledge distillation (Zhao et al. 2022): ce_weight · CE + τ² (alpha · TCKD + beta · NCKD).
 
-    student_logits, teacher_logits: [B,K], K >= 2; labels: [B] int64.
+    student_logits, teacher_logits: [B,K], [B,T,K] or [B,K,H,W], K >= 2; labels: int64, a label a row.
     standardise: compare the logits of each row as multiples of their deviation, less their mean (Sun et al. 2024); CE
         is always that of the logits themselves.
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fastkd.losses.checks import check_batch, check_decoupled, check_row_weights
 from fastkd.losses.module import Loss
+from fastkd.losses.shapes import as_matrix
 from fastkd.ops.distill_loss import Numbers, compute
 from fastkd.ops.numbers import STANDARDISED
 
@@ -40,18 +41,20 @@ class PairLoss(Loss):
 def pair_loss(
     form: str,
     terms: Any,
-    student_BK: Tensor,
-    teacher_BK: Tensor,
-    labels_B: Tensor,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
     numbers: Numbers,
     ignore_index: int,
     row_weights: Tensor | None = None,
 ) -> Any:
     """Checks, computes, and names what is found as `terms` does: the total, the parts and the hits."""
     check = check_decoupled if form.removesuffix(STANDARDISED) in DECOUPLED else check_batch
-    check(labels_B, student_logits=student_BK, teacher_logits=teacher_BK)
-    check_row_weights(row_weights, student_BK)
-    shares = None if row_weights is None else row_weights[None]
-    frozen = [teacher_BK.detach()]
-    total, parts, hits = compute(form, student_BK, frozen, labels_B, numbers, shares=shares, ignore_index=ignore_index)
+    check(labels, student_logits=student_logits, teacher_logits=teacher_logits)
+    check_row_weights(row_weights, student_logits)
+    shares = None if row_weights is None else row_weights.flatten()[None]
+    student, frozen = as_matrix(student_logits), [as_matrix(teacher_logits.detach())]
+    total, parts, hits = compute(
+        form, student, frozen, labels.flatten(), numbers, shares=shares, ignore_index=ignore_index
+    )
     return terms(total, *parts[: len(terms._fields) - 2], hits[0])

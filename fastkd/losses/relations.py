@@ -120,8 +120,10 @@ def similarities(feature: Tensor) -> Tensor:
 
 @full_precision
 def neighbourhood_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean of p log(p / q), less p − q, whose sum is 0: its rounding is then that of p − q, not that of p."""
     p, q = neighbourhoods(teacher), neighbourhoods(student)
-    return (p * ((p + PKT_EPSILON) / (q + PKT_EPSILON)).log()).mean()
+    apart = p - q
+    return (p * (apart / (q + PKT_EPSILON)).log1p() - apart).mean()
 
 
 def neighbourhoods(embedding_BD: Tensor) -> Tensor:

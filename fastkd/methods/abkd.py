@@ -36,6 +36,7 @@ class ABKDSettings(Checked):
 
 class ABKD(Method):
     Settings = ABKDSettings
+    about = "softened logits, α-β divergence"
     is_logit_method = True
     teachers_needed = (1, 1)
 

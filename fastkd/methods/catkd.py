@@ -36,6 +36,7 @@ class CATKD(Method):
     """A class activation map is what the classifier says at each place of the map that is pooled."""
 
     Settings = CATKDSettings
+    about = "class activation maps"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: CATKDSettings, context: Context):

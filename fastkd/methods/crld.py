@@ -42,6 +42,7 @@ class CRLD(Method):
     """Means are over all samples: those of which the teacher is not sure add nothing, and are counted."""
 
     Settings = CRLDSettings
+    about = "logits, consistent across views"
     is_logit_method = True
     teachers_needed = (1, 1)
     views = WEAK_AND_STRONG

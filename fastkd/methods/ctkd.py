@@ -43,6 +43,7 @@ class CTKD(Method):
     """The factor τ² is part of what is ascended: a greater τ always pays, and τ ends near its greatest value."""
 
     Settings = CTKDSettings
+    about = "kd, the temperature is learned"
     is_logit_method = True
     teachers_needed = (1, 1)
     factor: Tensor

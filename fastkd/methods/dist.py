@@ -40,6 +40,7 @@ class DIST(Method):
     """Compares probabilities, not logits. Each process correlates the samples of its own batch."""
 
     Settings = DISTSettings
+    about = "correlations of classes and samples"
     is_logit_method = True
     teachers_needed = (1, 1)
 

@@ -29,6 +29,7 @@ class JSDSettings(Checked):
 
 class JSD(Method):
     Settings = JSDSettings
+    about = "softened logits, Jensen-Shannon"
     is_logit_method = True
     teachers_needed = (1, 1)
 

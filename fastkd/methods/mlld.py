@@ -48,6 +48,7 @@ class MLLD(Method):
     """Needs a weak and a strong view. Each process compares the samples of its own batch."""
 
     Settings = MLLDSettings
+    about = "logits at samples, classes, batches"
     is_logit_method = True
     teachers_needed = (1, 1)
     views = WEAK_AND_STRONG

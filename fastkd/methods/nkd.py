@@ -36,6 +36,7 @@ class NKD(Method):
     """Under mixup and cutmix only the greater label counts, as in the authors' code."""
 
     Settings = NKDSettings
+    about = "softened logits, normalised apart"
     is_logit_method = True
     teachers_needed = (1, 1)
     mixed_labels = "greater"

@@ -27,6 +27,7 @@ class RKD(Method):
     """Compares the embeddings. Each process compares the samples of its own batch; the angles take B³ numbers."""
 
     Settings = RKDSettings
+    about = "distances and angles of samples"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: RKDSettings, context: Context):

@@ -38,6 +38,7 @@ class RLDSettings(Checked):
 
 class RLD(Method):
     Settings = RLDSettings
+    about = "softened logits, refined by labels"
     is_logit_method = True
     teachers_needed = (1, 1)
     mixed_labels = "greater"

@@ -40,8 +40,8 @@ class SDDSettings(Checked):
     """Parts along a side: 1 is the whole image, and always among them; (1, 2) for some of the authors' pairs."""
     warmup_epochs: EpochsOrNone = 20
     arithmetic: Literal["code", "paper"] = "code"
-    """With base nkd. code: "the other classes" are all classes, the label among them, as the authors' code masks none;
-    paper: those of NKD."""
+    """How base nkd is meant. code: "the other classes" are all classes, the label among them, as the authors' code
+    masks none; paper: those of NKD."""
     standardise: bool = False
     """The networks are compared by standardised logits (see kd)."""
 
@@ -55,6 +55,7 @@ class SDD(Method):
     """The networks' maps are pooled, and their classifiers applied to each part."""
 
     Settings = SDDSettings
+    about = "logits of parts of the image"
     is_logit_method = True
     teachers_needed = (1, 1)
     mixed_labels = "greater"

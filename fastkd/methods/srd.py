@@ -40,6 +40,7 @@ class SRD(Method):
     """The logarithm makes the gradient independent of the loss's size; a batch has at least two samples."""
 
     Settings = SRDSettings
+    about = "the embedding, normalised"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: SRDSettings, context: Context):

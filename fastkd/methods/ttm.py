@@ -45,6 +45,7 @@ class WTTMSettings(TTMSettings):
 
 class TTM(Method):
     Settings = TTMSettings
+    about = "the teacher's power transform"
     is_logit_method = True
     teachers_needed = (1, 1)
     weighted = False
@@ -66,4 +67,5 @@ class TTM(Method):
 
 class WTTM(TTM):
     Settings = WTTMSettings
+    about = "ttm, samples weighted by smoothness"
     weighted = True

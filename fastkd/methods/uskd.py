@@ -47,6 +47,7 @@ class USKD(Method):
     """Soft labels are constants. P depends on the batch of a process, and may exceed 1."""
 
     Settings = USKDSettings
+    about = "labels the student itself softens"
     is_logit_method = True
     teachers_needed = (0, None)
     mixed_labels = "own"

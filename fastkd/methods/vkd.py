@@ -35,6 +35,7 @@ class VkD(Method):
     """The paper's whitening of the teacher for generators is not in the released code, nor here."""
 
     Settings = VkDSettings
+    about = "features, projected orthogonally"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: VkDSettings, context: Context):

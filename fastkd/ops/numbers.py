@@ -5,6 +5,7 @@ A row here declares each number of a loss with its default, its range and its ro
 says, in one float32 tensor on the device: a captured graph follows a change.
 """
 
+import math
 from enum import IntEnum
 from typing import Annotated, Any, NamedTuple, TypedDict, get_type_hints
 
@@ -30,6 +31,10 @@ class Role(IntEnum):
     TEACHER_EXPONENT = 9  # on the teacher's probabilities
     STUDENT_EXPONENT = 10
     MIXTURE = 11  # the teacher's share of a mixture of both
+    LOGIT_SCALE = 12
+    SOFTCAP = 13
+    TEACHER_LOGIT_SCALE = 14
+    TEACHER_SOFTCAP = 15
 
 
 class CRDRole(IntEnum):
@@ -54,6 +59,20 @@ class KDNumbers(TypedDict, total=False):
     """τ. Only KL is taken at it."""
     kl_weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 0.9)]
     ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 0.1)]
+
+
+class LogitNumbers(TypedDict, total=False):
+    """What becomes of logits before they are compared: softcap · tanh(logit_scale · z / softcap)."""
+
+    logit_scale: Annotated[Scalar, Number(Role.LOGIT_SCALE, 1.0)]
+    softcap: Annotated[Scalar, Number(Role.SOFTCAP, math.inf, ABOVE_ZERO)]
+    """inf stands for none, and cannot be set: a loss is made with a soft-cap or without."""
+    teacher_logit_scale: Annotated[Scalar, Number(Role.TEACHER_LOGIT_SCALE, 1.0)]
+    teacher_softcap: Annotated[Scalar, Number(Role.TEACHER_SOFTCAP, math.inf, ABOVE_ZERO)]
+
+
+class KDRowNumbers(KDNumbers, LogitNumbers, total=False):
+    """Those of KD, and of the logits."""
 
 
 class SFTNNumbers(TypedDict, total=False):
@@ -132,6 +151,10 @@ class JSDNumbers(TypedDict, total=False):
     ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 0.0)]
 
 
+class JSDRowNumbers(JSDNumbers, LogitNumbers, total=False):
+    """Those of the divergence, and of the logits."""
+
+
 class VirtualTeacherNumbers(TypedDict, total=False):
     """ce_weight · CE + kl_weight · KL(virtual teacher ‖ student)."""
 
@@ -184,6 +207,8 @@ NUMBERS: dict[str, Row] = {
     "ce": {},
     **_COMPARING,
     **{name + STANDARDISED: row for name, row in _COMPARING.items()},
+    "kd_rows": _row(KDRowNumbers),
+    "jsd_rows": _row(JSDRowNumbers),
     "sftn": _row(SFTNNumbers),
     "sftn_reverse": _row(SFTNNumbers),
     "virtual": _row(VirtualTeacherNumbers),
@@ -193,6 +218,9 @@ NUMBERS: dict[str, Row] = {
     "crd": _row(CRDNumbers),
 }
 """The numbers of every form of the losses, by name."""
+
+ROW_FORMS = ("kd_rows", "jsd_rows")
+"""Those that `fastkd.ops.row_loss` computes."""
 
 
 def neutral(form: str) -> list[float]:

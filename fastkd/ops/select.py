@@ -123,6 +123,7 @@ _CALLED = {"reference": "PyTorch", "triton": "Triton", "dense": "Triton (dense)"
 
 OPERATIONS: dict[str, dict[str, Callable[[str, bool], str]]] = {
     "distill_loss": {"triton": _triton_obstacle, "reference": _runs_everywhere},
+    "row_loss": {"triton": _triton_obstacle, "reference": _runs_everywhere},
     "crd": {
         "dense": _triton_obstacle,
         "gather": _compiled_obstacle("cuda"),

@@ -149,6 +149,7 @@ class Recipe(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.augmentation.check_size(self.image_size)
         if self.name or self.stages:  # what recipes have in common has neither
             check_name(self.name, "the name of a recipe")
         earlier: list[str] = []
@@ -161,9 +162,6 @@ class Recipe(Checked):
             averaged = f"{stage.name}-ema"
             if stage.training is not None and stage.training.ema and any(averaged == s.name for s in self.stages):
                 raise UserError(f"a stage has the name {averaged!r}, as the averaged weights of the {stage.name} have")
-        if self.augmentation.crop == "pad" and self.augmentation.crop_padding > self.image_size:
-            padding = f"--crop-padding is at most the image size, {self.image_size}"
-            raise UserError(f"{padding}, got {self.augmentation.crop_padding}: farther out there is no image left")
         longest = max((stage.training.epochs for stage in self.stages if stage.training), default=0)
         for epoch in self.keep_epochs:
             if not 1 <= epoch <= longest:

@@ -34,6 +34,7 @@ def colour(number: int) -> str:
 
 class Line(NamedTuple):
     name: str
+    """It stands in the legend; "" where another line says what this one is."""
     points: Sequence[tuple[float, float]]
     """(x, y); values that are not finite are left out."""
     colour: str = ""
@@ -54,7 +55,7 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line]) -> Html:
     ys = [
         float(y) for line in lines for y in (*(y for _, y in line.points), *(y for _, *ends in line.band for y in ends))
     ]
-    x_low, x_high, y_low, y_high = min(xs), max(xs), min(ys), max(ys)
+    (x_low, x_high), (y_low, y_high) = _widened(min(xs), max(xs), 0.5), _widened(min(ys), max(ys))
     if 0 <= y_low < y_high / 2:
         y_low = 0.0
 
@@ -84,7 +85,9 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line]) -> Html:
         if len(line.points) == 1:
             x, y = place(*line.points[0])
             parts.append(element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=3, fill=line.colour))
-    keys = [join((_stroke(line), f"{line.name} ", element("b", f"{line.points[-1][1]:.4g}"))) for line in lines]
+    keys = [
+        join((_stroke(line), f"{line.name} ", element("b", f"{line.points[-1][1]:.4g}"))) for line in lines if line.name
+    ]
     return _figure(title, parts, _HEIGHT, keys)
 
 
@@ -109,7 +112,7 @@ def dot_chart(title: str, dots: Sequence[Dot]) -> Html:
         return NOTHING
     rows, series = (list(dict.fromkeys(names)) for names in ([d.row for d in dots], [d.series for d in dots]))
     dots = [dot._replace(colour=dot.colour or colour(series.index(dot.series))) for dot in dots]
-    low, high = min(dot.value - dot.error for dot in dots), max(dot.value + dot.error for dot in dots)
+    low, high = _widened(min(dot.value - dot.error for dot in dots), max(dot.value + dot.error for dot in dots))
     left = min(_WIDTH / 2, 16 + 6.5 * max(len(row) for row in rows))
     row_height = max(26, 13 * len(series))
     bottom = _TOP + row_height * len(rows)
@@ -145,6 +148,12 @@ def _is_drawable(*values: float) -> bool:
     return all(abs(value) < _MOST for value in values)
 
 
+def _widened(low: float, high: float, by: float = 0.0) -> tuple[float, float]:
+    """The range, or one around its only value."""
+    by = by or abs(low) / 10 or 1.0
+    return (low, high) if high > low else (low - by, high + by)
+
+
 def _flat(value: float) -> float:
     return value if abs(value) > 1 / _MOST else 0.0
 
@@ -158,6 +167,11 @@ def _thinned(points: Sequence) -> Sequence:
 def _figure(title: str, parts: Sequence[Html], height: float, keys: Sequence[Html]) -> Html:
     svg = element("svg", *parts, viewBox=f"0 0 {_WIDTH} {height}", role="img", aria_label=title)
     return element("figure", svg, element("figcaption", *(element("span", key) for key in keys), class_="legend"))
+
+
+def _key(line: Line) -> Html:
+    """What the line looks like, its name, and its last value."""
+    return join((_stroke(line), f"{line.name} ", element("b", f"{line.points[-1][1]:.4g}")))
 
 
 def _stroke(line: Line) -> Html:

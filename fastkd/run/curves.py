@@ -9,6 +9,8 @@ from fastkd.run.charts import DASHED, DOTTED, Line, colour, line_chart
 from fastkd.run.page import Html
 
 _MOST = 1e100
+_MANY = 3
+"""Runs from which on the controls of all of them stand in a legend once."""
 _LONG = 6
 """Epochs from which on a training is long enough to look at its second half alone."""
 
@@ -128,8 +130,7 @@ def learning_rate(stage: str) -> Value:
 
 def _errors(runs: Sequence[Curves], heading: str, networks: Sequence[str]) -> list[Html]:
     """Test error, the same once more for the second half of a training that is long enough, and training error."""
-    tested = [line for run in runs for line in _lines(run, networks, error_of, 100.0)]
-    trained = [line for run in runs for line in _lines(run, networks, _training_error, 100.0)]
+    tested, trained = (_of_networks(runs, networks, value) for value in (error_of, _training_error))
     epochs = max((epoch for line in tested for epoch, _ in line.points), default=0)
     late = [_after(line, epochs / 2) for line in tested] if epochs >= _LONG else []
     titles = {"test error, %": tested, "test error in the second half, %": late, "training error, %": trained}
@@ -173,15 +174,20 @@ def _of_stage(runs: Sequence[Curves], stage: str, title: str, values: Sequence[V
     return line_chart(f"{stage}: {title}", "epoch", lines)
 
 
-def _lines(run: Curves, networks: Sequence[str], value: Callable[[str], Value], most: float) -> Iterable[Line]:
-    for network in networks:
-        points, band = over_seeds(run.logs, value(network))
-        inside = [(epoch, max(low, 0.0), min(high, most)) for epoch, low, high in band]
-        main = network == networks[0]
-        dash = "" if main else DASHED if network in run.roles else DOTTED
-        alone = not run.colour
-        name = network if alone else run.label if main else f"{run.label}, {network}"
-        yield Line(name, points, run.of(network), dash, inside)
+def _of_networks(runs: Sequence[Curves], networks: Sequence[str], value: Callable[[str], Value]) -> list[Line]:
+    """A line for each network of each run, in percent. Of many runs only the last says which is which."""
+    lines = []
+    for number, run in enumerate(runs):
+        for network in networks:
+            points, band = over_seeds(run.logs, value(network))
+            inside = [(epoch, max(low, 0.0), min(high, 100.0)) for epoch, low, high in band]
+            main = network == networks[0]
+            dash = "" if main else DASHED if network in run.roles else DOTTED
+            name = run.label if main else f"{run.label}, {network}"
+            if len(runs) > _MANY and not main:
+                name = f"{network}, in the colour of its run" if number + 1 == len(runs) else ""
+            lines.append(Line(network if len(runs) == 1 else name, points, run.of(network), dash, inside))
+    return lines
 
 
 def _tested(run: Curves) -> list[str]:

@@ -66,6 +66,7 @@ th { font-weight: 600 } thead th { color: var(--soft); font-weight: 500; max-wid
   vertical-align: bottom }
 .numbers thead th:nth-child(n+2) { min-width: 4.6rem }
 tbody th { position: sticky; left: 0; background: var(--back); min-width: 5rem; white-space: nowrap }
+tbody th:has(.swatch) { padding-left: 1.3em } tbody th .swatch { position: absolute; left: 0; top: .75em }
 @media (max-width: 600px) { tbody th { white-space: normal; max-width: 8rem; overflow-wrap: break-word } }
 .numbers td { font-variant-numeric: tabular-nums; white-space: nowrap }
 .settings { font-size: 13px } .settings td { overflow-wrap: anywhere; min-width: 6rem; max-width: 22rem }
@@ -73,6 +74,7 @@ tbody th { position: sticky; left: 0; background: var(--back); min-width: 5rem; 
 .facts td:last-child { white-space: normal; overflow-wrap: anywhere; min-width: 7rem }
 .facts td:nth-child(2) { white-space: normal; min-width: 5rem }
 .swatch { display: inline-block; width: .75em; height: .75em; margin-right: .45em; border-radius: 2px }
+@media (max-width: 600px) { .facts td:nth-child(n) { white-space: nowrap } }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 1rem 1.4rem;
   margin-top: .8rem }
 figure { margin: 0; min-width: 0 } svg { width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif }

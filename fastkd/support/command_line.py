@@ -5,6 +5,7 @@ An option that was not given is None: the recipe keeps its value. An unknown opt
 
 import contextlib
 import dataclasses
+import errno
 import inspect
 import io
 import sys
@@ -24,7 +25,7 @@ from fastkd.support.paths import expanded
 from fastkd.support.ranges import bare, range_of, shortened
 
 T = TypeVar("T")
-NO_MEMORY = "this machine has no memory for that"
+_RAN_OUT = {errno.ENOMEM: "memory", errno.EMFILE: "open files", errno.ENFILE: "open files"}
 
 
 def command(main: Callable[[list[str]], int], arguments: list[str] | None = None) -> int:
@@ -43,22 +44,27 @@ def command(main: Callable[[list[str]], int], arguments: list[str] | None = None
     except torch.OutOfMemoryError:
         print("fastkd: out of memory on the device; does another program hold it?", file=sys.stderr)
         return 2
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except BrokenPipeError:
+        return 1
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not (missing := what_ran_out(error)):
             raise
-        print(f"fastkd: {NO_MEMORY}: fewer or smaller images, a smaller --batch-size or --workers", file=sys.stderr)
+        print(f"fastkd: out of {missing}: fewer or smaller images, a smaller batch, fewer --workers", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fastkd: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 1
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the machine refused memory, or a thread, which is what numpy and torch have errors of their own for."""
-    words = ("can't allocate memory", "not enough memory", "can't start new thread", "Cannot allocate memory")
-    return isinstance(error, MemoryError) or any(one in str(error) for one in words)
+def what_ran_out(error: Exception) -> str:
+    """What the machine had no more of, which numpy, torch and the system say each in a way of its own; "": nothing."""
+    if isinstance(error, OSError):
+        return _RAN_OUT.get(error.errno or 0, "")
+    words = str(error)
+    if "can't start new thread" in words:
+        return "threads"
+    short = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "std::bad_alloc")
+    return "memory" if isinstance(error, MemoryError) or any(one in words for one in short) else ""
 
 
 def read_options(
@@ -80,7 +86,7 @@ def read_options(
         words = description or inspect.cleandoc(kind.__doc__ or "")
         print(page(_usage(kind, program), words, found, whole="--help-all" in arguments))
         raise SystemExit(0)
-    _refuse_empty(arguments)
+    refuse_empty(arguments)
     known = {"help", "help-all", *option_names(kind)}
     for prefix, inner in (groups or {}).items():
         known |= {f"{prefix}.{name}" for name in option_names(inner)}
@@ -122,7 +128,7 @@ def _marks(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
 
 
-def _refuse_empty(arguments: Sequence[str]) -> None:
+def refuse_empty(arguments: Sequence[str]) -> None:
     """Refuses an empty value, as a variable of a script that is not set leaves it: it would mean something else."""
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")

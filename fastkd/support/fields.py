@@ -30,6 +30,11 @@ def group(prefix: str = "", *, rare: bool = False) -> Any:
     return dataclasses.field(default=None, metadata={_GROUP: prefix, _RARE: rare})
 
 
+def rare(default: Any) -> Any:
+    """An option that the short help only names."""
+    return dataclasses.field(default=default, metadata={_RARE: True})
+
+
 def is_rare(field: dataclasses.Field) -> bool:
     return field.metadata.get(_RARE, False)
 

@@ -45,7 +45,11 @@ def sections(
     values: {name of a field that is a group, or prefix: the settings that hold where an option is not given}.
     """
     own = [field for field in dataclasses.fields(kind) if group_prefix(field) is None and not is_fixed(field)]
-    found = [Section("Options", [_entry(field, kind, metavar) for field in own])]
+    seldom = [field for field in own if is_rare(field)]
+    found = [
+        Section("Options", [_entry(field, kind, metavar) for field in own if field not in seldom]),
+        Section("For special cases", [_entry(field, kind, metavar) for field in seldom], rare=True),
+    ]
     for field in dataclasses.fields(kind):
         prefix = group_prefix(field)
         if prefix is not None:

@@ -48,7 +48,15 @@ def shortened(value: object) -> str:
 
 def whole(least: int, most: int) -> Range:
     """The integers from `least` to `most`."""
-    return Range(f"a whole number from {least:,} to {most:,}", lambda value: least <= value <= most, whole=True)
+    words = f"a whole number from {_spelled(least)} to {_spelled(most)}"
+    return Range(words, lambda value: least <= value <= most, whole=True)
+
+
+def _spelled(number: int) -> str:
+    power = abs(number).bit_length() - 1
+    if power < 30:
+        return f"{number:,}"
+    return f"{'-' * (number < 0)}2^{power}" if abs(number) == 1 << power else f"2^{power + 1} - 1"
 
 
 def between(least: float, most: float) -> Range:

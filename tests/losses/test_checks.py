@@ -49,12 +49,12 @@ CASES = {
     "integer logits": (
         lambda: ce_loss(torch.zeros(2, 3, dtype=torch.int64), LABELS),
         ValueError,
-        "logits are a floating-point matrix [B,K], got torch.int64 [2, 3]",
+        "logits are floating point [B,K], [B,T,K] or [B,K,H,W], got torch.int64 [2, 3]",
     ),
     "logits as a list": (
         lambda: kd(student_logits=[[0.0]]),
         TypeError,
-        "student_logits are a floating-point matrix [B,K], got list",
+        "student_logits are floating point [B,K], [B,T,K] or [B,K,H,W], got list",
     ),
     "logits of other shapes": (
         lambda: KDLoss()(LOGITS, torch.randn(2, 4), LABELS),
@@ -80,7 +80,7 @@ CASES = {
     "a branch that is none": (
         lambda: SFTNLoss()(LOGITS, [None], LABELS),
         TypeError,
-        "branch_logits[0] are a floating-point matrix [B,K], got NoneType",
+        "branch_logits[0] are floating point [B,K], [B,T,K] or [B,K,H,W], got NoneType",
     ),
     "teachers of a wrong type": (lambda: teachers(3.0), TypeError, "teacher_logits are a tensor [N,B,K]"),
     "no teachers": (lambda: teachers([]), ValueError, "teacher_logits are a tensor [N,B,K]"),
@@ -139,7 +139,7 @@ CASES = {
     "sparse logits": (
         lambda: kd_loss(LOGITS.to_sparse(), LOGITS, LABELS),
         ValueError,
-        "student_logits are a floating-point matrix [B,K], got a sparse one: make it dense",
+        "student_logits are floating point [B,K], [B,T,K] or [B,K,H,W], got a sparse one: make it dense",
     ),
     "teachers' weights of truth": (
         lambda: MultiTeacherLoss()(LOGITS, [LOGITS], LABELS, torch.tensor([True])),

@@ -12,6 +12,7 @@ from torch import nn
 from fastkd.losses.relations import relations
 from fastkd.methods import METHODS, short_name, split_methods
 from fastkd.methods.oh import margin
+from fastkd.methods.projectors import OrthogonalProjector, ProjectedMap
 from fastkd.methods.regressors import Regressor
 from fastkd.methods.smallest_combination import smallest_combination
 from fastkd.support.errors import UserError
@@ -325,3 +326,61 @@ class TestShortNames:
     def test_two_of_one_name_are_refused(self, names):
         with pytest.raises(UserError, match="stands twice"):
             split_methods(names)
+
+
+WITH_A_TEACHER = [name for name, kind in METHODS.items() if kind.is_logit_method and kind.teachers_needed[0]]
+# The others look at the teacher's own logits too: at its confidence, its Gram matrices, whether it is right.
+SEE_STANDARDISED_ALONE = ("abkd", "aekd", "aveg", "dist", "dkd", "dml", "jsd", "kd", "nkd", "rco", "rld", "ttm", "wttm")
+
+
+class TestStandardise:
+    @pytest.mark.parametrize("name", [name for name in WITH_A_TEACHER if name != "none"])
+    def test_it_is_a_switch_of_every_logit_method_with_a_teacher(self, name):
+        assert METHODS[name].Settings().standardise is False
+
+    @pytest.mark.parametrize("name", SEE_STANDARDISED_ALONE)
+    def test_the_teachers_scale_and_offset_are_not_seen(self, name):
+        torch.manual_seed(0)
+        student, teacher = torch.randn(2, 6, 10).double()
+        labels = torch.randint(10, (6,))
+        outputs = [output(logits=z, embedding=z) for z in (student, teacher, 3 * teacher + 5)]
+        for standardise in (True, False):
+            method = built(name, *outputs[:2], standardise=standardise)
+            plain, scaled = (run(method, outputs[0], other, labels=labels).total for other in outputs[1:])
+            assert torch.allclose(plain, scaled, rtol=1e-5) == standardise
+
+
+class TestOrthogonalProjector:
+    @pytest.mark.parametrize("width, goal", ((5, 8), (8, 5), (6, 6)))
+    def test_it_is_orthogonal_whatever_its_parameter_and_stays_so_under_weight_decay(self, width, goal):
+        torch.manual_seed(0)
+        projector = OrthogonalProjector(width, goal).double()
+        projector.original.data.normal_()
+        optimizer = torch.optim.AdamW(projector.parameters(), lr=0.1, weight_decay=0.5)
+        rows, target = torch.randn(9, width).double(), torch.randn(9, goal).double()
+        for _ in range(3):
+            (projector(rows) - target).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        matrix = projector.weight()
+        assert matrix.shape == (goal, width)
+        products = matrix @ matrix.T if goal < width else matrix.T @ matrix
+        torch.testing.assert_close(
+            products, torch.eye(min(width, goal)).double(), rtol=0, atol=2e-6
+        )  # the base is float32
+
+
+def test_a_normalised_projector_gives_a_map_at_the_teachers_scale():
+    torch.manual_seed(0)
+    projected = ProjectedMap("normalised", 3, 4)
+    target = 5 + 3 * torch.randn(64, 4, 2, 2)
+    for _ in range(60):
+        projected.observe(target)
+    found = projected(torch.randn(64, 3, 2, 2))
+    torch.testing.assert_close(found.mean((0, 2, 3)), target.mean((0, 2, 3)), rtol=2e-2, atol=0)
+    torch.testing.assert_close(found.std((0, 2, 3)), target.std((0, 2, 3)), rtol=2e-2, atol=0)
+
+
+def test_methods_that_need_different_views_are_refused():
+    with pytest.raises(UserError, match="mlld and sskd need different views"):
+        distill("mlld+sskd", "resnet8", "resnet8x2")

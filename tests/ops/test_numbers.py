@@ -1,11 +1,12 @@
 """The table of the losses' numbers: what reads it agrees with it."""
 
 import inspect
+import math
 
 import pytest
 
 from fastkd.ops.distill_loss import reference
-from fastkd.ops.numbers import NUMBERS, CRDRole, Role, neutral
+from fastkd.ops.numbers import NUMBERS, ROW_FORMS, CRDRole, Role, neutral
 
 OPTIONS = {"labels_B", "ignore_index", "shares", "direction", "detached", "tau_squared", "spread", "standardised"}
 OPTIONS |= {"weighted", "continuous"}
@@ -17,7 +18,8 @@ def test_every_number_has_a_place_of_its_own_and_a_default_in_its_range(form):
     assert len(set(places)) == len(places)
     assert len(neutral(form)) == len(CRDRole if form == "crd" else Role)
     for name, number in NUMBERS[form].items():
-        number.range.check(name, number.default)
+        if number.default != math.inf:  # stands for none
+            number.range.check(name, number.default)
 
 
 @pytest.mark.parametrize("form", reference.FORMS)
@@ -31,8 +33,15 @@ def test_the_definition_takes_the_numbers_of_its_row(form):
     assert row == set(keywords) - ({"temperature"} if form == "virtual" else set())
 
 
+@pytest.mark.parametrize("form", ROW_FORMS)
+def test_the_numbers_of_rows_and_of_batches_stand_in_one_tensor(form):
+    """`KDLoss` hands one tensor to both operations."""
+    assert neutral(form) == neutral("kd")
+    assert set(neutral(form)) == {1.0}
+
+
 def test_every_form_has_a_definition_and_a_kernel():
     pytest.importorskip("triton")
     from fastkd.ops.distill_loss import launch
 
-    assert set(reference.FORMS) == set(launch.FORMS) == set(NUMBERS) - {"crd"}
+    assert set(reference.FORMS) == set(launch.FORMS) == set(NUMBERS) - {"crd", *ROW_FORMS}

@@ -64,6 +64,18 @@ class TestLines:
         assert (line.get("stroke"), line.get("stroke-dasharray")) == ("#123456", DASHED)
         assert legend(chart) == [("a 1", "#123456")] and chart.count(f'stroke-dasharray="{DASHED}"') == 2
 
+    @pytest.mark.parametrize("value", (86.6518, 0.030025, -3.0, 0.0, 1e5))
+    def test_one_value_stands_in_the_middle_between_round_numbers(self, value):
+        chart = line_chart("loss", "epoch", [Line("a", [(1, value)])])
+        (circle,) = drawing(chart).iter("circle")
+        assert 150 < float(circle.get("cx")) < 260 and 90 < float(circle.get("cy")) < 140
+        values, epochs = ticks(chart)
+        assert epochs == [1] and len(values) >= 3 and all(len(f"{tick:g}") <= 7 for tick in values)
+
+    def test_a_line_without_a_name_is_in_no_legend(self):
+        chart = line_chart("loss", "epoch", [Line("a", [(1, 2.0), (2, 1.0)]), Line("", [(1, 1.0), (2, 2.0)])])
+        assert len(points(chart)) == 2 and [name for name, _ in legend(chart)] == ["a 1"]
+
     def test_a_band_lies_around_its_line_and_inside_the_frame(self):
         band = [(1, 1.0, 3.0), (2, 0.5, 9.0)]
         chart = line_chart("loss", "epoch", [Line("a", [(1, 2.0), (2, 1.0)], band=band)])

@@ -109,6 +109,12 @@ class TestGroups:
         assert titles(found)[:2] == ["teacher: test error, %", "teacher: test error in the second half, %"]
         assert [len(re.search('points="(.*?)"', chart)[1].split()) for chart in found[:2]] == [8, 4]
 
+    def test_the_controls_of_many_runs_stand_in_a_legend_once(self):
+        chart = groups(several([(f"run {place}", [log(80)], ROLES) for place in range(5)]))["student and control"][0]
+        keys = re.findall("</svg>([^<]*) <b>", chart)
+        assert keys == [*(f"run {place}" for place in range(5)), "control, in the colour of its run"]
+        assert chart.count("<polyline") == 10
+
     def test_without_records_there_is_nothing(self):
         assert groups(several([("one", [[]], ROLES)])) == {}
 
