@@ -82,7 +82,10 @@ class TestMistakes:
             (["--seeds", "0"], "--seeds: expected a whole number from 1 to 10,000, got '0'"),
             (["--lr", "-1"], "--lr: expected a number above 0, got '-1'"),
             (["--momentum", "-1"], "--momentum: expected a number from 0 to below 1, got '-1'"),
-            (["--momentum", "0", "--nesterov", "on"], "Nesterov momentum belongs to SGD or LARS with a momentum above 0"),
+            (
+                ["--momentum", "0", "--nesterov", "on"],
+                "Nesterov momentum belongs to SGD or LARS with a momentum above 0",
+            ),
             (["--weight-decay", "-1"], "--weight-decay: expected a number of at least 0, got '-1'"),
             (["--sftn.temperature", "0"], "--sftn.temperature: expected a number from 0.001 to 1000, got '0'"),
             (["--keep-epochs", "99"], "--keep-epochs are epochs from 1 to 30, got 99"),
