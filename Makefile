@@ -21,8 +21,8 @@ QUICK := tests/test_layers.py tests/test_mirror.py tests/test_docs.py tests/test
   tests/methods/test_peers.py tests/networks/test_grafts.py tests/recipes \
   tests/training --ignore=tests/training/test_capture.py --ignore=tests/training/test_compilation.py \
   tests/run/test_earlier.py tests/run/test_figures.py tests/run/test_header.py tests/run/test_job.py \
-  tests/run/test_charts.py tests/run/test_curves.py tests/run/test_differences.py tests/run/test_labels.py \
-  tests/run/test_outlook.py tests/run/test_page.py \
+  tests/run/test_charts.py tests/run/test_comparison.py tests/run/test_curves.py tests/run/test_differences.py \
+  tests/run/test_labels.py tests/run/test_outlook.py tests/run/test_page.py tests/run/test_shown.py \
   tests/data/test_augment.py tests/data/test_base.py tests/data/test_boxes.py tests/data/test_failures.py \
   tests/data/test_order.py tests/data/test_paths.py tests/data/test_resident.py \
   tests/support --ignore=tests/support/test_distributed.py tests/benchmarks

@@ -58,11 +58,10 @@ def jobs(out: Path, *, steps: bool) -> list[Job]:
         return Job(part, name, command, seconds)
 
     found = [Job("tests", "gpu tests", tests, 150), benchmark("ops", "distill_loss", 60), benchmark("ops", "crd", 60)]
-    found += (
-        [benchmark("steps", "methods", 60), benchmark("steps", "training_step", 150), benchmark("steps", "store", 60)]
-        if steps
-        else []
-    )
+    found.append(benchmark("ops", "row_loss", 60))
+    if steps:
+        found += [benchmark("steps", "methods", 60), benchmark("steps", "training_step", 150)]
+        found.append(benchmark("steps", "store", 60))
     return [*found, benchmark("data", "data", 180), benchmark("data", "feeding", 120)]
 
 

@@ -22,7 +22,7 @@ from fastkd.recipes.several import joined, with_one_data_seed
 from fastkd.run.teachers import with_loaded_teacher, with_more_teachers
 from fastkd.run.weights import WeightsFiles
 from fastkd.stored import Storing
-from fastkd.support.command_line import of_group, read_options
+from fastkd.support.command_line import of_group, read_options, refuse_empty
 from fastkd.support.distributed import restarts
 from fastkd.support.errors import UserError, nearest
 from fastkd.support.fields import fixed, given, group, idle, rare
@@ -95,6 +95,7 @@ class Options:
 
 def parse(arguments: list[str], *, program: str = "python -m fastkd.train", description: str | None = None) -> Options:
     """Reads the command line. Raises UserError for a mistake; --help prints the help and ends the program."""
+    refuse_empty(arguments)
     method = _value_of(arguments, "--method") or "kd"
     for name in outside(method):
         import_method(name)

@@ -58,7 +58,7 @@ def test_the_data_set_that_readme_shows_is_a_function_and_a_row(tmp_path, monkey
     assert results["stages"]["student"]["test"]["student"]["samples"] == 64
 
 
-@pytest.mark.parametrize("function, spec", [(digits, "mine"), (lambda path: digits(), "mine:PATH")], ids=str)
+@pytest.mark.parametrize("function, spec", [(digits, "mine"), (lambda path: digits(), "mine:PATH")], ids=["", "folder"])
 def test_one_row_is_all_a_data_set_needs(function, spec, monkeypatch):
     """Whatever a command does with a data set: train, look, inspect."""
     monkeypatch.setitem(DATASETS, "mine", function)

@@ -82,7 +82,10 @@ class TestMistakes:
             (["--seeds", "0"], "--seeds: expected a whole number from 1 to 10,000, got '0'"),
             (["--lr", "-1"], "--lr: expected a number above 0, got '-1'"),
             (["--momentum", "-1"], "--momentum: expected a number from 0 to below 1, got '-1'"),
-            (["--momentum", "0", "--nesterov", "on"], "Nesterov momentum belongs to SGD with a momentum above 0"),
+            (
+                ["--momentum", "0", "--nesterov", "on"],
+                "Nesterov momentum belongs to SGD or LARS with a momentum above 0",
+            ),
             (["--weight-decay", "-1"], "--weight-decay: expected a number of at least 0, got '-1'"),
             (["--sftn.temperature", "0"], "--sftn.temperature: expected a number from 0.001 to 1000, got '0'"),
             (["--keep-epochs", "99"], "--keep-epochs are epochs from 1 to 30, got 99"),
@@ -121,6 +124,24 @@ class TestMistakes:
     def test_one_line(self, arguments, words, tmp_path):
         line = mistake(*arguments, *([] if "--resume" in arguments else ["--run", tmp_path / "run"]))
         assert re.search(words, line), line
+
+    @pytest.mark.parametrize("options", (["--lr", "1e30"], ["--weight-decay", "1e30"]))
+    def test_a_dry_run_says_that_a_loss_is_not_finite(self, options):
+        line = mistake(*TINY, "--dry-run", *options)
+        assert "teacher: the loss or its gradient was not finite" in line and "try a lower learning rate" in line
+
+    def test_a_dry_run_says_that_a_last_batch_is_too_small(self):
+        line = mistake(*TINY, "--dry-run", "--limit-train", "129", "--drop-last", "off", "--student", "vgg8",
+                       "--teacher-training", "standard")  # fmt: skip
+        assert "the last batch of an epoch (129 images in batches of 64) has 1 image, too few for vgg8" in line
+
+    def test_memory_that_is_not_there_names_the_knobs(self, tmp_path, monkeypatch):
+        def allocate(*_arguments):
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+        monkeypatch.setattr(train, "carry_out", allocate)
+        line = mistake(*TINY, "--run", tmp_path / "run")
+        assert "out of memory on cpu: raise --accumulate, or lower --batch-size" in line
 
     def test_a_mistake_in_the_data_or_the_pair_leaves_no_folder(self, tmp_path):
         mistake("--student", "vgg8", "--run", tmp_path / "run")

@@ -115,7 +115,9 @@ def _refuse_idle(options: Options, data: DataSet) -> None:
     """An option that would change nothing is an error, so that nobody believes it did."""
     changed = {name for name, value in vars(options).items() if value != getattr(Options, name, None)}
     sheet = ("out", "image_size", "crop", "crop_padding", "flip", "rotation", "views", "rotations", "images", "seed")
-    idle = dict.fromkeys(sheet, f"{data.name} has no training images to show") if not len(data.train) else {}
+    idle: dict[str, str] = (
+        dict.fromkeys(sheet, f"{data.name} has no training images to show") if not len(data.train) else {}
+    )
     streamed = isinstance(data.train, FileSplit)
     if (options.crop or ("resized" if streamed else "pad")) == "resized":
         idle["crop_padding"] = "it goes with --crop pad"

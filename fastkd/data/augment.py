@@ -85,6 +85,12 @@ def policy_of(view: int, augmentation: Augmentation | None, views: Views) -> tup
     return None
 
 
+def mixing_of(augmentation: Augmentation | None, seed: int) -> Mixing | None:
+    if augmentation is None or not (augmentation.mixup or augmentation.cutmix):
+        return None
+    return Mixing(augmentation.mixup, augmentation.cutmix, seed)
+
+
 class Normalise(nn.Module):
     """What makes (byte / 255 - mean) / std of a byte, as one product and one sum: two numbers for each channel."""
 
@@ -134,8 +140,7 @@ class Prepare(nn.Module):
             dtype=self.format.dtype,
         )
         self.policies = tuple(policy_of(view, augmentation, views) for view in range(views.count))
-        mixes = augmentation is not None and (augmentation.mixup or augmentation.cutmix)
-        self.mixing = Mixing(augmentation.mixup, augmentation.cutmix, seed) if mixes else None
+        self.mixing = mixing_of(augmentation, seed)
 
     def batch(self, images_nHWC: Tensor, rows_VB: Tensor, index_B: Tensor, step: Tensor, epoch: Tensor) -> Batch:
         """rows_VB: the byte image that each view is cut out of; index_B: the samples' row numbers in the split."""

@@ -28,6 +28,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # mean of each image's own deviation.
 _TINY_MEAN, _TINY_STD = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
 _SHOWN = 3
+_LARGE = 1 << 24  # pixels, from which on a picture's memory is looked at
 _BYTES_OF_A_PIXEL = 8  # while it is decoded: four in Pillow, three in the tensor
 
 
@@ -204,6 +205,8 @@ def _data_set(
 def _refuse_what_no_memory_takes(train: Found, test: Found, reading: Reading) -> None:
     """A picture of a few kilobytes can take gigabytes when it is decoded, in every worker at once."""
     largest = max((found for found in (train, test)), key=_most_pixels)
+    if _most_pixels(largest) < _LARGE:
+        return
     need, free = _most_pixels(largest) * _BYTES_OF_A_PIXEL * max(1, reading.decoders()), free_memory()
     if free is not None and need > free:
         place = int(largest.sizes.astype(np.int64).prod(1).argmax())

@@ -19,13 +19,16 @@ class Mixing(nn.Module):
     1 less the share; every view is mixed alike. The places are those of the global batch.
     """
 
+    mixup_shares: Tensor
+    cutmix_shares: Tensor
+
     def __init__(self, mixup: float, cutmix: float, seed: int):
         """mixup, cutmix: α of each, at least one of them above 0."""
         super().__init__()
         self.kinds = (mixup > 0, cutmix > 0)
         self.key = split_seed(seed)
         for name, alpha in (("mixup_shares", mixup), ("cutmix_shares", cutmix)):
-            self.register_buffer(name, beta_quantiles(alpha) if alpha else None, persistent=False)
+            self.register_buffer(name, beta_quantiles(alpha) if alpha else torch.ones(QUANTILES), persistent=False)
 
     def forward(self, batch: Batch) -> Batch:
         count, (height, width) = len(batch.labels), batch.images.shape[-2:]
@@ -35,8 +38,7 @@ class Mixing(nn.Module):
         partner = (places + below(first[0], max(count - 1, 1)) + min(count - 1, 1)) % count
         is_cutmix = first[1] >> 31 if all(self.kinds) else torch.full_like(first[1], int(self.kinds[1]))
         place = below(first[2], QUANTILES)
-        drawn = [table[place] if table is not None else None for table in (self.mixup_shares, self.cutmix_shares)]
-        share = torch.where(is_cutmix == 1, *(value if value is not None else first[2] * 0.0 for value in drawn[::-1]))
+        share = torch.where(is_cutmix == 1, self.cutmix_shares[place], self.mixup_shares[place])
         box = cut_box(share, below(second[0], height), below(second[1], width), height, width)
         of_box = 1 - box.float().mean()
         kept = torch.where(is_cutmix == 1, (~box).float(), share)

@@ -124,7 +124,8 @@ def check_choice(name: str, value: str, known: Sequence[str]) -> None:
 
 def _may_be_read(tensor: Tensor) -> bool:
     """Whether a look at the numbers waits for nothing, and breaks nothing that traces or transforms this call."""
-    watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    watched = traced or torch._C._len_torch_dispatch_stack() > 0
     return tensor.device.type == "cpu" and not watched and not is_transforming() and type(tensor) is Tensor
 
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple, Unpack
 from torch import Tensor
 
 from fastkd.losses import rows
-from fastkd.losses.checks import check_choice, check_logits
+from fastkd.losses.checks import check_choice
 from fastkd.losses.module import checked_numbers, takes_numbers
 from fastkd.losses.pair import named, pair_loss
-from fastkd.losses.row_checks import check_ce_weight, check_standardised
+from fastkd.losses.row_checks import check_ce_weight, check_networks, check_standardised
 from fastkd.losses.rows import NUMBERS_OF_LOGITS, Counting, Reduction, RowLoss, RowTeacher
 from fastkd.ops.distill_loss import Numbers
 from fastkd.ops.numbers import JSDRowNumbers, Scalar
@@ -56,7 +56,7 @@ def jsd_loss(
     if standardise or (simple and rows.is_small(student_logits, teacher_logits, labels, counting)):
         given = checked_numbers("jsd_loss", "jsd", numbers, student_logits)
         return _small(named("jsd", standardise), student_logits, teacher_logits, labels, given, ignore_index)
-    check_logits(student_logits=student_logits)
+    check_networks(student_logits, teacher_logits)
     checked = checked_numbers("jsd_loss", "jsd_rows", numbers, student_logits)
     check_ce_weight(checked["ce_weight"], labels)
     packed = rows.packed("jsd_rows", checked, numbers, student_logits)
@@ -111,7 +111,7 @@ class JSDLoss(RowLoss):
     def _of_rows(
         self, student_logits: Tensor, teacher_logits: RowTeacher, labels: Tensor | None, counting: Counting
     ) -> JSDTerms:
-        check_logits(student_logits=student_logits)
+        check_networks(student_logits, teacher_logits)
         if labels is None:
             check_ce_weight(self.ce_weight, labels)
         form, packed = Form("jsd", self.tau_squared, *self.caps), self.numbers_beside(student_logits)

@@ -9,7 +9,7 @@ from fastkd.losses import rows
 from fastkd.losses.checks import check_batch, check_choice, check_logits, check_several, check_teacher_weights
 from fastkd.losses.module import Loss, checked_numbers, takes_numbers
 from fastkd.losses.pair import named
-from fastkd.losses.row_checks import check_ce_weight, check_kept, check_standardised
+from fastkd.losses.row_checks import check_ce_weight, check_kept, check_networks, check_standardised
 from fastkd.losses.rows import NUMBERS_OF_LOGITS, Counting, Divergence, Reduction, RowLoss, RowTeacher
 from fastkd.losses.shapes import as_matrix
 from fastkd.ops import kept
@@ -115,7 +115,8 @@ def kd_loss(
         check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
         checked = checked_numbers("kd_loss", "kd", given, student_logits)
         return _kd(named("kd", standardise), student_logits, [teacher_logits], labels, checked, ignore_index)
-    _check_rows(student_logits, teacher_logits, divergence)
+    check_choice("divergence", divergence, rows.DIVERGENCES)
+    check_networks(student_logits, teacher_logits)
     checked = checked_numbers("kd_loss", "kd_rows", given, student_logits)
     check_ce_weight(checked["ce_weight"], labels)
     packed = rows.packed("kd_rows", checked, given, student_logits)
@@ -195,7 +196,7 @@ class KDLoss(RowLoss):
         if self.standardise or (simple and rows.is_small(student_logits, teacher_logits, labels, counting)):
             check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
             return _kd(self._form, student_logits, [teacher_logits], labels, self.numbers, self.ignore_index)
-        _check_rows(student_logits, teacher_logits, self.divergence)
+        check_networks(student_logits, teacher_logits)
         if labels is None:
             check_ce_weight(self.ce_weight, labels)
         packed, form = self.numbers_beside(student_logits), _form(self.divergence, self.caps)
@@ -221,13 +222,6 @@ class MultiTeacherLoss(Loss):
     ) -> KDTerms:
         given = student_logits, teacher_logits, labels
         return _from_several(self._form, *given, self.numbers, self.ignore_index, teacher_weights)
-
-
-def _check_rows(student_logits: Any, teacher_logits: Any, divergence: str) -> None:
-    check_choice("divergence", divergence, rows.DIVERGENCES)
-    check_logits(student_logits=student_logits)
-    if teacher_logits is None or isinstance(teacher_logits, Tensor):
-        check_logits(student_logits=student_logits, teacher_logits=teacher_logits)
 
 
 def _form(divergence: str, caps: tuple[bool, bool]) -> Form:

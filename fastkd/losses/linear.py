@@ -26,7 +26,7 @@ from fastkd.ops import row_loss
 from fastkd.ops.numbers import JSDRowNumbers, KDRowNumbers, Scalar
 from fastkd.ops.row_loss import Form
 
-Teacher = RowTeacher | LinearTeacher
+Teacher = RowTeacher | LinearTeacher | None
 SUMS = ("mean", "sum")
 LEAST_ROWS = 128
 
@@ -60,7 +60,8 @@ def linear_kd_loss(
 
     hidden: [N,D] or [B,T,D]; head_weight: [K,D]; head_bias: [K]; of one type, or cast to autocast's where that is on.
     teacher: a `LinearTeacher`; or logits [N,K] or [B,T,K], `TeacherProbabilities` or a `SparseTeacher`. What it has
-        for each row is used where it is if rows follow each other at one distance, else copied.
+        for each row is used where it is if rows follow each other at one distance, else copied. None: the
+        cross-entropy alone.
     labels, weights, count, divergence and the numbers are those of `kd_loss`.
     reduction: "mean" or "sum". Gradients are summed over the rows as they are made, so that there is no "none".
     chunk_rows: rows of a chunk; by default as many as make its logits as large as `hidden`, and at least 128.

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastkd.losses.checks import require_device, require_tensor
+from fastkd.losses.checks import check_logits, check_scalar, require_device, require_tensor
 from fastkd.losses.teachers import LinearTeacher, TeacherProbabilities
 from fastkd.ops.kept import FORMS
 from fastkd.ops.sparse import TAILS, SparseTeacher
@@ -16,6 +16,13 @@ TEACHERS = "a tensor, a SparseTeacher or TeacherProbabilities"
 
 def labels_are_classes(labels: Tensor | None) -> bool:
     return labels is None or not labels.is_floating_point()
+
+
+def check_networks(student_logits: Any, teacher_logits: Any) -> None:
+    """A student's logits, and a teacher's in the same shape unless it comes in another form."""
+    check_logits(student_logits=student_logits)
+    if not isinstance(teacher_logits, SparseTeacher | TeacherProbabilities):
+        check_logits(student_logits=student_logits, teacher_logits=teacher_logits)
 
 
 def check_labels(labels: Any, shape: tuple[int, ...], classes: int, logits: Tensor) -> None:
@@ -130,12 +137,7 @@ def check_row_options(logits: Tensor, shape: tuple[int, ...], weights: Any, redu
         return
     if reduction != "mean":
         raise ValueError(f"count is what a mean is divided by: reduction is 'mean', got {reduction!r}")
-    if not isinstance(count, Tensor):
-        ABOVE_ZERO.check("count", count)
-    elif count.ndim > 0:
-        raise ValueError(f"count is one number, got a tensor {list(count.shape)}")
-    else:
-        require_device("count", count, logits)
+    check_scalar("count", count, logits, ABOVE_ZERO)
 
 
 def check_standardised(plain: bool) -> None:

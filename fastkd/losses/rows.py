@@ -62,7 +62,7 @@ class RowLoss(Loss):
     form = "kd_rows"
 
     def __init__(self, given: Mapping[str, Any], form: str | None = None):
-        self._absent = frozenset(CAPS) - given.keys()
+        self._absent = tuple(name for name in CAPS if name not in given)
         super().__init__(given, form)
 
     @property

@@ -23,7 +23,7 @@ class KDSettings(Checked):
     standardise: bool = False
     """KL compares the logits of each sample as multiples of their deviation (Sun et al.: "Logit standardization in
     knowledge distillation", CVPR 2024, arXiv 2403.01427). Their tables have temperature 2, kl-weight 9 and ce-weight
-    0.1 with it, and print the best epoch."""
+    0.1 with it: 76.62 for resnet32x4 → resnet8x4 on CIFAR-100, of the best epoch."""
 
 
 class KD(Method):

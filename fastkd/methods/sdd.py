@@ -40,8 +40,8 @@ class SDDSettings(Checked):
     """Parts along a side: 1 is the whole image, and always among them; (1, 2) for some of the authors' pairs."""
     warmup_epochs: EpochsOrNone = 20
     arithmetic: Literal["code", "paper"] = "code"
-    """With base nkd. code: "the other classes" are all classes, the label among them, as the authors' code masks none;
-    paper: those of NKD."""
+    """How base nkd is meant. code: "the other classes" are all classes, the label among them, as the authors' code
+    masks none; paper: those of NKD."""
     standardise: bool = False
     """The networks are compared by standardised logits (see kd)."""
 

@@ -86,7 +86,7 @@ def read_options(
         words = description or inspect.cleandoc(kind.__doc__ or "")
         print(page(_usage(kind, program), words, found, whole="--help-all" in arguments))
         raise SystemExit(0)
-    _refuse_empty(arguments)
+    refuse_empty(arguments)
     known = {"help", "help-all", *option_names(kind)}
     for prefix, inner in (groups or {}).items():
         known |= {f"{prefix}.{name}" for name in option_names(inner)}
@@ -128,7 +128,7 @@ def _marks(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
 
 
-def _refuse_empty(arguments: Sequence[str]) -> None:
+def refuse_empty(arguments: Sequence[str]) -> None:
     """Refuses an empty value, as a variable of a script that is not set leaves it: it would mean something else."""
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")

@@ -303,7 +303,7 @@ class Mutual(Stage):
 
 def _of_stage(loss: MethodLoss) -> StageLoss:
     assert loss.hits is not None
-    return StageLoss(*loss)
+    return StageLoss(loss.total, loss.terms, loss.hits)
 
 
 def deployed(student: Network, methods: Iterable[Method]) -> Network:

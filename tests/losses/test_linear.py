@@ -13,6 +13,7 @@ from fastkd.losses import (
     LinearKDLoss,
     LinearTeacher,
     TeacherProbabilities,
+    ce_loss,
     jsd_loss,
     kd_loss,
     keep_top,
@@ -53,8 +54,8 @@ def both(fused, plain) -> None:
     parameters, again = layer(), layer()
     terms, expected = fused(*parameters), plain(again[0] @ again[1].t() + again[2])
     torch.testing.assert_close(terms, expected)
-    (3 * terms.total).backward()
-    (3 * expected.total).backward()
+    (3 * terms[0]).backward()
+    (3 * expected[0]).backward()
     for one, other in zip(parameters, again, strict=True):
         torch.testing.assert_close(one.grad, other.grad)
 
@@ -106,6 +107,13 @@ def test_labels_as_probabilities_and_no_labels():
     both(
         lambda h, w, b: linear_kd_loss(h, w, LOGITS, head_bias=b, chunk_rows=4),
         lambda z: kd_loss(z, LOGITS),
+    )
+
+
+def test_without_a_teacher_it_is_the_cross_entropy():
+    both(
+        lambda h, w, b: linear_kd_loss(h, w, None, LABELS, head_bias=b, chunk_rows=4, ce_weight=1.0)[:2],
+        lambda z: ce_loss(z, LABELS)[:2],
     )
 
 

@@ -97,6 +97,7 @@ CASES = {
         ValueError,
         "teacher probabilities are floating point [2, 3], got torch.float32 [2, 2]",
     ),
+    "no teacher to mix with": (lambda: jsd_loss(Z, None), TypeError, "teacher_logits are floating point [B,K]"),
     "no teacher": (lambda: kd_loss(Z, None, LABELS), TypeError, "teacher_logits are floating point [B,K]"),
     "an unknown tail": (
         lambda: kd_loss(Z, sparse(tail="cut"), LABELS),

@@ -22,21 +22,23 @@ from fastkd.losses import (
 torch.manual_seed(0)
 STUDENT, TEACHER, OTHER = torch.randn(3, 5, 7)
 LABELS = torch.tensor([0, 6, 3, -100, 1])
+KD, SEVERAL, DKD, SFTN = KDLoss(), MultiTeacherLoss(), DKDLoss(), SFTNLoss()
+VIRTUAL, SOFTENED, SMOOTHED = VirtualTeacherLoss(), VirtualTeacherLoss(temperature=20.0), LabelSmoothingLoss()
 LOSSES = {
     "ce": lambda z, y, i: ce_loss(z, y),
-    "kd": lambda z, y, i: KDLoss()(z, TEACHER[i], y),
-    "kd of several": lambda z, y, i: MultiTeacherLoss()(z, [TEACHER[i], OTHER[i]], y),
-    "dkd": lambda z, y, i: DKDLoss()(z, TEACHER[i], y),
-    "sftn": lambda z, y, i: SFTNLoss()(z, [TEACHER[i], OTHER[i]], y),
-    "virtual teacher": lambda z, y, i: VirtualTeacherLoss()(z, y),
-    "softened virtual teacher": lambda z, y, i: VirtualTeacherLoss(temperature=20.0)(z, y),
+    "kd": lambda z, y, i: KD(z, TEACHER[i], y),
+    "kd of several": lambda z, y, i: SEVERAL(z, [TEACHER[i], OTHER[i]], y),
+    "dkd": lambda z, y, i: DKD(z, TEACHER[i], y),
+    "sftn": lambda z, y, i: SFTN(z, [TEACHER[i], OTHER[i]], y),
+    "virtual teacher": lambda z, y, i: VIRTUAL(z, y),
+    "softened virtual teacher": lambda z, y, i: SOFTENED(z, y),
     "standardised kd": lambda z, y, i: KDLoss(standardise=True)(z, TEACHER[i], y),
     "nkd": lambda z, y, i: NKDLoss()(z, TEACHER[i], y),
     "rld": lambda z, y, i: RLDLoss()(z, TEACHER[i], y),
     "wttm": lambda z, y, i: TTMLoss(weighted=True)(z, TEACHER[i], y),
     "alpha-beta": lambda z, y, i: ABDivergenceLoss()(z, TEACHER[i], y),
     "jsd": lambda z, y, i: JSDLoss(ce_weight=1.0)(z, TEACHER[i], y),
-    "label smoothing": lambda z, y, i: LabelSmoothingLoss()(z, y),
+    "label smoothing": lambda z, y, i: SMOOTHED(z, y),
 }
 PLACES = torch.arange(5)
 

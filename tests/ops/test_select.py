@@ -24,7 +24,7 @@ def test_a_cpu_runs_the_reference_and_says_why():
 
 
 def test_a_person_is_told_of_what_could_be_otherwise(monkeypatch):
-    assert select.words("cpu") == {"distill_loss": "PyTorch", "crd": "C++", "augment": "PyTorch"}
+    assert select.words("cpu") == {"distill_loss": "PyTorch", "row_loss": "PyTorch", "crd": "C++", "augment": "PyTorch"}
     monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: None)
     assert select.words("cpu")["distill_loss"] == "PyTorch"
     assert select.words("cuda")["distill_loss"] == "PyTorch (triton is not installed)"

@@ -56,7 +56,7 @@ def test_it_is_evaluated_and_reported(run, capsys):
     results = json.loads((run / "results.json").read_text())["stages"]
     assert measured["teacher"]["top1"] == results["teacher"]["test"]["teacher"]["top1"]
     assert report.main([str(run)]) == 0
-    assert "stages[student].method" in (run / "report.html").read_text()
+    assert "resnet8 from resnet8 (sftn) by kd" in (run / "report.html").read_text()
 
 
 def test_its_teacher_is_taken(run, tmp_path):

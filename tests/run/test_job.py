@@ -12,7 +12,7 @@ from fastkd.data import Reading
 from fastkd.recipes.course import course
 from fastkd.run import Job, open_data
 from fastkd.run.weights import WeightsFiles
-from fastkd.support import distributed, environment
+from fastkd.support import distributed
 from fastkd.support.errors import UserError
 from fastkd.training.execution import EVERYTHING_OFF, Execution
 
@@ -70,7 +70,7 @@ class TestFeeding:
 
     @pytest.mark.parametrize("cores, processes, workers", [(8, 1, 8), (8, 2, 4), (2, 4, 1)])
     def test_processes_of_a_machine_share_its_cores(self, cores, processes, workers, data, monkeypatch):
-        monkeypatch.setattr(environment, "cores", lambda: cores)
+        monkeypatch.setattr("fastkd.data.base.cores", lambda: cores)
         monkeypatch.setattr(distributed, "local_processes", lambda: processes)
         assert job(data).feeding.workers == workers
 

@@ -100,7 +100,7 @@ def test_a_whole_number_is_an_integer(value):
         (tuple[int, ...], None),
         (int | None, None),
     ],
-    ids=str,
+    ids=["float", "int", "a range", "a range with a note", "text", "several", "or none"],
 )
 def test_the_range_of_an_annotation(annotation, allowed):
     assert range_of(annotation) is allowed

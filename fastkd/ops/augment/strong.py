@@ -156,7 +156,7 @@ def shear_y(images: Tensor, slope: Tensor) -> Tensor:
 
 
 def translate_x(images: Tensor, by: Tensor) -> Tensor:
-    """By a share of the width, in whole pixels."""
+    """Moves by a share of the width, in whole pixels."""
     down, right = _places(images)
     return _looked_up(images, down, right - (by[:, 0] * images.shape[3]).trunc())
 

@@ -1,6 +1,6 @@
 """What the definitions of the losses are made of: rows of logits in, a number for each row out."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +49,7 @@ def counted_rows(labels_B: Tensor, classes: int, ignore_index: int) -> Tensor:
 
 def is_transforming() -> bool:
     """Whether this runs in a function that `torch.func` transforms, as vmap and grad do."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return _functorch().peek_interpreter_stack() is not None
 
 
 # This is what `torch.compiler.assume_constant_result` does, which imports the compiler: a trace asks once.
@@ -58,9 +58,14 @@ is_transforming._dynamo_marked_constant = True  # pyright: ignore[reportFunction
 
 def _untransformed(tensor: Tensor) -> Tensor:
     """The tensor that this one stands for in a transformed function: it has the dimensions over which vmap runs."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
+    while _functorch().is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch().get_unwrapped(tensor)
     return tensor
+
+
+def _functorch() -> Any:
+    """What `torch.func` is made of; a type checker does not know it."""
+    return torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _assert_in_range(labels: Tensor, classes: int, ignore_index: int) -> None:

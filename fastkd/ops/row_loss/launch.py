@@ -36,7 +36,8 @@ def layout(classes: int, alone: bool) -> Layout:
     for half as many threads.
     """
     wide = classes > WIDEST_CHUNK // 2 and not alone
-    at_once, registers = (WIDEST_CHUNK, 128) if wide else (WIDEST_CHUNK // 2, 168)
+    at_once = WIDEST_CHUNK if wide else WIDEST_CHUNK // 2
+    registers = 128 if wide else 168 if alone else 255
     columns = min(max(triton.next_power_of_2(classes), 16), at_once)
     rows = 1 if alone else at_once // columns
     warps = max(rows * columns // 256, 1)

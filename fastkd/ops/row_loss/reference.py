@@ -42,26 +42,26 @@ def losses_and_gradient(rows: Rows, wanted: bool) -> Found:
     return Found(losses.to(raw.dtype), parts, ranks, gradient)
 
 
-def kl_of(log_p: Tensor, log_q: Tensor) -> Tensor:
+def kl_of(log_p: Tensor, log_q: Tensor, p: Tensor) -> Tensor:
     """p (log p − log q), where 0 log 0 is 0."""
-    return torch.where(log_p == -torch.inf, 0, log_p.exp() * (log_p - log_q))
+    return torch.where(log_p == -torch.inf, 0, p * (log_p - log_q))
 
 
 def divergence_and_pull(name: str, log_p: Tensor, log_q: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     """[N] the divergence of every row, [N,E] its derivative by the logits that q is the softmax of."""
     p, q = log_p.exp(), log_q.exp()
     if name == "forward":
-        return kl_of(log_p, log_q).sum(1), q * p.sum(1, keepdim=True) - p
+        return kl_of(log_p, log_q, p).sum(1), q * p.sum(1, keepdim=True) - p
     if name == "reverse":
-        terms = kl_of(log_q, log_p)
+        terms = kl_of(log_q, log_p, q)
         value = terms.sum(1)
         return value, terms - q * value[:, None]
     ends = (divergence_and_pull(end, log_p, log_q, beta) for end in ("forward", "reverse"))
     (forward, forward_pull), (reverse, reverse_pull) = ends
     log_m = torch.logaddexp(log_p + beta.log(), log_q + (1 - beta).log())
-    terms = kl_of(log_q, log_m)
+    terms = kl_of(log_q, log_m, q)
     of_student = terms.sum(1)
-    value = beta * kl_of(log_p, log_m).sum(1) + (1 - beta) * of_student
+    value = beta * kl_of(log_p, log_m, p).sum(1) + (1 - beta) * of_student
     pull = (1 - beta) * (terms - q * of_student[:, None])
     value = torch.where(beta == 0, forward, torch.where(beta == 1, reverse, value))
     return value, torch.where(beta == 0, forward_pull, torch.where(beta == 1, reverse_pull, pull))

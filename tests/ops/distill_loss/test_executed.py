@@ -35,6 +35,12 @@ QUICK = [
     ("tfkd", 100, "bf16", "sm_90"),
     ("smoothing others", 2, "fp32", "sm_80"),
     ("sftn", 4200, "bf16", "sm_90"),
+    ("nkd", 100, "fp32", "sm_90"),
+    ("standardised rld", 100, "fp32", "sm_80"),
+    ("wttm", 100, "bf16", "sm_90"),
+    ("standardised ab", 100, "fp32", "sm_100"),
+    ("standardised teachers", 10, "fp16", "sm_90"),
+    ("jsd", 1200, "bf16", "sm_90"),
 ]
 
 
