@@ -4,6 +4,7 @@ FASTKD_OPS=distill_loss=reference forces one; several are separated by commas. F
 assert on the device that labels are in range (on a CPU they always are checked).
 """
 
+import functools
 import importlib.util
 import os
 from collections.abc import Callable
@@ -25,10 +26,18 @@ def choose(operation: str, device: str, impossible: Reasons = (), unsuitable: Re
 
     Raises UserError if FASTKD_OPS names what does not exist or what cannot run there.
     """
+    return _chosen(operation, device, impossible, unsuitable, os.environ.get("FASTKD_OPS", ""), interpreting())
+
+
+@functools.cache
+def _chosen(
+    operation: str, device: str, impossible: Reasons, unsuitable: Reasons, forcing: str, interpreted: bool
+) -> tuple[str, str]:
+    """What can run is found once in a process: losses of few numbers would wait for the search."""
     implementations, ruled_out, disliked = OPERATIONS[operation], dict(impossible), dict(unsuitable)
-    forced = forced_implementations().get(operation)
+    forced = _forced_by(forcing).get(operation)
     if forced is not None:
-        if obstacle := implementations[forced](device, interpreting()) or ruled_out.get(forced):
+        if obstacle := implementations[forced](device, interpreted) or ruled_out.get(forced):
             raise UserError(f"FASTKD_OPS={operation}={forced}: {obstacle}")
         return forced, FORCED
     obstacles = []
@@ -58,8 +67,12 @@ able._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAcces
 
 def forced_implementations() -> dict[str, str]:
     """{operation: implementation}, as FASTKD_OPS has them. Raises UserError for names that do not exist."""
+    return _forced_by(os.environ.get("FASTKD_OPS", ""))
+
+
+def _forced_by(text: str) -> dict[str, str]:
     forced = {}
-    for item in filter(None, (part.strip() for part in os.environ.get("FASTKD_OPS", "").split(","))):
+    for item in filter(None, (part.strip() for part in text.split(","))):
         operation, equals, implementation = (part.strip() for part in item.partition("="))
         if not equals:
             raise UserError(f"FASTKD_OPS is OPERATION=IMPLEMENTATION[,…], got {item!r}")
@@ -102,7 +115,11 @@ def _runs_everywhere(device: str, interpreted: bool) -> str:
 
 
 OPERATIONS: dict[str, dict[str, Callable[[str, bool], str]]] = {
-    "distill_loss": {"triton": _triton_obstacle, "reference": _runs_everywhere},
+    "distill_loss": {
+        "triton": _triton_obstacle,
+        "cpu": _compiled_obstacle("cpu"),
+        "reference": _runs_everywhere,
+    },
     "crd": {
         "dense": _triton_obstacle,
         "gather": _compiled_obstacle("cuda"),

@@ -1,12 +1,12 @@
 """Softmax, KL and CE over a teacher's logits and its branches' (or a student's and its teachers') in one operation.
 
-reference.py      plain PyTorch: the CPU path, the oracle, the definition
+reference.py      plain PyTorch: the oracle, the definition, the path where nothing is compiled
 kernel_rows.py    Triton, rows in registers
 kernel_wide.py    the same for rows that are too wide
 kernel_finish.py  the sum over the batch, and the scaling of gradients
 kernel_parts.py   what the kernels share
 launch.py         grids and tiles
-operation.py      registration with torch.library
+operation.py      registration with torch.library; csrc/distill_rows.h is the kernel of a CPU
 
 This file is the choice between them.
 """
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from fastkd.ops import select
 from fastkd.ops.distill_loss import reference
+from fastkd.ops.distill_loss.operation import distill_loss
 from fastkd.ops.distill_loss.reference import Losses
 from fastkd.ops.numbers import NUMBERS, Scalar, neutral
-from fastkd.support.errors import UserError
 
 __all__ = ["Losses", "Numbers", "compute"]
 
@@ -42,19 +42,19 @@ def compute(
 
     options: those of the form, as its definition in `reference.py` names them.
     """
-    if _reference_is_chosen(anchor_BK):
+    path = _path((anchor_BK, *partners_BK))
+    if path == "reference":
         named = _named(form, numbers) if isinstance(numbers, Tensor) else numbers
         return reference.FORMS[form](anchor_BK, partners_BK, labels_B, **named, **options, ignore_index=ignore_index)
-    return _fused(form, anchor_BK, partners_BK, labels_B, numbers, **options, ignore_index=ignore_index)
+    return _fused(form, anchor_BK, partners_BK, labels_B, numbers, **options, ignore_index=ignore_index, path=path)
 
 
-def _reference_is_chosen(logits_BK: Tensor) -> bool:
-    implementation, reason = select.choose("distill_loss", logits_BK.device.type)
-    if implementation == "triton" and logits_BK.dtype == torch.float64:
-        if reason == select.FORCED:
-            raise UserError("FASTKD_OPS=distill_loss=triton: the kernel computes in float32, the logits are float64")
-        return True
-    return implementation == "reference"
+_IN_FLOAT32 = tuple((path, "the kernel computes in float32, the logits are float64") for path in ("triton", "cpu"))
+
+
+def _path(logits_BK: Sequence[Tensor]) -> str:
+    exact = any(tensor.dtype == torch.float64 for tensor in logits_BK)
+    return select.choose("distill_loss", logits_BK[0].device.type, _IN_FLOAT32 if exact else ())[0]
 
 
 def _fused(
@@ -68,15 +68,14 @@ def _fused(
     detached: bool = False,
     tau_squared: bool = True,
     ignore_index: int,
+    path: str,
 ) -> Losses:
-    from fastkd.ops.distill_loss.operation import distill_loss  # imports Triton
-
-    if labels_B.device.type == "cpu":  # called for its assertion: on a GPU it asserts nothing and would launch kernels
+    if path == "triton" and labels_B.device.type == "cpu":  # called for its assertion; on a GPU it would launch kernels
         reference.counted_rows(labels_B, anchor_BK.shape[1], ignore_index)
     if shares is not None:  # [M] or [M,B]
         shape = (len(partners_BK), len(labels_B))
         shares = shares.detach().float().reshape(shape[0], -1).expand(shape)
-    wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in (anchor_BK, *partners_BK)]
+    learning = torch.is_grad_enabled()
     total, parts, hits, *_ = distill_loss(
         anchor_BK,
         list(partners_BK),
@@ -84,12 +83,13 @@ def _fused(
         _packed(form, numbers, anchor_BK.device),
         shares,
         form,
-        wanted,
+        [learning and tensor.requires_grad for tensor in (anchor_BK, *partners_BK)],
         detached,
         tau_squared,
         ignore_index,
+        path,
     )
-    return Losses(total, parts.detach().unbind(), hits)
+    return Losses(total, parts.unbind(), hits)
 
 
 def _named(form: str, numbers: Tensor) -> dict[str, Tensor]:
@@ -103,6 +103,14 @@ def _packed(form: str, numbers: Numbers, device: torch.device) -> Tensor:
                 f"the loss is on {numbers.device}, the logits are on {device}: move it with .to({str(device)!r})"
             )
         return numbers
+    values = neutral(form)
+    for name, value in numbers.items():
+        if isinstance(value, Tensor):
+            break
+        values[NUMBERS[form][name].role] = value
+    else:
+        if device.type == "cpu":
+            return torch.tensor(values)
     # Filled on the device: a copy from the host would make the host wait, and could not be captured.
     packed = torch.ones(len(neutral(form)), dtype=torch.float32, device=device)
     for place, value in enumerate(neutral(form)):
