@@ -65,7 +65,7 @@ int64_t counted_rows(const int64_t* labels, int64_t samples, int64_t classes, in
 
 void distill_loss(std::vector<Tensor> logits, std::vector<Tensor> gradients, Tensor labels, Tensor numbers,
                   std::optional<Tensor> shares, std::string form_name, bool detached, bool tau_squared,
-                  int64_t ignore_index, Tensor total, Tensor parts, Tensor hits) {
+                  int64_t ignore_index, Tensor total, Tensor parts, Tensor hits, Tensor correction) {
   const int form = form_named(form_name);
   const Traits& traits = baseline::FORMS[form].traits;
   const int64_t networks = static_cast<int64_t>(logits.size()), learning = traits.partners_learn ? networks : 1;
@@ -108,6 +108,7 @@ void distill_loss(std::vector<Tensor> logits, std::vector<Tensor> gradients, Ten
   if (traits.anchor_ce) weighted += part[0] * number[ANCHOR_CE_WEIGHT];
   if (traits.third_weight >= 0) weighted += part[2] * number[traits.third_weight];
   *total.mutable_data_ptr<float>() = static_cast<float>(weighted / counted);
+  *correction.mutable_data_ptr<float>() = 1;  // the rows that count were counted before
 }
 
 // Multiplies in place; returns at once if that changes nothing, as after `loss.total.backward()`.

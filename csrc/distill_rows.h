@@ -279,11 +279,12 @@ FASTKD_INLINE void virtual_teacher(Row& row, Anchor& anchor) {
   const double log_others = sum(below) - (classes - 1) * anchor.p.log_total;
   row.sums.pair -= (label == 0 ? 0 : label * anchor.p.log_probability(anchor.z)) + (other == 0 ? 0 : other * log_others);
   if (!SMOOTHED)
-    row.sums.pair += (label == 0 ? 0 : label * std::log(label)) + (other == 0 ? 0 : (classes - 1) * other * std::log(other));
-  const float slope = row.pair_slope;
+    row.sums.pair += (label == 0 ? 0 : label * std::log(label)) + (other == 0 ? 0 : wrong * other * std::log(other));
+  if (classes == 1) return;  // its probability is 1 whatever the logit
+  const float slope = row.pair_slope, each = static_cast<float>(other), inverse = 1.0f / anchor.p.total;
   float* const gradient = row.at(Row::GRADIENT);
   for (int64_t k = 0; k < row.width; k += LANES)
-    store(gradient + k, load(gradient + k) + (load(anchor.p.values + k) * (1.0f / anchor.p.total) - static_cast<float>(other)) * slope);
+    store(gradient + k, load(gradient + k) + (load(anchor.p.values + k) * inverse - each) * slope);
   gradient[row.label] -= slope * static_cast<float>(label - other);
 }
 

@@ -25,7 +25,7 @@ def test_it_begins_with_the_recipe_the_machine_the_data_and_the_folder():
     first, how, operations, *_ = lines(tiny_recipe(threads=3))
     assert first == "digits  on CPU, 3 threads, digits, 8 pixels  ->  runs/one"
     assert how.startswith("  compile off, capture off, float32, contiguous, teacher folding off (compiling is off")
-    assert "distill_loss: reference (" in operations and "crd: " in operations and "augment: " in operations
+    assert "distill_loss: " in operations and "crd: " in operations and "augment: " in operations
 
 
 def test_where_nothing_is_off_no_reason_stands_behind_it():

@@ -24,15 +24,16 @@ SPENT = (
 
 _library = torch.library.Library("fastkd", "FRAGMENT")
 _library.define(
-    "distill_loss(Tensor anchor_BK, Tensor[] partners_BK, Tensor labels_B, Tensor numbers, Tensor? shares_MB, str form, "
-    "bool[] wanted, bool detached, bool tau_squared, int ignore_index, str path) "
+    "distill_loss(Tensor anchor_BK, Tensor[] partners_BK, Tensor labels_B, Tensor numbers, Tensor? shares_MB, "
+    "str form, bool[] wanted, bool detached, bool tau_squared, int ignore_index, str path) "
     "-> (Tensor, Tensor, Tensor, Tensor[], Tensor)"
 )
 _library.define("scale_gradients_(Tensor(a!)[] gradients, Tensor scale, Tensor correction, str path) -> ()")
 # What the compiled library implements. It is told where to write: no allocation in C++.
 _library.define(
     "_distill_loss(Tensor[] logits, Tensor(a!)[] gradients, Tensor labels, Tensor numbers, Tensor? shares, str form, "
-    "bool detached, bool tau_squared, int ignore_index, Tensor(b!) total, Tensor(c!) parts, Tensor(d!) hits) -> ()"
+    "bool detached, bool tau_squared, int ignore_index, Tensor(b!) total, Tensor(c!) parts, Tensor(d!) hits, "
+    "Tensor(e!) correction) -> ()"
 )
 _library.define("_distill_scale(Tensor(a!)[] gradients, Tensor scale) -> ()")
 
@@ -76,7 +77,7 @@ def _compute(
         assert path == "cpu", path
         compiled.load("cpu")
         total, parts, hits, correction = _outputs(form, logits, labels_B, numbers)
-        absent = correction.fill_(1.0)[None][:0]
+        absent = numbers.new_empty(0)
         places = [absent if gradient is None else gradient for gradient in gradients]
         torch.ops.fastkd._distill_loss(
             logits,
@@ -91,6 +92,7 @@ def _compute(
             total,
             parts,
             hits,
+            correction,
         )
     return total, parts, hits, [gradient for gradient in gradients if gradient is not None], correction
 
