@@ -123,6 +123,7 @@ OPERATIONS: dict[str, dict[str, Callable[[str, bool], str]]] = {
     "crd": {
         "dense": _triton_obstacle,
         "gather": _compiled_obstacle("cuda"),
+        "cpu_tiles": _compiled_obstacle("cpu"),
         "cpu": _compiled_obstacle("cpu"),
         "reference": _runs_everywhere,
     },
