@@ -41,6 +41,30 @@ FASTKD_INLINE void draw_with_replacement(const Stream& stream, uint32_t counter,
     }
 }
 
+// `Permutation::once` of LANES places.
+struct Permutations {
+  const Permutation& one;
+
+  FASTKD_INLINE Bits shifted(const Bits& value, const Bits& other, uint32_t key, uint32_t modulus) const {
+    Bits h = (other + key) * 0x9E3779B1u;
+    h = (h ^ (h >> 15)) * 0x85EBCA77u;
+    const Bits moved = value + scaled_all(h, modulus);
+    return moved >= modulus ? moved - modulus : moved;
+  }
+
+  FASTKD_INLINE Bits once(const Bits& place) const {
+    Bits left = scaled_all(place, one.reciprocal), right = place - left * one.b;
+    const Bits correction = (Bits)(right >= one.b) & 1u;
+    left += correction;
+    right -= correction * one.b;
+    left = shifted(left, right, one.keys.x, one.a);
+    right = shifted(right, left, one.keys.y, one.b);
+    left = shifted(left, right, one.keys.z, one.a);
+    right = shifted(right, left, one.keys.w, one.b);
+    return left * one.b + right;
+  }
+};
+
 // Draws the rows of the places first … first+count-1 of one sample; places count the negatives, and then the positive.
 // Returns false if a row is not in the bank. `rows` has room for a multiple of DRAWN_TOGETHER rows.
 inline bool draw(const Draws& draws, int64_t sample, int64_t first, int64_t count, uint32_t* rows) {
@@ -66,13 +90,11 @@ inline bool draw(const Draws& draws, int64_t sample, int64_t first, int64_t coun
     draw_with_replacement(stream, static_cast<uint32_t>(first / 4), negatives, others, rows);
   } else {
     const Permutation permutation(others, stream(KEY_COUNTER));
-    const uint32_t start = static_cast<uint32_t>(first);
-    uint32_t outside = 0;
-    for (uint32_t i = 0; i < static_cast<uint32_t>(negatives); ++i) {
-      rows[i] = permutation.once(start + i);
-      outside |= rows[i] >= others ? 1u : 0u;
-    }
-    for (int64_t i = 0; outside != 0 && i < negatives; ++i)
+    const Permutations permutations{permutation};
+    Bits places = (Bits)lanes() + static_cast<uint32_t>(first);
+    for (int64_t i = 0; i < negatives; i += LANES, places += static_cast<uint32_t>(LANES))
+      *reinterpret_cast<Bits*>(rows + i) = permutations.once(places);
+    for (int64_t i = 0; i < negatives; ++i)
       if (rows[i] >= others) rows[i] = permutation(rows[i]);
   }
   for (int64_t i = 0; i < negatives; ++i) rows[i] = own.other(rows[i]);

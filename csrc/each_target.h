@@ -21,8 +21,10 @@ constexpr int64_t LANES = 16, REGISTERS = 32;
 #pragma GCC target("avx2,fma")
 namespace fastkd::avx2 {
 constexpr int64_t LANES = 8, REGISTERS = 16;
+#define FASTKD_MULTIPLY(a, b) __builtin_ia32_pmuludq256((Ints)(a), (Ints)(b))
 #include "vectors.h"
 #include FASTKD_KERNELS
+#undef FASTKD_MULTIPLY
 }  // namespace fastkd::avx2
 #pragma GCC pop_options
 

@@ -2,6 +2,7 @@
 
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t Bits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint64_t Wide __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint16_t Shorts __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
@@ -13,6 +14,21 @@ FASTKD_INLINE Ints lanes() {
   Ints numbers = {};
   for (int64_t i = 0; i < LANES; ++i) numbers[i] = static_cast<int32_t>(i);
   return numbers;
+}
+
+// The 64-bit products of the lower halves of numbers of 64 bits.
+FASTKD_INLINE Wide multiplied(const Wide& a, const Wide& b) {
+#ifdef FASTKD_MULTIPLY
+  return (Wide)FASTKD_MULTIPLY(a, b);  // else a compiler that does not know the instruction takes ten
+#else
+  return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu);
+#endif
+}
+
+// The upper halves of the products: maps random words to 0 … b-1.
+FASTKD_INLINE Bits scaled_all(const Bits& a, uint32_t b) {
+  const Wide words = (Wide)a, by = Wide{} + b;
+  return (Bits)((multiplied(words, by) >> 32) | (multiplied(words >> 32, by) & 0xFFFFFFFF00000000u));
 }
 
 // The sum over the lanes, always in the same order.
