@@ -43,7 +43,7 @@ FASTKD_INLINE void score(float* scores, const float* rows, const uint8_t* drawn,
 }
 
 // Turns scores into weights, and returns the losses.
-FASTKD_INLINE Floats weigh(float* scores, int64_t count, const Nce& given) {
+FASTKD_INLINE float weigh(float* scores, int64_t count, const Nce& given) {
   const Nce nce = given;
   const int64_t whole = (count + LANES - 1) / LANES * LANES;
   float losses[SCORED];
@@ -56,19 +56,18 @@ FASTKD_INLINE Floats weigh(float* scores, int64_t count, const Nce& given) {
   for (int64_t i = count; i < whole; ++i) losses[i] = 0;
   Floats total = {};
   for (int64_t i = 0; i < whole; i += LANES) total += load(losses + i);
-  return total;
+  return sum(total);
 }
 
 FASTKD_INLINE void accumulate(float* gradient, const float* weights, const float* rows, const uint8_t* drawn,
                               int64_t count, int64_t wide) {
   for (int64_t d = 0; d < wide; d += HELD * LANES) {
-    Floats kept[HELD];
-    for (int64_t v = 0; v < HELD; ++v) kept[v] = load(gradient + d + v * LANES);
+    Floats kept[HELD] = {};  // few at a time and these together: thousands in a row would lose digits
     for (int64_t i = 0; i < count; ++i) {
       const float* const row = rows + drawn[i] * wide + d;
       for (int64_t v = 0; v < HELD; ++v) kept[v] += weights[i] * load(row + v * LANES);
     }
-    for (int64_t v = 0; v < HELD; ++v) store(gradient + d + v * LANES, kept[v]);
+    for (int64_t v = 0; v < HELD; ++v) store(gradient + d + v * LANES, load(gradient + d + v * LANES) + kept[v]);
   }
 }
 
@@ -89,7 +88,6 @@ inline void tiles(const Slice& slice) {
       const int64_t half = 1 - side;  // the student's embedding meets the teacher's half of the row
       slice.narrow ? unpack<BFloat16>(rows.data(), slice, tile, half, wide)
                    : unpack<float>(rows.data(), slice, tile, half, wide);
-      Floats losses = {};
       for (int64_t b = 0; b < slice.samples; ++b) {
         const uint32_t* const starts = slice.starts + b * (all_tiles + 1) + tile;
         const uint8_t* const drawn = slice.drawn + b * slice.negatives;
@@ -98,10 +96,9 @@ inline void tiles(const Slice& slice) {
         for (int64_t i = starts[0]; i < starts[1]; i += SCORED) {
           const int64_t count = starts[1] - i < SCORED ? starts[1] - i : SCORED;
           score(scores, rows.data(), drawn + i, count, slice.embeddings + place, wide);
-          losses += weigh(scores, count, slice.nce[side]);
+          slice.sums[side] += weigh(scores, count, slice.nce[side]);
           accumulate(slice.gradients + place, scores, rows.data(), drawn + i, count, wide);
         }
       }
-      slice.sums[side] += sum(losses);
     }
 }

@@ -44,7 +44,7 @@ def _chosen(
     for name, obstacle_on in implementations.items():
         obstacle = obstacle_on(device, False) or ruled_out.get(name) or disliked.get(name)
         if not obstacle:
-            return name, "; ".join(obstacles) or f"preferred on {device}"
+            return name, "; ".join(dict.fromkeys(obstacles)) or f"preferred on {device}"
         obstacles.append(obstacle)
     raise AssertionError(f"{operation} has no implementation that runs everywhere")
 

@@ -110,5 +110,13 @@ def test_the_library_implements_what_python_declares():
     import fastkd.ops.distill_loss  # noqa: F401 - they declare them
 
     compiled.load("cpu")
-    for name in ("_crd_loss", "_crd_normaliser", "_crd_update", "_crd_draw", "_distill_loss", "_distill_scale"):
+    for name in (
+        "_crd_loss",
+        "_crd_loss_by_tiles",
+        "_crd_normaliser",
+        "_crd_update",
+        "_crd_draw",
+        "_distill_loss",
+        "_distill_scale",
+    ):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastkd::{name}", "CPU"), name
