@@ -13,6 +13,7 @@ from fastkd.support.errors import UserError, nearest
 
 _PACKAGE = Path(__file__).parents[1]
 INSTRUCTIONS = ("baseline", "avx2", "avx512")
+_used = ""
 
 _library = torch.library.Library("fastkd", "FRAGMENT")
 _library.define("_instructions(str most) -> str")
@@ -45,10 +46,17 @@ def use_instructions(most: str) -> str:
     """
     if most and most not in INSTRUCTIONS:
         raise UserError(f"FASTKD_CPU: no instruction set {most!r}{nearest(most, INSTRUCTIONS)}")
-    used = torch.ops.fastkd._instructions(most)
-    if most and used != most:
-        raise UserError(f"FASTKD_CPU={most}: this CPU has {used} at most")
-    return used
+    global _used
+    _used = torch.ops.fastkd._instructions(most)
+    if most and _used != most:
+        raise UserError(f"FASTKD_CPU={most}: this CPU has {_used} at most")
+    return _used
+
+
+def instructions() -> str:
+    """The instruction set that the compiled kernels use."""
+    load("cpu")
+    return _used
 
 
 def _is_current() -> bool:

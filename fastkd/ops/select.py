@@ -9,6 +9,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 
+from fastkd.ops.compiled import instructions
 from fastkd.ops.compiled import obstacle as missing
 from fastkd.support.errors import UserError, nearest
 
@@ -51,7 +52,12 @@ def _chosen(
 
 def choices(device: str) -> dict[str, str]:
     """`implementation (reason)` of every operation on a device type, for the header of a run and its records."""
-    return {operation: "{} ({})".format(*choose(operation, device)) for operation in OPERATIONS}
+    return {operation: _described(*choose(operation, device)) for operation in OPERATIONS}
+
+
+def _described(implementation: str, reason: str) -> str:
+    compiled_for = f" {instructions()}" if implementation.startswith("cpu") else ""
+    return f"{implementation}{compiled_for} ({reason})"
 
 
 def able(operation: str, implementation: str, device: str) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastkd.ops import select
 from fastkd.ops.distill_loss import reference
-from fastkd.ops.distill_loss.operation import distill_loss
+from fastkd.ops.distill_loss.operation import Given, differentiable
 from fastkd.ops.distill_loss.reference import Losses
 from fastkd.ops.numbers import NUMBERS, Scalar, neutral
 
@@ -76,9 +76,7 @@ def _fused(
         shape = (len(partners_BK), len(labels_B))
         shares = shares.detach().float().reshape(shape[0], -1).expand(shape)
     learning = torch.is_grad_enabled()
-    total, parts, hits, *_ = distill_loss(
-        anchor_BK,
-        list(partners_BK),
+    given = Given(
         labels_B,
         _packed(form, numbers, anchor_BK.device),
         shares,
@@ -89,6 +87,7 @@ def _fused(
         ignore_index,
         path,
     )
+    total, parts, hits = differentiable(anchor_BK, list(partners_BK), given)
     return Losses(total, parts.unbind(), hits)
 
 

@@ -9,6 +9,7 @@ host, which is what a loss of few numbers waits for.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +37,22 @@ _library.define(
     "Tensor(e!) correction) -> ()"
 )
 _library.define("_distill_scale(Tensor(a!)[] gradients, Tensor scale) -> ()")
+
+
+class Given(NamedTuple):
+    """What the operation takes behind the logits, in its order."""
+
+    labels_B: Tensor
+    numbers: Tensor
+    shares_MB: Tensor | None
+    form: str
+    wanted: list[bool]
+    """Of anchor and partners, who gets a gradient."""
+    detached: bool
+    tau_squared: bool
+    ignore_index: int
+    path: str
+
 
 distill_loss = torch.ops.fastkd.distill_loss.default
 """Total, parts [3], hits [networks that learn, 2], the gradients of the networks (anchor, partners) that are `wanted`,
@@ -136,49 +153,79 @@ def _scale(gradients: Sequence[Tensor], scale: Tensor, correction: Tensor, path:
 
 
 class _Loss(torch.autograd.Function):
-    """`distill_loss` for autograd, which takes no lists: the partners come one by one, as the gradients leave."""
+    """`distill_loss` for autograd, which takes no lists: the partners come one by one, as the gradients leave.
+
+    below: what computes, without autograd.
+    """
 
     @staticmethod
-    def forward(ctx, keyset, between, path, anchor_BK, *partners_BK):
-        with torch._C._AutoDispatchBelowAutograd():
-            total, parts, hits, gradients, correction = distill_loss.redispatch(
-                keyset, anchor_BK, partners_BK, *between, path
-            )
+    def forward(ctx, below, given: Given, anchor_BK, *partners_BK):
+        total, parts, hits, gradients, correction = below(anchor_BK, partners_BK, *given)
         ctx.set_materialize_grads(False)  # else autograd fills zeros of the gradients' size for outputs nobody uses
         ctx.mark_non_differentiable(parts, hits, correction, *gradients)
         ctx.save_for_backward(correction, *gradients)
-        ctx.wanted, ctx.path = between[4], path
+        ctx.wanted, ctx.path = given.wanted, given.path
         ctx.dtypes = [tensor.dtype for tensor in (anchor_BK, *partners_BK)]
         return total, parts, hits, correction, *gradients
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, total_gradient, *_unused):
-        try:
-            correction, *gradients = ctx.saved_tensors
-        except RuntimeError as error:
-            raise RuntimeError(SPENT) from error
-        if all(type(gradient) is Tensor for gradient in gradients):
-            scale_gradients_(gradients, total_gradient, correction, ctx.path)
-        else:  # traced: the compiler fuses a product with what follows, and would undo a mutation by a copy
-            gradients = [gradient * (total_gradient * correction) for gradient in gradients]
-        saved = iter(gradients)
-        found = [next(saved).to(dtype) if want else None for want, dtype in zip(ctx.wanted, ctx.dtypes, strict=True)]
-        return None, None, None, *found
+        return _backward_once(ctx, total_gradient) if torch.is_grad_enabled() else _backward(ctx, total_gradient)
 
 
-def _differentiable(keyset, anchor_BK, partners_BK, *rest):
-    keyset = keyset & torch._C._after_autograd_keyset
-    *between, path = rest
-    if torch.is_grad_enabled() and any(between[4]):
-        total, parts, hits, correction, *gradients = _Loss.apply(keyset, between, path, anchor_BK, *partners_BK)
-        return total, parts, hits, gradients, correction
-    with torch._C._AutoDispatchBelowAutograd():
-        return distill_loss.redispatch(keyset, anchor_BK, partners_BK, *rest)
+def _backward(ctx, total_gradient: Tensor) -> tuple[Tensor | None, ...]:
+    try:
+        correction, *gradients = ctx.saved_tensors
+    except RuntimeError as error:
+        raise RuntimeError(SPENT) from error
+    if all(type(gradient) is Tensor for gradient in gradients):
+        scale_gradients_(gradients, total_gradient, correction, ctx.path)
+    else:  # traced: the compiler fuses a product with what follows, and would undo a mutation by a copy
+        gradients = [gradient * (total_gradient * correction) for gradient in gradients]
+    saved = iter(gradients)
+    found = [next(saved).to(dtype) if want else None for want, dtype in zip(ctx.wanted, ctx.dtypes, strict=True)]
+    return None, None, *found
+
+
+_backward_once = torch.autograd.function.once_differentiable(_backward)
+"""For `create_graph=True`: to differentiate the gradients again is an error, as they are no function to autograd."""
+
+
+def differentiable(anchor_BK: Tensor, partners_BK: Sequence[Tensor], given: Given) -> tuple[Tensor, Tensor, Tensor]:
+    """Total, parts and hits. `distill_loss` without the dispatcher where nothing but autograd would see the call.
+
+    Its two ways through Python take as long as the kernel for a batch of few numbers.
+    """
+    tensors = (anchor_BK, *partners_BK)
+    if torch.compiler.is_compiling() or _dispatched_elsewhere() or any(type(one) is not Tensor for one in tensors):
+        return distill_loss(anchor_BK, partners_BK, *given)[:3]
+    if any(given.wanted):
+        return _Loss.apply(_compute, given, *tensors)[:3]  # pyright: ignore[reportOptionalSubscript]
+    return _compute(anchor_BK, partners_BK, *given)[:3]
+
+
+def _dispatched_elsewhere() -> bool:
+    """Whether a mode (tracing, fake tensors, whatever counts operations) or a function transform wants to see it."""
+    transforms = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    return torch._C._len_torch_dispatch_stack() > 0 or transforms.peek_interpreter_stack() is not None
+
+
+def _dispatched(keyset, anchor_BK, partners_BK, *rest):
+    """`distill_loss` at the dispatch keys of autograd."""
+
+    def below(*arguments):
+        with torch._C._AutoDispatchBelowAutograd():
+            return distill_loss.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+
+    given = Given(*rest)
+    if not (torch.is_grad_enabled() and any(given.wanted)):
+        return below(anchor_BK, partners_BK, *given)
+    total, parts, hits, correction, *gradients = _Loss.apply(below, given, anchor_BK, *partners_BK)
+    return total, parts, hits, gradients, correction
 
 
 _library.impl("distill_loss", _compute, "CompositeExplicitAutograd")
-_library.impl("distill_loss", _differentiable, "Autograd", with_keyset=True)
+_library.impl("distill_loss", _dispatched, "Autograd", with_keyset=True)
 _library.impl("scale_gradients_", _scale, "CompositeExplicitAutograd")
 torch.library.register_fake("fastkd::distill_loss", _promise, lib=_library)
 torch.library.register_fake("fastkd::scale_gradients_", lambda *_unused: None, lib=_library)
