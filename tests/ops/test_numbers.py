@@ -1,12 +1,15 @@
 """The table of the losses' numbers: what reads it agrees with it."""
 
 import inspect
+import re
 
 import pytest
+from helpers.places import ROOT
 
 from fastkd.ops.distill_loss import reference
-from fastkd.ops.numbers import NUMBERS, CRDRole, Role, neutral
+from fastkd.ops.numbers import NUMBERS, CRDRole, Role, neutral, partners_learn
 
+CSRC = ROOT / "csrc"
 OPTIONS = {"labels_B", "ignore_index", "shares", "direction", "detached", "tau_squared", "spread"}
 
 
@@ -28,6 +31,17 @@ def test_the_definition_takes_the_numbers_of_its_row(form):
     ]
     row = set(NUMBERS[form])
     assert row == set(keywords) - ({"temperature"} if form == "virtual" else set())
+
+
+def test_the_kernel_of_a_cpu_has_every_form_and_reads_the_numbers_where_they_stand():
+    roles = re.search(r"enum Role \{(.*?)ROLES\s*\}", (CSRC / "distill.h").read_text(), re.DOTALL)[1]
+    assert [name.strip() for name in roles.split(",") if name.strip()] == [role.name for role in Role]
+    rows = re.findall(r"\{\{\"(\w+)\", (true|false), (-1|\w+), (true|false)\}", (CSRC / "distill_rows.h").read_text())
+    assert {name for name, *_ in rows} == set(reference.FORMS)
+    for name, learn, third, _ in rows:
+        has = {number.role.name for number in NUMBERS[name].values()}
+        assert (learn == "true") == partners_learn(name)
+        assert ({third} - {"-1"}) == has & {"PARTNER_CE_WEIGHT", "OTHERS_WEIGHT"}
 
 
 def test_every_form_has_a_definition_and_a_kernel():
