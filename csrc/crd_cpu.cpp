@@ -1,8 +1,8 @@
-// The CRD memory bank on a CPU. fastkd/ops/crd/reference.py is the definition, fastkd/ops/crd/operation.py the schemas.
+// The CRD memory bank on a CPU. fastkd/ops/crd/reference.py is the definition, fastkd/ops/crd/operation.py has the schemas.
 //
-// Two ways to the same numbers, fastkd/ops/crd/__init__.py chooses: crd_gather.h goes from draw to draw, crd_tiles.h from
-// tile to tile of the bank. A task is one sample and 1024 of its draws, or some tiles; tasks and sums have a fixed order: no
-// result depends on threads.
+// Two ways to the same numbers, fastkd/ops/crd/__init__.py chooses: crd_gather.h goes from draw to draw, crd_tiles.h
+// from tile to tile of the bank. A task is one sample and 1024 of its draws, or some tiles; tasks and sums have a fixed
+// order: no result depends on threads.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -180,8 +180,8 @@ void run_tiles(const Tensor& student, const Tensor& teacher, const Tensor& bank,
     std::vector<float> room(static_cast<size_t>(6 * dim));
     float* const own = room.data() + 4 * dim;
     for (int64_t b = begin; b < end; ++b) {
-      gather({nce, rows_of_bank, narrow, {embeddings[0] + b * dim, embeddings[1] + b * dim}, &found.positives[b], dim, 1,
-              true, false, room.data(), own, losses.data() + (slices + b) * 2});
+      gather({nce, rows_of_bank, narrow, {embeddings[0] + b * dim, embeddings[1] + b * dim}, &found.positives[b], dim,
+              1, true, false, room.data(), own, losses.data() + (slices + b) * 2});
       for (int64_t side = 0; side < 2; ++side) {
         float* const to = gradients[side] + b * dim;
         for (int64_t d = 0; d < dim; ++d) to[d] = own[side * dim + d];
@@ -209,7 +209,8 @@ void crd_loss(FASTKD_CRD_INPUTS, Tensor total, Tensor sides, Tensor student_grad
   else
     run(student, teacher, bank, draws, known, temperature, false, sums, gradients[0], gradients[1]);
   float* const parts = sides.mutable_data_ptr<float>();
-  for (int side = 0; side < 2; ++side) parts[side] = static_cast<float>(sums[side] / static_cast<double>(student.size(0)));
+  for (int side = 0; side < 2; ++side)
+    parts[side] = static_cast<float>(sums[side] / static_cast<double>(student.size(0)));
   *total.mutable_data_ptr<float>() = static_cast<float>((sums[0] + sums[1]) / static_cast<double>(student.size(0)));
 }
 

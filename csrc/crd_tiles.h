@@ -1,6 +1,6 @@
-// The bank tile by tile, each against all samples: for banks that are small against the draws, whose rows a gather would
-// fetch many times. A tile stays in the first cache, a sample's embedding and its gradient in registers, while the rows
-// that it drew of the tile pass: once for the scores, once for the gradient.
+// The bank tile by tile, each against all samples: for banks that are small against the draws, whose rows a gather
+// would fetch many times. A tile stays in the first cache, a sample's embedding and its gradient in registers, while the
+// rows that it drew of the tile pass: once for the scores, once for the gradient.
 
 constexpr int64_t HELD = 8;     // vectors of an embedding, or of a gradient, in registers
 constexpr int64_t SCORED = 64;  // draws of a sample whose scores are known before they get weights

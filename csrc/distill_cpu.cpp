@@ -1,5 +1,5 @@
-// The distillation losses on a CPU. fastkd/ops/distill_loss/reference.py is the definition, operation.py has the schemas,
-// distill_rows.h the kernel.
+// The distillation losses on a CPU. fastkd/ops/distill_loss/reference.py is the definition, operation.py has the
+// schemas, distill_rows.h the kernel.
 //
 // A task is so many rows; what tasks have summed is added in their order: no result depends on threads.
 
@@ -25,7 +25,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using namespace fastkd;
 
-constexpr int64_t ROWS = 16;            // of a task
+constexpr int64_t ROWS = 16;                 // of a task
 constexpr int64_t WORTH_A_THREAD = 1 << 15;  // numbers
 
 int form_named(const std::string& name) {
@@ -72,7 +72,8 @@ void distill_loss(std::vector<Tensor> logits, std::vector<Tensor> gradients, Ten
   const int64_t samples = logits[0].size(0), classes = logits[0].size(1);
   std::vector<Matrix> matrices;
   std::vector<Gradient> targets;
-  for (const Tensor& one : logits) matrices.push_back({one.const_data_ptr(), type_of(one), one.stride(0), one.stride(1)});
+  for (const Tensor& one : logits)
+    matrices.push_back({one.const_data_ptr(), type_of(one), one.stride(0), one.stride(1)});
   for (const Tensor& one : gradients) targets.push_back(gradient_in(one));
   const int64_t* const label = labels.const_data_ptr<int64_t>();
   const double counted = static_cast<double>(std::max<int64_t>(counted_rows(label, samples, classes, ignore_index), 1));

@@ -1,8 +1,8 @@
-// The distillation losses of single rows, in vectors of LANES: values, gradients and hits. fastkd/ops/distill_loss/
-// reference.py is the definition; each_target.h includes this once for each instruction set.
+// The distillation losses of single rows, in vectors of LANES: values, gradients and hits. The definition is
+// fastkd/ops/distill_loss/reference.py; each_target.h includes this once for each instruction set.
 //
-// A row is turned into float32, with -inf behind its last class, so that padding has probability 0 and ranks after every
-// class; it then stays in the cache, and a form goes over it as often as that reads well. KL needs no normalised
+// A row is turned into float32, with -inf behind its last class, so that padding has probability 0 and ranks after
+// every class; it then stays in the cache, and a form goes over it as often as that reads well. KL needs no normalised
 // probabilities: with u = (z - max) / τ, log p = u - log Σ exp u, so that
 //   KL(p ‖ q) = Σ p (u_p - u_q) - log Σ exp u_p + log Σ exp u_q,
 // and in its gradient the logarithms cancel. FORMS, at the end, is the one place where a form is added.
@@ -76,8 +76,10 @@ struct Row {
   FASTKD_INLINE Logits load_logits(int64_t network, int place) const {
     float* const values = at(place);
     const Matrix& from = given.logits[network];
-    from.type == Type::FLOAT32 ? widen<float>(values, from, index, given.classes)
-                               : widen<uint16_t>(values, from, index, given.classes);
+    if (from.type == Type::FLOAT32)
+      widen<float>(values, from, index, given.classes);
+    else
+      widen<uint16_t>(values, from, index, given.classes);
     return {values, peak(values), values[label]};
   }
 
@@ -164,18 +166,18 @@ struct Row {
     const Gradient& to = given.gradients[network];
     if (to.data == nullptr) return;
     const float* const from = at(place);
-    const int64_t first = index * given.classes;
-    float* const floats = static_cast<float*>(to.data) + first;
-    uint16_t* const shorts = static_cast<uint16_t*>(to.data) + first;
+    if (!to.bfloat16) {
+      std::copy_n(from, given.classes, static_cast<float*>(to.data) + index * given.classes);
+      return;
+    }
+    uint16_t* const shorts = static_cast<uint16_t*>(to.data) + index * given.classes;
     int64_t k = 0;
     for (; k + LANES <= given.classes; k += LANES)
-      to.bfloat16 ? void(*reinterpret_cast<Shorts*>(shorts + k) = narrowed(load(from + k)))
-                  : store(floats + k, load(from + k));
+      *reinterpret_cast<Shorts*>(shorts + k) = narrowed(load(from + k));
     if (k == given.classes) return;
     uint16_t rest[LANES];
     *reinterpret_cast<Shorts*>(rest) = narrowed(load(from + k));
-    for (int64_t i = 0; k + i < given.classes; ++i)
-      to.bfloat16 ? void(shorts[k + i] = rest[i]) : void(floats[k + i] = from[k + i]);
+    for (int64_t i = 0; k + i < given.classes; ++i) shorts[k + i] = rest[i];
   }
 };
 
@@ -205,18 +207,19 @@ FASTKD_INLINE void divergence(Row& row, Anchor& anchor) {
     const Softmax q = row.softmax(z, learns ? row.ce_rate : row.rate, Row::PARTNER_CE);
     const Softmax b = row.softened(z, q, Row::PARTNER_KL);
     const Softmax &p = FROM_ANCHOR ? a : b, &other = FROM_ANCHOR ? b : a;
-    const float mean_gap = FROM_ANCHOR ? row.gaps_between(anchor.z, z, a, b.total) : row.gaps_between(z, anchor.z, b, a.total);
+    const Logits &of_p = FROM_ANCHOR ? anchor.z : z, &of_other = FROM_ANCHOR ? z : anchor.z;
+    const float mean_gap = row.gaps_between(of_p, of_other, p, other.total);
     const float share = row.share(i), slope = row.pair_slope * share;
     row.sums.pair += (mean_gap - p.log_total + other.log_total) * row.squared * share;
     if (learns) {
       partner_learns(row, i, z, q);
-      FROM_ANCHOR ? row.add_difference(row.at(Row::PARTNER_GRADIENT), b, a, slope)
-                  : row.add_skewed(row.at(Row::PARTNER_GRADIENT), b, mean_gap, slope);
+      float* const gradient = row.at(Row::PARTNER_GRADIENT);
+      FROM_ANCHOR ? row.add_difference(gradient, b, a, slope) : row.add_skewed(gradient, b, mean_gap, slope);
       row.write_gradient(i + 1, Row::PARTNER_GRADIENT);
     }
     if (row.given.detached) continue;
-    FROM_ANCHOR ? row.add_skewed(row.at(Row::GRADIENT), a, mean_gap, slope)
-                : row.add_difference(row.at(Row::GRADIENT), a, b, slope);
+    float* const gradient = row.at(Row::GRADIENT);
+    FROM_ANCHOR ? row.add_skewed(gradient, a, mean_gap, slope) : row.add_difference(gradient, a, b, slope);
   }
 }
 
@@ -277,9 +280,10 @@ FASTKD_INLINE void virtual_teacher(Row& row, Anchor& anchor) {
   for (int64_t k = 0; k < row.width; k += LANES, left -= static_cast<int32_t>(LANES))
     below += left > 0 ? load(values + k) - anchor.z.peak : Floats{};
   const double log_others = sum(below) - (classes - 1) * anchor.p.log_total;
-  row.sums.pair -= (label == 0 ? 0 : label * anchor.p.log_probability(anchor.z)) + (other == 0 ? 0 : other * log_others);
-  if (!SMOOTHED)
-    row.sums.pair += (label == 0 ? 0 : label * std::log(label)) + (other == 0 ? 0 : wrong * other * std::log(other));
+  const double log_label = anchor.p.log_probability(anchor.z);
+  row.sums.pair -= (label == 0 ? 0 : label * log_label) + (other == 0 ? 0 : other * log_others);
+  const double minus_entropy = (label == 0 ? 0 : label * std::log(label)) + (other == 0 ? 0 : wrong * other * std::log(other));
+  if (!SMOOTHED) row.sums.pair += minus_entropy;
   if (classes == 1) return;  // its probability is 1 whatever the logit
   const float slope = row.pair_slope, each = static_cast<float>(other), inverse = 1.0f / anchor.p.total;
   float* const gradient = row.at(Row::GRADIENT);

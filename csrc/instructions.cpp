@@ -24,4 +24,6 @@ std::string limit_instructions(std::string most) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastkd, CompositeExplicitAutograd, m) { m.impl("_instructions", TORCH_BOX(&limit_instructions)); }
+STABLE_TORCH_LIBRARY_IMPL(fastkd, CompositeExplicitAutograd, m) {
+  m.impl("_instructions", TORCH_BOX(&limit_instructions));
+}
