@@ -1,4 +1,4 @@
-// The CRD memory bank on a CPU. fastkd/ops/crd/reference.py is the definition, fastkd/ops/crd/operation.py has the schemas.
+// The CRD memory bank on a CPU. The definition is fastkd/ops/crd/reference.py; operation.py has the schemas.
 //
 // Two ways to the same numbers, fastkd/ops/crd/__init__.py chooses: crd_gather.h goes from draw to draw, crd_tiles.h
 // from tile to tile of the bank. A task is one sample and 1024 of its draws, or some tiles; tasks and sums have a fixed

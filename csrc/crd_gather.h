@@ -7,8 +7,8 @@ typedef uint32_t Pairs __attribute__((vector_size(4 * LANES), aligned(2), may_al
 typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int Order __attribute__((vector_size(16)));
 
-// Two vectors of a row at once. In bfloat16 they are the even and the odd elements of 2 * LANES, since that takes a shift and
-// a mask; embeddings and gradients are put into the same order.
+// Two vectors of a row at once. In bfloat16 they are the even and the odd elements of 2 * LANES, since that takes a
+// shift and a mask; embeddings and gradients are put into the same order.
 struct Two {
   Floats a, b;
 };

@@ -256,6 +256,8 @@ FASTKD_INLINE void decoupled(Row& row, Anchor& anchor) {
   row.add_difference(gradient, student, teacher, row.third_slope * row.squared * row.rate);
 }
 
+FASTKD_INLINE double times_log(double p) { return p == 0 ? 0 : p * std::log(p); }
+
 enum class Virtual { PLAIN, SOFTENED, OTHERS, ALL };
 
 // A teacher that is two numbers, the label's probability and that of every other class: its KL, or for the smoothed
@@ -282,8 +284,7 @@ FASTKD_INLINE void virtual_teacher(Row& row, Anchor& anchor) {
   const double log_others = sum(below) - (classes - 1) * anchor.p.log_total;
   const double log_label = anchor.p.log_probability(anchor.z);
   row.sums.pair -= (label == 0 ? 0 : label * log_label) + (other == 0 ? 0 : other * log_others);
-  const double minus_entropy = (label == 0 ? 0 : label * std::log(label)) + (other == 0 ? 0 : wrong * other * std::log(other));
-  if (!SMOOTHED) row.sums.pair += minus_entropy;
+  if (!SMOOTHED) row.sums.pair += times_log(label) + wrong * times_log(other);
   if (classes == 1) return;  // its probability is 1 whatever the logit
   const float slope = row.pair_slope, each = static_cast<float>(other), inverse = 1.0f / anchor.p.total;
   float* const gradient = row.at(Row::GRADIENT);
