@@ -102,14 +102,6 @@ def _packed(form: str, numbers: Numbers, device: torch.device) -> Tensor:
                 f"the loss is on {numbers.device}, the logits are on {device}: move it with .to({str(device)!r})"
             )
         return numbers
-    values = neutral(form)
-    for name, value in numbers.items():
-        if isinstance(value, Tensor):
-            break
-        values[NUMBERS[form][name].role] = value
-    else:
-        if device.type == "cpu":
-            return torch.tensor(values)
     # Filled on the device: a copy from the host would make the host wait, and could not be captured.
     packed = torch.ones(len(neutral(form)), dtype=torch.float32, device=device)
     for place, value in enumerate(neutral(form)):
