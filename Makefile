@@ -1,6 +1,7 @@
 # Everything runs in the virtual environment .venv, which the first target you call sets up.
 #   make train   trains a student-friendly teacher on handwritten digits and distils a student from it
 #   make test    runs the tests; make quick those that are for after every edit
+#   make ptx     executes the compiled code of every kernel, without a GPU
 #   make compare compares methods and teachers on the digits, in minutes
 PYTHON ?= python3
 ARGS ?=
@@ -20,14 +21,16 @@ QUICK := tests/test_layers.py tests/test_mirror.py tests/test_docs.py tests/test
   tests/methods/test_peers.py tests/networks/test_grafts.py tests/recipes \
   tests/training --ignore=tests/training/test_capture.py --ignore=tests/training/test_compilation.py \
   tests/run/test_earlier.py tests/run/test_figures.py tests/run/test_header.py tests/run/test_job.py \
+  tests/run/test_charts.py tests/run/test_comparison.py tests/run/test_curves.py tests/run/test_differences.py \
+  tests/run/test_labels.py tests/run/test_outlook.py tests/run/test_page.py tests/run/test_shown.py \
   tests/data/test_augment.py tests/data/test_base.py tests/data/test_boxes.py tests/data/test_failures.py \
   tests/data/test_order.py tests/data/test_paths.py tests/data/test_resident.py \
   tests/support --ignore=tests/support/test_distributed.py tests/benchmarks
 
-.PHONY: help train compare quick test slow night lint format gpu bench clean
+.PHONY: help train compare quick test ptx slow night lint format gpu bench clean
 
 help:
-	@echo "make train [ARGS=…] | compare [ARGS=…] | quick | test [ARGS=…] | slow | night | lint | format | gpu | bench | clean"
+	@echo "make train [ARGS=…] | compare [ARGS=…] | quick | test [ARGS=…] | ptx [ARGS=…] | slow | night | lint | format | gpu | bench | clean"
 
 train: .venv/installed
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m fastkd.train $(ARGS)
@@ -42,6 +45,9 @@ quick: .venv/installed
 
 test: .venv/installed
 	$(TEST) -n auto $(ARGS)
+
+ptx: .venv/installed
+	$(TEST) -n auto -m "ptx" $(ARGS)
 
 slow: .venv/installed
 	$(TEST) -n auto -m "slow and not gpu" $(ARGS)

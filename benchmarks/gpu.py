@@ -58,6 +58,7 @@ def jobs(out: Path, *, steps: bool) -> list[Job]:
         return Job(part, name, command, seconds)
 
     found = [Job("tests", "gpu tests", tests, 150), benchmark("ops", "distill_loss", 60), benchmark("ops", "crd", 60)]
+    found.append(benchmark("ops", "row_loss", 60))
     found += [benchmark("steps", "methods", 60), benchmark("steps", "training_step", 150)] if steps else []
     return [*found, benchmark("data", "data", 180), benchmark("data", "feeding", 120)]
 

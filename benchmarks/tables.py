@@ -1,7 +1,8 @@
 """The tables of benchmarks/README.md, out of the records in results/: python -m benchmarks.tables [--check]
 
 Between `<!-- results/NAME.json -->` and `<!-- end -->` stands what this program writes, nothing else. A cell is the
-median with, in brackets, how many times as fast as the contender `reference` of the same case that is.
+median with, in brackets, how many times as fast as the contender `reference` of the same case that is. Records of
+`traffic` have bytes in place of seconds, and a table of their own.
 """
 
 import argparse
@@ -14,12 +15,16 @@ from typing import Any
 
 README = Path(__file__).parent / "README.md"
 PLACE = re.compile(r"<!-- (results/[\w.-]+\.json) -->\n.*?<!-- end -->", re.DOTALL)
+SECTOR = 32
+"""Bytes that global memory is moved in."""
 WIDEST = 6
 """Contenders that still stand side by side; more of them stand one below the other."""
 
 
 def tables(records: list[dict[str, Any]]) -> str:
     """Markdown: what was measured, then a table for the cases that have the same contenders."""
+    if records[0].get("benchmark") == "traffic":
+        return traffic_table(records)
     by_case = {case: list(group) for case, group in groupby(records, key=lambda record: record["case"])}
     contenders = {case: tuple(record["contender"] for record in group) for case, group in by_case.items()}
     lines = [_measured_on(records), ""]
@@ -30,6 +35,36 @@ def tables(records: list[dict[str, Any]]) -> str:
             header, *rows = [list(row) for row in zip(header, *rows, strict=True)]
         lines += [_row(header), _row(["---"] * len(header)), *map(_row, rows), ""]
     return "\n".join(lines)
+
+
+TRAFFIC_COLUMNS = ("", "", "", "floor", "sectors read", "written", "different", "bank conflicts")
+
+
+def traffic_table(records: list[dict[str, Any]]) -> str:
+    """Sectors of global memory that warps read and write, in multiples of the floor; different bytes, launch by launch;
+    and the ways of the worst conflict in shared memory."""
+    rows = [_row(list(traffic_cells(record))) for record in records]
+    lines = [_measured_on(records), "", _row(list(TRAFFIC_COLUMNS)), _row(["---"] * len(TRAFFIC_COLUMNS)), *rows, ""]
+    return "\n".join(lines)
+
+
+def traffic_cells(record: dict[str, Any]) -> tuple[str, ...]:
+    kernels, floor = record["kernels"], record["floor_bytes"]
+    read, written = (
+        sum(kernel[side]["sectors"] for kernel in kernels) * SECTOR / floor for side in ("read", "written")
+    )
+    different = sum(kernel[side]["unique_bytes"] for kernel in kernels for side in ("read", "written")) / floor
+    worst = max((conflict["worst"] for kernel in kernels for conflict in kernel["conflicts"]), default=1)
+    return (
+        record["case"],
+        record["contender"],
+        record["device"].partition(",")[0],
+        f"{floor / 1e6:,.3g} MB",
+        f"{read:.3f}",
+        f"{written:.3f}",
+        f"{different:.3f}",
+        "none" if worst == 1 else f"{worst} ways",
+    )
 
 
 def _measured_on(records: list[dict[str, Any]]) -> str:
@@ -79,10 +114,10 @@ def filled(text: str, folder: Path) -> str:
     return PLACE.sub(table, text)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a table is old")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     before = README.read_text()
     after = filled(before, README.parent)
     if options.check:

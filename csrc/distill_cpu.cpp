@@ -34,6 +34,12 @@ int form_named(const std::string& name) {
   STD_TORCH_CHECK(false, "distill_loss: the compiled library has no form ", name);
 }
 
+std::string forms() {
+  std::string names;
+  for (const auto& form : baseline::FORMS) names += std::string(names.empty() ? "" : ",") + form.traits.name;
+  return names;
+}
+
 Type type_of(const Tensor& logits) {
   switch (logits.scalar_type()) {
     case ScalarType::Float:
@@ -131,3 +137,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastkd, CPU, m) {
   m.impl("_distill_loss", TORCH_BOX(&distill_loss));
   m.impl("_distill_scale", TORCH_BOX(&distill_scale));
 }
+
+STABLE_TORCH_LIBRARY_IMPL(fastkd, CompositeExplicitAutograd, m) { m.impl("_distill_forms", TORCH_BOX(&forms)); }

@@ -1,15 +1,11 @@
 """python -m fastkd.compare: methods side by side, from a standard and from a student-friendly teacher, over seeds."""
 
-import html
 import math
-import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-from rich.table import Table
+from typing import Annotated, Any, Literal
 
 from fastkd.methods.at import ATSettings
 from fastkd.methods.crd import CRDSettings
@@ -20,17 +16,20 @@ from fastkd.recipes import RECIPES
 from fastkd.recipes.choice import TeacherTraining, method_settings
 from fastkd.recipes.recipe import Recipe, StageRecipe
 from fastkd.report import write_report
-from fastkd.run import Job, carry_out, check, create_folder, open_data, open_run
+from fastkd.run import Job, carry_out, check, create_folder, holds_run, open_data, open_run
 from fastkd.run.charts import Dot, dot_chart
+from fastkd.run.differences import Difference, difference, note
 from fastkd.run.figures import mean_and_std
+from fastkd.run.page import Html, element, join, table
 from fastkd.support.command_line import command, read_options
-from fastkd.support.console import table_console
+from fastkd.support.console import new_table, table_console
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
 from fastkd.support.files import write_json
 from fastkd.support.interrupt import Stopped, interruptible
 from fastkd.support.plain import to_plain
+from fastkd.support.ranges import Epochs, Images, Threads, whole
 from fastkd.support.session import Session
 
 METHODS = ("kd", "kd+fitnet", "kd+at", "kd+sp", "simkd", "crd")
@@ -47,14 +46,18 @@ class Options:
     """digits, or cifar100:PATH for a subset of CIFAR-100 (resnet20 to resnet8, meant for a GPU)."""
     out: Path = Path("runs/compare")
     """Folder of the runs and of report.html."""
-    seeds: int = 3
-    epochs: int | None = None
+    seeds: Annotated[int, whole(1, 10_000)] = 3
+    """Repetitions, from which the noise of the differences is known."""
+    epochs: Epochs | None = None
     """Epochs of the students; the teachers have half as many again (default: 20)."""
-    limit_train: int | None = None
+    limit_train: Images | None = None
     """Train on so many images only (default: 10000 of CIFAR-100)."""
-    threads: int | None = None
+    threads: Threads | None = None
     """Threads of the CPU (default: all cores)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is computed; auto: on a GPU where there is one."""
+    unlocked: bool = False
+    """Go on where the file system has no locks: see to it yourself that no other process trains in the folder."""
 
 
 def main(arguments: list[str]) -> int:
@@ -71,11 +74,11 @@ def main(arguments: list[str]) -> int:
     write_report(folders, options.out / "report.html", above=page(measured))
     console = table_console()
     for title, (heads, rows) in tables(measured).items():
-        table = Table(*heads, title=title, title_justify="left")
+        shown = new_table(*heads, title=title)
         for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    console.print(f"{NOTE}\nreport   {options.out / 'report.html'}", markup=False, soft_wrap=True)
+            shown.add_row(*row)
+        console.print(shown)
+    console.print(f"{remark(measured)}\nreport   {options.out / 'report.html'}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -93,7 +96,9 @@ def recipe_of(options: Options, kind: TeacherTraining) -> Recipe:
         own = {"crd": CRDSettings(negatives=4096)}
     else:
         raise UserError(f"the comparison is of digits or cifar100:PATH, got {options.data!r}")
-    teacher, student, control = (_shortened(stage, options.epochs or 20) for stage in made.stages)
+    teacher, student, control = (
+        _shortened(stage, 20 if options.epochs is None else options.epochs) for stage in made.stages
+    )
     own["kd"] = KDSettings(ce_weight=1.0, kl_weight=1.0, temperature=4.0)  # as in SFTN's recipe beside other methods
     # SimKD alone has no other loss to set the length of a step, and this run has a hundredth of the paper's steps.
     own["simkd"] = SimKDSettings(weight=10.0)
@@ -126,14 +131,14 @@ def _train(recipe: Recipe, folder: Path, options: Options) -> list[dict[str, Any
     """The results of every seed; None where the run was stopped."""
     job = Job.of(recipe, open_data(recipe), pick_device(options.device))
     check(job)
-    if not (folder / "recipe.json").exists():
-        create_folder(folder, recipe)
+    if not holds_run(folder):
+        create_folder(folder, recipe, unlocked=options.unlocked)
     elif to_plain(open_run(folder)) != to_plain(recipe):
         raise UserError(f"{folder} holds a comparison with other settings: give another --out")
     with Display() as display, interruptible() as interrupt:
         display.note(f"{recipe.name}  {recipe.data}, {recipe.seeds} seeds  ->  {folder}")
         try:
-            return carry_out(job, folder, Session(display, interrupt))
+            return carry_out(job, folder, Session(display, interrupt, unlocked=options.unlocked))
         except Stopped as stopped:
             display.note(f"{stopped}; the same command goes on")
             return None
@@ -144,7 +149,6 @@ Measured = dict[str, dict[str, dict[str, list[float]]]]
 stands under the method "teacher"."""
 
 MEASURES = {"top1": ("top-1 %", 2), "agreement": ("same top-1 as teacher %", 2), "kl": ("KL to teacher", 4)}
-NOTE = "≈ marks a difference under two standard errors, √(s₁²/n + s₂²/n): seeds alone may make as much."
 
 
 def measure(results: dict[str, list[dict[str, Any]]]) -> Measured:
@@ -162,28 +166,6 @@ def measure(results: dict[str, list[dict[str, Any]]]) -> Measured:
     return measured
 
 
-class Difference(NamedTuple):
-    mean: float
-    error: float | None
-    """Standard error of the mean; None for a single seed."""
-
-    @property
-    def clear(self) -> bool:
-        """Whether the difference is at least two standard errors."""
-        return self.error is not None and abs(self.mean) >= 2 * self.error and self.mean != 0
-
-    def show(self, digits: int) -> str:
-        return f"{'' if self.clear else '≈ '}{self.mean:+.{digits}f}"
-
-
-def difference(one: Sequence[float], other: Sequence[float]) -> Difference:
-    """The difference of the means, one - other, with the standard error of two independent samples."""
-    mean = statistics.fmean(one) - statistics.fmean(other)
-    if min(len(one), len(other)) < 2:
-        return Difference(mean, None)
-    return Difference(mean, math.sqrt(sum(statistics.variance(values) / len(values) for values in (one, other))))
-
-
 Rows = list[tuple[str, ...]]
 
 
@@ -196,41 +178,56 @@ def tables(measured: Measured) -> dict[str, tuple[tuple[str, ...], Rows]]:
                 mean_and_std(values[key]).show(digits) if key in values else "" for key, (_, digits) in MEASURES.items()
             ]
             figures.append((name, kind, *cells))
-    differences: Rows = []
-    for name in METHODS:
-        own, alone = measured[name], measured[ALONE]
-        against = [difference(own[kind]["top1"], alone[kind]["top1"]).show(2) for kind in TEACHERS]
-        between = [
-            difference(own["sftn"][key], own["standard"][key]).show(digits) for key, (_, digits) in MEASURES.items()
-        ]
-        differences.append((name, *against, *between))
+    digits = (2, 2, *(digits for _, digits in MEASURES.values()))
+    compared = {
+        name: tuple(each.show(places) for each, places in zip(found, digits, strict=True))
+        for name, found in differences(measured).items()
+    }
     seeds = len(measured[ALONE]["standard"]["top1"])
     what = f"mean ± std over {seeds} seeds" if seeds > 1 else "one seed"
     measures = tuple(title for title, _ in MEASURES.values())
     heads = (*(f"top-1 - {ALONE}, {kind}" for kind in TEACHERS), *(f"sftn - standard: {title}" for title in measures))
     return {
         f"after the last epoch, {what}": (("method", "teacher", *measures), figures),
-        "differences of the means": (("method", *heads), differences),
+        "differences of the means": (("method", *heads), [(name, *cells) for name, cells in compared.items()]),
     }
 
 
-def page(measured: Measured) -> str:
+def differences(measured: Measured) -> dict[str, list[Difference]]:
+    """Of each method: to the student without a teacher for each kind of teacher, then between the two kinds."""
+    found = {}
+    for name in METHODS:
+        own, alone = measured[name], measured[ALONE]
+        against = [difference(own[kind]["top1"], alone[kind]["top1"]) for kind in TEACHERS]
+        found[name] = [*against, *(difference(own["sftn"][key], own["standard"][key]) for key in MEASURES)]
+    return found
+
+
+def remark(measured: Measured) -> str:
+    """What the marks of the differences mean."""
+    return note(each for found in differences(measured).values() for each in found)
+
+
+def page(measured: Measured) -> Html:
     """The HTML that stands above the runs' own report."""
-    parts = [f"<h2>Comparison</h2><p>{html.escape(NOTE)} In the plots the bars are two standard errors of a mean.</p>"]
+    bars = " In the plots the bars are two standard errors of a mean." if _several_seeds(measured) else ""
+    parts = [element("h2", "Methods and teachers"), element("p", remark(measured) + bars)]
     for title, (heads, rows) in tables(measured).items():
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        parts.append(f"<h3>{html.escape(title)}</h3><table><tr>{head}</tr>{body}</table>")
+        parts += [element("h3", title), table(heads, rows, kind="numbers")]
     charts = [dot_chart(title, list(_dots(measured, key))) for key, (title, _) in MEASURES.items()]
-    return "".join(parts) + f'<div class="charts">{"".join(charts)}</div>'
+    return join([*parts, element("div", *charts, class_="charts")])
+
+
+def _several_seeds(measured: Measured) -> bool:
+    return len(measured[ALONE]["standard"]["top1"]) > 1
 
 
 def _dots(measured: Measured, key: str) -> Iterator[Dot]:
     for name in (ALONE, *METHODS):
         for kind in TEACHERS:
             values = measured[name][kind][key]
-            error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-            yield Dot(name, f"{kind} teacher", statistics.fmean(values), 2 * error)
+            found = mean_and_std(values)
+            yield Dot(name, f"{kind} teacher", found.mean, 2 * (found.std or 0.0) / math.sqrt(len(values)))
 
 
 if __name__ == "__main__":

@@ -9,17 +9,20 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.table import Table
 
+from fastkd.data import DataSet
+from fastkd.networks import Network
 from fastkd.options import with_absolute_path
+from fastkd.recipes.recipe import Recipe
 from fastkd.run import Job, load_network, open_data, open_run, seed_folders
 from fastkd.run.figures import mean_and_std
-from fastkd.run.weights import describe, export_network, find_weights
+from fastkd.run.purpose import order_of, reorder
+from fastkd.run.trust import trust
+from fastkd.run.weights import check_export, describe, export_network, find_weights, open_network
 from fastkd.support import environment
 from fastkd.support.command_line import command, read_options
-from fastkd.support.console import table_console
+from fastkd.support.console import new_table, table_console
 from fastkd.support.environment import pick_device
-from fastkd.support.errors import UserError
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.execution import Execution
 
@@ -33,16 +36,22 @@ class Options:
     data: str = ""
     """NAME:PATH of another data set with the same classes (default: the run's own)."""
     export: Path | None = None
-    """Write the student as a torch.export program: normalised images, any number, to logits; needs torch alone."""
+    """FILE.pt2: write the student as a torch.export program, from normalised images to logits; it needs torch alone."""
+    trust: Path | None = None
+    """Import the code outside of fastkd that this run names, and say what; else none is."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is computed; auto: on a GPU where there is one."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
 def main(arguments: list[str]) -> int:
     options = read_options(Options, arguments, program="python -m fastkd.evaluate")
-    if options.export is not None:
-        find_weights(str(options.run), "student")  # it refuses a run of several seeds before anything is measured
+    if options.trust is not None:
+        trust(options.trust, lambda line: print(f"fastkd: {line}", file=sys.stderr))
+    if options.export is not None:  # what cannot be exported is refused before anything is measured
+        check_export(options.export)
+        find_weights(str(options.run), "student")
     folders = seed_folders(options.run) or [options.run]
     measured = {folder.name: evaluate(folder, options.data, pick_device(options.device)) for folder in folders}
     if options.json:
@@ -50,7 +59,12 @@ def main(arguments: list[str]) -> int:
     else:
         _print(options.run, list(measured.values()))
     if options.export is not None:
-        export_network(options.export, load_network(options.run, "student"), open_run(options.run).image_size)
+        student = find_weights(str(options.run), "student")
+        description = describe(student)
+        assert description is not None, "else it could not be opened"
+        export_network(options.export, open_network(student), description)
+        takes = f"normalised images [any number, 3, {description.image_size}, {description.image_size}]"
+        print(f"{options.export}: the student as a torch.export program, from {takes} to logits", file=sys.stderr)
     return 0
 
 
@@ -59,15 +73,14 @@ def evaluate(folder: Path, data: str, device: torch.device) -> dict[str, dict[st
     recipe = open_run(folder)
     if data:
         recipe = replace(recipe, data=with_absolute_path(data))
+    recipe = _normalising_as_in_training(recipe, folder)
     environment.set_threads(recipe.threads)
     images = open_data(replace(recipe, limit_train=None), folder)
-    source = Job.of(replace(recipe, execution=Execution(channels_last="off")), images, device).test_source()
-    for stage in recipe.stages:
-        description = describe(find_weights(str(folder), stage.name))
-        if description is not None and description.num_classes != len(images.classes):
-            has = f"{recipe.data} has {len(images.classes)} classes"
-            raise UserError(f"{has}, the {stage.name} of {folder} knows {description.num_classes}")
-    loaded = {stage.name: load_network(folder, stage.name).to(device) for stage in recipe.stages}
+    # What it was taught by does not matter here, and may be code that is not to be imported.
+    stages = tuple(replace(stage, method="", settings={}, teachers=()) for stage in recipe.stages)
+    tested = replace(recipe, stages=stages, execution=Execution(channels_last="off"))
+    source = Job.of(tested, images, device).test_source()
+    loaded = {stage.name: _loaded(folder, stage.name, images).to(device) for stage in recipe.stages}
     counts = accuracies(lambda batch: {name: network(batch).logits for name, network in loaded.items()}, source, device)
     measured: dict[str, dict[str, Any]] = {}
     for stage in recipe.stages:
@@ -75,6 +88,27 @@ def evaluate(folder: Path, data: str, device: torch.device) -> dict[str, dict[st
         if stage.name != "teacher" and "teacher" in loaded:
             measured[stage.name] |= similarity(loaded["teacher"], loaded[stage.name], source, device)
     return measured
+
+
+def _normalising_as_in_training(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the mean and deviation that its networks were trained with, whatever the data's own are."""
+    trained = [stage.name for stage in recipe.stages if stage.training is not None]
+    known = describe(find_weights(str(folder), trained[0])) if trained else None
+    if known is None or known.mean is None or known.std is None:
+        return recipe
+    return replace(recipe, mean=known.mean, std=known.std)
+
+
+def _loaded(folder: Path, name: str, images: DataSet) -> Network:
+    """The network of a stage, with its logits in the order of the classes of the images."""
+    file = find_weights(str(folder), name)
+    known = describe(file)
+    order = order_of(known, images, f"the {name} of {folder}") if known is not None else None
+    network = load_network(folder, name)
+    if order is not None:
+        print(f"the {name} of {folder} has its classes in another order: mapped by name", file=sys.stderr)
+        reorder(network, order, file)
+    return network
 
 
 COLUMNS = (
@@ -89,9 +123,7 @@ COLUMNS = (
 def _print(folder: Path, seeds: Sequence[dict[str, dict[str, Any]]]) -> None:
     samples = next(iter(seeds[0].values()))["samples"]
     several = f", mean ± std over {len(seeds)} seeds" if len(seeds) > 1 else ""
-    table = Table("", "network")
-    for heading, *_ in COLUMNS:
-        table.add_column(heading, justify="right")
+    table = new_table("", "network", right=[heading for heading, *_ in COLUMNS])
     for name, first in seeds[0].items():
         cells = []
         for _, key, factor, digits in COLUMNS:

@@ -3,7 +3,7 @@
 Its options are the fields of the dataclasses that they override, which declare name, type and help once.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 from fastkd import networks
-from fastkd.data import DATASETS, Augmentation, Reading, settled
-from fastkd.methods import METHODS, find_method, split_methods
+from fastkd.data import DATASETS, FOLDERS, Augmentation, Reading, is_resident, settled
+from fastkd.methods import METHODS, find_method, import_method, outside, short_name, split_methods
 from fastkd.recipes import RECIPES, listing
 from fastkd.recipes.choice import Choice, joined_with_kd
 from fastkd.recipes.course import learning_together
@@ -20,10 +20,14 @@ from fastkd.recipes.published import beside_the_paper, choice_of, spoken
 from fastkd.recipes.recipe import Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.run.teachers import with_loaded_teacher, with_more_teachers
 from fastkd.run.weights import WeightsFiles
-from fastkd.support.command_line import of_group, read_options
+from fastkd.support.command_line import of_group, read_options, refuse_empty
+from fastkd.support.distributed import restarts
 from fastkd.support.errors import UserError, nearest
-from fastkd.support.fields import fixed, given, group
+from fastkd.support.fields import fixed, given, group, idle, rare
+from fastkd.support.help import columns
+from fastkd.support.paths import expanded
 from fastkd.support.plain import differences
+from fastkd.support.ranges import Epochs, Positive
 from fastkd.training.execution import Execution
 from fastkd.training.optimisation import Training
 
@@ -39,14 +43,25 @@ class Options:
     run: Path | None = None
     """Folder of the run (default: runs/RECIPE-DATE)."""
     resume: Path | None = None
-    """Go on with the run in this folder."""
+    """Go on with the run in this folder; auto: with the one in --run, which begins where there is none yet."""
+    unlocked: bool = rare(False)
+    """Go on where the file system has no locks: see to it yourself that no other process trains in the folder."""
+    trust: Path | None = rare(None)
+    """Import the code outside of fastkd that this run (or weights file) names, and say what; else none is."""
     pair: str | None = None
     """TEACHER/STUDENT: stands for --teacher-net and --student."""
     teacher: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _TEACHER] = ()
     """RUN, RUN@EPOCH or FILE: take this teacher instead of training one; once more for each further teacher."""
-    teacher_epochs: int | None = None
+    teacher_prefix: str = rare("")
+    """What stands in front of the network's names in the file of --teacher, where several networks in it fit."""
+    any_images: bool = rare(False)
+    """Take a teacher that was trained on images of another size, normalisation or crop."""
+    teacher_epochs: Epochs | None = None
     """Epochs of the teacher, where they differ."""
+    teacher_lr: Positive | None = None
+    """Learning rate of the teacher, where it differs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is computed; auto: on a GPU where there is one."""
     tensorboard: bool = False
     """Also write TensorBoard files."""
     dry_run: bool = False
@@ -58,15 +73,15 @@ class Options:
     """What is trained."""
     training: Training = group()
     """How it is trained."""
-    sftn: SFTNSettings = group("sftn")
+    sftn: SFTNSettings = group("sftn", rare=True)
     """The loss of a student-friendly teacher."""
-    augmentation: Augmentation = group()
+    augmentation: Augmentation = group(rare=True)
     """What happens to training images."""
-    reading: Reading = group()
+    reading: Reading = group(rare=True)
     """How image files are read."""
     common: Recipe = group()
     """What holds for every stage."""
-    execution: Execution = group()
+    execution: Execution = group(rare=True)
     """What makes a step fast."""
     methods: Mapping[str, Any] = fixed(None)
     """The settings of each method, by its name: classes of their own, which --method decides on."""
@@ -74,8 +89,11 @@ class Options:
 
 def parse(arguments: list[str]) -> Options:
     """Reads the command line. Raises UserError for a mistake; --help prints the help and ends the program."""
+    refuse_empty(arguments)
     method = _value_of(arguments, "--method") or "kd"
-    groups = {_prefix(name): name for name in split_methods(joined_with_kd(method))}
+    for name in outside(method):
+        import_method(name)
+    groups = {short_name(name): name for name in split_methods(joined_with_kd(method))}
     for argument in arguments:
         owner = argument.removeprefix("--").partition(".")[0]
         if argument.startswith("--") and owner in METHODS and owner not in groups:
@@ -84,16 +102,12 @@ def parse(arguments: list[str]) -> Options:
         Options,
         arguments,
         program="python -m fastkd.train",
-        description=_description(),
+        description=_description(whole="--help-all" in arguments),
         groups={prefix: find_method(name).Settings for prefix, name in groups.items()},
+        values=_values(arguments, groups.values()),
     )
     options = replace(options, methods={name: of_group(options, prefix) for prefix, name in groups.items()})
     return options if options.pair is None else _with_pair(options, options.pair)
-
-
-def _prefix(method: str) -> str:
-    """The prefix of a method's options: `at`, or `logitmatch` for the import path `package.module:LogitMatch`."""
-    return (method.partition(":")[2] or method).lower()
 
 
 def _with_pair(options: Options, pair: str) -> Options:
@@ -115,17 +129,24 @@ def recipe_of(options: Options, files: WeightsFiles | None = None) -> Recipe:
     if options.teacher:
         if recipe.stage("teacher") is None:
             _refuse("teacher", "the student's method has none")
-        recipe = with_loaded_teacher(recipe, options.teacher[0], network, files)
+        how = {"prefix": options.teacher_prefix, "any_images": options.any_images}
+        recipe = with_loaded_teacher(recipe, options.teacher[0], network, files, **how)
+    else:
+        for name in ("teacher_prefix", "any_images"):
+            if getattr(options, name):
+                _refuse(name, "no teacher is loaded")
     _refuse_idle(options, recipe)
-    return with_more_teachers(beside_the_paper(recipe), options.teacher[1:], network, files)
+    more = options.teacher[1:]
+    return with_more_teachers(beside_the_paper(recipe), more, network, files, any_images=options.any_images)
 
 
 def listed(options: Options) -> Iterator[str]:
     """The papers' tables, or the lines of the one recipe that is named."""
+    wanted = given(options.choice)
+    _refuse_unknown(options)
+    _refuse_beside_a_list(options, wanted)
     if options.recipe == Options.recipe:
         return listing.overview()
-    _refuse_unknown(options)
-    wanted = given(options.choice)
     return listing.lines(
         options.recipe,
         teacher=wanted.get("teacher_net", ""),
@@ -133,6 +154,21 @@ def listed(options: Options) -> Iterator[str]:
         method=wanted.get("method", ""),
         training=wanted.get("teacher_training", ""),
     )
+
+
+def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
+    """A list is of a recipe's lines; what would change a training does not change it."""
+    groups = (options.training, options.augmentation, options.reading, options.common, options.execution)
+    others = [name for group in groups for name in given(group)]
+    others += [f"sftn.{name}" for name in given(options.sftn)]
+    others += [f"{short_name(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
+    others += [name for name in ("run", "resume", "teacher", "tensorboard", "dry_run") if getattr(options, name)]
+    others += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
+    narrowing = ("teacher_net", "student", "method", "teacher_training")
+    others += [name for name in wanted if name not in narrowing or options.recipe == Options.recipe]
+    if others:
+        of_one = "name a recipe" if others[0] in narrowing else "nothing is trained"
+        _refuse(others[0], f"--list shows the papers' tables; {of_one}")
 
 
 def refuse_other_recipe(saved: Recipe, options: Options) -> None:
@@ -156,6 +192,37 @@ def refuse_other_recipe(saved: Recipe, options: Options) -> None:
         )
 
 
+def goes_on_by_itself(options: Options) -> bool:
+    """Whether a run that the same command began is taken up: asked for, or started anew by torchrun."""
+    restarted, most = restarts()
+    if str(options.resume) == "auto" or (restarted and options.run is not None and options.resume is None):
+        for name, given_too in (("dry-run", options.dry_run), ("run", options.run is None)):
+            if given_too:
+                raise UserError(f"--resume auto {'needs' if name == 'run' else 'does not go together with'} --{name}")
+        return True
+    if most and options.run is None and options.resume is None and not options.dry_run:
+        raise UserError("torchrun --max-restarts needs --run: processes that are started anew have to find their run")
+    return False
+
+
+def refuse_another_command(saved: Recipe, recipe: Recipe, options: Options) -> None:
+    """`--resume auto` goes on with what the same command began: another recipe than that is an error."""
+    idle = {"deviations", *(() if options.reading.loader is not None else ("reading.loader",))}
+    for place, before, after in differences(recipe_to_plain(saved), recipe_to_plain(recipe)):
+        if place not in idle and not place.partition(".")[2].startswith("published"):
+            raise UserError(
+                f"--resume auto: the run in {options.run} was begun with {spoken(place, saved)} = {before!r}, the "
+                f"command says {after!r}; give the same command, or another --run"
+            )
+
+
+def refuse_beside_a_dry_run(options: Options) -> None:
+    """A dry run writes nothing: where and how is no matter."""
+    for name in ("run", "tensorboard"):
+        if getattr(options, name):
+            _refuse(name, "--dry-run writes nothing")
+
+
 def _refuse_idle(options: Options, recipe: Recipe) -> None:
     """An option that would change nothing is an error, so that nobody believes it did."""
     teacher, student, wanted = recipe.stage("teacher"), recipe.stage("student"), given(options.choice)
@@ -163,7 +230,7 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
     of_branches = [f"sftn.{name}" for name in given(options.sftn)]
     of_branches += [name for name in ("branch", "branch_blocks") if name in wanted]
     of_training = [name for name in ("teacher_training",) if name in wanted]
-    of_training += ["teacher_epochs"] if options.teacher_epochs is not None else []
+    of_training += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
     of_teacher = [*of_training, *(name for name in ("teacher_net",) if name in wanted), *of_branches]
     if teacher is None and of_teacher:
         _refuse(of_teacher[0], f"the method {learns} has no teacher")
@@ -175,14 +242,32 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
         if learning_together(recipe):
             _refuse(name, "the teacher learns together with the student")
     for method, settings in options.methods.items():
-        changed = list(given(settings))
-        if changed and all(method not in stage.settings for stage in recipe.stages):
-            _refuse(f"{_prefix(method)}.{changed[0]}", f"the student learns by {learns}")
-    schedules = [stage.training.schedule for stage in recipe.stages if stage.training]
-    if options.training.milestones is not None and any(schedule != "multistep" for schedule in schedules):
-        raise UserError("--milestones changes nothing: they belong to --schedule multistep")
+        changed, prefix = list(given(settings)), f"{short_name(method)}."
+        own = [stage.settings[method] for stage in recipe.stages if method in stage.settings]
+        if changed and not own:
+            _refuse(prefix + changed[0], f"the student learns by {learns}")
+        _refuse_idle_settings(changed, own, prefix)
+    _refuse_idle_settings(given(options.training), [stage.training for stage in recipe.stages if stage.training])
+    _refuse_idle_settings(given(options.augmentation), [recipe.augmentation])
+    _refuse_idle_reading(options, recipe)
     if recipe.name == "digits" and recipe.data != "digits" and options.common.image_size is None:
         raise UserError("the recipe digits trains on 8 pixels: give --image-size, or take another recipe")
+
+
+def _refuse_idle_settings(names: Iterable[str], settings: Sequence[Any], prefix: str = "") -> None:
+    """Refuses an option that none of the settings takes any notice of. prefix: that of the options' names."""
+    for name in names:
+        unmet = [found[1] for one in settings if (found := idle(one, [name])) is not None]
+        if settings and len(unmet) == len(settings):
+            _refuse(prefix + name, f"it goes with --{prefix}{unmet[0].words()}")
+
+
+def _refuse_idle_reading(options: Options, recipe: Recipe) -> None:
+    wanted, name = given(options.reading), recipe.data.partition(":")[0]
+    if wanted and name not in FOLDERS:
+        _refuse(next(iter(wanted)), f"{name} has no image files")
+    if "loader" in wanted and is_resident(recipe.reading, recipe.augmentation.crop):
+        _refuse("loader", "the images are decoded once, to stay on the device; it goes with --resident off")
 
 
 def _refuse(option: str, why: str) -> NoReturn:
@@ -219,7 +304,7 @@ def with_absolute_path(data: str) -> str:
     name, colon, path = data.partition(":")
     if name not in DATASETS:
         raise UserError(f"no data set {name!r}{nearest(name, DATASETS)}")
-    return f"{name}:{Path(path).absolute()}" if colon and path else data
+    return f"{name}:{expanded(path).absolute()}" if colon and path else data
 
 
 def _overridden(recipe: Recipe, options: Options) -> Recipe:
@@ -245,6 +330,7 @@ def _overridden_stage(stage: StageRecipe, options: Options) -> StageRecipe:
         stage = replace(stage, sftn=replace(stage.sftn, **given(options.sftn)))
     if not stage.method:
         return stage
+    split_methods(stage.method)  # refuses code that only a file names: its settings are no dataclass
     settings = dict(stage.settings)
     for name, own in settings.items():
         changed = given(options.methods[name]) if name in options.methods else {}
@@ -256,9 +342,9 @@ def _overridden_training(training: Training, stage: StageRecipe, options: Option
     changed = given(options.training)
     if stage.role == "teacher" and options.teacher_epochs is not None:
         changed["epochs"] = options.teacher_epochs
+    if stage.role == "teacher" and options.teacher_lr is not None:
+        changed["lr"] = options.teacher_lr
     if (epochs := changed.get("epochs")) is not None:
-        if epochs < 1:
-            raise UserError(f"epochs is at least 1, got {epochs}")
         moved = (max(1, round(milestone * epochs / training.epochs)) for milestone in training.milestones)
         shortened = {
             "milestones": tuple(sorted({milestone for milestone in moved if milestone < epochs})),
@@ -288,12 +374,33 @@ def _value_of(arguments: list[str], option: str) -> str | None:
     return None
 
 
-def _description() -> str:
+def _description(*, whole: bool) -> str:
+    """whole: with the name of every network."""
     recipes = "\n".join(f"  {name}: {(make.__doc__ or '').strip().splitlines()[0]}" for name, make in RECIPES.items())
+    shown = networks.NETWORKS if whole else ("resnet8x4", "wrn_40_2", "vgg13", "MobileNetV2", "torchvision_resnet50")
+    more = "" if whole else f" and {len(networks.NETWORKS) - len(shown)} others, which --help-all names"
+    methods = columns({name: method.about for name, method in METHODS.items()})
     return (
         "Trains a teacher, by default a student-friendly one, and distils a student from it.\n\n"
+        "Examples:\n"
+        "  python -m fastkd.train\n"
+        "  python -m fastkd.train cifar100-sftn --data cifar100:PATH --pair wrn_40_2/wrn_16_2 --method kd+at\n"
+        "  python -m fastkd.train --method at --help      (shows the settings of at)\n\n"
         f"Recipes:\n{recipes}\n\n"
         f"Data sets: {', '.join(DATASETS)}\n\n"
-        f"Methods: {', '.join(METHODS)}\n\n"
-        f"Networks: {', '.join(networks.NETWORKS)}"
+        f"Methods, of which several are joined by +:\n{methods}\n\n"
+        f"Networks: {', '.join(shown)}{more}\n\n"
+        "An option that is not given leaves the recipe's value, which stands in brackets."
     )
+
+
+def _values(arguments: list[str], methods: Iterable[str]) -> dict[str, Any]:
+    """What the recipe on the command line has, for the help; of a recipe that is none, the first one's."""
+    name = arguments[0] if arguments and arguments[0] in RECIPES else Options.recipe
+    recipe = RECIPES[name]()
+    teacher, student = recipe.stage("teacher"), recipe.stage("student")
+    assert student is not None
+    own = {short_name(method): student.settings.get(method, find_method(method).Settings()) for method in methods}
+    sftn = teacher.sftn if teacher is not None and teacher.sftn is not None else SFTNSettings(network="")
+    shared = {"augmentation": recipe.augmentation, "reading": recipe.reading, "execution": recipe.execution}
+    return own | shared | {"training": student.training, "sftn": sftn, "common": recipe}

@@ -13,12 +13,13 @@ from fastkd import options
 from fastkd.data import DataSet, keep_index
 from fastkd.recipes.recipe import Recipe
 from fastkd.report import write_report
-from fastkd.run import Job, Run, carry_out, check, create_folder, open_data, open_run
+from fastkd.run import Job, Run, carry_out, check, create_folder, holds_run, open_data, open_run
 from fastkd.run.figures import print_dry_run, print_table
 from fastkd.run.header import header
+from fastkd.run.trust import trust
 from fastkd.run.weights import WeightsFiles
 from fastkd.support import distributed, environment
-from fastkd.support.command_line import command
+from fastkd.support.command_line import command, what_ran_out
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
@@ -33,19 +34,41 @@ def main(arguments: list[str]) -> int:
         print("\n".join(options.listed(chosen)))
         return 0
     with distributed.processes(pick_device(chosen.device)) as device:
-        if chosen.resume is not None:
+        if chosen.trust is not None:
+            trust(chosen.trust, _tell)
+        if chosen.resume is not None and not options.goes_on_by_itself(chosen):
             return _resume(chosen, chosen.resume, device)
         files = WeightsFiles()
         recipe = options.recipe_of(chosen, files)
         if chosen.dry_run:
+            options.refuse_beside_a_dry_run(chosen)
             return _dry_run(Job.of(recipe, open_data(recipe), device, files))
+        if options.goes_on_by_itself(chosen) and distributed.from_main(_holds_run(chosen)):
+            return _go_on(chosen, recipe, device, files)
         return _begin(chosen, recipe, device, files)
+
+
+def _tell(line: str) -> None:
+    if distributed.is_main():
+        print(f"fastkd: {line}", file=sys.stderr)
+
+
+def _holds_run(chosen: options.Options) -> bool:
+    return distributed.is_main() and chosen.run is not None and holds_run(chosen.run)
+
+
+def _go_on(chosen: options.Options, recipe: Recipe, device: torch.device, files: WeightsFiles) -> int:
+    """Takes up the run that the same command began."""
+    assert chosen.run is not None
+    saved = open_run(chosen.run)
+    options.refuse_another_command(saved, recipe, chosen)
+    return _carry_out(Job.of(saved, open_data(saved, chosen.run), device, files), chosen.run, chosen)
 
 
 def _resume(chosen: options.Options, folder: Path, device: torch.device) -> int:
     recipe = open_run(folder)
     options.refuse_other_recipe(recipe, chosen)
-    return _carry_out(Job.of(recipe, open_data(recipe, folder), device), folder, tensorboard=chosen.tensorboard)
+    return _carry_out(Job.of(recipe, open_data(recipe, folder), device), folder, chosen)
 
 
 def _begin(chosen: options.Options, recipe: Recipe, device: torch.device, files: WeightsFiles) -> int:
@@ -54,13 +77,13 @@ def _begin(chosen: options.Options, recipe: Recipe, device: torch.device, files:
     data = open_data(recipe)
     job = Job.of(_with_other_classes(recipe, data), data, device, files)
     check(job, tensorboard=chosen.tensorboard)  # a mistake leaves no folder behind
-    distributed.on_main(lambda: create_folder(folder, job.recipe))
+    distributed.on_main(lambda: create_folder(folder, job.recipe, unlocked=chosen.unlocked))
     if recipe.reading.index_cache is None:
         distributed.on_main(lambda: keep_index(data, folder))
-    return _carry_out(job, folder, tensorboard=chosen.tensorboard)
+    return _carry_out(job, folder, chosen)
 
 
-def _carry_out(job: Job, folder: Path, *, tensorboard: bool) -> int:
+def _carry_out(job: Job, folder: Path, chosen: options.Options) -> int:
     with Display(silent=not distributed.is_main()) as display, interruptible() as interrupt:
         display.note(header(job, folder))
         for note in job.data.notes:
@@ -68,18 +91,19 @@ def _carry_out(job: Job, folder: Path, *, tensorboard: bool) -> int:
         job.data.failures.report = lambda line: display.note(f"data  {line}")
         try:
             with _out_of_memory_names_the_knobs(job):
-                results = carry_out(job, folder, Session(display, interrupt, tensorboard))
+                results = carry_out(job, folder, Session(display, interrupt, chosen.tensorboard, chosen.unlocked))
         except Stopped as stopped:
             display.note(f"{stopped}; go on with: python -m fastkd.train --resume {folder}")
             return 130
     if distributed.is_main():
-        write_report([folder], folder / "report.html")
         print_table(job.recipe, results, folder)
+        write_report([folder], folder / "report.html")
     return 0
 
 
 def _dry_run(job: Job) -> int:
     environment.set_threads(job.recipe.threads, distributed.local_processes())
+    check(job)
     set_up(job.execution, job.device)
     with Display() as display, _out_of_memory_names_the_knobs(job):
         rows = Run(job, job.recipe.seed, Path(), Session(display)).dry_run()
@@ -91,7 +115,9 @@ def _dry_run(job: Job) -> int:
 def _out_of_memory_names_the_knobs(job: Job) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and what_ran_out(error) != "memory":
+            raise
         batch = job.recipe.stages[-1].training
         size = f" (now {batch.batch_size})" if batch else ""
         knobs = f"raise --accumulate, or lower --batch-size{size} or --image-size"

@@ -1,12 +1,11 @@
 """The comparison of methods: its arithmetic on made-up results, and a tiny one from end to end."""
 
 import json
-import math
 
 import pytest
 
 from fastkd import compare
-from fastkd.compare import ALONE, METHODS, TEACHERS, Difference, Options, difference, measure, page, recipe_of, tables
+from fastkd.compare import ALONE, METHODS, TEACHERS, Options, measure, page, recipe_of, tables
 from fastkd.support.errors import UserError
 
 
@@ -28,23 +27,6 @@ def made_up(top1: dict[str, list[int]]) -> list[dict]:
     ]
 
 
-class TestDifference:
-    def test_of_two_samples(self):
-        found = difference([1.0, 2.0, 3.0], [0.0, 0.0, 3.0])
-        assert found.mean == pytest.approx(1.0)
-        assert found.error == pytest.approx(math.sqrt(1 / 3 + 3 / 3))  # variances 1 and 3, three values each
-        assert not found.clear and found.show(2) == "≈ +1.00"
-
-    def test_two_standard_errors_are_clear(self):
-        assert Difference(-2.0, 1.0).clear and Difference(-2.0, 1.0).show(1) == "-2.0"
-        assert not Difference(1.99, 1.0).clear
-        assert not Difference(0.0, 0.0).clear
-
-    def test_one_seed_says_nothing(self):
-        assert difference([9.0], [1.0]) == Difference(8.0, None)
-        assert difference([9.0], [1.0]).show(0) == "≈ +8"
-
-
 class TestTables:
     def test_figures_and_differences(self):
         measured = measure({"standard": made_up({"kd": [60, 61, 62]}), "sftn": made_up({"kd": [70, 71, 72]})})
@@ -55,10 +37,18 @@ class TestTables:
         assert differences[0] == ("kd", "+11.00", "+21.00", "+10.00", "≈ +0.00", "≈ +0.0000")
         assert [row[0] for row in differences] == list(METHODS)
 
+    def test_with_one_seed_no_difference_is_called_noise(self):
+        """Nobody knows it: not the smallest, and not one of forty points."""
+        measured = measure({"standard": made_up({"kd": [60]}), "sftn": made_up({"kd": [20]})})
+        (_, (_, differences)) = list(tables(measured).items())[1]
+        assert differences[0] == ("kd", "+10.00", "-30.00", "-40.00", "+0.00", "+0.0000")
+        shown = page(measured)
+        assert "≈" not in shown and "how much of it is chance is not known" in shown and "standard errors" not in shown
+
     def test_the_page_has_a_plot_of_every_measure(self):
         shown = page(measure({kind: made_up({"kd": [50, 51]}) for kind in TEACHERS}))
-        assert shown.count("<svg") == 3 and "two standard errors" in shown
-        assert shown.count("<circle") == 3 * 2 * (1 + len(METHODS))
+        assert shown.count("<figure") == 3 and "two standard errors" in shown
+        assert shown.count("<circle") == 3 * 2 * (1 + len(METHODS) + 1), "and one a series in the legend"
 
 
 class TestRecipe:
@@ -91,7 +81,7 @@ def test_a_tiny_comparison(tmp_path, capsys):
             assert measured["simkd"][kind]["top1"][seed] == 100 * counts["top1"] / counts["samples"]
             assert measured["kd"][kind]["kl"][seed] == results["similarity"]["kd"]["kl"]
     assert measured[ALONE]["standard"]["top1"] == measured[ALONE]["sftn"]["top1"]  # the same student either way
-    assert "Comparison" in (tmp_path / "report.html").read_text()
+    assert "Methods and teachers" in (tmp_path / "report.html").read_text()
     assert compare.main(short) == 0  # everything is finished: nothing is trained again
     assert "finished before" in capsys.readouterr().err
     with pytest.raises(UserError, match="holds a comparison with other settings"):

@@ -13,6 +13,7 @@ PAGES = [
     *DOCS,
     ROOT / "benchmarks" / "README.md",
     TESTS / "golden/README.md",
+    TESTS / "golden/modern/README.md",
 ]
 OF_OURS = re.compile(r"FASTKD_[A-Z_]+")
 READ = re.compile(r"environ(?:\.get\(|\.setdefault\(|\[)\"([A-Z_]+)\"|\"([A-Z_]+)\" (?:not )?in os\.environ")

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from fastkd import evaluate
+from fastkd.support.errors import UserError
 
 
 def test_evaluate_agrees_with_the_run(finished, capsys):
@@ -32,3 +33,19 @@ def test_evaluate_takes_all_seeds_of_a_run(finished, tmp_path, capsys):
     assert "mean ± std over 2 seeds" in shown and f"{100 * counts['top1'] / counts['samples']:.2f} ± 0.00" in shown
     assert evaluate.main([str(tmp_path), "--json"]) == 0
     assert list(json.loads(capsys.readouterr().out)) == ["seed-0", "seed-1"]
+
+
+@pytest.mark.parametrize("name", ("it.onnx", "it.pt", "it", "it.PT2.zip", "gone/it.pt2"))
+def test_what_cannot_be_exported_is_refused_before_anything_is_measured(name, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "evaluate", lambda *arguments: pytest.fail("it was measured"))
+    words = "no folder" if name.startswith("gone") else "writes a torch.export program, as in student.pt2"
+    with pytest.raises(UserError, match=words):
+        evaluate.main([str(finished), "--export", str(tmp_path / name)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_says_what_it_wrote_and_leaves_standard_output_alone(finished, tmp_path, capsys):
+    assert evaluate.main([str(finished), "--json", "--export", str(tmp_path / "it.pt2")]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) and "it.pt2: the student as a torch.export program" in shown.err
+    assert "[any number, 3, 8, 8]" in shown.err and (tmp_path / "it.pt2").is_file()

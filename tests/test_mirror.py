@@ -1,9 +1,26 @@
 """The tests of fastkd/a/b.py stand in tests/a/test_b.py, or TESTED_ELSEWHERE says where they stand and why."""
 
+from pathlib import Path
+
 import pytest
 from helpers.places import ROOT, TESTS
 
 TESTED_ELSEWHERE = {
+    "losses/ab_divergence.py": (
+        "tests/losses/test_pairs.py",
+        "All losses of a student and one teacher are tested there.",
+    ),
+    "losses/nkd.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
+    "losses/rld.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
+    "losses/ttm.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
+    "losses/pair.py": ("tests/losses/test_pairs.py", "All losses of a student and one teacher are tested there."),
+    "losses/correlation.py": (
+        "tests/losses/test_features.py",
+        "The losses on plain tensors are tested there together.",
+    ),
+    "losses/relations.py": ("tests/losses/test_features.py", "The losses on plain tensors are tested there together."),
+    "losses/maps.py": ("tests/losses/test_features.py", "The losses on plain tensors are tested there together."),
+    "losses/precision.py": ("tests/losses/test_features.py", "The losses on plain tensors are tested there together."),
     "methods/": ("tests/methods/test_walk.py", "Every row of METHODS is walked there."),
     "networks/": ("tests/networks/test_table.py", "Every row of NETWORKS is walked there."),
     "ops/augment/": ("tests/ops/augment/test_interpreted.py", "The kernel is held against the reference there."),
@@ -11,6 +28,14 @@ TESTED_ELSEWHERE = {
     "ops/distill_loss/": (
         "tests/ops/distill_loss/test_interpreted_kernels.py",
         "The kernels are held against the reference there.",
+    ),
+    "ops/row_loss/": (
+        "tests/ops/row_loss/test_interpreted_kernels.py",
+        "The kernels are held against the reference there, and that against the formulas in test_reference.py.",
+    ),
+    "ops/sparse.py": (
+        "tests/losses/test_teachers.py",
+        "It holds three values; the losses that take it are held against formulas there.",
     ),
     "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),
     "support/session.py": (
@@ -64,6 +89,12 @@ def test_no_module_stands_in_two_entries():
 
 
 def test_test_files_are_named_so_that_pytest_finds_them():
-    """A helper stands in tests/helpers/, so what is left is a test or a conftest."""
-    others = [path for path in TESTS.rglob("*.py") if path.relative_to(TESTS).parts[0] != "helpers"]
+    """A helper stands in tests/helpers/, the executor of PTX in tests/ptx/; what is left is a test or a conftest."""
+    others = [path.relative_to(TESTS) for path in TESTS.rglob("*.py")]
+    others = [path for path in others if path.parts[0] != "helpers" and not belongs_to_the_executor(path)]
     assert not [path for path in others if not path.name.startswith("test_") and path.name != "conftest.py"]
+
+
+def belongs_to_the_executor(path: Path) -> bool:
+    """Whether it is part of the package itself, whose own tests stand in tests/ptx/tests/."""
+    return path.parts[0] == "ptx" and path.parts[1] != "tests"

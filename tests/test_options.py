@@ -1,10 +1,11 @@
 """The command line of `fastkd.train`, and the recipe it means."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from helpers.commands import command, resolved
+from helpers.commands import command, mistake, resolved
 
 from fastkd import options
 from fastkd.options import parse, refuse_other_recipe
@@ -29,8 +30,20 @@ def test_options_are_a_tested_contract():
         *("recipe", "data", "teacher-net", "student", "branch", "branch-blocks", "teacher-training", "teacher"),
         *("method", "control", "epochs", "teacher-epochs", "batch-size", "optimizer", "lr", "momentum"),
         *("nesterov", "weight-decay", "schedule", "milestones", "factor", "warmup-epochs", "warmup-by", "drop-last"),
-        *("image-size", "limit-train", "crop", "crop-padding", "flip", "rotation", "run", "resume", "seed", "seeds"),
+        *(
+            "image-size",
+            "limit-train",
+            "crop",
+            "crop-padding",
+            "flip",
+            "rotation",
+            "teacher-lr",
+            "randaugment",
+            "magnitude",
+        ),
+        *("mixup", "cutmix", "run", "resume", "seed", "seeds"),
         *("eval-every", "keep-epochs", "threads", "device", "tensorboard", "dry-run", "pair", "list"),
+        *("unlocked", "trust", "teacher-prefix", "any-images"),
         *("accumulate", "clip-norm", "ema", "sync-batchnorm"),
         *("loader", "resident", "max-bad-images", "class-list", "workers", "index-cache"),
         *("compile", "capture", "precision", "channels-last", "fold", "deterministic"),
@@ -87,14 +100,14 @@ class TestCommandLine:
             "--sftn.kl-weight",
             "1",
         )
-        recipe = resolved("digits", *options, "--kd.temperature", "2", "--optimizer", "adam", "--factor", "0.2")
+        recipe = resolved("digits", *options, "--kd.temperature", "2", "--optimizer", "adam", "--eval-every", "2")
         assert recipe.augmentation.flip and recipe.augmentation.rotation == 15.0
         assert [stage.name for stage in recipe.stages] == ["teacher", "student"]
         assert (recipe.stages[0].sftn.kl, recipe.stages[0].sftn.kl_weight) == ("reverse", 1.0)
         assert recipe.stages[1].settings["kd"].temperature == 2.0
         assert recipe.stages[1].settings["kd"].kl_weight == 0.9
         assert {stage.training.optimizer for stage in recipe.stages} == {"adam"}
-        assert {stage.training.factor for stage in recipe.stages} == {0.2}
+        assert recipe.eval_every == 2
 
     def test_paths_become_absolute(self):
         name, _, path = resolved("cifar100-sftn", "--data", "cifar100:somewhere").data.partition(":")
@@ -124,3 +137,73 @@ class TestCommandLine:
     def test_a_standard_teacher_has_no_branches(self):
         recipe = resolved("digits", "--teacher-training", "standard")
         assert recipe.stages[0].sftn is None
+
+
+IDLE = [
+    (["--factor", "0.2"], "--factor changes nothing: it goes with --schedule multistep"),
+    (["--schedule", "multistep", "--factor", "0.2"], "--factor changes nothing: it goes with --milestones above 0"),
+    (["--milestones", "3"], "--milestones changes nothing: it goes with --schedule multistep"),
+    (["--optimizer", "adam", "--momentum", "0.8"], "--momentum changes nothing: it goes with --optimizer"),
+    (
+        ["--warmup-epochs", "0", "--warmup-by", "epoch"],
+        "--warmup-by changes nothing: it goes with --warmup-epochs",
+    ),
+    (["--workers", "2"], "--workers changes nothing: digits has no image files"),
+    (["--max-bad-images", "2"], "--max-bad-images changes nothing: digits has no image files"),
+    (["--class-list", "x"], "--class-list changes nothing: digits has no image files"),
+    (["--index-cache", "x"], "--index-cache changes nothing: digits has no image files"),
+    (["--loader", "auto"], "--loader changes nothing: digits has no image files"),
+    (["--resident", "on"], "--resident changes nothing: digits has no image files"),
+    (["--method", "cc", "--cc.gamma", "2"], "--cc.gamma changes nothing: it goes with --cc.form kernel"),
+    (
+        ["--method", "cc", "--cc.form", "kernel", "--cc.embed-dim", "2"],
+        "--cc.embed-dim changes nothing: it goes with --cc.form neighbours",
+    ),
+    (
+        ["--method", "ft", "--ft.epochs", "0", "--ft.paraphraser-lr", "1"],
+        "--ft.paraphraser-lr changes nothing: it goes with --ft.epochs above 0",
+    ),
+    (["--method", "simkd", "--simkd.temperature", "2"], "it goes with --simkd.kl-weight above 0"),
+    (
+        ["imagenet-sftn", "--data", "imagefolder:x", "--crop-padding", "2"],
+        "--crop-padding changes nothing: it goes with --crop pad",
+    ),
+    (
+        ["cifar100-sftn", "--data", "imagefolder:x", "--loader", "torchvision"],
+        "--loader changes nothing: the images are decoded once, to stay on the device; it goes with --resident off",
+    ),
+]
+
+
+@pytest.mark.parametrize("arguments, words", IDLE, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_an_option_that_changes_nothing_is_refused(arguments, words):
+    with pytest.raises(UserError, match=words):
+        resolved(*arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--list", "--lr", "1"], "--lr changes nothing: --list shows the papers' tables; nothing is trained"),
+        (["--list", "--method", "kd"], "--method changes nothing: --list shows the papers' tables; name a recipe"),
+        (["cifar100-sftn", "--list", "--control", "on"], "--control changes nothing"),
+        (["--list", "--run", "x"], "--run changes nothing"),
+        (["--dry-run", "--run", "x"], "--run changes nothing: --dry-run writes nothing"),
+        (["--dry-run", "--tensorboard"], "--tensorboard changes nothing: --dry-run writes nothing"),
+    ],
+)
+def test_what_is_not_trained_takes_no_option_of_a_training(arguments, words):
+    assert re.search(words, mistake(*arguments))
+
+
+@pytest.mark.parametrize("option", sorted(option_names(options.Options)))
+def test_an_empty_value_is_refused(option):
+    for arguments in ([f"--{option}="], [f"--{option}", ""], [f"--{option}", " "]) if option != "recipe" else ([""],):
+        with pytest.raises(UserError, match=" is empty: give it a value, or leave it out$"):
+            parse(arguments)
+
+
+def test_an_option_may_be_spelled_with_either_line():
+    for option in ("--tfkd_reg.alpha", "--tfkd-reg.alpha"):
+        recipe = resolved("digits", "--method", "tfkd_reg", option, "0.5")
+        assert recipe.stage("student").settings["tfkd_reg"].alpha == 0.5

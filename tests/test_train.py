@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from helpers.commands import ROOT, TINY, command, mistake
+from helpers.image_folders import write_folder
 
 from fastkd import evaluate, report, train
 from fastkd.run import load_network
@@ -77,15 +78,15 @@ class TestMistakes:
                 r"cannot graft vgg8 \(4 blocks: .*\) on the teacher wrn_16_2 \(3 blocks: 32x8x8, 64x4x4, 128x2x2\)",
             ),
             (["--batch-size", "900"], "a batch of 900 images is larger than the training set of 898"),
-            (["--epochs", "0"], "epochs is at least 1, got 0"),
-            (["--seeds", "0"], "seeds is at least 1, got 0"),
-            (["--lr", "-1"], "learning rate is above 0, got -1"),
-            (["--momentum", "-1"], "the momentum is 0 to 1, got -1"),
+            (["--epochs", "0"], "--epochs: expected a whole number from 1 to 1,000,000, got '0'"),
+            (["--seeds", "0"], "--seeds: expected a whole number from 1 to 10,000, got '0'"),
+            (["--lr", "-1"], "--lr: expected a number above 0, got '-1'"),
+            (["--momentum", "-1"], "--momentum: expected a number from 0 to below 1, got '-1'"),
             (["--momentum", "0", "--nesterov", "on"], "Nesterov momentum belongs to SGD with a momentum above 0"),
-            (["--weight-decay", "-1"], "the weight decay is at least 0, got -1"),
-            (["--sftn.temperature", "0"], "sftn: temperature is above 0, got 0"),
+            (["--weight-decay", "-1"], "--weight-decay: expected a number of at least 0, got '-1'"),
+            (["--sftn.temperature", "0"], "--sftn.temperature: expected a number from 0.001 to 1000, got '0'"),
             (["--keep-epochs", "99"], "--keep-epochs are epochs from 1 to 30, got 99"),
-            (["--crop-padding", "-1"], "--crop-padding is at least 0, got -1"),
+            (["--crop-padding", "-1"], "--crop-padding: expected a whole number from 0 to 16,384, got '-1'"),
             (["--rotation", "15", "--crop", "resized"], "--rotation goes with --crop pad only"),
             (["--milestones", "3"], "--milestones changes nothing"),
             (["--pair", "wrn_16_2"], "--pair is TEACHER/STUDENT, as in wrn_40_2/wrn_16_2, got 'wrn_16_2'"),
@@ -104,7 +105,7 @@ class TestMistakes:
             (["--teacher-training", "standard", "--sftn.kl", "reverse"], "--sftn.kl changes nothing"),
             (["--teacher-training", "standard", "--branch", "vgg8"], "--branch changes nothing"),
             (["--data", "imagefolder:/no/such"], "trains on 8 pixels: give --image-size"),
-            (["--kd.temperature", "0"], "kd: the temperature is above 0, got 0"),
+            (["--kd.temperature", "0"], "--kd.temperature: expected a number from 0.001 to 1000, got '0'"),
             (
                 ["--method", "dml", "--teacher-epochs", "3"],
                 "the teacher learns together with the student",
@@ -120,6 +121,24 @@ class TestMistakes:
     def test_one_line(self, arguments, words, tmp_path):
         line = mistake(*arguments, *([] if "--resume" in arguments else ["--run", tmp_path / "run"]))
         assert re.search(words, line), line
+
+    @pytest.mark.parametrize("options", (["--lr", "1e30"], ["--weight-decay", "1e30"]))
+    def test_a_dry_run_says_that_a_loss_is_not_finite(self, options):
+        line = mistake(*TINY, "--dry-run", *options)
+        assert "teacher: the loss or its gradient was not finite" in line and "try a lower learning rate" in line
+
+    def test_a_dry_run_says_that_a_last_batch_is_too_small(self):
+        line = mistake(*TINY, "--dry-run", "--limit-train", "129", "--drop-last", "off", "--student", "vgg8",
+                       "--teacher-training", "standard")  # fmt: skip
+        assert "the last batch of an epoch (129 images in batches of 64) has 1 image, too few for vgg8" in line
+
+    def test_memory_that_is_not_there_names_the_knobs(self, tmp_path, monkeypatch):
+        def allocate(*_arguments):
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+        monkeypatch.setattr(train, "carry_out", allocate)
+        line = mistake(*TINY, "--run", tmp_path / "run")
+        assert "out of memory on cpu: raise --accumulate, or lower --batch-size" in line
 
     def test_a_mistake_in_the_data_or_the_pair_leaves_no_folder(self, tmp_path):
         mistake("--student", "vgg8", "--run", tmp_path / "run")
@@ -213,3 +232,73 @@ def test_ctrl_c_writes_and_says_how_to_resume(number, tmp_path):
     assert child.returncode == 130
     assert f"go on with: python -m fastkd.train --resume {tmp_path}" in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("number", (signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)))
+def test_a_signal_to_the_whole_job_waits_for_the_step_and_its_loaders(number, tmp_path):
+    """A scheduler sends it to every process of the group, those that decode images among them, and twice."""
+    root, folder = write_folder(tmp_path / "data", per_class=40), tmp_path / "run"
+    how = ["--data", f"imagefolder:{root}", "--image-size", "8", "--resident", "off", "--workers", "2"]
+    line = [sys.executable, "-m", "fastkd.train", *TINY, *how, "--limit-train", "80", "--epochs", "400"]
+    child = subprocess.Popen(
+        [*line, "--run", str(folder)], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    while not (folder / "checkpoints" / "teacher.pt").exists():
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.05)
+    for _ in range(2):
+        os.killpg(child.pid, number)
+    shown = child.communicate(timeout=60)[1]
+    assert child.returncode == 130, shown
+    assert f"stopped by {number.name} in teacher" in shown and "Traceback" not in shown and "Error" not in shown
+    assert torch.load(folder / "checkpoints" / "teacher.pt", weights_only=True)["progress"]["epoch"] > 0
+
+
+class TestTheSameCommandAgain:
+    """`--resume auto`: for schedulers that requeue a job, and for `torchrun --max-restarts`."""
+
+    def test_it_begins_where_there_is_nothing_and_goes_on_where_there_is(self, tmp_path, capsys):
+        how = [*TINY, "--run", str(tmp_path / "run"), "--resume", "auto"]
+        assert train.main(how) == 0
+        first = (tmp_path / "run" / "student.safetensors").read_bytes()
+        capsys.readouterr()
+        assert train.main(how) == 0
+        assert capsys.readouterr().err.count("finished before") == 3
+        assert (tmp_path / "run" / "student.safetensors").read_bytes() == first
+
+    def test_with_a_teacher_that_was_given(self, finished, tmp_path, capsys):
+        how = [*TINY[:-2], "--control", "off", "--teacher", str(finished), "--run", str(tmp_path), "--resume", "auto"]
+        for _ in range(2):
+            assert train.main(how) == 0
+        assert capsys.readouterr().err.count("finished before") == 2
+
+    def test_another_command_is_refused(self, finished):
+        for option, words in (("--lr=0.1", "teacher lr = 0.05, the command says 0.1"), ("--seed=3", "seed = 0, the")):
+            line = mistake(*TINY, "--run", finished, "--resume", "auto", option)
+            assert f"--resume auto: the run in {finished} was begun with {words}" in line
+
+    def test_it_needs_a_folder_of_a_name_that_does_not_change(self):
+        assert mistake(*TINY, "--resume", "auto") == "--resume auto needs --run"
+        assert "does not go together with --dry-run" in mistake("--resume", "auto", "--run", "x", "--dry-run")
+
+    def test_what_torchrun_starts_anew_goes_on(self, finished, monkeypatch, capsys):
+        monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+        assert "torchrun --max-restarts needs --run" in mistake(*TINY)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        assert train.main([*TINY, "--run", str(finished)]) == 0
+        assert capsys.readouterr().err.count("finished before") == 3
+
+
+def test_a_home_folder_is_meant_by_its_sign(finished, tmp_path, monkeypatch, capsys):
+    """Behind an equals sign no shell puts it in."""
+    monkeypatch.setenv("HOME", str(finished.parent))
+    monkeypatch.chdir(tmp_path)
+    for arguments in ([f"~/{finished.name}"], [f"~/{finished.name}", "--json"]):
+        assert evaluate.main(arguments) == 0
+    assert report.main([f"~/{finished.name}", "--out=~/report-of-home.html"]) == 0
+    assert (finished.parent / "report-of-home.html").exists()
+    assert train.main([f"--resume=~/{finished.name}"]) == 0
+    assert train.main([*TINY[:-2], f"--teacher=~/{finished.name}", "--dry-run"]) == 0
+    assert "no folder ~/nothing" not in mistake("cifar100-sftn", "--data=cifar100:~/nothing")
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from fastkd.data.base import (
     Reading,
     Split,
     Views,
+    channel_statistics,
 )
 from fastkd.data.cifar import cifar10, cifar100, cifar100c
 from fastkd.data.digits import digits
@@ -45,6 +47,7 @@ __all__ = [
     "Source",
     "Split",
     "Views",
+    "channel_statistics",
     "evaluation_source",
     "is_resident",
     "keep_index",
@@ -54,19 +57,20 @@ __all__ = [
     "training_source",
 ]
 
-BUNDLED: dict[str, Callable[[], DataSet]] = {"digits": digits}
-HELD: dict[str, Callable[[str], DataSet]] = {
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "cifar100c": cifar100c,
-    "stl10": stl10,
-}
 FOLDERS: dict[str, Callable[[str, Reading, Path | None], DataSet]] = {
     "tiny-imagenet": tiny_imagenet,
     "imagefolder": imagefolder,
 }
-DATASETS: dict[str, Callable[..., DataSet]] = {**BUNDLED, **HELD, **FOLDERS}
-"""Every data set: those that come with fastkd, those that are read whole, and folders of image files."""
+"""The data sets that are folders of image files: `(path, how they are read, the scan's cache)`."""
+DATASETS: dict[str, Callable[..., DataSet]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "cifar100c": cifar100c,
+    "stl10": stl10,
+    **FOLDERS,
+}
+"""Every data set: a function of the PATH in NAME:PATH, or of nothing where the set takes no path."""
 
 
 def open_dataset(
@@ -93,14 +97,7 @@ def open_dataset(
     if image_size is not None and image_size < 1:
         raise UserError(f"--image-size is at least 1, got {image_size}")
     reading = reading or Reading()
-    if name in BUNDLED:
-        if path:
-            raise UserError(f"the {name} come with fastkd and take no path, got {path!r}")
-        data = BUNDLED[name]()
-    elif name in HELD:
-        data = HELD[name](path)
-    else:
-        data = FOLDERS[name](path, reading, reading.index_cache or cache)
+    data = _opened(name, path, reading, cache)
     train, test = data.train, data.test
     if limit_train is not None:
         train = _limited(train, limit_train)
@@ -135,6 +132,17 @@ def keep_index(data: DataSet, folder: Path) -> None:
     """Puts what the scan of the data set found into the folder, for the next time it is opened."""
     for scan in data.scans:
         scan.keep(folder)
+
+
+def _opened(name: str, path: str, reading: Reading, cache: Path | None) -> DataSet:
+    function = DATASETS[name]
+    if name in FOLDERS:
+        return function(path, reading, reading.index_cache or cache)
+    if signature(function).parameters:
+        return function(path)
+    if path:
+        raise UserError(f"{name} takes no path, got {path!r}")
+    return function()
 
 
 def _limited(split: Split | FileSplit, count: int) -> Split | FileSplit:

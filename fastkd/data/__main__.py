@@ -8,8 +8,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from fastkd.data import (
     DATASETS,
@@ -24,10 +22,13 @@ from fastkd.data import (
     open_dataset,
 )
 from fastkd.data.folder import class_folder_tree
-from fastkd.data.inspect import contact_sheet, describe, verify
+from fastkd.data.inspect import contact_sheet, describe, picture_format, verify
 from fastkd.support import environment
 from fastkd.support.command_line import command, read_options
+from fastkd.support.console import new_table, table_console
 from fastkd.support.errors import UserError
+from fastkd.support.paths import free_path, is_folder
+from fastkd.support.ranges import Pixels, Seed, between, whole
 
 _SHOWN = 20
 
@@ -38,27 +39,27 @@ class Options:
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """NAME, NAME:PATH, or the PATH of an image folder or of any folder of class folders."""
-    out: Path = Path("contact-sheet.png")
-    """The file that the sheet is written to."""
+    out: Path | None = None
+    """The file that the sheet is written to (default: contact-sheet.png, with a number where one stands already)."""
     verify: bool = False
     """Decode every file: slow, but finds what the scan cannot."""
-    image_size: int | None = None
+    image_size: Pixels | None = None
     """Side of the pictures in pixels (default: the images' own, or 224 for image files)."""
     crop: Literal["pad", "resized"] | None = None
     """How training images are cropped (default: resized for image files, else pad)."""
-    crop_padding: int = 4
+    crop_padding: Annotated[int, whole(0, 16_384)] = 4
     """Pixels of padding on each side, with --crop pad."""
     flip: bool = True
     """Flip an image horizontally, with probability 1/2."""
-    rotation: float = 0.0
+    rotation: Annotated[float, between(0, 180)] = 0.0
     """Rotate by up to ± so many degrees."""
-    views: int = 1
+    views: Annotated[int, whole(1, 64)] = 1
     """Independent augmentations of each image."""
     rotations: bool = False
     """Show the four quarter turns of each image instead."""
-    images: int = 48
+    images: Annotated[int, whole(1, 10_000)] = 48
     """Pictures on the sheet."""
-    seed: int = 0
+    seed: Seed = 0
     """What the choice and the augmentation of the images follow from."""
     class_list: Path | None = None
     """File of lines FOLDER [NAME]: the classes in the order of their labels."""
@@ -74,11 +75,10 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m fastkd.data inspect DATA [options]   (inspect --help shows them)")
         return 0 if wanted else 2
     options = read_options(Options, arguments[1:], program="python -m fastkd.data inspect")
-    for name in ("images", "views", "image_size"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is at least 1, got {value}")
     data = _opened(options)
+    _refuse_idle(options, data)
+    out = options.out or free_path(Path("contact-sheet.png"))
+    picture_format(out)
     about = describe(data)
     if options.verify:
         found = verify(data, environment.cores())
@@ -96,21 +96,35 @@ def main(arguments: list[str]) -> int:
             flip=options.flip,
             rotation=options.rotation,
         )
+        augmentation.check_size(size)
         views = FOUR_ROTATIONS if options.rotations else Views(options.views)
         torch.set_num_threads(environment.cores())
-        try:
-            contact_sheet(
-                data, options.out, image_size=size, augmentation=augmentation, views=views, images=options.images,
-                seed=options.seed,
-            )  # fmt: skip
-        except OSError as error:
-            raise UserError(f"cannot write {options.out}: {error.strerror or error}") from error
-        about["sheet"] = str(options.out)
+        contact_sheet(
+            data, out, image_size=size, augmentation=augmentation, views=views, images=options.images,
+            seed=options.seed,
+        )  # fmt: skip
+        about["sheet"] = str(out)
     if options.json:
         print(json.dumps(about, indent=2, ensure_ascii=False))
     else:
         _print(about, streamed=streamed, verified=options.verify)
     return 1 if about["bad"] else 0
+
+
+def _refuse_idle(options: Options, data: DataSet) -> None:
+    """An option that would change nothing is an error, so that nobody believes it did."""
+    changed = {name for name, value in vars(options).items() if value != getattr(Options, name, None)}
+    sheet = ("out", "image_size", "crop", "crop_padding", "flip", "rotation", "views", "rotations", "images", "seed")
+    idle: dict[str, str] = (
+        dict.fromkeys(sheet, f"{data.name} has no training images to show") if not len(data.train) else {}
+    )
+    streamed = isinstance(data.train, FileSplit)
+    if (options.crop or ("resized" if streamed else "pad")) == "resized":
+        idle["crop_padding"] = "it goes with --crop pad"
+    if options.rotations:
+        idle["views"] = "--rotations shows four of each image"
+    for name in sorted(changed & idle.keys()):
+        raise UserError(f"--{name.replace('_', '-')} changes nothing: {idle[name]}")
 
 
 def _opened(options: Options) -> DataSet:
@@ -124,7 +138,7 @@ def _opened(options: Options) -> DataSet:
         class_list=options.class_list,
         index_cache=options.index_cache,
     )
-    if name not in DATASETS and Path(options.data).is_dir() and not (Path(options.data) / "train").is_dir():
+    if name not in DATASETS and is_folder(Path(options.data)) and not is_folder(Path(options.data) / "train"):
         return class_folder_tree(options.data, reading, options.index_cache)
     return open_dataset(
         options.data if name in DATASETS else f"imagefolder:{options.data}", image_size=options.image_size,
@@ -133,9 +147,10 @@ def _opened(options: Options) -> DataSet:
 
 
 def _print(about: dict[str, Any], *, streamed: bool, verified: bool) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = table_console()
+    console.soft_wrap = True
     console.print(f"{about['name']}: {len(about['classes'])} classes")
-    table = Table("", "images", "a class has", "width", "height", "most frequent sizes")
+    table = new_table("", "images", "a class has", "width", "height", "most frequent sizes")
     for name, part in about["splits"].items():
         counts, widths, heights = part["per_class"], part.get("width"), part.get("height")
         table.add_row(

@@ -1,41 +1,65 @@
 """Makes the `Batch` that a stage trains on out of a raw batch: the first operation of the step."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, RawBatch, Split, Views
+from fastkd.data.mixing import Mixing
 from fastkd.ops.augment import How, Inputs, augment, turns_table
+from fastkd.ops.augment.strong import FIXMATCH, RANDAUGMENT, Drawn, Policy, strengthened
 from fastkd.ops.philox import split_seed
 from fastkd.support.errors import UserError
-from fastkd.support.fields import fixed
+from fastkd.support.fields import OnlyWith, fixed
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import between, whole
+
+GREATEST_MAGNITUDE = 30.0
+"""RandAugment's greatest magnitude."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
+class Augmentation(Checked):
     """What happens to a training image; evaluation images are only normalised (and cropped, see `crop`)."""
 
     crop: Literal["pad", "resized"] = "pad"
     """pad: a random window of the zero-padded image. resized: a random area and aspect ratio, resized, as is usual on
     ImageNet; evaluation then takes the centre of the image resized to 8/7 of the image size."""
-    crop_padding: int = 4
+    crop_padding: Annotated[int, whole(0, 16_384), OnlyWith("crop", "pad")] = 4
     """Pixels of padding on each side, with --crop pad."""
     flip: bool = True
     """Flip an image horizontally, with probability 1/2."""
-    rotation: float = 0.0
+    rotation: Annotated[float, between(0, 180)] = 0.0
     """Rotate by up to ± so many degrees, uniformly; nearest pixel, black outside (the Tf-KD recipes)."""
-    area: tuple[float, float] = fixed((0.08, 1.0))
-    aspect: tuple[float, float] = fixed((3 / 4, 4 / 3))
+    randaugment: Annotated[int, whole(0, 100)] = 0
+    """Operations of RandAugment that each image gets after crop and flip (torchvision's table)."""
+    magnitude: Annotated[float, between(0, GREATEST_MAGNITUDE), OnlyWith("randaugment")] = 9.0
+    """Their magnitude, from 0 to 30."""
+    mixup: Annotated[float, between(0, 100)] = 0.0
+    """α of mixup: images are mixed in pairs at a share drawn from Beta(α, α) for each batch; 0: they are not."""
+    cutmix: Annotated[float, between(0, 100)] = 0.0
+    """α of cutmix: a box of each image comes from another; with --mixup each batch has one of both."""
+    area: tuple[Annotated[float, between(1e-4, 1)], Annotated[float, between(1e-4, 1)]] = fixed((0.08, 1.0))
+    """Least and greatest share of the image's area, with --crop resized."""
+    aspect: tuple[Annotated[float, between(0.01, 100)], Annotated[float, between(0.01, 100)]] = fixed((3 / 4, 4 / 3))
+    """Least and greatest ratio of width to height."""
 
     def __post_init__(self) -> None:
-        if self.crop_padding < 0:
-            raise UserError(f"--crop-padding is at least 0, got {self.crop_padding}")
-        if not 0 <= self.rotation <= 180:
-            raise UserError(f"--rotation is 0 to 180 degrees, got {self.rotation}")
+        super().__post_init__()
+        for name in ("area", "aspect"):
+            least, most = getattr(self, name)
+            if least > most:
+                raise UserError(f"the {name} of a crop is from {least:g} to {most:g}: the first is the least")
         if self.rotation and self.crop == "resized":
             raise UserError("--rotation goes with --crop pad only")
+
+    def check_size(self, image_size: int) -> None:
+        """Raises UserError where the padding of images of that size makes crops that hold nothing of them."""
+        if self.crop == "pad" and self.crop_padding > image_size:
+            most = f"--crop-padding is at most the image size, {image_size}, got {self.crop_padding}"
+            raise UserError(f"{most}: farther out there is no image left")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +69,23 @@ class Format:
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
     """Each view [B,3,H,W] is channels-last; the view axis stays outermost."""
+
+
+def policy_of(view: int, augmentation: Augmentation | None, views: Views) -> tuple[Policy, Drawn] | None:
+    """The operations that a view is augmented by beside crop, flip and rotation; None: there are none."""
+    if augmentation is None:
+        return None
+    if views.strong and view:
+        return FIXMATCH, Drawn(2)
+    if augmentation.randaugment:
+        return RANDAUGMENT, Drawn(augmentation.randaugment, augmentation.magnitude / GREATEST_MAGNITUDE)
+    return None
+
+
+def mixing_of(augmentation: Augmentation | None, seed: int) -> Mixing | None:
+    if augmentation is None or not (augmentation.mixup or augmentation.cutmix):
+        return None
+    return Mixing(augmentation.mixup, augmentation.cutmix, seed)
 
 
 class Normalise(nn.Module):
@@ -92,13 +133,31 @@ class Prepare(nn.Module):
             quarter_turns=views.quarter_turns,
             dtype=self.format.dtype,
         )
+        self.policies = tuple(policy_of(view, augmentation, views) for view in range(views.count))
+        self.mixing = mixing_of(augmentation, seed)
 
     def batch(self, images_nHWC: Tensor, rows_VB: Tensor, index_B: Tensor, step: Tensor, epoch: Tensor) -> Batch:
         """rows_VB: the byte image that each view is cut out of; index_B: the samples' row numbers in the split."""
         scale_C, shift_C = self.normalise.scale, self.normalise.shift
         inputs = Inputs(images_nHWC, rows_VB, index_B, epoch, self.turns, scale_C, shift_C, self.how)
         images = augment(inputs, channels_last=self.format.channels_last)
-        return Batch(images, self.labels[index_B], index_B, step, epoch)
+        if any(self.policies):
+            self._strengthen(images, inputs)
+        batch = Batch(images, self.labels[index_B], index_B, step, epoch)
+        return batch if self.mixing is None else self.mixing(batch)
+
+    def _strengthen(self, images: Tensor, inputs: Inputs) -> None:
+        """Overwrites the views that have operations drawn for them: after crop and flip, on bytes."""
+        scale_C, shift_C = inputs.scale_C, inputs.shift_C
+        how = inputs.how._replace(dtype=torch.float32)
+        bytes_VBCHW = augment(
+            inputs._replace(scale_C=torch.ones_like(scale_C), shift_C=torch.zeros_like(shift_C), how=how)
+        )
+        key = inputs.how.key_low, inputs.how.key_high
+        for view, policy in enumerate(self.policies):
+            if policy is not None:
+                changed = strengthened(bytes_VBCHW[view], policy[0], key, inputs.index_B, inputs.epoch, view, policy[1])
+                images[view].copy_(changed * scale_C[:, None, None] + shift_C[:, None, None])
 
 
 class ResidentImages(Prepare):

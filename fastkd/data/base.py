@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Annotated, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 from fastkd.data.failures import Failures
 from fastkd.data.index import Found
 from fastkd.data.paths import Paths
+from fastkd.support.environment import cores
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import whole
 
 
 class RawBatch(NamedTuple):
@@ -36,6 +39,15 @@ class RawBatch(NamedTuple):
             self.images.copy_(other.images, non_blocking=True)
 
 
+class Mixed(NamedTuple):
+    """The second image in each image of a batch."""
+
+    labels: Tensor
+    """[B] int64: its label."""
+    share: Tensor
+    """[B] float32: how much of the image is the first one, whose label is `Batch.labels`."""
+
+
 class Batch(NamedTuple):
     """What a stage trains on, on its device."""
 
@@ -49,6 +61,8 @@ class Batch(NamedTuple):
     """int64 scalar: optimisation steps done in this stage."""
     epoch: Tensor
     """int64 scalar, from 0."""
+    mixed: Mixed | None = None
+    """What the images are mixed with, where they are."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,8 @@ class Views:
     """Number of views, each with random numbers of its own (KDCL: one for each network)."""
     quarter_turns: bool = False
     """View v of four is turned by v·90°: the views share flip and angle, each has its own crop (SSKD)."""
+    strong: bool = False
+    """Whether views other than the first are augmented strongly (MLLD, CRLD)."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.quarter_turns and self.count != 4):
@@ -66,25 +82,31 @@ class Views:
 
 
 ONE_VIEW = Views()
+WEAK_AND_STRONG = Views(2, strong=True)
 FOUR_ROTATIONS = Views(4, quarter_turns=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class Reading(Checked):
     """How image files are read. Data sets that are held as bytes, as CIFAR is, ignore it."""
 
     loader: Literal["auto", "dali", "torchvision"] = "auto"
     """Who decodes them (default: DALI where it is installed). The two differ in the last bits of a resized pixel."""
     resident: bool | None = None
     """Decode all of them once and keep them on the device (default: with --crop pad)."""
-    max_bad_images: int = 0
+    max_bad_images: Annotated[int, whole(0, 2**63 - 1)] = 0
     """Leave out so many files that cannot be used; one more is an error (default: 0)."""
     class_list: Path | None = None
     """File of lines FOLDER [NAME]: the classes in label order (default: PATH/classes.txt, else the folders)."""
-    workers: int | None = None
-    """Processes (torchvision) or threads (DALI) that decode; they never change a result (default: all cores)."""
+    workers: Annotated[int, whole(0, 1_024)] | None = None
+    """Processes (torchvision) or threads (DALI) that decode; they never change a result (default: all cores). 0: this
+    process itself (torchvision)."""
     index_cache: Path | None = None
     """Folder for what the scan of a data set finds (default: the run's)."""
+
+    def decoders(self, processes: int = 1) -> int:
+        """The number of workers; by default the cores of this machine, shared by so many processes."""
+        return max(1, cores() // processes) if self.workers is None else self.workers
 
 
 @dataclass(frozen=True)
@@ -138,6 +160,8 @@ class DataSet:
     """Standard deviation of each channel, likewise."""
     failures: Failures = field(default_factory=Failures)
     """Images that were left out, and how many may be."""
+    named: bool = True
+    """Whether `classes` are names: numbers that stand for names that nobody gave say nothing about a class."""
     scans: tuple[Found, ...] = ()
     """What the scans of its folders found."""
     notes: tuple[str, ...] = ()

@@ -9,8 +9,11 @@ import torch
 from fastkd.data.base import DataSet, Split
 from fastkd.data.folder import existing_folder
 from fastkd.support.errors import UserError
+from fastkd.support.files import read_array, read_bytes, read_text
+from fastkd.support.paths import expanded, inside, is_file, is_folder, is_there
 
 _PIXELS = 3 * 32 * 32
+Triple = tuple[float, float, float]
 # CIFAR-100: the figures of RepDistiller and its descendants. CIFAR-10: the usual figures of its training set.
 _CIFAR100_MEAN, _CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 _CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -23,11 +26,11 @@ def cifar100(path: str) -> DataSet:
     if binary is not None:
         train, test = (_read_binary([binary / f"{part}.bin"], label_bytes=2, classes=100) for part in ("train", "test"))
         names = _class_names(binary / "fine_label_names.txt", 100)
-    elif (root / "cifar-100-python").is_dir():
+    elif is_folder(root / "cifar-100-python"):
         train, test, names = _read_python(root, "CIFAR100")
     else:
         raise UserError(f"no CIFAR-100 in {path}: expected train.bin and test.bin, or the folder cifar-100-python")
-    return DataSet(name="cifar100", train=train, test=test, classes=names, mean=_CIFAR100_MEAN, std=_CIFAR100_STD)
+    return _data_set("cifar100", train, test, names or 100, (_CIFAR100_MEAN, _CIFAR100_STD))
 
 
 def cifar10(path: str) -> DataSet:
@@ -42,11 +45,11 @@ def cifar10(path: str) -> DataSet:
         train = _read_binary(parts, label_bytes=1, classes=10)
         test = _read_binary([binary / "test_batch.bin"], label_bytes=1, classes=10)
         names = _class_names(binary / "batches.meta.txt", 10)
-    elif (root / "cifar-10-batches-py").is_dir():
+    elif is_folder(root / "cifar-10-batches-py"):
         train, test, names = _read_python(root, "CIFAR10")
     else:
         raise UserError(f"no CIFAR-10 in {path}: expected data_batch_1.bin …, or the folder cifar-10-batches-py")
-    return DataSet(name="cifar10", train=train, test=test, classes=names, mean=_CIFAR10_MEAN, std=_CIFAR10_STD)
+    return _data_set("cifar10", train, test, names or 10, (_CIFAR10_MEAN, _CIFAR10_STD))
 
 
 def cifar100c(path: str) -> DataSet:
@@ -56,14 +59,16 @@ def cifar100c(path: str) -> DataSet:
     """
     if not path:
         raise UserError("cifar100c needs a folder, or one of its files: --data cifar100c:PATH")
-    place = Path(path)
-    if not place.exists():
+    place = expanded(path)
+    if not is_there(place):
         raise UserError(f"no folder and no file {path} (from --data cifar100c:{path})")
-    root = place if place.is_dir() else place.parent
-    files = sorted(set(root.glob("*.npy")) - {root / "labels.npy"}) if place.is_dir() else [place]
+    root = place if is_folder(place) else place.parent
+    files = sorted(set(inside(root, "*.npy")) - {root / "labels.npy"}) if is_folder(place) else [place]
     if not files:
         raise UserError(f"no CIFAR-100-C in {path}: expected labels.npy, fog.npy …")
     labels = _array(root / "labels.npy", 1)
+    if labels.dtype.kind not in "iu" or labels.dtype.itemsize > 8:
+        raise UserError(f"{root / 'labels.npy'} holds {labels.dtype}, expected integers from 0 to 99")
     if labels.size and not 0 <= labels.min() <= labels.max() < 100:
         raise UserError(f"{root / 'labels.npy'} has labels from {labels.min()} to {labels.max()}, expected 0 to 99")
     images = [_array(file, 4) for file in files]
@@ -84,24 +89,22 @@ def cifar100c(path: str) -> DataSet:
         classes=names,
         mean=_CIFAR100_MEAN,
         std=_CIFAR100_STD,
+        named=False,
         notes=(f"CIFAR-100-C: {corruptions}",),
     )
 
 
 def _array(file: Path, axes: int) -> np.ndarray:
-    try:
-        found = np.load(file, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"no file {file}") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{file} is no array of numpy: truncated?") from error
+    if not is_file(file):
+        raise UserError(f"no file {file}")
+    found = read_array(file)
     if not isinstance(found, np.ndarray) or found.ndim != axes:
         raise UserError(f"{file} is no array with {axes} axes")
-    return found
+    return np.asarray(found)
 
 
 def _find(root: Path, folder: str, file: str) -> Path | None:
-    return next((place for place in (root, root / folder) if (place / file).is_file()), None)
+    return next((place for place in (root, root / folder) if is_file(place / file)), None)
 
 
 def _read_binary(files: list[Path], *, label_bytes: int, classes: int) -> Split:
@@ -109,12 +112,13 @@ def _read_binary(files: list[Path], *, label_bytes: int, classes: int) -> Split:
     record = label_bytes + _PIXELS
     parts = []
     for file in files:
-        if not file.is_file():
+        if not is_file(file):
             raise UserError(f"no file {file}")
-        size = file.stat().st_size
+        content = read_bytes(file)
+        size = len(content)
         if size == 0 or size % record:
             raise UserError(f"{file} has {size:,} bytes, expected a multiple of {record:,} above 0: truncated?")
-        part = np.fromfile(file, dtype=np.uint8).reshape(-1, record)
+        part = np.frombuffer(content, dtype=np.uint8).reshape(-1, record)
         highest = int(part[:, label_bytes - 1].max())
         if highest >= classes:
             first = int((part[:, label_bytes - 1] >= classes).argmax())
@@ -139,9 +143,19 @@ def _read_python(root: Path, name: str) -> tuple[Split, Split, tuple[str, ...]]:
     return splits[0], splits[1], tuple(train.classes)
 
 
+def _data_set(
+    name: str, train: Split, test: Split, classes: tuple[str, ...] | int, statistics: tuple[Triple, Triple]
+) -> DataSet:
+    """classes: their names, or how many there are that nobody has named."""
+    named = not isinstance(classes, int)
+    names = classes if named else tuple(str(number) for number in range(classes))
+    return DataSet(name=name, train=train, test=test, classes=names, mean=statistics[0], std=statistics[1], named=named)
+
+
 def _class_names(file: Path, classes: int) -> tuple[str, ...]:
-    if file.is_file():
-        names = tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
-        if len(names) == classes:
+    """The names in a file; none where it is not there, or names another number of classes."""
+    if is_file(file):
+        names = tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
+        if len(set(names)) == len(names) == classes:
             return names
-    return tuple(str(number) for number in range(classes))
+    return ()

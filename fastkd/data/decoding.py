@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -17,7 +18,12 @@ _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xae\x42\x60\x82"
 _OTHERS = (b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*", *(b"P%d" % number for number in range(1, 7)))
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of the segments that state the size of the picture
 _MOST_PIXELS = 178_956_970  # above this Pillow takes a picture for an attack
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # Pillow makes RGB of these rightly
+_NO_WHITE = "which do not say how bright white is: convert it to 8 bits, or to a PNG of 16"
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
+_MOST_SEGMENTS = 10_000
+_PORTION = 1 << 22  # pixels
 
 
 class BadImage(Exception):
@@ -34,6 +40,8 @@ class Head(NamedTuple):
     height: int
     plain: bool
     """Whether it is a JPEG or a PNG of 8 bits, out of which every decoder reads the same bytes."""
+    scaled: bool = False
+    """Whether it has 16 bits a channel, of which the upper 8 are kept."""
 
 
 def probe(path: bytes) -> Head:
@@ -67,7 +75,7 @@ def _probe_open(file: int, path: bytes) -> Head:
     elif head.startswith(_PNG):
         if len(head) < 33 or head[12:16] != b"IHDR":
             raise BadImage(f"is truncated: {size:,} bytes, no head of a PNG")
-        found = Head(int.from_bytes(head[16:20]), int.from_bytes(head[20:24]), head[24] <= 8)
+        found = Head(int.from_bytes(head[16:20]), int.from_bytes(head[20:24]), head[24] <= 8, head[24] > 8)
         if not any(_PNG_END in os.pread(file, tail, max(0, size - tail)) for tail in (_TAIL, _LATE_TAIL)):
             raise BadImage(f"is truncated: no end of the PNG in its {size:,} bytes")
     elif head.startswith(_OTHERS):
@@ -86,7 +94,7 @@ def _probe_open(file: int, path: bytes) -> Head:
 def _jpeg_head(file: int, head: bytes) -> tuple[Head, int]:
     """The size, and the offset of the coded picture: a preview in the head has an end of its own."""
     window, offset, found = 0, 2, None
-    while True:
+    for _ in range(_MOST_SEGMENTS):
         if offset + 10 > window + len(head):
             window, head = offset, os.pread(file, _HEAD, offset)
             if len(head) < 4:
@@ -95,20 +103,36 @@ def _jpeg_head(file: int, head: bytes) -> tuple[Head, int]:
         if head[at] != 0xFF:
             raise BadImage("is damaged: no marker where the head of the JPEG has one")
         marker = head[at + 1]
-        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:  # fill bytes and markers without a length
-            offset += 1 if marker == 0xFF else 2
+        if marker == 0xFF:
+            offset = _behind_fill_bytes(file, offset)
+            continue
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # markers without a length
+            offset += 2
             continue
         if marker in _FRAMES:
             if len(head) < at + 10:
                 raise BadImage("is truncated within the head of the JPEG")
             height, width = int.from_bytes(head[at + 5 : at + 7]), int.from_bytes(head[at + 7 : at + 9])
-            found = Head(width, height, marker <= 0xC2 and head[at + 4] == 8)
+            if head[at + 4] != 8:
+                raise BadImage(f"has {head[at + 4]} bits a channel in a JPEG: convert it to 8")
+            found = Head(width, height, marker <= 0xC2)
         length = int.from_bytes(head[at + 2 : at + 4])
         if marker == 0xDA:
             if found is None:
                 raise BadImage("is damaged: the JPEG does not say its size")
             return found, offset + 2 + length
         offset += 2 + length
+    raise BadImage(f"is damaged: the head of the JPEG has more than {_MOST_SEGMENTS:,} segments")
+
+
+def _behind_fill_bytes(file: int, offset: int) -> int:
+    """The offset of the last of the bytes FF that follow each other from `offset` on."""
+    while window := os.pread(file, _LATE_TAIL, offset):
+        filled = len(window) - len(window.lstrip(b"\xff"))
+        if filled < len(window):
+            return offset + filled - 1
+        offset += filled
+    raise BadImage("is truncated within the head of the JPEG")
 
 
 def _head_by_pillow(path: bytes) -> Head:
@@ -116,7 +140,8 @@ def _head_by_pillow(path: bytes) -> Head:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(os.fsdecode(path)) as image:
-                return Head(*image.size, False)
+                _refuse_other_bits(image)
+                return Head(*image.size, False, image.mode.startswith("I"))
     except _PILLOW_FAILS as error:
         raise BadImage(f"cannot be read: {_short(error)}") from error
 
@@ -147,16 +172,34 @@ def _by_pillow(path: str) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of palettes with transparency and of curious EXIF
             with Image.open(path) as image:
+                _refuse_other_bits(image)
                 if image.mode.startswith("I"):
                     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-                return to_tensor(image.convert("RGB"))
+                return to_tensor(image if image.mode == "RGB" else image.convert("RGB"))
     except _PILLOW_FAILS as error:
         raise BadImage(f"cannot be read: {_short(error)}") from error
 
 
+def _refuse_other_bits(image: Image.Image) -> None:
+    """Raises BadImage for a picture whose numbers do not say which of them is white.
+
+    Bytes do, and 16 bits in a PNG or a PNM. What a TIFF holds may be 12 bits in 16, or heights in metres.
+    """
+    bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) if isinstance(image, TiffImageFile) else 8
+    if image.mode not in _MODES and not (image.mode.startswith("I") and image.format in ("PNG", "PPM")):
+        raise BadImage(f"holds numbers of Pillow's mode {image.mode}, {_NO_WHITE}")
+    if bits > 8:
+        raise BadImage(f"has {bits} bits a channel in a TIFF, {_NO_WHITE}")
+
+
 def to_tensor(image: Image.Image) -> Tensor:
-    """[H,W,3] uint8"""
-    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
+    """[H,W,3] uint8: copied by portions of the rows, so that a large picture is not in memory three times."""
+    pixels = torch.empty(image.height, image.width, 3, dtype=torch.uint8)
+    rows = max(1, _PORTION // image.width)
+    for top in range(0, image.height, rows):
+        part = bytearray(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
+        pixels[top : top + rows] = torch.frombuffer(part, dtype=torch.uint8).view(-1, image.width, 3)
+    return pixels
 
 
 # What Pillow's readers raise for files that are damaged, or not what they seem.

@@ -1,6 +1,8 @@
 """Image folders: TRAIN/CLASS/*.jpg and VAL/CLASS/*.jpg, and Tiny-ImageNet's own arrangement."""
 
-from collections.abc import Iterable
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +14,22 @@ from torchvision.transforms.v2.functional import resize
 
 from fastkd.data.base import DataSet, FileSplit, Reading, Split
 from fastkd.data.boxes import centres
-from fastkd.data.decoding import BadImage, decode
+from fastkd.data.decoding import EXTENSIONS, BadImage, decode
 from fastkd.data.failures import Failures
 from fastkd.data.index import Found, class_folders, scan
-from fastkd.support.environment import cores
+from fastkd.support.environment import free_memory
 from fastkd.support.errors import UserError
+from fastkd.support.files import read_text
+from fastkd.support.paths import expanded, is_file, is_folder, is_there
 
-_TEST_FOLDERS = ("val", "test")
+_TEST_FOLDERS = ("val", "validation", "valid", "test")
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Over all pixels of the training images. Some code, Tf-KD's among it, divides by 0.2302, 0.2265, 0.2262 instead: the
 # mean of each image's own deviation.
 _TINY_MEAN, _TINY_STD = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
 _SHOWN = 3
+_LARGE = 1 << 24  # pixels, from which on a picture's memory is looked at
+_BYTES_OF_A_PIXEL = 8  # while it is decoded: four in Pillow, three in the tensor
 
 
 def imagefolder(path: str, reading: Reading, cache: Path | None = None) -> DataSet:
@@ -33,30 +39,39 @@ def imagefolder(path: str, reading: Reading, cache: Path | None = None) -> DataS
     path/classes.txt) chooses and orders them by lines: a FOLDER, or a FOLDER and a name to show.
     """
     root = existing_folder(path, "imagefolder")
-    test_root = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
-    if not (root / "train").is_dir() or test_root is None:
-        raise UserError(f"{path} has no folders 'train' and 'val' (or 'test') with one folder a class in each")
+    test_root = next((root / name for name in _TEST_FOLDERS if is_folder(root / name)), None)
+    if not is_folder(root / "train") or test_root is None:
+        raise UserError(
+            f"{path} has no folders 'train' and 'val' (or {', '.join(map(repr, _TEST_FOLDERS[1:]))}) with one folder a "
+            f"class in each{_what_there_is(root)}"
+        )
     folders, names, notes = _classes(root / "train", root, reading.class_list)
-    strangers = sorted(set(class_folders(test_root)) - set(class_folders(root / "train")))
+    tested, _ = class_folders(test_root)
+    if not tested:
+        raise UserError(f"{test_root} has no class folders{_where_images_lie(test_root)}")
+    strangers = sorted(set(tested) - set(class_folders(root / "train")[0]))
     if strangers:
         raise UserError(f"{test_root} has a class {strangers[0]!r} that {root / 'train'} lacks")
-    threads = reading.workers or cores()
-    train = scan(root / "train", folders, threads=threads, cache=cache, name="train")
-    test = scan(test_root, folders, threads=threads, cache=cache, name=test_root.name)
-    parts = ((train, root / "train"), (test, test_root))
-    for found, part in parts:
-        _check_classes(found.labels, part, folders)
+    threads = max(1, reading.decoders())
+    parts = (root / "train", test_root)
+    train, test = (_scanned(part, folders, threads=threads, cache=cache) for part in parts)
     data = _data_set("imagefolder", train, test, names, (_IMAGENET_MEAN, _IMAGENET_STD), reading, notes)
-    for found, part in parts:
-        _check_classes(found.labels[found.usable], part, folders)
+    for split, part in zip((train, test), parts, strict=True):
+        _check_classes(split.labels[split.usable], part, folders)
     return data
+
+
+def _scanned(part: Path, folders: tuple[str, ...], *, threads: int, cache: Path | None) -> Found:
+    found = scan(part, folders, threads=threads, cache=cache, name=part.name)
+    _check_classes(found.labels, part, folders)
+    return found
 
 
 def class_folder_tree(path: str, reading: Reading, cache: Path | None = None) -> DataSet:
     """The files of path/CLASS, all of them for training: no set to train with, but one to look at."""
     root = existing_folder(path, "imagefolder")
     folders, names, notes = _classes(root, root, reading.class_list)
-    threads = reading.workers or cores()
+    threads = max(1, reading.decoders())
     every, none = (scan(root, part, threads=threads, cache=cache, name=root.name) for part in (folders, ()))
     return _data_set("class folders", every, none, names, (_IMAGENET_MEAN, _IMAGENET_STD), reading, notes)
 
@@ -71,7 +86,7 @@ def tiny_imagenet(path: str, reading: Reading, cache: Path | None = None) -> Dat
     if not folders or len(set(folders)) != len(folders):
         raise UserError(f"{root / 'wnids.txt'} names no classes, or one twice")
     folders = tuple(sorted(folders))  # wnids.txt is in no order; torchvision's ImageFolder sorts
-    words = dict(line.split("\t", 1) for line in _lines(root / "words.txt")) if (root / "words.txt").exists() else {}
+    words = dict(line.split("\t", 1) for line in _lines(root / "words.txt")) if is_there(root / "words.txt") else {}
     label_of = {}
     for number, line in enumerate(_lines(annotations), 1):
         name, _, rest = line.partition("\t")
@@ -79,7 +94,7 @@ def tiny_imagenet(path: str, reading: Reading, cache: Path | None = None) -> Dat
         if folder not in folders:
             raise UserError(f"{annotations}, line {number}: expected FILE and one of the classes of wnids.txt")
         label_of[f"images/{name}".encode()] = folders.index(folder)
-    threads = reading.workers or cores()
+    threads = max(1, reading.decoders())
     train = scan(root / "train", folders, threads=threads, cache=cache, name="train")
     test = scan(root / "val", ("images",), threads=threads, cache=cache, name="val")
     names = [test.paths.name(place) for place in range(len(test.paths))]
@@ -96,14 +111,15 @@ def tiny_imagenet(path: str, reading: Reading, cache: Path | None = None) -> Dat
 def existing_folder(path: str, name: str) -> Path:
     if not path:
         raise UserError(f"{name} needs a folder: --data {name}:PATH")
-    if not Path(path).is_dir():
+    folder = expanded(path)
+    if not is_folder(folder):
         raise UserError(f"no folder {path} (from --data {name}:{path})")
-    return Path(path)
+    return folder
 
 
 def load_resident(split: FileSplit, image_size: int, threads: int, failures: Failures) -> Split:
     """Decodes every image; one that is not image_size x image_size is resized (shorter side) and cropped (centre)."""
-    need, free = len(split) * image_size**2 * 3, _free_memory()
+    need, free = len(split) * image_size**2 * 3, free_memory()
     if free is not None and need > free:
         raise UserError(
             f"{len(split):,} images of {image_size} pixels take {need / 2**30:,.1f} GiB, {free / 2**30:,.1f} are free: "
@@ -167,8 +183,12 @@ def _data_set(
     for path, reason in failures.reasons.items():
         told.append(f"{path} {reason}: left out")
     if ignored := train.ignored + test.ignored:
-        shown = ", ".join(ignored[:_SHOWN]) + (", …" if len(ignored) > _SHOWN else "")
-        told.append(f"{len(ignored)} files that do not end as images do are passed over: {shown}")
+        told.append(f"{len(ignored)} files that do not end as images do are passed over: {_some(ignored)}")
+    if debris := train.debris + test.debris:
+        told.append(f"files and folders that tools left, passed over: {len(debris)}, as {_some(debris)}")
+    _refuse_what_no_memory_takes(train, test, reading)
+    if scaled := train.scaled + test.scaled:
+        told.append(f"images with 16 bits a channel, of which the upper 8 are used: {scaled}")
     return DataSet(
         name=name,
         train=_usable(train),
@@ -182,6 +202,26 @@ def _data_set(
     )
 
 
+def _refuse_what_no_memory_takes(train: Found, test: Found, reading: Reading) -> None:
+    """A picture of a few kilobytes can take gigabytes when it is decoded, in every worker at once."""
+    largest = max((found for found in (train, test)), key=_most_pixels)
+    if _most_pixels(largest) < _LARGE:
+        return
+    need, free = _most_pixels(largest) * _BYTES_OF_A_PIXEL * max(1, reading.decoders()), free_memory()
+    if free is not None and need > free:
+        place = int(largest.sizes.astype(np.int64).prod(1).argmax())
+        width, height = largest.sizes[place].tolist()
+        taken = f"decoded by {max(1, reading.decoders())} workers it takes {need / 2**30:,.1f} GiB"
+        raise UserError(
+            f"{largest.paths[place]} has {width} x {height} pixels: {taken}, {free / 2**30:,.1f} are free: "
+            "make it smaller, or lower --workers"
+        )
+
+
+def _most_pixels(found: Found) -> int:
+    return int(found.sizes.astype(np.int64).prod(1).max(initial=0))
+
+
 def _usable(found: Found) -> FileSplit:
     kept = found.usable
     return FileSplit(found.paths.take(kept), torch.from_numpy(found.labels[kept]), found.sizes[kept], found.plain[kept])
@@ -192,45 +232,53 @@ def _check_classes(labels: np.ndarray, root: Path, folders: tuple[str, ...]) -> 
     if counts.all():
         return
     empty = root / folders[int(counts.argmin())]
-    raise UserError(f"the class folder {empty} has no images" if empty.is_dir() else f"no class folder {empty}")
+    if not is_folder(empty):
+        raise UserError(f"no class folder {empty}: every class has images to train on and images to test on")
+    raise UserError(f"the class folder {empty} has no images: files that end in {', '.join(EXTENSIONS)}")
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:_SHOWN]) + (", …" if len(paths) > _SHOWN else "")
+
+
+def _what_there_is(root: Path) -> str:
+    """The end of a message that looks for other folders."""
+    there, _ = class_folders(root)
+    return f"; it has {_some(there)}" if there else ""
+
+
+def _where_images_lie(root: Path) -> str:
+    """The end of a message that looks for folders of classes."""
+    with os.scandir(root) as entries:
+        flat = next((entry.name for entry in entries if entry.name.lower().endswith(EXTENSIONS)), None)
+    return "" if flat is None else f", but images, as {flat}: put each into a folder with the name of its class"
 
 
 def _classes(train: Path, root: Path, class_list: Path | None) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
     """The folders in `train`, the names to show, and notes for the user. root: where a classes.txt may lie."""
-    there = class_folders(train)
+    there, debris = class_folders(train)
     if not there:
-        raise UserError(f"{train} has no class folders")
+        raise UserError(f"{train} has no class folders{_where_images_lie(train)}")
+    passed_over = [f"folders that tools left, no classes: {len(debris)}, as {_some(debris)}"] if debris else []
     file = Path(class_list) if class_list is not None else root / "classes.txt"
-    if class_list is None and not file.is_file():
-        return there, there, []
-    listed = [[line] if line in there else line.split("\t" if "\t" in line else None, 1) for line in _lines(file)]
+    if class_list is None and not is_file(file):
+        return there, there, passed_over
+    known = {*there, *debris}
+    listed = [[line] if line in known else line.split("\t" if "\t" in line else None, 1) for line in _lines(file)]
     folders = tuple(line[0] for line in listed)
     if class_list is None and sorted(folders) != sorted(there):
-        return there, there, [f"{file} does not name the folders of {root / 'train'}: it is passed over"]
+        notes = [f"{file} does not name the folders of {root / 'train'}: it is passed over"]
+        return there, there, notes + passed_over
     if not folders:
         raise UserError(f"{file} names no classes")
-    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+    if twice := next((folder for folder, count in Counter(folders).items() if count > 1), None):
         raise UserError(f"{file} names the class {twice!r} twice")
-    if missing := next((folder for folder in folders if folder not in there), None):
+    if missing := next((folder for folder in folders if folder not in known), None):
         raise UserError(f"{file} names a class {missing!r} that has no folder in {root / 'train'}")
     left = len(there) - len(folders)
-    notes = [f"{file} names {len(folders)} of the {len(there)} classes in {root / 'train'}"] if left else []
+    notes = [f"{file} names {len(folders)} of the {len(there)} classes in {root / 'train'}"] if left else passed_over
     return folders, tuple(line[1].strip() if len(line) > 1 else line[0] for line in listed), notes
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is no text in UTF-8") from error
-
-
-def _free_memory() -> int | None:
-    """Bytes of memory that this machine can still give; None if it does not say."""
-    try:
-        about = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in about.splitlines() if line.startswith("MemAvailable")), None)
+    return [line for line in read_text(file).splitlines() if line.strip()]

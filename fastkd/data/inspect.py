@@ -1,5 +1,6 @@
 """What fastkd sees of a data set: numbers, what is wrong with it, and a sheet of augmented training images."""
 
+import io
 import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from fastkd.data import Augmentation, DataSet, Feeding, FileSplit, Split, Views, training_source
+from fastkd.data.debris import odd
 from fastkd.data.decoding import BadImage, decode
+from fastkd.support.errors import UserError
+from fastkd.support.files import make_folder, write_bytes
 
 _COLUMNS, _GAP, _LINE = 8, 4, 14
+_NAMED = 5
 _LEAST = 96  # pixels of a picture on the sheet: smaller ones are enlarged
 
 
@@ -37,7 +42,17 @@ def describe(data: DataSet) -> dict[str, Any]:
         about["splits"][name] = part
     about["bad"] = dict(data.failures.reasons)
     about["notes"] = [note for note in data.notes if not note.endswith(": left out")]
+    if isinstance(data.train, FileSplit):
+        about["notes"] += _odd_classes(data)
     return about
+
+
+def _odd_classes(data: DataSet) -> list[str]:
+    """What may be no class at all: those with one image to train on, and with names that tools give."""
+    counts = np.bincount(data.train.labels.numpy(), minlength=len(data.classes))
+    single, named = [data.classes[place] for place in np.flatnonzero(counts == 1)], odd(data.classes)
+    told = [f"classes with one training image: {len(single)}, as {', '.join(single[:_NAMED])}"] if single else []
+    return told + ([f"odd names of classes: {', '.join(map(repr, named[:_NAMED]))}"] if named else [])
 
 
 def verify(data: DataSet, threads: int) -> dict[str, str]:
@@ -54,7 +69,7 @@ def verify(data: DataSet, threads: int) -> dict[str, str]:
 def contact_sheet(
     data: DataSet, file: Path, *, image_size: int, augmentation: Augmentation, views: Views, images: int, seed: int
 ) -> None:
-    """Writes the first training images of epoch 0, each with its views and its class, as a PNG."""
+    """Writes the first training images of epoch 0, each with its views and its class."""
     per_sample = views.count
     count = min(len(data.train), max(1, images // per_sample))
     feeding = Feeding(image_size=image_size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -77,8 +92,18 @@ def contact_sheet(
             sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (left, top))
             name = data.classes[int(batch.labels[sample])] if view == 0 else f"view {view}"
             draw.text((left, top + side), _fitting(name, draw, font, side), fill="black", font=font)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file)
+    make_folder(file.parent)
+    encoded = io.BytesIO()
+    sheet.save(encoded, picture_format(file))
+    write_bytes(file, encoded.getvalue())
+
+
+def picture_format(file: Path) -> str:
+    """Pillow's name of the format that the file's ending means; raises UserError where it means none."""
+    known = Image.registered_extensions()
+    if known.get(file.suffix.lower()) not in Image.SAVE:
+        raise UserError(f"cannot write {file}: its name does not end as a picture's does, such as .png")
+    return known[file.suffix.lower()]
 
 
 def _broken(split: FileSplit, place: int) -> str:
@@ -99,6 +124,7 @@ def _quantiles(values: np.ndarray) -> dict[str, int]:
 
 
 def _fitting(name: str, draw: ImageDraw.ImageDraw, font: Any, width: int) -> str:
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)  # a line break is a second line
     while name and draw.textlength(name, font=font) > width:
         name = name[:-1]
     return name

@@ -8,6 +8,8 @@ import torch
 from fastkd.data.base import DataSet, Split, channel_statistics
 from fastkd.data.folder import existing_folder
 from fastkd.support.errors import UserError
+from fastkd.support.files import read_bytes, read_text
+from fastkd.support.paths import is_file, is_folder
 
 _SIZE = 96
 _RECORD = 3 * _SIZE * _SIZE
@@ -16,16 +18,17 @@ _RECORD = 3 * _SIZE * _SIZE
 def stl10(path: str) -> DataSet:
     """STL-10. path: the folder of train_X.bin, train_y.bin, test_X.bin, test_y.bin (or of stl10_binary)."""
     root = existing_folder(path, "stl10")
-    if not (root / "train_X.bin").is_file() and (root / "stl10_binary").is_dir():
+    if not is_file(root / "train_X.bin") and is_folder(root / "stl10_binary"):
         root = root / "stl10_binary"
     names = tuple(str(number) for number in range(10))
-    if (root / "class_names.txt").is_file():
-        names = tuple((root / "class_names.txt").read_text().split())
+    named = is_file(root / "class_names.txt")
+    if named:
+        names = tuple(read_text(root / "class_names.txt").split())
         if len(names) != 10:
             raise UserError(f"{root / 'class_names.txt'} has {len(names)} names, expected 10")
     train, test = (_read(root, part) for part in ("train", "test"))
     mean, std = channel_statistics(train.images)
-    return DataSet(name="stl10", train=train, test=test, classes=names, mean=mean, std=std)
+    return DataSet(name="stl10", train=train, test=test, classes=names, mean=mean, std=std, named=named)
 
 
 def _read(root: Path, part: str) -> Split:
@@ -40,9 +43,10 @@ def _read(root: Path, part: str) -> Split:
 
 
 def _bytes(file: Path, record: int) -> np.ndarray:
-    if not file.is_file():
+    if not is_file(file):
         raise UserError(f"no file {file}")
-    size = file.stat().st_size
+    content = read_bytes(file)
+    size = len(content)
     if size == 0 or size % record:
         raise UserError(f"{file} has {size:,} bytes, expected a multiple of {record:,} above 0: truncated?")
-    return np.fromfile(file, dtype=np.uint8).reshape(-1, record)
+    return np.frombuffer(content, dtype=np.uint8).reshape(-1, record)

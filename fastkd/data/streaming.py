@@ -3,7 +3,9 @@ bytes all the way, normalised in the step."""
 
 import contextlib
 import itertools
+import os
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from fastkd.data.failures import Failures
 from fastkd.data.folder import centre_crop, resized_to
 from fastkd.data.order import InOrder, Order
 from fastkd.ops.philox import below, philox, split_seed
+from fastkd.support.errors import UserError
 
 _REPLACEMENT_STREAM = 2  # the fourth counter word, of draws that choose which sample stands in for another
 
@@ -101,11 +104,12 @@ class StreamingLoader:
                 "ignore", message="This DataLoader will create"
             )  # the user may want more than cores
             batches = iter(self._loader)
-        for index, images, failed in batches:
-            if failed:
-                self.failures.add(failed, while_reading=True, consequence=consequence(self._plan))
-            if len(index):
-                yield RawBatch(index, images)
+        with _lost_workers_are_named():
+            for index, images, failed in batches:
+                if failed:
+                    self.failures.add(failed, while_reading=True, consequence=consequence(self._plan))
+                if len(index):
+                    yield RawBatch(index, images)
 
 
 class _Tasks(Sampler[tuple[int, Tensor]]):
@@ -182,8 +186,32 @@ def _silenced() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _lost_workers_are_named() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            f"a process that decodes images is gone ({str(error).splitlines()[0]}): killed, or out of memory; "
+            "lower --workers"
+        ) from error
+
+
 def _begin_worker(_worker: int) -> None:
+    """A signal to the whole job is the main process's to handle, which needs its workers until the step is written
+    down: a worker ends when that process says so, or is no more."""
     torch.set_num_threads(1)
-    # Ctrl-C is the main process's to handle; what it does about SIGTERM was inherited and is not meant for workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none: there SIGTERM ends a worker, whoever sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told_to, args=(os.getppid(),), daemon=True).start()
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end_when_told_to(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -4,9 +4,8 @@ from typing import NamedTuple, Unpack
 
 from torch import Tensor
 
-from fastkd.losses.checks import check_decoupled
-from fastkd.losses.module import Loss, checked_numbers, takes_numbers
-from fastkd.ops.distill_loss import Numbers, compute
+from fastkd.losses.module import checked_numbers, takes_numbers
+from fastkd.losses.pair import PairLoss, named, pair_loss
 from fastkd.ops.numbers import DKDNumbers
 
 
@@ -30,36 +29,35 @@ def dkd_loss(
     teacher_logits: Tensor,
     labels: Tensor,
     *,
+    standardise: bool = False,
     ignore_index: int = -100,
     **numbers: Unpack[DKDNumbers],
 ) -> DKDTerms:
     """Decoupled knowledge distillation (Zhao et al. 2022): ce_weight · CE + τ² (alpha · TCKD + beta · NCKD).
 
-    student_logits, teacher_logits: [B,K], K >= 2; labels: [B] int64.
+    student_logits, teacher_logits: [B,K], [B,T,K] or [B,K,H,W], K >= 2; labels: int64, a label a row.
+    standardise: compare the logits of each row as multiples of their deviation, less their mean (Sun et al. 2024); CE
+        is always that of the logits themselves.
 
     TCKD is KL between (label, all other classes), NCKD that within the other classes. The paper's warm-up multiplies
     both by min(epoch / 20, 1): a change of alpha and beta. No gradient reaches the teacher. Errors as in `ce_loss`.
     """
-    check_decoupled(labels, student_logits=student_logits, teacher_logits=teacher_logits)
     checked = checked_numbers("dkd_loss", "dkd", numbers, student_logits)
-    return _dkd(student_logits, teacher_logits, labels, checked, ignore_index)
+    form = named("dkd", standardise)
+    return pair_loss(form, DKDTerms, student_logits, teacher_logits, labels, checked, ignore_index)
 
 
-class DKDLoss(Loss):
+class DKDLoss(PairLoss):
     """`dkd_loss` as a module, with mdistiller's defaults. Its numbers may be set at any time."""
 
     form = "dkd"
+    Terms = DKDTerms
 
-    def __init__(self, *, ignore_index: int = -100, **numbers: Unpack[DKDNumbers]):
-        super().__init__(numbers)
-        self.ignore_index = ignore_index
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> DKDTerms:
-        check_decoupled(labels, student_logits=student_logits, teacher_logits=teacher_logits)
-        return _dkd(student_logits, teacher_logits, labels, self.numbers, self.ignore_index)
-
-
-def _dkd(student_BK: Tensor, teacher_BK: Tensor, labels_B: Tensor, numbers: Numbers, ignore_index: int) -> DKDTerms:
-    frozen = [teacher_BK.detach()]
-    total, (ce, tckd, nckd), hits = compute("dkd", student_BK, frozen, labels_B, numbers, ignore_index=ignore_index)
-    return DKDTerms(total, ce, tckd, nckd, hits[0])
+    def __init__(
+        self,
+        *,
+        standardise: bool = False,
+        ignore_index: int = -100,
+        **numbers: Unpack[DKDNumbers],
+    ):
+        super().__init__("dkd", standardise, ignore_index, numbers)

@@ -1,14 +1,20 @@
 """Cross-entropy, and knowledge distillation from one teacher or several."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from torch import Tensor
 
-from fastkd.losses.checks import check_batch, check_several, check_teacher_weights
+from fastkd.losses import rows
+from fastkd.losses.checks import check_batch, check_choice, check_logits, check_several, check_teacher_weights
 from fastkd.losses.module import Loss, checked_numbers, takes_numbers
+from fastkd.losses.pair import named
+from fastkd.losses.row_checks import check_ce_weight, check_standardised
+from fastkd.losses.rows import NUMBERS_OF_LOGITS, Counting, Divergence, Reduction, RowLoss, RowTeacher
+from fastkd.losses.shapes import as_matrix
 from fastkd.ops.distill_loss import Numbers, compute
-from fastkd.ops.numbers import KDNumbers
+from fastkd.ops.numbers import KDNumbers, KDRowNumbers, Scalar
+from fastkd.ops.row_loss import Form
 
 
 class CETerms(NamedTuple):
@@ -31,38 +37,88 @@ class KDTerms(NamedTuple):
     hits: Tensor
 
 
-def ce_loss(logits: Tensor, labels: Tensor, *, ignore_index: int = -100) -> CETerms:
-    """Cross-entropy with hit counts, in nats, averaged over the rows whose label is not `ignore_index`.
-
-    logits: [B,K]; labels: [B] int64.
-
-    Raises ValueError or TypeError for logits that are not a [B,K] floating-point matrix or labels that are not [B]
-    int64 beside them, and RuntimeError on the CPU for a label outside 0..K-1 (on a GPU, FASTKD_CHECK_LABELS=1 turns on
-    a device assertion).
-    """
-    check_batch(labels, logits=logits)
-    total, parts, hits = compute("ce", logits, [], labels, {}, ignore_index=ignore_index)
-    return CETerms(total, parts[0], hits[0])
-
-
-@takes_numbers("kd")
-def kd_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
+def ce_loss(
+    logits: Tensor,
     labels: Tensor,
     *,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+    count: Scalar | None = None,
     ignore_index: int = -100,
-    **numbers: Unpack[KDNumbers],
+) -> CETerms:
+    """Cross-entropy with hit counts, in nats, averaged over the rows whose label is not `ignore_index`.
+
+    logits: [B,K]; [B,T,K], a row a token; or [B,K,H,W], a row a pixel.
+    labels: int64, of that shape without K; or probabilities in the shape of the logits, as mixed images have them. The
+        hits are then counted for the likeliest class.
+    weights, reduction, count: see `kd_loss`.
+
+    Raises ValueError or TypeError for what has another shape, type or device, and RuntimeError on the CPU for a label
+    outside 0..K-1 (on a GPU, FASTKD_CHECK_LABELS=1 turns on a device assertion).
+    """
+    counting = Counting(ignore_index, weights, reduction, count)
+    if rows.is_small(logits, None, labels, counting):
+        check_batch(labels, logits=logits)
+        total, parts, hits = compute("ce", logits, [], labels, {}, ignore_index=ignore_index)
+        return CETerms(total, parts[0], hits[0])
+    check_logits(logits=logits)
+    if labels is None:
+        raise TypeError("labels are what ce_loss compares with, got None")
+    numbers = rows.packed("kd_rows", {"ce_weight": 1.0}, {}, logits)
+    found = rows.compute(logits, None, labels, numbers, _form("forward", (False, False)), counting)
+    return CETerms(found.total, found.ce, found.hits)
+
+
+@takes_numbers("kd_rows")
+def kd_loss(
+    student_logits: Tensor,
+    teacher_logits: RowTeacher,
+    labels: Tensor | None = None,
+    *,
+    standardise: bool = False,
+    divergence: Divergence = "forward",
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+    count: Scalar | None = None,
+    ignore_index: int = -100,
+    **numbers: Unpack[KDRowNumbers],
 ) -> KDTerms:
     """Knowledge distillation (Hinton et al. 2015): ce_weight · CE + kl_weight · τ² KL(teacher ‖ student).
 
-    student_logits, teacher_logits: [B,K]; labels: [B] int64.
+    student_logits: [B,K]; [B,T,K], a row a token; or [B,K,H,W], a row a pixel. They are read where they are, with any
+        strides, [B,T,K] that was cut out of a longer sequence, too.
+    teacher_logits: the same of a teacher; or what else may be known of it: a `SparseTeacher` or `TeacherProbabilities`.
+        No gradient reaches it.
+    labels: int64, of the logits' shape without K; probabilities in the logits' shape; or None, and ce_weight is 0.
+    standardise: KL compares the logits of each row less their mean, divided by their deviation (divisor K − 1) plus
+        1e-7 (Sun, Ren, Li, Wang, Cao: "Logit standardization in knowledge distillation", CVPR 2024, arXiv 2403.01427).
+        It is for a teacher's logits, labels that are classes, and the mean over the rows that count.
+    divergence: "forward" is KL(teacher ‖ student), "reverse" KL(student ‖ teacher).
+    weights: a number a row, in the labels' shape; rows of weight 0 are not read, and no gradient reaches the weights.
+    reduction: "mean" over the rows that count (their label is not `ignore_index`), weighted by `weights`; "sum"; or
+        "none", a loss a row in the labels' shape, 0 for one that does not count, and parts that are not weighted.
+    count: a number, or a tensor of one number, that a mean is divided by in place of the sum of the weights: that of a
+        step's tokens where its gradient is accumulated over several calls.
+    logit_scale, softcap: logits are softcap · tanh(logit_scale · z / softcap) before anything else, as some language
+        models have it; the teacher's have its own. By default they are used as they are.
 
-    CE is taken at temperature 1, KL at `temperature`; no gradient reaches the teacher. Errors as in `ce_loss`.
+    CE is taken at temperature 1, KL at `temperature`. Errors as in `ce_loss`.
     """
-    check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
-    checked = checked_numbers("kd_loss", "kd", numbers, student_logits)
-    return _kd(student_logits, [teacher_logits], labels, checked, ignore_index)
+    counting = Counting(ignore_index, weights, reduction, count)
+    given = rows.without_labels(numbers, labels)
+    simple = divergence == "forward" and not any(name in given for name in NUMBERS_OF_LOGITS)
+    if standardise:
+        check_standardised(simple and rows.is_plain(teacher_logits, labels, counting))
+    if standardise or (simple and rows.is_small(student_logits, teacher_logits, labels, counting)):
+        check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
+        checked = checked_numbers("kd_loss", "kd", given, student_logits)
+        return _kd(named("kd", standardise), student_logits, [teacher_logits], labels, checked, ignore_index)
+    _check_rows(student_logits, teacher_logits, divergence)
+    checked = checked_numbers("kd_loss", "kd_rows", given, student_logits)
+    check_ce_weight(checked["ce_weight"], labels)
+    packed = rows.packed("kd_rows", checked, given, student_logits)
+    form = _form(divergence, rows.given_caps(given))
+    return KDTerms(*rows.compute(student_logits, teacher_logits, labels, packed, form, counting))
 
 
 @takes_numbers("kd")
@@ -72,6 +128,7 @@ def multi_teacher_loss(
     labels: Tensor,
     *,
     teacher_weights: Tensor | None = None,
+    standardise: bool = False,
     ignore_index: int = -100,
     **numbers: Unpack[KDNumbers],
 ) -> KDTerms:
@@ -82,30 +139,67 @@ def multi_teacher_loss(
     divergence times τ²). That does not depend on the student: the gradient is the mean teacher's. The value is that of
     the sum, as in the code of the multi-teacher papers.
 
-    student_logits: [B,K]; labels: [B] int64.
-    teacher_logits: [M,B,K], or a sequence of M tensors [B,K]; M >= 1. No gradient reaches them.
-    teacher_weights: [M], or [M,B] for weights of each sample; 1/M by default. They are used as they are, detached.
+    student_logits: [B,K], [B,T,K] or [B,K,H,W]; labels: int64, a label a row.
+    teacher_logits: [M,B,K], or a sequence of M tensors [B,K], with rows as the student's; M >= 1. No gradient reaches
+        them.
+    teacher_weights: [M], or [M,B] for weights of each row; 1/M by default. They are used as they are, detached.
+    standardise: as in `kd_loss`.
 
     Errors as in `ce_loss`.
     """
     teachers = check_several(labels, "teacher_logits", teacher_logits, student_logits=student_logits)
     checked = checked_numbers("multi_teacher_loss", "kd", numbers, student_logits)
     check_teacher_weights(teacher_weights, teachers)
-    return _kd(student_logits, teachers, labels, checked, ignore_index, teacher_weights)
+    form = named("kd", standardise)
+    return _kd(form, student_logits, teachers, labels, checked, ignore_index, teacher_weights)
 
 
-class KDLoss(Loss):
-    """`kd_loss` as a module. Its numbers may be set at any time."""
+class KDLoss(RowLoss):
+    """`kd_loss` as a module. Its numbers may be set at any time; it has a soft-cap if it was made with one."""
 
-    form = "kd"
+    form = "kd_rows"
 
-    def __init__(self, *, ignore_index: int = -100, **numbers: Unpack[KDNumbers]):
-        super().__init__(numbers)
+    def __init__(
+        self,
+        *,
+        standardise: bool = False,
+        divergence: Divergence = "forward",
+        reduction: Reduction = "mean",
+        ignore_index: int = -100,
+        **numbers: Unpack[KDRowNumbers],
+    ):
+        check_choice("divergence", divergence, rows.DIVERGENCES)
+        check_choice("reduction", reduction, rows.REDUCTIONS)
+        of_logits = any(name in numbers for name in NUMBERS_OF_LOGITS)
+        if standardise:
+            check_standardised(divergence == "forward" and reduction == "mean" and not of_logits)
+        super().__init__(numbers, "kd_rows" if of_logits else named("kd", standardise))
         self.ignore_index = ignore_index
+        self.standardise = standardise
+        self.divergence: Divergence = divergence
+        self.reduction: Reduction = reduction
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> KDTerms:
-        check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
-        return _kd(student_logits, [teacher_logits], labels, self.numbers, self.ignore_index)
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: RowTeacher,
+        labels: Tensor | None = None,
+        *,
+        weights: Tensor | None = None,
+        count: Scalar | None = None,
+    ) -> KDTerms:
+        counting = Counting(self.ignore_index, weights, self.reduction, count)
+        simple = self._form != "kd_rows" and self.divergence == "forward"
+        if self.standardise:
+            check_standardised(rows.is_plain(teacher_logits, labels, counting))
+        if self.standardise or (simple and rows.is_small(student_logits, teacher_logits, labels, counting)):
+            check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
+            return _kd(self._form, student_logits, [teacher_logits], labels, self.numbers, self.ignore_index)
+        _check_rows(student_logits, teacher_logits, self.divergence)
+        if labels is None:
+            check_ce_weight(self.ce_weight, labels)
+        packed, form = self.numbers_beside(student_logits), _form(self.divergence, self.caps)
+        return KDTerms(*rows.compute(student_logits, teacher_logits, labels, packed, form, counting))
 
 
 class MultiTeacherLoss(Loss):
@@ -113,9 +207,10 @@ class MultiTeacherLoss(Loss):
 
     form = "kd"
 
-    def __init__(self, *, ignore_index: int = -100, **numbers: Unpack[KDNumbers]):
-        super().__init__(numbers)
+    def __init__(self, *, standardise: bool = False, ignore_index: int = -100, **numbers: Unpack[KDNumbers]):
+        super().__init__(numbers, named("kd", standardise))
         self.ignore_index = ignore_index
+        self.standardise = standardise
 
     def forward(
         self,
@@ -126,17 +221,32 @@ class MultiTeacherLoss(Loss):
     ) -> KDTerms:
         teachers = check_several(labels, "teacher_logits", teacher_logits, student_logits=student_logits)
         check_teacher_weights(teacher_weights, teachers)
-        return _kd(student_logits, teachers, labels, self.numbers, self.ignore_index, teacher_weights)
+        return _kd(self._form, student_logits, teachers, labels, self.numbers, self.ignore_index, teacher_weights)
+
+
+def _check_rows(student_logits: Any, teacher_logits: Any, divergence: str) -> None:
+    check_choice("divergence", divergence, rows.DIVERGENCES)
+    check_logits(student_logits=student_logits)
+    if teacher_logits is None or isinstance(teacher_logits, Tensor):
+        check_logits(student_logits=student_logits, teacher_logits=teacher_logits)
+
+
+def _form(divergence: str, caps: tuple[bool, bool]) -> Form:
+    return Form(divergence, True, *caps)
 
 
 def _kd(
-    student_BK: Tensor,
-    teachers_BK: Sequence[Tensor],
-    labels_B: Tensor,
+    form: str,
+    student_logits: Tensor,
+    teachers: Sequence[Any],
+    labels: Any,
     numbers: Numbers,
     ignore_index: int,
     shares: Tensor | None = None,
 ) -> KDTerms:
-    frozen = [teacher.detach() for teacher in teachers_BK]
-    total, parts, hits = compute("kd", student_BK, frozen, labels_B, numbers, shares=shares, ignore_index=ignore_index)
+    student, frozen = as_matrix(student_logits), [as_matrix(teacher.detach()) for teacher in teachers]
+    shares = shares.flatten(1) if shares is not None and shares.ndim > 1 else shares
+    total, parts, hits = compute(
+        form, student, frozen, labels.flatten(), numbers, shares=shares, ignore_index=ignore_index
+    )
     return KDTerms(total, parts[0], parts[1], hits[0])

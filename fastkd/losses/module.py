@@ -4,6 +4,7 @@
 """
 
 import inspect
+from abc import ABCMeta
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -42,7 +43,26 @@ class _Attribute:
         loss.numbers[number.role].fill_(value)
 
 
-class Loss(nn.Module):
+class OwnMembers(ABCMeta):
+    """Lists what a loss has of its own, so that `help` does not show the hundred methods of every module.
+
+    It is an ABCMeta so that a subclass may be abstract, too.
+    """
+
+    def __dir__(cls) -> list[str]:
+        ours = {name for base in cls.__mro__ if isinstance(base, OwnMembers) for name in vars(base)}
+        documented = cls.__init__ is vars(cls).get("__init__") and cls.__init__.__doc__ is not None
+        return sorted(name for name in ours if not name.startswith("_") or (name == "__init__" and documented))
+
+
+class TensorLoss(nn.Module, metaclass=OwnMembers):
+    """A loss between tensors of a student and a teacher, which has no numbers on the device."""
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(nn.Module)})
+
+
+class Loss(nn.Module, metaclass=OwnMembers):
     """A module whose numbers live in a buffer on the device, so that a captured graph follows a change.
 
     A compiled graph follows, too, without compiling again. The buffer is float32 whatever the module is cast to.
@@ -88,6 +108,9 @@ class Loss(nn.Module):
         if self.numbers.dtype != before.dtype:
             self.numbers = before.to(self.numbers.device)
         return self
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(nn.Module)})
 
     def extra_repr(self) -> str:
         options = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"}

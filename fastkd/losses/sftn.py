@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastkd.losses.checks import check_choice, check_several
 from fastkd.losses.module import Loss, checked_numbers, takes_numbers
+from fastkd.losses.shapes import as_matrix
 from fastkd.ops.distill_loss import Numbers, compute
 from fastkd.ops.distill_loss.reference import KLDirection
 from fastkd.ops.numbers import SFTNNumbers
@@ -46,8 +47,8 @@ def sftn_loss(
     teacher_weight · CE(teacher) + mean over branches of (kl_weight · τ² KL + ce_weight · CE(branch)), with gradients to
     the teacher and to every branch.
 
-    teacher_logits: [B,K]; labels: [B] int64.
-    branch_logits: [N,B,K], or a sequence of N tensors [B,K]; N >= 1.
+    teacher_logits: [B,K], [B,T,K] or [B,K,H,W]; labels: int64, a label a row.
+    branch_logits: [N,B,K], or a sequence of N tensors [B,K], with rows as the teacher's; N >= 1.
     kl: "forward" is KL(teacher ‖ branch), "reverse" KL(branch ‖ teacher). The paper's Eq. 5 prints the reverse; its
         training loop was not found, and the loss class its code family uses gives the forward one: the default here is
         our choice.
@@ -90,9 +91,9 @@ class SFTNLoss(Loss):
 
 
 def _sftn(
-    teacher_BK: Tensor,
-    branches_BK: Sequence[Tensor],
-    labels_B: Tensor,
+    teacher_logits: Tensor,
+    branches: Sequence[Tensor],
+    labels: Tensor,
     numbers: Numbers,
     kl: KLDirection,
     detach_teacher: bool,
@@ -101,9 +102,9 @@ def _sftn(
 ) -> SFTNTerms:
     total, (teacher_ce, mean_kl, branch_ce), hits = compute(
         "sftn" if kl == "forward" else "sftn_reverse",
-        teacher_BK,
-        branches_BK,
-        labels_B,
+        as_matrix(teacher_logits),
+        [as_matrix(branch) for branch in branches],
+        labels.flatten(),
         numbers,
         detached=detach_teacher,
         tau_squared=tau_squared,

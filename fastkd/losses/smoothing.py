@@ -7,6 +7,7 @@ from torch import Tensor
 from fastkd.losses.checks import check_batch, check_choice, check_scalar
 from fastkd.losses.kd import CETerms, KDTerms
 from fastkd.losses.module import Loss, checked_numbers, takes_numbers
+from fastkd.losses.shapes import as_matrix
 from fastkd.ops.distill_loss import Numbers, compute
 from fastkd.ops.distill_loss.reference import SmoothingSpread
 from fastkd.ops.numbers import NUMBERS, Scalar, SmoothingNumbers, VirtualTeacherNumbers
@@ -25,7 +26,7 @@ def virtual_teacher_loss(
 ) -> KDTerms:
     """ce_weight · CE + kl_weight · KL(virtual teacher ‖ student), the student at temperature 1; nothing is stored.
 
-    student_logits: [B,K]; labels: [B] int64.
+    student_logits: [B,K], [B,T,K] or [B,K,H,W]; labels: int64, a label a row.
 
     The virtual teacher u (Tf-KD, Yuan et al. 2020) gives `label_probability` to the label and the rest evenly to the
     other classes. With a `temperature` it is softmax(u / τ), a second softmax, as in the authors' code (whose
@@ -77,7 +78,7 @@ def label_smoothing_loss(
 ) -> CETerms:
     """Cross-entropy with smoothed labels; the part `ce` is that with the labels themselves.
 
-    logits: [B,K]; labels: [B] int64.
+    logits: [B,K], [B,T,K] or [B,K,H,W]; labels: int64, a label a row.
     spread: `smoothing` goes evenly to "all" classes, the label's too (as in torch.nn.functional.cross_entropy), or to
         the "others" (as in Tf-KD's code). Errors as in `ce_loss`.
     """
@@ -105,13 +106,13 @@ class LabelSmoothingLoss(Loss):
         return _smoothing(logits, labels, self.numbers, self.spread, self.ignore_index)
 
 
-def _virtual(form: str, student_BK: Tensor, labels_B: Tensor, numbers: Numbers, ignore_index: int) -> KDTerms:
-    total, parts, hits = compute(form, student_BK, [], labels_B, numbers, ignore_index=ignore_index)
+def _virtual(form: str, student_logits: Tensor, labels: Tensor, numbers: Numbers, ignore_index: int) -> KDTerms:
+    student, labels = as_matrix(student_logits), labels.flatten()
+    total, parts, hits = compute(form, student, [], labels, numbers, ignore_index=ignore_index)
     return KDTerms(total, parts[0], parts[1], hits[0])
 
 
-def _smoothing(
-    logits_BK: Tensor, labels_B: Tensor, numbers: Numbers, spread: SmoothingSpread, ignore_index: int
-) -> CETerms:
-    total, parts, hits = compute(f"smoothing_{spread}", logits_BK, [], labels_B, numbers, ignore_index=ignore_index)
+def _smoothing(logits: Tensor, labels: Tensor, numbers: Numbers, spread: SmoothingSpread, ignore_index: int) -> CETerms:
+    form, rows, labels = f"smoothing_{spread}", as_matrix(logits), labels.flatten()
+    total, parts, hits = compute(form, rows, [], labels, numbers, ignore_index=ignore_index)
     return CETerms(total, parts[0], hits[0])

@@ -7,44 +7,43 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.precision import full_precision
 from fastkd.methods.base import (
     Context,
     Method,
     MethodLoss,
     PrestageTraining,
     PrestageWork,
-    at_least,
     up_to_embedding,
     weighted,
 )
-from fastkd.methods.precision import full_precision
 from fastkd.methods.regressors import Regressor
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import EpochsOrNone, NotNegative, Weight
 
 SCALE = 3 / 1000
 """Factor of the loss in the authors' code, beside 1/B."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ABSettings:
+class ABSettings(Checked):
     """Pushes the student's preacts, behind a connector, to the teacher's side of zero, by a margin.
 
     As published, it trains the student's blocks in a stage of its own and has no part in what follows.
     """
 
-    epochs: int = 30
+    epochs: EpochsOrNone = 30
     """Epochs of that stage, at the student's learning rate (RepDistiller); 0 for none."""
-    margin: float = 1.0
-    weight: float = 0.0
+    margin: NotNegative = 1.0
+    weight: Weight = 0.0
     """Weight in the student's own training (RepDistiller is given 1 and does not use it)."""
-
-    def __post_init__(self) -> None:
-        at_least("ab", 0, epochs=self.epochs, margin=self.margin)
 
 
 class AB(Method):
     Settings = ABSettings
+    about = "activation boundaries"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: ABSettings, context: Context):

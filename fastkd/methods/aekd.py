@@ -7,45 +7,51 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.losses import MultiTeacherLoss
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero, up_to_block, weighted
-from fastkd.methods.fitnet import hint_place, mean_squared_error
+from fastkd.losses import MultiTeacherLoss, standardised_logits
+from fastkd.losses.features import mean_squared_error
+from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weighted
+from fastkd.methods.fitnet import hint_place
 from fastkd.methods.regressors import Regressor
 from fastkd.methods.smallest_combination import MOST, smallest_combination
 from fastkd.networks.base import Network, Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import EpochsOrNone, Place, Positive, Temperature, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class AEKDSettings:
+class AEKDSettings(Checked):
     """ce_weight · CE + kl_weight · Σ w_m τ² KL(teacher m ‖ student), w the shortest combination of their gradients.
 
     Gradients are those with respect to the student's logits, averaged over the batch.
     """
 
-    ce_weight: float = 1.0
+    ce_weight: Weight = 1.0
     """CA-MKD's code has this default and the next two (the authors' code has α = 0.9 for KL)."""
-    kl_weight: float = 1.0
-    temperature: float = 4.0
-    cap: float = 0.6
+    kl_weight: Weight = 1.0
+    temperature: Temperature = 4.0
+    cap: Positive = 0.6
     """C: the most that one teacher may have."""
     unit_length: bool = False
     """Normalise the gradients first."""
-
-    def __post_init__(self) -> None:
-        above_zero("aekd", temperature=self.temperature, cap=self.cap)
+    standardise: bool = False
+    """KL compares standardised logits (see kd); the gradients are then those with respect to them."""
 
 
 class AEKD(Method):
     """The gradients have a closed form, so that no extra backward pass is needed."""
 
     Settings = AEKDSettings
+    about = "teachers, weighted by gradients"
     is_logit_method = True
     teachers_needed = (1, MOST)
 
     def __init__(self, settings: AEKDSettings, context: Context):
         super().__init__(settings, context)
         self.loss = MultiTeacherLoss(
-            temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=settings.ce_weight
+            temperature=settings.temperature,
+            kl_weight=settings.kl_weight,
+            ce_weight=settings.ce_weight,
+            standardise=settings.standardise,
         )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
@@ -56,6 +62,8 @@ class AEKD(Method):
 
     def teacher_weights(self, student_BK: Tensor, teachers_BK: list[Tensor]) -> Tensor:
         """[M] float64: how much each teacher counts."""
+        if self.settings.standardise:
+            student_BK, *teachers_BK = (standardised_logits(logits) for logits in (student_BK, *teachers_BK))
         gradients = mean_gradients(student_BK, teachers_BK, self.settings.temperature)
         return smallest_combination(gradients, self.settings.cap, unit_length=self.settings.unit_length)
 
@@ -73,26 +81,24 @@ def mean_gradients(student_BK: Tensor, teachers_BK: list[Tensor], temperature: f
 
 
 @dataclass(frozen=True, kw_only=True)
-class AEKDFSettings:
+class AEKDFSettings(Checked):
     """weight · Σ w_m · hint loss to teacher m (as in FitNets), w from its gradients at the student's map."""
 
-    weight: float = 100.0
+    weight: Weight = 100.0
     """The default of CA-MKD's script."""
-    block: int = 2
+    block: Place = 2
     """Block, from 1, behind which the hints are taken."""
-    cap: float = 0.6
+    cap: Positive = 0.6
     """C: the most that one teacher may have."""
     unit_length: bool = True
     """Normalise the gradients first."""
-    idle_epochs: int = 1
+    idle_epochs: EpochsOrNone = 1
     """First epochs without this loss (CA-MKD's code)."""
-
-    def __post_init__(self) -> None:
-        above_zero("aekd_f", cap=self.cap)
 
 
 class AEKDF(Method):
     Settings = AEKDFSettings
+    about = "the same on features, beside aekd"
     teachers_needed = (1, MOST)
     active: Tensor
 

@@ -5,34 +5,39 @@ from dataclasses import dataclass
 
 from fastkd.data.base import Batch
 from fastkd.losses import MultiTeacherLoss
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero
+from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Temperature, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class AVEGSettings:
+class AVEGSettings(Checked):
     """ce_weight · CE + kl_weight · mean over the teachers of τ² KL(teacher ‖ student).
 
     Its gradient is that of KL to the teachers' mean probability.
     """
 
-    ce_weight: float = 1.0
+    ce_weight: Weight = 1.0
     """CA-MKD's code has this default and the next two."""
-    kl_weight: float = 1.0
-    temperature: float = 4.0
-
-    def __post_init__(self) -> None:
-        above_zero("aveg", temperature=self.temperature)
+    kl_weight: Weight = 1.0
+    temperature: Temperature = 4.0
+    standardise: bool = False
+    """KL compares standardised logits (see kd)."""
 
 
 class AVEG(Method):
     Settings = AVEGSettings
+    about = "several teachers, equally weighted"
     is_logit_method = True
 
     def __init__(self, settings: AVEGSettings, context: Context):
         super().__init__(settings, context)
         self.loss = MultiTeacherLoss(
-            temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=settings.ce_weight
+            temperature=settings.temperature,
+            kl_weight=settings.kl_weight,
+            ce_weight=settings.ce_weight,
+            standardise=settings.standardise,
         )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:

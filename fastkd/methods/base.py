@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, Views
 from fastkd.networks.base import Network, Output
-from fastkd.support.errors import UserError
+
+MixedLabels = Literal["both", "greater", "own"]
 
 Terms = dict[str, Tensor]
 """Named loss terms, detached scalars on the device."""
@@ -99,6 +100,8 @@ class Method(nn.Module):
     """
 
     Settings: ClassVar[type[Any]]
+    about: ClassVar[str] = ""
+    """What the student learns by it, in a few words, for the help."""
     is_logit_method: ClassVar[bool] = False
     """Whether it owns the cross-entropy: exactly one of the methods of a stage does."""
     needs_preacts: bool = False
@@ -112,6 +115,9 @@ class Method(nn.Module):
     """Least and greatest number of teachers; None: there is no greatest."""
     among_peers: ClassVar[bool] = False
     """Whether its teachers learn too, each by this method from the others and the student."""
+    mixed_labels: ClassVar[MixedLabels | None] = None
+    """What it learns of the two labels of a mixed image, see `fastkd.methods.mixed`; None: "both" for a logit method,
+    "own" for any other."""
     own_augmentation: bool = False
     """Whether each of the peers sees its own random crops of the same images."""
 
@@ -172,15 +178,6 @@ def up_to_embedding(student: Network) -> tuple[nn.Module, ...]:
     return (*up_to_block(student), student.head.neck, student.head.pool)
 
 
-def at_least(name: str, least: float, **values: float) -> None:
-    """Raises UserError for a setting of the method `name` below `least`."""
-    for key, value in values.items():
-        if not value >= least:
-            raise UserError(f"{name}: {key.replace('_', '-')} is at least {least}, got {value}")
-
-
-def above_zero(name: str, **values: float) -> None:
-    """Raises UserError for a setting of the method `name` that is not above 0."""
-    for key, value in values.items():
-        if not value > 0:
-            raise UserError(f"{name}: {key.replace('_', '-')} is above 0, got {value}")
+def warm_up_share(epoch: int, warmup_epochs: int) -> float:
+    """The share of its weight that a term has in an epoch, from 0, where it rises over the first `warmup_epochs`."""
+    return min((epoch + 1) / max(warmup_epochs, 1), 1.0)

@@ -7,38 +7,35 @@ space of one point would be a minimum of it. "kernel" is the paper: the batch's 
 kernel, by its Taylor series.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero, at_least, up_to_embedding, weighted
-from fastkd.methods.precision import full_precision
+from fastkd.losses.precision import full_precision
+from fastkd.losses.relations import kernel_distance
+from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
 from fastkd.networks.base import Network, Output
+from fastkd.support.fields import OnlyWith
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Positive, Weight, Width, whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class CCSettings:
+class CCSettings(Checked):
     """weight · CC on the embeddings."""
 
-    weight: float = 0.02
+    weight: Weight = 0.02
     """The default is RepDistiller's, for the form "neighbours"."""
     form: Literal["neighbours", "kernel"] = "neighbours"
     """neighbours: RepDistiller's code; kernel: the paper."""
-    embed_dim: int = 128
+    embed_dim: Annotated[Width, OnlyWith("form", "neighbours")] = 128
     """Dimensions of the space that both embeddings are mapped to, in the form "neighbours"."""
-    gamma: float = 0.4
+    gamma: Annotated[Positive, OnlyWith("form", "kernel")] = 0.4
     """γ of the kernel exp(-γ ‖x - y‖²)."""
-    order: int = 2
+    order: Annotated[int, whole(1, 64), OnlyWith("form", "kernel")] = 2
     """Order of the kernel's Taylor series."""
-
-    def __post_init__(self) -> None:
-        above_zero("cc", gamma=self.gamma)
-        at_least("cc", 1, embed_dim=self.embed_dim, order=self.order)
 
 
 class CC(Method):
@@ -48,6 +45,7 @@ class CC(Method):
     """
 
     Settings = CCSettings
+    about = "correlations between samples"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: CCSettings, context: Context):
@@ -74,17 +72,3 @@ def neighbour_products(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     """|student - teacher| at one sample times the same at the next, summed, averaged over all such pairs."""
     apart = (student_BD - teacher_BD).abs()
     return (apart[:-1] * apart[1:]).sum(1).mean()
-
-
-@full_precision
-def kernel_distance(student_BD: Tensor, teacher_BD: Tensor, gamma: float, order: int) -> Tensor:
-    """The squared distance of both correlation matrices, averaged over all B² pairs."""
-    return F.mse_loss(correlations(student_BD, gamma, order), correlations(teacher_BD, gamma, order))
-
-
-def correlations(embedding_BD: Tensor, gamma: float, order: int) -> Tensor:
-    """[B,B]: exp(-γ ‖x - y‖²) = e^(-2γ) exp(2γ x·y) for vectors of length 1, by its Taylor series."""
-    direction = F.normalize(embedding_BD)
-    cosine = direction @ direction.T
-    powers = [(2 * gamma) ** p / math.factorial(p) * cosine**p for p in range(order + 1)]
-    return math.exp(-2 * gamma) * torch.stack(powers).sum(0)

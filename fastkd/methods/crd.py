@@ -2,7 +2,7 @@
 arXiv 1910.10699)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
@@ -12,19 +12,21 @@ from fastkd.losses import CRDLoss
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Decay, Temperature, Weight, Width, whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class CRDSettings:
+class CRDSettings(Checked):
     """weight · CRD, on the pooled embeddings of student and teacher."""
 
-    weight: float = 0.8
-    embed_dim: int = 128
+    weight: Weight = 0.8
+    embed_dim: Width = 128
     """Dimensions of the space that both embeddings are mapped to."""
-    negatives: int = 16384
+    negatives: Annotated[int, whole(1, 2**24)] = 16384
     """How many are drawn for every sample and step, from the other classes."""
-    temperature: float = 0.07
-    momentum: float = 0.5
+    temperature: Temperature = 0.07
+    momentum: Decay = 0.5
     """Share of the old embedding in the bank's new one."""
     replacement: bool = False
     """Whether a negative may be drawn twice (the authors' code: not on CIFAR, but on ImageNet)."""
@@ -32,18 +34,10 @@ class CRDSettings:
     """exact: the sample itself; relaxed: any sample of its class."""
     bank_dtype: Literal["float32", "bfloat16"] = "float32"
 
-    def __post_init__(self) -> None:
-        for name, least in (("embed_dim", 1), ("negatives", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"crd: {name.replace('_', '-')} is at least {least}, got {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise UserError(f"crd: the temperature is above 0, got {self.temperature}")
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"crd: the momentum is from 0 to below 1, got {self.momentum}")
-
 
 class CRD(Method):
     Settings = CRDSettings
+    about = "contrast with a memory bank"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: CRDSettings, context: Context):

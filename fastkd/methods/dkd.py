@@ -5,37 +5,44 @@ from dataclasses import dataclass
 
 from fastkd.data.base import Batch
 from fastkd.losses import DKDLoss
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero, at_least
+from fastkd.methods.base import Context, Method, MethodLoss, warm_up_share
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import EpochsOrNone, Temperature, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class DKDSettings:
+class DKDSettings(Checked):
     """ce_weight · CE + min(epoch / warmup, 1) · τ² (alpha · TCKD + beta · NCKD), with the authors' warm-up."""
 
-    ce_weight: float = 1.0
-    alpha: float = 1.0
+    ce_weight: Weight = 1.0
+    alpha: Weight = 1.0
     """Weight of KL between (label, all other classes)."""
-    beta: float = 8.0
+    beta: Weight = 8.0
     """Weight of KL within the other classes (mdistiller on CIFAR-100: 2, 6 or 8, by the pair)."""
-    temperature: float = 4.0
-    warmup_epochs: int = 20
+    temperature: Temperature = 4.0
+    warmup_epochs: EpochsOrNone = 20
     """Epochs over which KL's weights rise: epoch e, from 1, has e / warmup of them (20 on CIFAR, 1 on ImageNet)."""
-
-    def __post_init__(self) -> None:
-        above_zero("dkd", temperature=self.temperature)
-        at_least("dkd", 0, warmup_epochs=self.warmup_epochs)
+    standardise: bool = False
+    """Both KLs compare standardised logits (see kd): its authors have alpha 9, 9 times the beta of the
+    pair, and temperature 2 with it."""
 
 
 class DKD(Method):
     Settings = DKDSettings
+    about = "softened logits, the target apart"
     is_logit_method = True
     teachers_needed = (1, 1)
+    mixed_labels = "greater"
 
     def __init__(self, settings: DKDSettings, context: Context):
         super().__init__(settings, context)
         self.loss = DKDLoss(
-            temperature=settings.temperature, alpha=settings.alpha, beta=settings.beta, ce_weight=settings.ce_weight
+            temperature=settings.temperature,
+            alpha=settings.alpha,
+            beta=settings.beta,
+            ce_weight=settings.ce_weight,
+            standardise=settings.standardise,
         )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
@@ -43,6 +50,6 @@ class DKD(Method):
         return MethodLoss(terms.total, {"ce": terms.ce, "tckd": terms.tckd, "nckd": terms.nckd}, terms.hits)
 
     def begin_epoch(self, epoch: int) -> None:
-        share = min((epoch + 1) / max(self.settings.warmup_epochs, 1), 1.0)
+        share = warm_up_share(epoch, self.settings.warmup_epochs)
         self.loss.alpha = share * self.settings.alpha
         self.loss.beta = share * self.settings.beta

@@ -5,19 +5,20 @@ from dataclasses import dataclass
 
 from fastkd.data.base import Batch
 from fastkd.losses import MultiTeacherLoss
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero
+from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Temperature, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class DMLSettings:
+class DMLSettings(Checked):
     """The loss of each network is CE + kl_weight · mean over the others of τ² KL(other ‖ network)."""
 
-    kl_weight: float = 1.0
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        above_zero("dml", temperature=self.temperature)
+    kl_weight: Weight = 1.0
+    temperature: Temperature = 1.0
+    standardise: bool = False
+    """KL compares standardised logits (see kd)."""
 
 
 class DML(Method):
@@ -27,12 +28,18 @@ class DML(Method):
     """
 
     Settings = DMLSettings
+    about = "peers, each from all others"
     is_logit_method = True
     among_peers = True
 
     def __init__(self, settings: DMLSettings, context: Context):
         super().__init__(settings, context)
-        self.loss = MultiTeacherLoss(temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=1.0)
+        self.loss = MultiTeacherLoss(
+            temperature=settings.temperature,
+            kl_weight=settings.kl_weight,
+            ce_weight=1.0,
+            standardise=settings.standardise,
+        )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         terms = self.loss(student.logits, [teacher.logits for teacher in teachers], batch.labels)

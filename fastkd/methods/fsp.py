@@ -5,46 +5,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.features import flow_distance
 from fastkd.methods.base import (
     Context,
     Method,
     MethodLoss,
     PrestageTraining,
     PrestageWork,
-    at_least,
     up_to_block,
     weighted,
 )
-from fastkd.methods.maps import blocks_left_out, to_smaller
-from fastkd.methods.precision import full_precision
+from fastkd.methods.maps import blocks_left_out
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import EpochsOrNone, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class FSPSettings:
+class FSPSettings(Checked):
     """Squared distance of the FSP matrices, which tell how the channels of a map go with those of the next.
 
     As published, it trains the student's blocks in a stage of its own and has no part in what follows.
     """
 
-    epochs: int = 30
+    epochs: EpochsOrNone = 30
     """Epochs of that stage, at the student's learning rate (RepDistiller); 0 for none."""
-    weight: float = 0.0
+    weight: Weight = 0.0
     """Weight in the student's own training (RepDistiller is given 50 and does not use it; KD-Zoo trains jointly)."""
-
-    def __post_init__(self) -> None:
-        at_least("fsp", 0, epochs=self.epochs)
 
 
 class FSP(Method):
     """Compares the maps behind the stem and the blocks, whose channels have to agree."""
 
     Settings = FSPSettings
+    about = "flow from block to block"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: FSPSettings, context: Context):
@@ -90,14 +88,3 @@ def maps(output: Output) -> tuple[Tensor, ...]:
 def consecutive(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """(student map, its next, teacher map, its next) for every map that both networks have."""
     return list(zip(student[:-1], student[1:], teacher[:-1], teacher[1:], strict=False))
-
-
-@full_precision
-def flow_distance(student: Tensor, student_next: Tensor, teacher: Tensor, teacher_next: Tensor) -> Tensor:
-    return F.mse_loss(flow(student, student_next), flow(teacher, teacher_next))
-
-
-def flow(bottom_BCHW: Tensor, top_BDHW: Tensor) -> Tensor:
-    """[B,D,C]: the mean over positions of top · bottom, for each pair of channels; one batched matrix product."""
-    bottom, top = to_smaller(bottom_BCHW, top_BDHW)
-    return top.flatten(2) @ bottom.flatten(2).mT / (top.shape[2] * top.shape[3])

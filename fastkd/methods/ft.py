@@ -2,58 +2,55 @@
 2018, arXiv 1802.04977)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.methods.at import attention
+from fastkd.losses.features import attention, mean_squared_error
+from fastkd.losses.maps import to_smaller
+from fastkd.losses.precision import full_precision
 from fastkd.methods.base import (
     Context,
     Method,
     MethodLoss,
     PrestageTraining,
     PrestageWork,
-    above_zero,
-    at_least,
     up_to_block,
     weighted,
 )
-from fastkd.methods.fitnet import mean_squared_error
-from fastkd.methods.maps import to_smaller
-from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
+from fastkd.support.fields import OnlyWith
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import EpochsOrNone, Positive, Weight, between
 
 SLOPE = 0.1
 """Slope of the leaky ReLUs below 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FTSettings:
+class FTSettings(Checked):
     """weight · mean |factor of the student - factor of the teacher|, both normalised (the paper's p = 1)."""
 
-    weight: float = 200.0
+    weight: Weight = 200.0
     """The default is RepDistiller's, for the form "attention"."""
-    rate: float = 0.5
+    rate: Annotated[float, between(0.001, 16)] = 0.5
     """Channels of a factor, as a share of the teacher's."""
     form: Literal["attention", "factor"] = "attention"
     """attention: the channels' mean square of each factor is compared (RepDistiller); factor: the whole factor, as in
     the paper."""
-    epochs: int = 30
+    epochs: EpochsOrNone = 30
     """Epochs of the paraphraser's training, which comes before the student's; 0 for none."""
-    paraphraser_lr: float | None = 0.01
+    paraphraser_lr: Annotated[Positive | None, OnlyWith("epochs")] = 0.01
     """Its learning rate; None: the student's (RepDistiller: 0.01 for a resnet or WRN, else the student's)."""
-
-    def __post_init__(self) -> None:
-        above_zero("ft", rate=self.rate)
-        at_least("ft", 0, epochs=self.epochs)
 
 
 class FT(Method):
     """Compares the last features. The paraphraser is trained before the student, and frozen beside it."""
 
     Settings = FTSettings
+    about = "factors: paraphrased features"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: FTSettings, context: Context):

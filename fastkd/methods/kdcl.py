@@ -10,10 +10,12 @@ from torch import Tensor
 
 from fastkd.data.base import Batch
 from fastkd.losses import KDLoss
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero
-from fastkd.methods.precision import full_precision
+from fastkd.losses.precision import full_precision
+from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.methods.smallest_combination import least_quadratic
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Temperature, Weight
 
 NEWTON_STEPS = 6
 HALVINGS = 6
@@ -21,33 +23,38 @@ HALVINGS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class KDCLSettings:
+class KDCLSettings(Checked):
     """The loss of each network is CE + kl_weight · τ² KL(target ‖ network)."""
 
     target: Literal["naive", "linear", "min_logit"] = "naive"
     """naive: for each sample the logits of the network with the least cross-entropy; linear: the weighted mean of all
     logits with the least cross-entropy over the batch; min_logit: for each class the least distance from the label's
     logit that any network gives it."""
-    kl_weight: float = 1.0
-    temperature: float = 2.0
+    kl_weight: Weight = 1.0
+    temperature: Temperature = 2.0
     own_augmentation: bool = True
     """Whether each network sees its own random crops of the same images, as in the paper."""
-
-    def __post_init__(self) -> None:
-        above_zero("kdcl", temperature=self.temperature)
+    standardise: bool = False
+    """KL compares standardised logits (see kd)."""
 
 
 class KDCL(Method):
     """Every network takes the target as a constant."""
 
     Settings = KDCLSettings
+    about = "peers, from their joint logits"
     is_logit_method = True
     among_peers = True
 
     def __init__(self, settings: KDCLSettings, context: Context):
         super().__init__(settings, context)
         self.own_augmentation = settings.own_augmentation
-        self.loss = KDLoss(temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=1.0)
+        self.loss = KDLoss(
+            temperature=settings.temperature,
+            kl_weight=settings.kl_weight,
+            ce_weight=1.0,
+            standardise=settings.standardise,
+        )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         logits = torch.stack([student.logits.detach(), *(teacher.logits.detach() for teacher in teachers)])

@@ -8,13 +8,15 @@ from fastkd.data.base import Batch
 from fastkd.losses import LabelSmoothingLoss
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Share
 
 
 @dataclass(frozen=True, kw_only=True)
-class LSSettings:
+class LSSettings(Checked):
     """Cross-entropy with smoothed labels; no teacher is needed."""
 
-    smoothing: float = 0.1
+    smoothing: Share = 0.1
     """The probability that the label gives up (Tf-KD's code: 0.1)."""
     spread: Literal["others", "all"] = "others"
     """others: it goes evenly to the other classes (Tf-KD's code); all: to all classes (torch's `label_smoothing`)."""
@@ -22,6 +24,7 @@ class LSSettings:
 
 class LS(Method):
     Settings = LSSettings
+    about = "label smoothing, without a teacher"
     is_logit_method = True
     teachers_needed = (0, None)
 

@@ -8,10 +8,11 @@ from fastkd.data.base import Batch
 from fastkd.losses import ce_loss
 from fastkd.methods.base import Method, MethodLoss
 from fastkd.networks.base import Network, Output
+from fastkd.support.plain import Checked
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoneSettings:
+class NoneSettings(Checked):
     """There is nothing to set."""
 
 
@@ -19,6 +20,7 @@ class NoLogitLoss(Method):
     """The hits are still counted, and the cross-entropy reported."""
 
     Settings = NoneSettings
+    about = "no loss on the logits"
     is_logit_method = True
     teachers_needed = (0, None)
 

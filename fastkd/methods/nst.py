@@ -4,21 +4,22 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.features import channel_discrepancy
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weighted
-from fastkd.methods.maps import blocks_left_out, to_smaller
-from fastkd.methods.precision import full_precision
+from fastkd.methods.maps import blocks_left_out
 from fastkd.networks.base import Network, Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class NSTSettings:
+class NSTSettings(Checked):
     """weight · sum over the blocks of the maximum mean discrepancy between both networks' channels."""
 
-    weight: float = 50.0
+    weight: Weight = 50.0
     """The default of RepDistiller and mdistiller."""
 
 
@@ -27,6 +28,7 @@ class NST(Method):
     takes batched matrix products."""
 
     Settings = NSTSettings
+    about = "distributions of activations"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: NSTSettings, context: Context):
@@ -40,21 +42,5 @@ class NST(Method):
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         pairs = zip(student.features, teachers[0].features, strict=False)  # the notes name the blocks that are left out
-        losses = [self.discrepancy(s, t) for s, t in pairs]
+        losses = [channel_discrepancy(s, t) for s, t in pairs]
         return weighted("nst", self.settings.weight, torch.stack(losses).sum())
-
-    @staticmethod
-    @full_precision
-    def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
-        """The squared discrepancy of two maps' channels.
-
-        The teacher's own term is a constant; with it the value is that of the published codes.
-        """
-        student, teacher = (F.normalize(x.flatten(2), dim=2) for x in to_smaller(student, teacher))
-        constant = mean_kernel(teacher.detach(), teacher.detach())
-        return constant + mean_kernel(student, student) - 2 * mean_kernel(student, teacher)
-
-
-def mean_kernel(x_BCP: Tensor, y_BDP: Tensor) -> Tensor:
-    """The mean of (x·y)² over all pairs of channels within a sample."""
-    return (x_BCP @ y_BDP.mT).square().mean()

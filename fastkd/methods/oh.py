@@ -9,24 +9,27 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.maps import pooled_to
+from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
-from fastkd.methods.maps import blocks_left_out, pooled_to
-from fastkd.methods.precision import full_precision
+from fastkd.methods.maps import blocks_left_out
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight
 
 LEAST_SHARE = 1e-3
 """Share of a channel's values that must be below 0 for their mean to be its margin, else -3 standard deviations."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class OHSettings:
+class OHSettings(Checked):
     """weight · partial L2 distance of the preacts, summed over neurons, mean over the batch.
 
     The last block has weight 1, each one before it half of the next's.
     """
 
-    weight: float = 1e-3
+    weight: Weight = 1e-3
     """The default of the authors' code on CIFAR-100, and of mdistiller (1e-4 on ImageNet)."""
     teacher_norm: Literal["running", "batch"] = "running"
     """batch: the teacher normalises by the statistics of each batch, as in the authors' code, where it is in training
@@ -41,6 +44,7 @@ class OH(Method):
     """
 
     Settings = OHSettings
+    about = "features with a margin (overhaul)"
     needs_preacts = True
     teachers_needed = (1, 1)
 

@@ -3,22 +3,21 @@ transfer", ECCV 2018, arXiv 1803.10837)."""
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.relations import neighbourhood_divergence
 from fastkd.methods.base import Method, MethodLoss, up_to_embedding, weighted
-from fastkd.methods.precision import full_precision
 from fastkd.networks.base import Network, Output
-
-EPSILON = 1e-7
-"""Added to norms, and to both probabilities in the logarithm, as in the authors' code."""
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class PKTSettings:
+class PKTSettings(Checked):
     """weight · KL between the neighbourhoods of each sample in the batch, by cosine similarity."""
 
-    weight: float = 30000.0
+    weight: Weight = 30000.0
     """The default of RepDistiller and mdistiller; high, because their KL is a mean over all B² pairs."""
 
 
@@ -26,23 +25,11 @@ class PKT(Method):
     """Compares the embeddings. Each process compares the samples of its own batch."""
 
     Settings = PKTSettings
+    about = "probabilities of neighbours"
     teachers_needed = (1, 1)
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         return up_to_embedding(student)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
-        return weighted("pkt", self.settings.weight, self.divergence(student.embedding, teachers[0].embedding))
-
-    @staticmethod
-    @full_precision
-    def divergence(student: Tensor, teacher: Tensor) -> Tensor:
-        p, q = neighbourhoods(teacher), neighbourhoods(student)
-        return (p * ((p + EPSILON) / (q + EPSILON)).log()).mean()
-
-
-def neighbourhoods(embedding_BD: Tensor) -> Tensor:
-    """[B,B] probabilities of each sample's neighbours, itself among them; rows sum to 1."""
-    direction = embedding_BD / (embedding_BD.norm(dim=1, keepdim=True) + EPSILON)
-    similarity = (direction @ direction.T + 1) / 2
-    return similarity / similarity.sum(1, keepdim=True)
+        return weighted("pkt", self.settings.weight, neighbourhood_divergence(student.embedding, teachers[0].embedding))

@@ -2,9 +2,11 @@
 arXiv 1904.09149): the student learns from points along the teacher's own training, one after the other."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastkd.methods.base import Waypoints, at_least
+from fastkd.methods.base import Waypoints
 from fastkd.methods.kd import KD, KDSettings
+from fastkd.support.ranges import whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,21 +17,18 @@ class RCOSettings(KDSettings):
     temperature are our choice: neither RCO's nor SFTN's paper prints what the latter used.
     """
 
-    anchors: int = 4
+    anchors: Annotated[int, whole(1, 1_000)] = 4
     """How many snapshots of the teacher the student learns from."""
     restart: bool = False
     """Train the student as long as the recipe says for each anchor (SFTN's RCO-EEI-4), instead of dividing one training
     among them (its RCO-one-stage-EEI)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("rco", 1, anchors=self.anchors)
 
 
 class RCO(KD):
     """KD from one anchor at a time: the engine puts it in the teacher's place."""
 
     Settings = RCOSettings
+    about = "kd along the teacher's own training"
 
     @classmethod
     def waypoints(cls, settings: RCOSettings) -> Waypoints:

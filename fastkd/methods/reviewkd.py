@@ -8,31 +8,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.methods.base import Context, Method, MethodLoss, at_least, up_to_embedding, weighted
-from fastkd.methods.precision import full_precision
+from fastkd.losses.features import hierarchical_distance
+from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
-
-LEVELS = (4, 2, 1)
-"""Sides of the pooled maps that HCL compares beside the full one."""
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import EpochsOrNone, Weight, Width
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReviewKDSettings:
+class ReviewKDSettings(Checked):
     """min(epoch / warmup, 1) · weight · sum over the blocks and the embedding of HCL(fused student, teacher)."""
 
-    weight: float = 5.0
+    weight: Weight = 5.0
     """mdistiller's for resnet32x4 to resnet8x4 (ImageNet: 1 for ResNet34 to ResNet18, 8 for ResNet50 to MobileNet)."""
-    warmup_epochs: int = 20
+    warmup_epochs: EpochsOrNone = 20
     """Epochs over which the weight rises: epoch e, from 1, has e / warmup of it (mdistiller: 1 on ImageNet)."""
     student_preacts: bool = False
     """Take the student's maps before their last activation, as the teacher's always are."""
-    widest: int = 512
+    widest: Width = 512
     """Most channels of the fused maps."""
-
-    def __post_init__(self) -> None:
-        at_least("reviewkd", 0, warmup_epochs=self.warmup_epochs)
-        at_least("reviewkd", 1, widest=self.widest)
 
 
 class ReviewKD(Method):
@@ -40,6 +35,7 @@ class ReviewKD(Method):
     fused with what came from the deeper ones."""
 
     Settings = ReviewKDSettings
+    about = "features reviewed across blocks"
     needs_preacts = True
     teachers_needed = (1, 1)
     warmup: Tensor
@@ -100,19 +96,6 @@ class Fusion(nn.Module):
             x = x * own + review * reviewed
         x = _nearest(x, size)
         return self.leave(x), x
-
-
-@full_precision
-def hierarchical_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """HCL (Fig. 3c): mean squared errors of the maps and of their pooled versions, weights 1, 1/2, 1/4 …, averaged."""
-    loss, total, weight = F.mse_loss(student, teacher), 1.0, 1.0
-    for side in LEVELS:
-        if side < student.shape[2]:
-            weight /= 2
-            total += weight
-            pooled, goal = (F.adaptive_avg_pool2d(x, (side, side)) for x in (student, teacher))
-            loss = loss + weight * F.mse_loss(pooled, goal)
-    return loss / total
 
 
 def _maps(output: Output, blocks: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -8,27 +8,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero, at_least, up_to_block, weighted
-from fastkd.methods.maps import to_smaller
-from fastkd.methods.precision import full_precision
+from fastkd.losses.maps import to_smaller
+from fastkd.losses.precision import full_precision
+from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weighted
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Positive, Weight, Width
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemCKDSettings:
+class SemCKDSettings(Checked):
     """weight · sum over all pairs of blocks of attention · MSE(projected student map, teacher map)."""
 
-    weight: float = 400.0
+    weight: Weight = 400.0
     """The default of SimKD's code on CIFAR-100 (the authors': 50 on ImageNet)."""
-    softness: float = 1.0
+    softness: Positive = 1.0
     """Divides the products of queries and keys."""
-    factor: int = 4
+    factor: Width = 4
     """Queries and keys have batch size / factor dimensions."""
-
-    def __post_init__(self) -> None:
-        above_zero("semckd", softness=self.softness)
-        at_least("semckd", 1, factor=self.factor)
 
 
 class SemCKD(Method):
@@ -39,6 +37,7 @@ class SemCKD(Method):
     """
 
     Settings = SemCKDSettings
+    about = "features, matched by attention"
     teachers_needed = (1, 1)
     fixed_batch_size = True
 

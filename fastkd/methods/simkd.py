@@ -6,51 +6,56 @@ then the student's own. What is evaluated and exported is `deploy`: student bloc
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
 from fastkd.losses import KDLoss, ce_loss
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero, at_least, up_to_block, up_to_embedding
-from fastkd.methods.fitnet import mean_squared_error
-from fastkd.methods.maps import pooled_to
+from fastkd.losses.features import mean_squared_error
+from fastkd.losses.maps import pooled_to
+from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, up_to_embedding
+from fastkd.methods.projectors import PROJECTORS, ProjectedMap
 from fastkd.methods.regressors import Frozen
 from fastkd.networks.base import Head, Network, Output
 from fastkd.support.errors import UserError
+from fastkd.support.fields import OnlyWith
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Temperature, Weight, Width, whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimKDSettings:
+class SimKDSettings(Checked):
     """weight · MSE(projected student map, teacher map), Eq. 3, and nothing else.
 
     The student's own classifier takes part with a ce_weight or kl_weight only: joint training (Eq. 4, Tables S.4
     and S.5) is weight α, both others 1 - α.
     """
 
-    weight: float = 1.0
-    factor: int = 2
+    weight: Weight = 1.0
+    factor: Width = 2
     """r: the projector's inner width is the teacher's divided by it."""
-    projector: Literal["full", "depthwise", "vector"] = "full"
+    projector: Literal["full", "depthwise", "vector", "normalised", "orthogonal"] = "full"
     """full: 1x1, 3x3 and 1x1 convolutions; depthwise: the 3x3 is depthwise (ImageNet); vector: a matrix between the
-    embeddings (SimKD_v)."""
+    embeddings (SimKD_v); normalised: SRD's, place by place, brought back to the teacher's mean and deviation;
+    orthogonal: VkD's, place by place (not in the paper: what is reused asks for the teacher's own scale)."""
     source: Literal["feature", "final_map"] = "feature"
     """feature: the student's last feature (the authors' code); final_map: the map that it pools (what the paper's
     parameter counts of ShuffleNetV2 and MobileNetV2 say)."""
-    reused_blocks: int = 0
+    reused_blocks: Annotated[int, whole(0, 1_000)] = 0
     """Last blocks of the teacher that are reused with its classifier: 1 is SimKD+, 2 is SimKD++."""
-    ce_weight: float = 0.0
+    ce_weight: Weight = 0.0
     """Weight of the cross-entropy of the student's own classifier."""
-    kl_weight: float = 0.0
+    kl_weight: Weight = 0.0
     """Weight of KL between the teacher and the student's own classifier."""
-    temperature: float = 4.0
+    temperature: Annotated[Temperature, OnlyWith("kl_weight")] = 4.0
     """Temperature of this KL."""
+    standardise: bool = False
+    """KL compares standardised logits (see kd)."""
 
     def __post_init__(self) -> None:
-        at_least("simkd", 1, factor=self.factor)
-        at_least("simkd", 0, reused_blocks=self.reused_blocks)
-        above_zero("simkd", temperature=self.temperature)
+        super().__post_init__()
         if self.reused_blocks and (self.projector == "vector" or self.source == "final_map"):
             raise UserError(
                 "simkd: reused blocks start from a feature: they need source feature and no vector projector"
@@ -61,7 +66,9 @@ class SimKD(Method):
     """There is a projector for each teacher (Table 6 has several): the losses are averaged, and so are the logits."""
 
     Settings = SimKDSettings
+    about = "the teacher's classifier, reused"
     is_logit_method = True
+    mixed_labels = "greater"  # as it is called once a batch: its projector holds BatchNorms
 
     def __init__(self, settings: SimKDSettings, context: Context):
         super().__init__(settings, context)
@@ -83,7 +90,10 @@ class SimKD(Method):
         classifiers = [teacher.head.classifier for teacher in context.teachers]
         self.classifier = Frozen(classifiers[0] if count == 1 else MeanOfClassifiers(widths, classifiers))
         self.logit_loss = KDLoss(
-            temperature=settings.temperature, kl_weight=settings.kl_weight, ce_weight=settings.ce_weight
+            temperature=settings.temperature,
+            kl_weight=settings.kl_weight,
+            ce_weight=settings.ce_weight,
+            standardise=settings.standardise,
         )
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
@@ -95,6 +105,8 @@ class SimKD(Method):
         return up_to_block(student, len(student.blocks) - self.settings.reused_blocks)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        for projection, teacher in zip(self.projections.projectors, teachers, strict=True):
+            _observe(projection, self.target(teacher))
         projected = self.projections.each(self.source(student))
         losses = [
             mean_squared_error(x, _as_large_as(x, self.target(teacher)))
@@ -197,10 +209,19 @@ def _projection(student: Tensor, teacher: Tensor, settings: SimKDSettings) -> nn
     channels, goal = student.shape[1], teacher.shape[1]
     if settings.projector == "vector":
         return nn.Linear(channels, goal, bias=False)
-    projector = _projector(channels, goal, settings)
+    if settings.projector in PROJECTORS:
+        projector: nn.Module = ProjectedMap(settings.projector, channels, goal)
+    else:
+        projector = _projector(channels, goal, settings)
     if student.shape[2] <= teacher.shape[2]:
         return projector
     return nn.Sequential(Shrink((teacher.shape[2], teacher.shape[3])), projector)
+
+
+def _observe(projection: nn.Module, teacher: Tensor) -> None:
+    for module in projection.modules():
+        if isinstance(module, ProjectedMap):
+            module.observe(teacher)
 
 
 def _projector(channels: int, goal: int, settings: SimKDSettings) -> nn.Sequential:

@@ -7,17 +7,19 @@ from typing import Literal
 from torch import nn
 
 from fastkd.data.base import Batch
+from fastkd.losses.features import mean_squared_error
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding
-from fastkd.methods.fitnet import mean_squared_error
 from fastkd.methods.regressors import Frozen
 from fastkd.networks.base import Network, Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class SRRLSettings:
+class SRRLSettings(Checked):
     """weight · (MSE of the embeddings + MSE of the teacher's classifier on both)."""
 
-    weight: float = 1.0
+    weight: Weight = 1.0
     """The default of SimKD's code, and of the authors'."""
     source: Literal["embedding", "map"] = "embedding"
     """What the connector works on: the pooled vector (SimKD's code), or the map before pooling (the authors')."""
@@ -27,6 +29,7 @@ class SRRL(Method):
     """The teacher's classifier is frozen, and gradients pass through it."""
 
     Settings = SRRLSettings
+    about = "features as the teacher reads them"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: SRRLSettings, context: Context):

@@ -2,6 +2,7 @@
 2020, arXiv 2006.07114)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -9,42 +10,37 @@ from torch import Tensor, nn
 
 from fastkd.data.base import FOUR_ROTATIONS, Batch
 from fastkd.losses import ce_loss
-from fastkd.methods.base import Context, Method, MethodLoss, PrestageTraining, PrestageWork, above_zero, at_least
-from fastkd.methods.precision import full_precision
+from fastkd.losses.precision import full_precision
+from fastkd.methods.base import Context, Method, MethodLoss, PrestageTraining, PrestageWork
 from fastkd.networks.base import Network, Output
-from fastkd.support.errors import UserError
+from fastkd.support.fields import OnlyWith
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import EpochsOrNone, Positive, Share, Temperature, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class SSKDSettings:
+class SSKDSettings(Checked):
     """tf_weight · KD on rotated images + ss_weight · KL between the similarities to the plain ones.
 
     The paper's losses on the plain images are those of kd: `--method kd+sskd`, with its CE 0.1 and KL 0.9.
     """
 
-    tf_weight: float = 2.7
+    tf_weight: Weight = 2.7
     """Weight of KD on the rotated images."""
-    ss_weight: float = 10.0
+    ss_weight: Weight = 10.0
     """Weight of KL between the similarities."""
-    tf_temperature: float = 4.0
-    ss_temperature: float = 0.5
-    tf_ratio: float = 1.0
+    tf_temperature: Temperature = 4.0
+    ss_temperature: Temperature = 0.5
+    tf_ratio: Share = 1.0
     """The share that is kept of the rotated images that the teacher gets wrong: those it ranks best."""
-    ss_ratio: float = 0.75
+    ss_ratio: Share = 0.75
     """The share that is kept of those whose plain image is not the most similar one to the teacher."""
-    epochs: int = 60
+    epochs: EpochsOrNone = 60
     """Epochs of the training of the teacher's head, which comes before the student's; 0 for none."""
-    lr: float = 0.05
+    lr: Annotated[Positive, OnlyWith("epochs")] = 0.05
     """Learning rate of that training."""
-    milestones: tuple[int, ...] = (30, 45)
+    milestones: Annotated[tuple[EpochsOrNone, ...], OnlyWith("epochs")] = (30, 45)
     """Milestones of that training."""
-
-    def __post_init__(self) -> None:
-        above_zero("sskd", tf_temperature=self.tf_temperature, ss_temperature=self.ss_temperature, lr=self.lr)
-        at_least("sskd", 0, epochs=self.epochs)
-        for name, ratio in (("tf-ratio", self.tf_ratio), ("ss-ratio", self.ss_ratio)):
-            if not 0 <= ratio <= 1:
-                raise UserError(f"sskd: {name} is from 0 to 1, got {ratio}")
 
 
 class SSKD(Method):
@@ -54,6 +50,7 @@ class SSKD(Method):
     """
 
     Settings = SSKDSettings
+    about = "self-supervision by rotated images"
     teachers_needed = (1, 1)
     views = FOUR_ROTATIONS
 

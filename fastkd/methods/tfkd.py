@@ -14,67 +14,71 @@ The paper's formulas (Eqs. 7 and 9) are not what the authors' code computes, wit
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastkd.data.base import Batch
 from fastkd.losses import KDLoss, VirtualTeacherLoss
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero
+from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
 from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import BETWEEN_0_AND_1, Share, Temperature, Weight
 
 Arithmetic = Literal["paper", "code"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TfKDSelfSettings:
+class TfKDSelfSettings(Checked):
     """(1 - alpha) · CE + alpha · KL(teacher ‖ student) at τ, the teacher being the same network trained before (Eq. 7).
 
     The defaults are the code's for MobileNetV2 and ShuffleNetV2 on CIFAR-100 (its params.json, as in Table 13).
     """
 
-    alpha: float = 0.95
-    temperature: float = 20.0
+    alpha: Share = 0.95
+    temperature: Temperature = 20.0
     arithmetic: Arithmetic = "paper"
     """paper: the formula as printed; code: what the authors' code computes, alpha · multiplier · τ² KL / K."""
-    multiplier: float = 1.0
+    multiplier: Weight = 1.0
     """What the authors' code multiplies KL by (1, 50 or 100, by the network); the paper's formula has none."""
+    standardise: bool = False
+    """KL compares standardised logits (see kd)."""
 
     def __post_init__(self) -> None:
-        _check("tfkd_self", self.alpha, self.temperature, self.arithmetic, self.multiplier)
+        super().__post_init__()
+        super().__post_init__()
+        _check("tfkd_self", self.arithmetic, self.multiplier)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TfKDRegSettings:
+class TfKDRegSettings(Checked):
     """(1 - alpha) · CE + alpha · KL(virtual teacher ‖ student), Eq. 9; no teacher is needed.
 
     The defaults are those of ResNet18 on CIFAR-100 (Table 14); the code's multiplier there is 100.
     """
 
-    alpha: float = 0.1
-    temperature: float = 20.0
-    label_probability: float = 0.99
+    alpha: Share = 0.1
+    temperature: Temperature = 20.0
+    label_probability: Annotated[float, BETWEEN_0_AND_1] = 0.99
     """What the virtual teacher gives to the label; the rest goes evenly to the other classes (Eq. 8)."""
     arithmetic: Arithmetic = "paper"
     """paper: the formula as printed; code: the authors' code, alpha · multiplier · KL / K, softened twice."""
-    multiplier: float = 1.0
+    multiplier: Weight = 1.0
     """What the authors' code multiplies KL by; the paper's formula has none."""
 
     def __post_init__(self) -> None:
-        _check("tfkd_reg", self.alpha, self.temperature, self.arithmetic, self.multiplier)
-        if not 0 < self.label_probability < 1:
-            raise UserError(f"tfkd_reg: label-probability is between 0 and 1, got {self.label_probability}")
+        super().__post_init__()
+        super().__post_init__()
+        _check("tfkd_reg", self.arithmetic, self.multiplier)
 
 
-def _check(name: str, alpha: float, temperature: float, arithmetic: Arithmetic, multiplier: float) -> None:
-    above_zero(name, temperature=temperature)
-    if not 0 <= alpha <= 1:
-        raise UserError(f"{name}: alpha is from 0 to 1, got {alpha}")
+def _check(name: str, arithmetic: Arithmetic, multiplier: float) -> None:
     if arithmetic == "paper" and multiplier != 1:
         raise UserError(f"{name}: the paper's formula has no multiplier: it needs arithmetic code")
 
 
 class TfKDSelf(Method):
     Settings = TfKDSelfSettings
+    about = "its own earlier training"
     is_logit_method = True
     teachers_needed = (1, 1)
 
@@ -83,7 +87,12 @@ class TfKDSelf(Method):
         kl_weight = settings.alpha / settings.temperature**2  # KDLoss multiplies by τ²
         if settings.arithmetic == "code":
             kl_weight = settings.alpha * settings.multiplier / context.classes
-        self.loss = KDLoss(temperature=settings.temperature, kl_weight=kl_weight, ce_weight=1 - settings.alpha)
+        self.loss = KDLoss(
+            temperature=settings.temperature,
+            kl_weight=kl_weight,
+            ce_weight=1 - settings.alpha,
+            standardise=settings.standardise,
+        )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         terms = self.loss(student.logits, teachers[0].logits, batch.labels)
@@ -92,6 +101,7 @@ class TfKDSelf(Method):
 
 class TfKDReg(Method):
     Settings = TfKDRegSettings
+    about = "a virtual teacher"
     is_logit_method = True
     teachers_needed = (0, None)
 

@@ -3,32 +3,39 @@ knowledge transfer", CVPR 2019, arXiv 1904.05835)."""
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.methods.base import Context, Method, MethodLoss, above_zero, up_to_block, weighted
-from fastkd.methods.maps import blocks_left_out, to_smaller
-from fastkd.methods.precision import full_precision
+from fastkd.losses.maps import to_smaller
+from fastkd.losses.precision import full_precision
+from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weighted
+from fastkd.methods.maps import blocks_left_out
 from fastkd.networks.base import Network, Output
+from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Weight, between
 
 
 @dataclass(frozen=True, kw_only=True)
-class VIDSettings:
+class VIDSettings(Checked):
     """weight · sum over the blocks of the teacher map's negative log-likelihood, given the student's.
 
     It is a Gaussian with one learned variance for each teacher channel (mdistiller does not train them).
     """
 
-    weight: float = 1.0
+    weight: Weight = 1.0
     """The default of RepDistiller, SimKD and mdistiller."""
-    initial_variance: float = 5.0
-    least_variance: float = 1e-5
+    initial_variance: Annotated[float, between(1e-9, 100)] = 5.0
+    least_variance: Annotated[float, between(1e-12, 100)] = 1e-5
 
     def __post_init__(self) -> None:
-        above_zero("vid", least_variance=self.least_variance)
-        above_zero("vid", initial_variance=self.initial_variance - self.least_variance)
+        super().__post_init__()
+        if self.initial_variance <= self.least_variance:
+            above = f"initial-variance is above least-variance {self.least_variance:g}"
+            raise UserError(f"vid: {above}, got {self.initial_variance:g}")
 
 
 class Likelihood(nn.Module):
@@ -62,6 +69,7 @@ def negative_log_likelihood(mean: Tensor, target: Tensor, log_scale: Tensor, lea
 
 class VID(Method):
     Settings = VIDSettings
+    about = "mutual information of features"
     teachers_needed = (1, 1)
 
     def __init__(self, settings: VIDSettings, context: Context):

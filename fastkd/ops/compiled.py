@@ -17,6 +17,7 @@ _used = ""
 
 _library = torch.library.Library("fastkd", "FRAGMENT")
 _library.define("_instructions(str most) -> str")
+_library.define("_distill_forms() -> str")
 
 
 def obstacle(device: str) -> str:
@@ -59,8 +60,21 @@ def instructions() -> str:
     return _used
 
 
+def forms() -> frozenset[str]:
+    """The forms of the distillation loss that the CPU library has a kernel of; none where it cannot be used."""
+    return frozenset() if obstacle("cpu") else _forms()
+
+
+forms._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+@functools.cache
+def _forms() -> frozenset[str]:
+    return frozenset(torch.ops.fastkd._distill_forms().split(","))
+
+
 def _is_current() -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key("fastkd::_distill_loss", "CPU")
+    return torch._C._dispatch_has_kernel_for_dispatch_key("fastkd::_distill_forms", "CompositeExplicitAutograd")
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-_TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "int", bool: "bool", torch.dtype: "ScalarType"}
+_TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "int", bool: "bool", str: "str", torch.dtype: "ScalarType"}
 
 
 def schema(kind: type[Any]) -> str:

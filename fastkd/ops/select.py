@@ -51,13 +51,28 @@ def _chosen(
 
 
 def choices(device: str) -> dict[str, str]:
-    """`implementation (reason)` of every operation on a device type, for the header of a run and its records."""
+    """`implementation (reason)` of every operation on a device type, for the records of a run."""
     return {operation: _described(*choose(operation, device)) for operation in OPERATIONS}
 
 
 def _described(implementation: str, reason: str) -> str:
     compiled_for = f" {instructions()}" if implementation.startswith("cpu") else ""
     return f"{implementation}{compiled_for} ({reason})"
+
+
+def words(device: str) -> dict[str, str]:
+    """The same for a person, who is told of what could be otherwise: what is forced, and what is missing here.
+
+    That kernels for a GPU do not run on a CPU is no news.
+    """
+    found = {}
+    for operation, implementations in OPERATIONS.items():
+        chosen, reason = choose(operation, device)
+        better = list(implementations)[: list(implementations).index(chosen)]
+        missing = [implementations[name](device, False) for name in better if MADE_FOR.get(name, device) == device]
+        remarks = [FORCED] if reason == FORCED else [*dict.fromkeys(filter(None, missing))]
+        found[operation] = _CALLED.get(chosen, chosen) + (f" ({'; '.join(remarks)})" if remarks else "")
+    return found
 
 
 def able(operation: str, implementation: str, device: str) -> bool:
@@ -120,12 +135,25 @@ def _runs_everywhere(device: str, interpreted: bool) -> str:
     return ""
 
 
+MADE_FOR = {"triton": "cuda", "dense": "cuda", "gather": "cuda", "cpu_tiles": "cpu", "cpu": "cpu"}
+"""The device type that an implementation was made for; one that is not here was made for all."""
+_CALLED = {
+    "reference": "PyTorch",
+    "triton": "Triton",
+    "dense": "Triton (dense)",
+    "gather": "CUDA",
+    "cpu_tiles": "C++",
+    "cpu": "C++",
+}
+
+
 OPERATIONS: dict[str, dict[str, Callable[[str, bool], str]]] = {
     "distill_loss": {
         "triton": _triton_obstacle,
         "cpu": _compiled_obstacle("cpu"),
         "reference": _runs_everywhere,
     },
+    "row_loss": {"triton": _triton_obstacle, "reference": _runs_everywhere},
     "crd": {
         "dense": _triton_obstacle,
         "gather": _compiled_obstacle("cuda"),

@@ -10,14 +10,15 @@ from fastkd.methods.kd import KDSettings
 from fastkd.methods.oh import OHSettings
 from fastkd.methods.semckd import SemCKDSettings
 from fastkd.recipes.recipe import SFTNSettings, StageRecipe
-from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Place
 from fastkd.training.optimisation import Training
 
 TeacherTraining = Literal["standard", "sftn"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Choice(Checked):
     """The networks, the data and the method of a recipe."""
 
     data: str
@@ -28,7 +29,7 @@ class Choice:
     """Network of the student."""
     branch: str | None = None
     """Network of the branches grafted on the teacher (default: the student's)."""
-    branch_blocks: tuple[int, ...] | None = None
+    branch_blocks: tuple[Place, ...] | None = None
     """Teacher blocks, from 1, that carry a branch (default: all but the last)."""
     teacher_training: TeacherTraining = "standard"
     """Train the teacher alone, or together with its branches."""
@@ -36,10 +37,6 @@ class Choice:
     """What the student learns: a method, or several joined by +; their settings are --METHOD.NAME."""
     control: bool = False
     """Also train the student without a teacher."""
-
-    def __post_init__(self) -> None:
-        if self.teacher_training not in ("standard", "sftn"):
-            raise UserError(f"the teacher's training is 'standard' or 'sftn', got {self.teacher_training!r}")
 
 
 REPDISTILLER_KD = KDSettings(ce_weight=0.1, kl_weight=0.9, temperature=4.0)
@@ -80,7 +77,11 @@ def stages_of(
     methods = [find_method(name) for name in split_methods(choice.method)]
     sftn = None
     if choice.teacher_training == "sftn":
-        sftn = SFTNSettings(network=choice.branch or choice.student, blocks=choice.branch_blocks, kl_weight=kl_weight)
+        sftn = SFTNSettings(
+            network=choice.student if choice.branch is None else choice.branch,
+            blocks=choice.branch_blocks,
+            kl_weight=kl_weight,
+        )
     networks = choice.teacher_net.split("+") if any(method.teachers_needed[0] for method in methods) else []
     teachers = [
         StageRecipe(

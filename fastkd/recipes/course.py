@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fastkd.methods import find_method, split_methods
+from fastkd.methods import find_method, short_name, split_methods
 from fastkd.methods.base import Waypoints
 from fastkd.recipes.planned import (
     Peer,
@@ -38,6 +38,9 @@ def course(recipe: Recipe) -> Course:
             planned.append(_mutual(stage, [by_name[name] for name in stage.teachers]))
         else:
             planned += _planned(stage, by_name)
+    names = [stage.name for stage in planned]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two trainings have the name {twice!r}: one of them is what a method trains before a student")
     return tuple(planned)
 
 
@@ -61,7 +64,8 @@ def passing_on(stages: Course) -> set[str]:
 def _planned(stage: StageRecipe, by_name: dict[str, StageRecipe]) -> Sequence[PlannedStage]:
     own: dict[str, Any] = {"name": stage.name, "role": stage.role, "network": stage.network}
     if stage.training is None:
-        return [PlannedLoaded(**own, file=stage.file, sha256=stage.sha256)]
+        loaded = {name: getattr(stage, name) for name in ("file", "sha256", "prefix", "any_images")}
+        return [PlannedLoaded(**own, **loaded)]
     if stage.method:
         learning = {"method": stage.method, "settings": stage.settings, "teachers": stage.teachers}
         return _distillation(PlannedDistillation(**own, training=stage.training, **learning), by_name)
@@ -146,7 +150,7 @@ def _prestages(student: PlannedDistillation) -> list[PlannedDistillation]:
         )
         before.append(
             PlannedPrestage(
-                name=f"{student.name}-{method.rpartition(':')[2].lower()}",
+                name=f"{student.name}-{short_name(method)}",
                 role=student.role,
                 network=student.network,
                 training=training,

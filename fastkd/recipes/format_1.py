@@ -28,8 +28,18 @@ def identity(plain: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint or a result says it was made with, in the format of today."""
     if "format" in plain:
         return plain
-    stage = _renamed(plain["stage"])
-    fields = {"kind", "name", "role", "network"} | _FIELDS[stage["kind"]]
+    stage, data = plain.get("stage"), plain.get("data")
+    kind = stage.get("kind") if isinstance(stage, dict) else None
+    if (
+        not isinstance(kind, str)
+        or kind not in _FIELDS
+        or not isinstance(data, list | tuple)
+        or len(data) != len(_DATA)
+    ):
+        raise UserError("what a checkpoint or a result was made with is in no format that fastkd has written")
+    assert isinstance(stage, dict)
+    stage = _renamed(stage)
+    fields = {"kind", "name", "role", "network"} | _FIELDS[kind]
     return {
         **plain,
         "format": FORMAT + 1,

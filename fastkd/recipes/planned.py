@@ -28,6 +28,8 @@ class PlannedLoaded(PlannedStage):
     kind = "loaded"
     file: str
     sha256: str
+    prefix: str = ""
+    any_images: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,15 +5,31 @@ A field that is `fixed` is no option of the command line: something else decides
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastkd.data import Augmentation, Reading
-from fastkd.methods import find_method, split_methods
+from fastkd.methods import find_method, is_known, outside, split_methods
 from fastkd.recipes import format_1
 from fastkd.support.errors import UserError
 from fastkd.support.fields import fixed
 from fastkd.support.files import read_json
-from fastkd.support.plain import from_plain, to_plain
+from fastkd.support.plain import Checked, from_plain, to_plain
+from fastkd.support.ranges import (
+    Epochs,
+    Images,
+    NotNegative,
+    Pixels,
+    Place,
+    Positive,
+    Seed,
+    Share,
+    Temperature,
+    Threads,
+    Weight,
+    between,
+    whole,
+)
+from fastkd.support.schemas import check_name
 from fastkd.training.execution import Execution
 from fastkd.training.optimisation import Training
 
@@ -23,46 +39,41 @@ Role = Literal["teacher", "student", "control"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTNSettings:
+class SFTNSettings(Checked):
     """The branches of a student-friendly teacher, and the loss that they share with it (SFTN)."""
 
     network: str = fixed()
-    blocks: tuple[int, ...] | None = fixed(None)
+    blocks: tuple[Place, ...] | None = fixed(None)
     """Teacher blocks, from 1, that carry a branch; None: all but the last."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """τ of KL."""
-    teacher_weight: float = 1.0
+    teacher_weight: Weight = 1.0
     """λ_T, the weight of the teacher's cross-entropy."""
-    kl_weight: float = 3.0
+    kl_weight: Weight = 3.0
     """λ_KL, the weight of KL between teacher and branches."""
-    ce_weight: float = 1.0
+    ce_weight: Weight = 1.0
     """λ_CE, the weight of the branches' cross-entropy."""
     kl: Literal["forward", "reverse"] = "forward"
     """forward: KL(teacher ‖ branch); reverse: KL(branch ‖ teacher), as the paper prints it."""
     detach_teacher: bool = False
     """Send no gradient of KL to the teacher."""
-    ce_temperature: float = 1.0
+    ce_temperature: Temperature = 1.0
     """Temperature of the cross-entropies, which the paper prints at τ."""
     tau_squared: bool = True
     """Multiply KL by τ²."""
 
-    def __post_init__(self) -> None:
-        for name in ("temperature", "ce_temperature"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"sftn: {name} is above 0, got {getattr(self, name)}")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
+class Published(Checked):
     """A figure of a paper, in percent."""
 
-    top1: float
-    std: float | None = None
+    top1: Annotated[float, between(0, 100)]
+    std: NotNegative | None = None
     source: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageRecipe:
+class StageRecipe(Checked):
     """One network of a recipe: trained, or loaded from a file.
 
     It learns from labels, with branches beside it where there is `sftn`, and from teachers where there is a `method`.
@@ -79,6 +90,10 @@ class StageRecipe:
     """The file that the network is loaded from; empty where it is trained."""
     sha256: str = ""
     """Checksum of that file."""
+    prefix: str = ""
+    """What stands in front of the network's own names in that file; empty: what fits decides."""
+    any_images: bool = False
+    """Whether it may have been trained on images of another size, normalisation or crop."""
     sftn: SFTNSettings | None = None
     method: str = ""
     """Names of methods, joined by +."""
@@ -89,50 +104,68 @@ class StageRecipe:
     published: Published | None = None
     """What a paper reports for this stage."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_name(self.name, "the name of a stage")
+        for name in self.settings:
+            if name not in (*self.method.split("+"), "ce"):
+                raise UserError(
+                    f"the {self.name} has settings of {name!r}, which is none of its methods {self.method!r}"
+                )
+
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Checked):
     """Stages in their order, and what holds for all of them."""
 
     name: str = fixed()
     data: str = fixed()
     """`NAME` or `NAME:PATH`."""
     stages: tuple[StageRecipe, ...] = fixed()
-    image_size: int
+    image_size: Pixels
     """Height and width of the images, in pixels."""
-    limit_train: int | None = None
+    limit_train: Images | None = None
     """Train on so many images only."""
     augmentation: Augmentation = fixed(factory=Augmentation)
     reading: Reading = fixed(factory=Reading)
-    mean: tuple[float, float, float] | None = fixed(None)
+    mean: tuple[Share, Share, Share] | None = fixed(None)
     """Mean of the channels, where white is 1; None: the data set's own."""
-    std: tuple[float, float, float] | None = fixed(None)
-    seed: int = 0
+    std: tuple[Positive, Positive, Positive] | None = fixed(None)
+    seed: Seed = 0
     """Seed of the weights, the order, the augmentation and the negatives."""
-    seeds: int = 1
+    seeds: Annotated[int, whole(1, 10_000)] = 1
     """Train so many times, with the seeds SEED, SEED+1, …"""
-    eval_every: int = 1
+    eval_every: Epochs = 1
     """Epochs between evaluations."""
-    keep_epochs: tuple[int, ...] = ()
+    keep_epochs: tuple[Epochs, ...] = ()
     """Keep the weights after these epochs, for --teacher RUN@EPOCH."""
-    threads: int | None = None
+    threads: Threads | None = None
     """Threads of the CPU, which the last bits of a result depend on (default: all cores)."""
     execution: Execution = fixed(factory=Execution)
-    published_classes: int | None = fixed(None)
+    published_classes: Images | None = fixed(None)
     """How many classes the data of the published figures have."""
     deviations: tuple[str, ...] = fixed(())
     """Differences from the published recipe, in words; only without any may a result stand beside the paper's."""
 
     def __post_init__(self) -> None:
-        for name, least in (("image_size", 1), ("seeds", 1), ("eval_every", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name.replace('_', '-')} is at least {least}, got {getattr(self, name)}")
+        super().__post_init__()
+        self.augmentation.check_size(self.image_size)
+        if self.name or self.stages:  # what recipes have in common has neither
+            check_name(self.name, "the name of a recipe")
+        earlier: list[str] = []
+        for stage in self.stages:
+            if stage.name in earlier:
+                raise UserError(f"two stages have the name {stage.name!r}")
+            if unknown := [name for name in stage.teachers if name not in earlier]:
+                raise UserError(f"the {stage.name} learns from {unknown[0]!r}, which is none of the stages before it")
+            earlier.append(stage.name)
+            averaged = f"{stage.name}-ema"
+            if stage.training is not None and stage.training.ema and any(averaged == s.name for s in self.stages):
+                raise UserError(f"a stage has the name {averaged!r}, as the averaged weights of the {stage.name} have")
         longest = max((stage.training.epochs for stage in self.stages if stage.training), default=0)
         for epoch in self.keep_epochs:
             if not 1 <= epoch <= longest:
                 raise UserError(f"--keep-epochs are epochs from 1 to {longest}, got {epoch}")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"threads is at least 1, got {self.threads}")
 
     def stage(self, name: str) -> StageRecipe | None:
         """The stage of that name, if there is one."""
@@ -147,7 +180,11 @@ def recipe_to_plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a file that a run wrote (or a person edited); settings of methods become their dataclasses."""
+    """The recipe in a file that a run wrote (or a person edited).
+
+    Settings of methods become their dataclasses. Those of a class outside of fastkd stay as they are in the file,
+    unless somebody has had it imported: what a file names is not.
+    """
     return plain_to_recipe(read_json(path), str(path))
 
 
@@ -162,7 +199,16 @@ def plain_to_recipe(plain: Any, where: str) -> Recipe:
         )
     recipe = from_plain(Recipe, {key: value for key, value in plain.items() if key != "format"}, where)
     for stage in recipe.stages:
-        for name in split_methods(stage.method) if stage.method else ():
+        for name in _methods_at_hand(stage):
             given = stage.settings.get(name, {})
             stage.settings[name] = from_plain(find_method(name).Settings, given, f"{where}: {name}")
     return recipe
+
+
+def _methods_at_hand(stage: StageRecipe) -> tuple[str, ...]:
+    """The names of the stage's methods, without those that would have to be imported."""
+    if not stage.method:
+        return ()
+    if all(is_known(name) for name in outside(stage.method)):
+        return split_methods(stage.method)
+    return tuple(name for name in stage.method.split("+") if ":" not in name)

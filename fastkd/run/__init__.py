@@ -1,16 +1,13 @@
 """Carries out a recipe in a run folder: its stages in order, networks as files, figures and charts."""
 
+from fastkd.run.folder import create_folder, holds_run, open_run, read_results, seed_folders
 from fastkd.run.job import Job, open_data
 from fastkd.run.run import (
     Run,
     carry_out,
     check,
     count_parameters,
-    create_folder,
     load_network,
-    open_run,
-    read_results,
-    seed_folders,
 )
 
 __all__ = [
@@ -20,6 +17,7 @@ __all__ = [
     "check",
     "count_parameters",
     "create_folder",
+    "holds_run",
     "load_network",
     "open_data",
     "open_run",

@@ -28,12 +28,14 @@ from fastkd.recipes.planned import (
     PlannedTraining,
 )
 from fastkd.recipes.recipe import StageRecipe
+from fastkd.run.description import Deployment, Description, rebuilt
 from fastkd.run.earlier import Earlier
 from fastkd.run.job import Job
-from fastkd.run.weights import Deployment, Description, rebuilt
+from fastkd.run.purpose import order_of, purpose_of, refuse_other_images, reorder
 from fastkd.support import distributed
 from fastkd.support.errors import UserError
-from fastkd.support.plain import to_plain
+from fastkd.support.paths import is_file
+from fastkd.support.plain import check_fields, to_plain
 from fastkd.training.stages import Distill, Mutual, Prestage, Stage, StudentAware, Supervised
 
 
@@ -44,6 +46,8 @@ class Builder:
         self.job, self.seed = job, seed
         self.reports: dict[str, Report] = {}
         """What became of the tensors of each file that was loaded, by the stage's name."""
+        self.notes: list[str] = []
+        """What a user should know of the files that were loaded."""
 
     def network(self, name: str) -> Network:
         return networks.build(name, num_classes=len(self.job.data.classes))
@@ -65,11 +69,13 @@ class Builder:
     def description(self, stage: PlannedStage | StageRecipe) -> Description:
         """What the weights file of a stage says of its network."""
         classes, recipe = len(self.job.data.classes), self.job.recipe
+        purpose: dict[str, Any] = purpose_of(recipe, self.job.data)
+        described = Description(stage.network, classes, recipe.image_size, **purpose)
         file = getattr(stage, "file", "")
         known = self.job.files.describe(Path(file)) if file else None
-        if known is not None:
-            return known._replace(num_classes=classes)
-        described = Description(stage.network, classes, recipe.image_size)
+        if known is not None:  # what it does not say is what it is used for here
+            own = {name: value for name, value in known._asdict().items() if value is not None and name != "classes"}
+            return described._replace(**own)
         if not isinstance(stage, PlannedDistillation | StageRecipe) or not stage.method:
             return described
         methods = split_methods(stage.method)
@@ -100,13 +106,22 @@ class Builder:
 
     def _loaded(self, planned: PlannedLoaded, earlier: Earlier) -> Stage:
         path = Path(planned.file)
-        if not path.is_file():
+        if not is_file(path):
             raise UserError(f"the file of the {planned.name}, {path}, is gone")
         file = self.job.files.read(path)
         if planned.sha256 and file.sha256 != planned.sha256:
             raise UserError(f"the file of the {planned.name}, {path}, is not the one the run began with")
+        order = None
+        if (known := file.description) is not None:
+            order = order_of(known, self.job.data, path)
+            if not planned.any_images:
+                ours: dict[str, Any] = purpose_of(self.job.recipe, self.job.data)
+                refuse_other_images(known, known._replace(image_size=self.job.recipe.image_size, **ours), path)
         network = rebuilt(self.description(planned))
-        self.reports[planned.name] = file.fill(network)
+        self.reports[planned.name] = file.fill(network, planned.prefix)
+        if order is not None:
+            reorder(network, order, path)
+            self.notes.append(f"the classes of {path} are in another order than those of the data: mapped by name")
         return Supervised(network, planned.name)
 
     def _student_aware(self, planned: PlannedStudentAware, earlier: Earlier) -> Stage:
@@ -226,7 +241,8 @@ def _method(name: str, planned: PlannedDistillation | PlannedMutual, context: Co
     least, most = kind.teachers_needed
     if count < least or (most is not None and count > most):
         wanted = f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
-        raise UserError(f"{name} has {wanted} teacher{'s' * (wanted != '1')}, got {count}")
+        raise UserError(f"{name} has {wanted} teacher{'s' * ((most or least) != 1)}, got {count}")
     if kind.fixed_batch_size and not training.drop_last and context.samples % training.batch_size:
         raise UserError(f"{name}: every batch has the same size: it needs --drop-last on")
+    check_fields(planned.settings[name])  # a method from elsewhere has settings that check nothing
     return kind(planned.settings[name], context)

@@ -1,15 +1,14 @@
 """The table at the end of a run, and the figures in it."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.table import Table
-
 from fastkd.recipes.recipe import Published, Recipe
 from fastkd.run.job import Job
-from fastkd.support.console import table_console
+from fastkd.support.console import new_table, table_console
 
 
 class Figure(NamedTuple):
@@ -17,6 +16,8 @@ class Figure(NamedTuple):
 
     mean: float
     std: float | None
+    values: tuple[float, ...] = ()
+    """One for each seed."""
 
     def show(self, digits: int = 2, unit: str = "") -> str:
         spread = "" if self.std is None else f" ± {self.std:.{digits}f}"
@@ -65,13 +66,11 @@ def print_table(recipe: Recipe, results: Sequence[dict[str, Any]], folder: Path)
     """Prints teacher, branches, student and control, with the paper's figures where there are any, and the paths."""
     console = table_console()
     seeds = f", mean ± std over {len(results)} seeds" if len(results) > 1 else ""
-    table = Table(title=f"{recipe.name}: top-1 on the test set after the last epoch, in %{seeds}", title_justify="left")
-    table.add_column("")
-    table.add_column("network")
     columns = rows(recipe, results)
     with_paper = any(row.published for row in columns)
-    for heading in ("top-1", *(("paper",) if with_paper else ()), "KL to teacher", "CKA", "same top-1 %", "best epoch"):
-        table.add_column(heading, justify="right")
+    numbers = ("top-1", *(("paper",) if with_paper else ()), "KL to teacher", "CKA", "same top-1 %", "best epoch")
+    title = f"{recipe.name}: top-1 on the test set after the last epoch, in %{seeds}"
+    table = new_table("", "network", right=numbers, title=title)
     for row in columns:
         paper = [_paper(row.published, recipe)] if with_paper else []
         alike = [row.similarity[key].show(digits) if row.similarity else "" for key, digits in SIMILARITIES]
@@ -91,9 +90,8 @@ def print_table(recipe: Recipe, results: Sequence[dict[str, Any]], folder: Path)
 def print_dry_run(job: Job, rows: Sequence[dict[str, Any]]) -> None:
     """Prints what a few steps of every stage took, see `Run.dry_run`."""
     title = f"{job.recipe.name}: a few steps of every stage on {job.device}"
-    table = Table(title=title, title_justify="left")
-    for heading in ("stage", "network", "parameters", "trained", "loss", "images/s", "process peak"):
-        table.add_column(heading, justify="right")
+    numbers = ("parameters", "trained", "loss", "images/s", "process peak")
+    table = new_table("stage", "network", right=numbers, title=title)
     for row in rows:
         counts = (f"{row['parameters']:,}", f"{row['trained_parameters']:,}")
         speed, peak = f"{row['images_per_second']:,.0f}", f"{row['peak_bytes'] / 2**20:,.0f} MiB"
@@ -112,4 +110,7 @@ def _paper(published: Published | None, recipe: Recipe) -> str:
 
 
 def mean_and_std(values: Sequence[float]) -> Figure:
-    return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    """The mean over seeds; among several, one value that is not finite leaves no mean, and no deviation."""
+    if len(values) > 1 and not all(map(math.isfinite, values)):
+        return Figure(math.nan, math.nan, tuple(values))
+    return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, tuple(values))

@@ -19,17 +19,41 @@ from fastkd.support import distributed, environment
 
 
 def header(job: Job, folder: Path) -> str:
-    recipe, device, count = job.recipe, job.device, distributed.world_size()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    threads = environment.threads(recipe.threads, distributed.local_processes())
-    where = f"{count} processes, each on {name} with {threads} threads" if count > 1 else f"{name}, {threads} threads"
-    chosen = select.choices(device.type)
+    """What is trained, on what and where to; the settings of every training; what is on, and why what is off is off."""
+    recipe, count = job.recipe, distributed.world_size()
+    chosen = select.words(job.device.type)
     lines = [
-        f"{recipe.name}  on {where}, {recipe.data}, {recipe.image_size} pixels  ->  {folder}",
+        f"{recipe.name}: {_plan(job)}  ->  {folder}",
+        f"  on {_where(job, count)}; {_images(job)}",
+        *(f"  {planned.name}: {_stage(planned, count)}" for planned in job.course),
         f"  {job.execution.words()}" + (f" ({job.why_off})" if job.why_off else ""),
-        "  " + ", ".join(f"{operation}: {choice}" for operation, choice in chosen.items()),
+        "  computed by " + ", ".join(f"{operation}: {choice}" for operation, choice in chosen.items()),
     ]
-    return "\n".join([*lines, *(f"  {planned.name}: {_stage(planned, count)}" for planned in job.course)])
+    return "\n".join(lines)
+
+
+def _plan(job: Job) -> str:
+    """`3 trainings (teacher, student, control) of 25 epochs in all, for each of the seeds 0 to 2`."""
+    trained = [planned for planned in job.course if isinstance(planned, PlannedTraining)]
+    epochs, recipe = sum(planned.training.epochs for planned in trained), job.recipe
+    what = f"{len(trained)} trainings" if len(trained) > 1 else "one training"
+    names = ", ".join(planned.name for planned in trained)
+    seeds = f", for each of the seeds {recipe.seed} to {recipe.seed + recipe.seeds - 1}" if recipe.seeds > 1 else ""
+    return f"{what} ({names}), {epochs} epochs{' in all' if len(trained) > 1 else ''}{seeds}"
+
+
+def _where(job: Job, processes: int) -> str:
+    name = torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else "CPU"
+    threads = environment.threads(job.recipe.threads, distributed.local_processes())
+    if processes > 1:
+        return f"{processes} processes, each on {name} with {threads} threads"
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _images(job: Job) -> str:
+    data = job.data
+    counts = f"{len(data.train):,} images to train on, {len(data.test):,} to test on"
+    return f"{job.recipe.data}: {counts}, {job.recipe.image_size} pixels, {len(data.classes):,} classes"
 
 
 def _stage(planned: PlannedStage, processes: int) -> str:

@@ -49,7 +49,7 @@ class Job:
             mean=recipe.mean,
             std=recipe.std,
             loader=recipe.reading.loader,
-            workers=recipe.reading.workers or max(1, environment.cores() // distributed.local_processes()),
+            workers=recipe.reading.decoders(distributed.local_processes()),
             rank=distributed.rank(),
             world_size=distributed.world_size(),
         )

@@ -23,46 +23,28 @@ from fastkd.recipes.planned import (
     PlannedStage,
     PlannedTraining,
 )
-from fastkd.recipes.recipe import Recipe, StageRecipe, read_recipe, recipe_to_plain
+from fastkd.recipes.recipe import StageRecipe, recipe_to_plain
 from fastkd.run.builder import Builder
 from fastkd.run.earlier import Earlier
+from fastkd.run.folder import below, held, known_digest, read_results
 from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
+from fastkd.run.outlook import Outlook
+from fastkd.run.trial import refuse_image_size, try_smallest_pass
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
 from fastkd.support.distributed import first_of_all, is_main, local_processes, on_main, wait_for_all
 from fastkd.support.errors import UserError
-from fastkd.support.files import locked, make_folder, read_json, read_weights, write_json, write_weights
+from fastkd.support.files import make_folder, read_json, read_weights, remove, sha256, write_json, write_weights
 from fastkd.support.interrupt import Stopped
 from fastkd.support.log import MetricsLog, import_tensorboard
+from fastkd.support.paths import is_file, is_there
 from fastkd.support.session import Session
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.execution import set_up
 from fastkd.training.identity import Identity
 from fastkd.training.stages import Stage
 from fastkd.training.trainer import Trainer
-
-
-def create_folder(folder: Path, recipe: Recipe) -> None:
-    """Makes a run folder with its recipe; one that holds a run already is refused."""
-    if (folder / "recipe.json").exists():
-        raise UserError(f"{folder} holds a run already: go on with it by --resume {folder}, or give another --run")
-    make_folder(folder)
-    write_json(folder / "recipe.json", recipe_to_plain(recipe))
-
-
-def open_run(folder: Path) -> Recipe:
-    """The recipe of a run folder."""
-    if not folder.is_dir():
-        raise UserError(f"no run folder {folder}")
-    if not (folder / "recipe.json").is_file():
-        raise UserError(f"{folder} is no run folder: it has no recipe.json")
-    return read_recipe(folder / "recipe.json")
-
-
-def seed_folders(folder: Path) -> list[Path]:
-    """The folder of each seed of a run with several seeds; else none."""
-    return sorted(folder.glob("seed-[0-9]*"), key=lambda path: int(path.name.partition("-")[2]))
 
 
 def load_network(run: str | Path, name: str) -> Network:
@@ -78,6 +60,8 @@ def check(job: Job, *, tensorboard: bool = False) -> None:
         earlier.add(planned, stage)
         if isinstance(planned, PlannedTraining):
             builder.train_source(planned, stage.views)
+            refuse_image_size(planned, stage, job.recipe.image_size)
+            try_smallest_pass(planned, stage, job)
     if tensorboard:
         import_tensorboard()
 
@@ -87,26 +71,39 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
     recipe = job.recipe
     environment.set_threads(recipe.threads, local_processes())
     set_up(job.execution, job.device)
-    with locked(folder) if is_main() else contextlib.nullcontext():
+    seeds = range(recipe.seed, recipe.seed + recipe.seeds)
+    folders = [folder if recipe.seeds == 1 else folder / f"seed-{seed}" for seed in seeds]
+    with held([folder, *folders], unlocked=session.unlocked):
         if is_main():
-            how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
-            write_json(folder / "env.json", environment.collect() | how)
-        results = []
-        for seed in range(recipe.seed, recipe.seed + recipe.seeds):
-            own = folder if recipe.seeds == 1 else folder / f"seed-{seed}"
+            _write_environment(folder, job)
+        results, outlook = [], Outlook(job.course, recipe.seeds)
+        for seed, own in zip(seeds, folders, strict=True):
             if is_main() and recipe.seeds > 1:
-                make_folder(own)
                 write_json(own / "recipe.json", recipe_to_plain(dataclasses.replace(recipe, seed=seed, seeds=1)))
-            results.append(Run(job, seed, own, session).carry_out())
+            results.append(Run(job, seed, own, session, outlook).carry_out())
         return results
+
+
+def _write_environment(folder: Path, job: Job) -> None:
+    """Writes env.json: what this call of the program runs on, and the calls before it."""
+    path = folder / "env.json"
+    before = []
+    if is_there(path):
+        with contextlib.suppress(UserError):  # what it tells is no reason not to go on
+            before = environment.calls(read_json(path))
+    how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
+    write_json(path, environment.this_call() | {"earlier": before} | environment.collect() | how)
 
 
 class Run:
     """One seed of a job, in its own folder."""
 
-    def __init__(self, job: Job, seed: int, folder: Path, session: Session):
+    def __init__(self, job: Job, seed: int, folder: Path, session: Session, outlook: Outlook | None = None):
         self.job, self.seed, self.folder, self.session = job, seed, folder, session
         self.builder, self.earlier = Builder(job, seed), Earlier(job.course)
+        self.digests: dict[str, str] = {}
+        """{weights file, below the folder: SHA-256 of its bytes}, of those that this call of the program wrote."""
+        self.outlook = outlook or Outlook(job.course, seeds=1)
         self.results: dict[str, Any] = {"seed": self.seed, "stages": {}, "similarity": {}}
         """{"seed", "stages": {name: {"network", "parameters", "epochs", "train", "test", "best", "seconds", …}},
         "similarity": {name: {"kl", "cka", "agreement"}}}, as it stands in results.json."""
@@ -115,9 +112,9 @@ class Run:
         """Trains every stage that is not finished yet."""
         self.earlier.snapshots = self.folder / "checkpoints"
         if is_main():
-            make_folder(self.earlier.snapshots)
+            make_folder(self.earlier.snapshots, own=True)
         wait_for_all()
-        if (self.folder / "results.json").exists():
+        if is_there(self.folder / "results.json"):
             self.results = read_results(self.folder / "results.json")
         log = MetricsLog(self.folder / "metrics.jsonl", tensorboard=self.session.tensorboard and is_main())
         for planned in self.job.course:
@@ -125,6 +122,7 @@ class Run:
                 self._take_up(planned)
             else:
                 self._carry_out_stage(planned, log)
+            self.outlook.finished(planned.name, self.results["stages"][planned.name].get("seconds", 0.0))
         return self.results
 
     def dry_run(self) -> list[dict[str, Any]]:
@@ -147,6 +145,7 @@ class Run:
         started = time.perf_counter()
         loss, steps = trainer.some_steps()
         seconds = (time.perf_counter() - started) / steps
+        trainer.refuse_what_is_not_finite()
         return {
             "parameters": count_parameters(stage.network),
             "trained_parameters": sum(p.numel() for p in stage.parameters() if p.requires_grad),
@@ -157,11 +156,12 @@ class Run:
 
     def _carry_out_stage(self, planned: PlannedStage, log: MetricsLog) -> None:
         checkpoint = self._checkpoint(planned)
-        if is_main() and not checkpoint.exists():
-            log.cut(self.results.get("metrics_bytes", 0))  # drops what a killed stage wrote before its first checkpoint
+        if is_main() and not is_there(checkpoint):
+            self._drop_records_of_a_killed_stage(log)
         stage = self.builder.stage(planned, self.earlier)
-        for note in stage.notes:
+        for note in (*stage.notes, *self.builder.notes):
             self.session.display.note(f"{self._title(planned)}  {note}")
+        self.builder.notes.clear()
         if isinstance(planned, PlannedTraining):
             measured, tests = self._train(planned, stage, log)
         else:
@@ -169,18 +169,24 @@ class Run:
             measured, tests = self._load(planned, stage)
         self.earlier.add(planned, stage)
         if planned.name in passing_on(self.job.course):
-            on_main(lambda: write_weights(self._passed_on(planned), self.earlier.passed_on[planned.name], {}))
+            on_main(lambda: self._pass_on(planned))
         if not isinstance(planned, PlannedPrestage):
             self._save_networks("{}.safetensors", planned, stage)
             self._compare_with_teacher(planned)
         own = {"network": planned.network, "parameters": count_parameters(stage.deployed)}
         result = own | measured | {"test": tests, "identity": self._identity(planned).plain}
+        on_main(lambda: result.update(files=self._digests(planned)))
         self.results["stages"] |= {planned.name: result} | _split_off_peers(planned, stage, result)
         on_main(lambda: self._write_results(log, checkpoint))
         interrupt = self.session.interrupt
         interrupt.requested = first_of_all(interrupt.requested)
         if interrupt.requested and planned is not self.job.course[-1]:
             raise Stopped(f"stopped by {interrupt.requested} after {planned.name}")
+
+    def _drop_records_of_a_killed_stage(self, log: MetricsLog) -> None:
+        """Cuts the log back to the last finished stage: one that was killed has left no checkpoint to go on from."""
+        if damage := log.cut(self.results.get("metrics_bytes", 0)):
+            self.session.display.note(damage)
 
     def _train(self, planned: PlannedTraining, stage: Stage, log: MetricsLog) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the training took, and what its networks reach on the test set."""
@@ -203,7 +209,7 @@ class Run:
     def _write_results(self, log: MetricsLog, checkpoint: Path) -> None:
         self.results["metrics_bytes"] = log.size()
         write_json(self.folder / "results.json", self.results)
-        checkpoint.unlink(missing_ok=True)
+        remove(checkpoint)
 
     def _compare_with_teacher(self, planned: PlannedStage) -> None:
         teacher, network = self.earlier.networks.get("teacher"), self.earlier.networks[planned.name]
@@ -235,17 +241,19 @@ class Run:
             eval_every=self.job.recipe.eval_every,
             execution=self.job.execution,
             identity=self._identity(planned),
+            seconds_after=lambda per_epoch: self.outlook.seconds_after(planned.name, per_epoch),
         )
 
     def _identity(self, planned: PlannedStage) -> Identity:
-        return stage_identity(self.job.recipe, planned, self.seed)
+        return stage_identity(self.job.recipe, planned, self.seed, self.job.data)
 
     def _take_up(self, planned: PlannedStage) -> None:
         """Loads what a finished stage saved: its networks and what it hands on."""
         then = self.results["stages"][planned.name]["identity"]
         self._identity(planned).refuse_changes(then, self.folder / "results.json")
         if planned.name in passing_on(self.job.course):
-            self.earlier.passed_on[planned.name] = read_weights(self._passed_on(planned))
+            file = self._passed_on(planned)
+            self.earlier.passed_on[planned.name] = read_weights(file, known_digest(file))
         if not isinstance(planned, PlannedPrestage):
             for name in (planned.name, *(peer.name for peer in _peers(planned))):
                 self.earlier.networks[name] = open_network(self.folder / f"{name}.safetensors").to(self.job.device)
@@ -265,7 +273,24 @@ class Run:
             self._save_network(file.format(name), peer, network)
 
     def _save_network(self, name: str, stage: PlannedStage | StageRecipe, network: Network) -> None:
-        on_main(lambda: save_network(self.folder / name, network, self.builder.description(stage)))
+        def save() -> None:
+            self.digests[name] = save_network(self.folder / name, network, self.builder.description(stage))
+
+        on_main(save)
+
+    def _pass_on(self, planned: PlannedStage) -> None:
+        file = self._passed_on(planned)
+        self.digests[below(self.folder, file)] = write_weights(file, self.earlier.passed_on[planned.name])
+
+    def _digests(self, planned: PlannedStage) -> dict[str, str]:
+        """{file: SHA-256} of what the stage wrote; what an earlier call of the program wrote is read for it."""
+        kept = kept_epochs(self.job.course, planned.name) | set(self.job.recipe.keep_epochs)
+        files = [f"checkpoints/{planned.name}.safetensors"]
+        for name in (planned.name, *(peer.name for peer in _peers(planned))):
+            files += [f"{name}.safetensors", f"{name}-ema.safetensors"]
+            files += [f"checkpoints/{name}@{epoch}.safetensors" for epoch in sorted(kept)]
+        there = [file for file in files if is_file(self.folder / file)]
+        return {file: self.digests.get(file) or sha256(self.folder / file) for file in there}
 
 
 def _peers(planned: PlannedStage) -> tuple[Peer, ...]:
@@ -279,14 +304,6 @@ def _split_off_peers(planned: PlannedStage, stage: Stage, result: dict[str, Any]
         own = {"network": peer.network, "parameters": count_parameters(stage.peers()[peer.name]), "best": {}}
         found[peer.name] = result | own | {"test": {peer.name: result["test"].pop(peer.name)}}
     return found
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """The results that a run wrote, see `Run.results`."""
-    results = read_json(path)
-    if not isinstance(results, dict) or not {"seed", "stages", "similarity"} <= results.keys():
-        raise UserError(f"{path} is no results file of fastkd: it lacks 'seed', 'stages' or 'similarity'")
-    return results
 
 
 def count_parameters(network: Network) -> int:

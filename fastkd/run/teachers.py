@@ -7,23 +7,34 @@ from fastkd.run.weights import WeightsFiles, find_weights
 from fastkd.support.errors import UserError
 
 
-def with_loaded_teacher(recipe: Recipe, spec: str, network: str | None, files: WeightsFiles) -> Recipe:
+def with_loaded_teacher(
+    recipe: Recipe,
+    spec: str,
+    network: str | None,
+    files: WeightsFiles,
+    *,
+    prefix: str = "",
+    any_images: bool = False,
+) -> Recipe:
     """Loads the recipe's teacher from `spec`, which is RUN, RUN@EPOCH or FILE, instead of training it.
 
-    network: the network in the file, where the file does not name it.
+    network: the network in the file, where the file does not name it. prefix, any_images: see `StageRecipe`.
     """
     file = files.read(find_weights(spec).absolute())
     if file.description is not None and network not in (None, file.description.network):
         raise UserError(f"{file.path} holds a {file.description.network}, --teacher-net says {network}")
-    teacher = _loaded("teacher", spec, network, files)
+    teacher = replace(_loaded("teacher", spec, network, files), prefix=prefix, any_images=any_images)
     return replace(recipe, stages=tuple(teacher if stage.name == "teacher" else stage for stage in recipe.stages))
 
 
-def with_more_teachers(recipe: Recipe, specs: tuple[str, ...], network: str | None, files: WeightsFiles) -> Recipe:
+def with_more_teachers(
+    recipe: Recipe, specs: tuple[str, ...], network: str | None, files: WeightsFiles, *, any_images: bool = False
+) -> Recipe:
     """Adds further teachers beside the first; network: that of the files that do not name theirs."""
     if not specs:
         return recipe
-    more = [_loaded(f"teacher-{number}", spec, network, files) for number, spec in enumerate(specs, 2)]
+    found = (_loaded(f"teacher-{number}", spec, network, files) for number, spec in enumerate(specs, 2))
+    more = [replace(teacher, any_images=any_images) for teacher in found]
     stages: list[StageRecipe] = []
     for stage in recipe.stages:
         if stage.teachers:

@@ -2,112 +2,38 @@
 
 import hashlib
 import io
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from fastkd import networks
-from fastkd.methods import Context, find_method
-from fastkd.networks.base import Network, output_shapes
-from fastkd.networks.checkpoints import Report, fill, load_weights, public_state_dict, weights_in
+from fastkd.networks.base import Network
+from fastkd.networks.checkpoints import Report, fill, public_state_dict, refuse_other_content, weights_in
+from fastkd.run.description import KEY, Description, described_in, rebuilt, to_metadata
+from fastkd.run.folder import known_digest, seed_folders
 from fastkd.support.errors import UserError
-from fastkd.support.files import reason, write_bytes, write_weights
-from fastkd.support.plain import from_plain
-from fastkd.training.stages import deployed
+from fastkd.support.files import read_bytes, refuse_damage, write_bytes, write_weights
+from fastkd.support.paths import expanded, inside, is_file, is_folder
 
 
-@dataclass(frozen=True)
-class Deployment:
-    """How methods made another network out of a student, such as one with the teacher's classifier (SimKD)."""
-
-    methods: dict[str, dict[str, Any]]
-    """The settings of each method, in plain types, by its name."""
-    teachers: tuple["Description", ...]
-
-
-class Description(NamedTuple):
-    """What our weights files say of themselves."""
-
-    network: str
-    num_classes: int
-    image_size: int
-    deployment: Deployment | None = None
-
-
-def save_network(path: Path, network: Network, description: Description) -> None:
-    # All metadata stands under one name: several would be in another order each time, and equal runs would leave files
-    # that differ.
-    metadata = {KEY: json.dumps(_plain(description))}
-    write_weights(path, public_state_dict(network), metadata)
-
-
-KEY = "fastkd"
-_FIELDS = ("network", "num_classes", "image_size")
-
-
-def _plain(description: Description) -> dict[str, Any]:
-    found: dict[str, Any] = {name: getattr(description, name) for name in _FIELDS}
-    if (deployment := description.deployment) is not None:
-        teachers = [_plain(teacher) for teacher in deployment.teachers]
-        found["deployment"] = {"methods": deployment.methods, "teachers": teachers}
-    return found
-
-
-def _from_plain(plain: Mapping[str, Any]) -> Description:
-    found = Description(plain["network"], int(plain["num_classes"]), int(plain["image_size"]))
-    if "deployment" not in plain:
-        return found
-    teachers = tuple(_from_plain(teacher) for teacher in plain["deployment"]["teachers"])
-    return found._replace(deployment=Deployment(plain["deployment"]["methods"], teachers))
+def save_network(path: Path, network: Network, description: Description) -> str:
+    """Writes a network with what its file says of it; returns the SHA-256 of the file."""
+    return write_weights(path, public_state_dict(network), to_metadata(description))
 
 
 def describe(path: Path) -> Description | None:
-    """What a weights file says of itself; None for a file that fastkd did not write."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError):
-        return None
-    return _from_plain(json.loads(metadata[KEY])) if KEY in metadata else None
-
-
-def rebuilt(description: Description) -> Network:
-    """The network that a description means, without its weights."""
-    network = networks.build(description.network, num_classes=description.num_classes)
-    deployment, classes, size = description.deployment, description.num_classes, description.image_size
-    if deployment is None:
-        return network
-    teachers = tuple(rebuilt(teacher) for teacher in deployment.teachers)
-    context = Context(
-        student=network,
-        teachers=teachers,
-        student_shapes=output_shapes(network, size),
-        teacher_shapes=tuple(output_shapes(teacher, size) for teacher in teachers),
-        classes=classes,
-        samples=classes,
-        labels=torch.arange(classes),
-        batch_size=1,
-        steps_per_epoch=1,
-        seed=0,
-    )
-    kinds = {name: find_method(name) for name in deployment.methods}
-    settings = {name: from_plain(kinds[name].Settings, given, name) for name, given in deployment.methods.items()}
-    return deployed(network, [kinds[name](settings[name], context) for name in kinds])
+    """What a weights file says of itself; None for a file that fastkd did not write, or that is not there."""
+    return described_in(read_bytes(path, what="the weights "), path) if is_file(path) else None
 
 
 def open_network(path: Path) -> Network:
-    """The network in a file of ours, in eval mode."""
-    description = describe(path)
-    if description is None:
+    """The network in a file of ours, in eval mode. Raises UserError for one that is not what its run wrote."""
+    file = WeightsFiles().read(path) if is_file(path) else None
+    if file is None or file.description is None:
         raise UserError(f"{path} is not a weights file of fastkd")
-    network = rebuilt(description)
-    load_weights(network, path)
+    network = rebuilt_for(file)
+    file.fill(network)
     return network.eval()
 
 
@@ -120,9 +46,21 @@ class WeightsFile(NamedTuple):
     """None: fastkd did not write it."""
     content: bytes
 
-    def fill(self, network: Network) -> Report:
-        """Fills the network with the file's weights; raises UserError where they do not fit it."""
-        return fill(network, weights_in(self.content, self.path), self.path)
+    def fill(self, network: Network, prefix: str = "") -> Report:
+        """Fills the network with the file's weights; raises UserError where they do not fit it. prefix: see `fill`."""
+        return fill(network, weights_in(self.content, self.path), self.path, prefix)
+
+
+def rebuilt_for(file: WeightsFile) -> Network:
+    """The network that a file of ours says it holds, without its weights."""
+    assert file.description is not None
+    try:
+        return rebuilt(file.description)
+    except UserError:
+        raise
+    except Exception as error:  # settings and sizes that no run wrote fail in whatever they are handed to
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"the network that {file.path} describes cannot be built: {why}") from error
 
 
 class WeightsFiles:
@@ -132,14 +70,16 @@ class WeightsFiles:
         self._read: dict[Path, WeightsFile] = {}
 
     def read(self, path: Path) -> WeightsFile:
-        """The file, from memory where it was read before; raises UserError where it cannot be read."""
+        """The file, from memory where it was read before.
+
+        Raises UserError where it cannot be read, or is not what its run wrote.
+        """
         if path not in self._read:
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise UserError(f"cannot read the weights {path}: {reason(error)}") from error
+            content = read_bytes(path, what="the weights ")
+            refuse_other_content(content, path)
             digest = hashlib.sha256(content).hexdigest()
-            self._read[path] = WeightsFile(path, digest, describe(path), content)
+            refuse_damage(path, content, known_digest(path))
+            self._read[path] = WeightsFile(path, digest, described_in(content, path), content)
         return self._read[path]
 
     def describe(self, path: Path) -> Description | None:
@@ -156,39 +96,60 @@ class _Logits(nn.Module):
         return self.network(images_BCHW).logits
 
 
-def export_network(path: Path, network: Network, image_size: int) -> None:
-    """A `torch.export` program from normalised images [B,3,S,S], any B, to logits [B,K]; loading takes torch alone."""
+def check_export(path: Path) -> None:
+    """Raises UserError where `export_network` cannot write such a file."""
+    if path.suffix != ".pt2":
+        raise UserError(f"--export writes a torch.export program, as in student.pt2, and no other kind; got {path}")
+    if not is_folder(path.parent):
+        raise UserError(f"--export {path}: there is no folder {path.parent}")
+
+
+def export_network(path: Path, network: Network, description: Description) -> None:
+    """A `torch.export` program from normalised images [B,3,S,S], any B, to logits [B,K]; loading takes torch alone.
+
+    What the network is for (classes, mean, deviation, size, crop) lies in it as the extra file `fastkd.json`.
+    """
+    image_size = description.image_size
     device = next(network.parameters()).device
     images = torch.zeros(2, 3, image_size, image_size, device=device)
     batch = {0: torch.export.Dim("batch", min=1)}
     program = torch.export.export(_Logits(network.eval()), (images,), dynamic_shapes=(batch,))
     buffer = io.BytesIO()
-    torch.export.save(program, buffer)
+    torch.export.save(program, buffer, extra_files={"fastkd.json": to_metadata(description)[KEY]})
     write_bytes(path, buffer.getvalue())
 
 
 def find_weights(spec: str, name: str = "teacher") -> Path:
     """The file that RUN, RUN@EPOCH or FILE means; `name` is the stage whose network is wanted."""
-    path = Path(spec)
-    if path.is_file():
+    path = expanded(spec)
+    spec = str(path)
+    if is_file(path):
         return path
     run, _, epoch = spec.rpartition("@")
-    if epoch.isdigit() and run and Path(run).is_dir():
-        file = Path(run) / "checkpoints" / f"{name}@{epoch}.safetensors"
-        if file.is_file():
-            return file
-        seeds = sorted(folder.name for folder in Path(run).glob("seed-[0-9]*"))
-        if seeds:
-            raise UserError(f"{run} holds several seeds; name one: {Path(run) / seeds[0]}@{epoch}")
-        kept = sorted(other.stem.partition("@")[2] for other in file.parent.glob(f"{name}@*.safetensors"))
-        known = f"kept are {', '.join(kept)}" if kept else "none was kept: train with --keep-epochs"
-        raise UserError(f"{run} has no {name} of epoch {epoch}; {known}")
-    if path.is_dir():
-        file = path / f"{name}.safetensors"
-        if file.is_file():
-            return file
-        seeds = sorted(folder.name for folder in path.glob("seed-[0-9]*") if (folder / file.name).is_file())
-        if seeds:
-            raise UserError(f"{spec} holds several seeds; name one: {path / seeds[0]}")
-        raise UserError(f"{spec} has no {file.name}: is it a run folder, and is that stage finished?")
-    raise UserError(f"no run folder and no file {spec}")
+    if epoch.isdigit() and run and is_folder(Path(run)):
+        return _of_epoch(Path(run), name, epoch)
+    if not is_folder(path):
+        raise UserError(f"no run folder and no file {spec}")
+    file = path / f"{name}.safetensors"
+    if is_file(file):
+        return file
+    seeds = [folder for folder in seed_folders(path) if is_file(folder / file.name)]
+    if seeds:
+        raise UserError(f"{spec} holds several seeds; name one: {seeds[0]}")
+    raise UserError(f"{spec} has no {file.name}: is it a run folder, and is that stage finished?")
+
+
+def _of_epoch(run: Path, name: str, epoch: str) -> Path:
+    file = run / "checkpoints" / f"{name}@{epoch}.safetensors"
+    if is_file(file):
+        return file
+    if seeds := seed_folders(run):
+        raise UserError(f"{run} holds several seeds; name one: {seeds[0]}@{epoch}")
+    kept = ", ".join(map(str, _kept(run, name)))
+    known = f"kept are {kept}" if kept else "none was kept: train with --keep-epochs"
+    raise UserError(f"{run} has no {name} of epoch {epoch}; {known}")
+
+
+def _kept(run: Path, name: str) -> list[int]:
+    epochs = (file.stem.partition("@")[2] for file in inside(run / "checkpoints", f"{name}@*.safetensors"))
+    return sorted(int(epoch) for epoch in epochs if epoch.isdecimal() and len(epoch) < 19)

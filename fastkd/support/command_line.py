@@ -5,6 +5,8 @@ An option that was not given is None: the recipe keeps its value. An unknown opt
 
 import contextlib
 import dataclasses
+import errno
+import inspect
 import io
 import sys
 import types
@@ -18,25 +20,51 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from fastkd.support.errors import UserError, nearest
 from fastkd.support.fields import group_prefix, is_fixed
+from fastkd.support.help import page, sections
+from fastkd.support.paths import expanded
+from fastkd.support.ranges import bare, range_of, shortened
 
 T = TypeVar("T")
+_RAN_OUT = {errno.ENOMEM: "memory", errno.EMFILE: "open files", errno.ENFILE: "open files"}
 
 
-def command(main: Callable[[list[str]], int]) -> int:
-    """Runs `main` on the program's arguments; returns its code, 2 after one line for a mistake, 130 after Ctrl-C."""
+def command(main: Callable[[list[str]], int], arguments: list[str] | None = None) -> int:
+    """Runs `main` on arguments, by default the program's.
+
+    Returns its code, 2 after one line for a mistake, 130 after Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
-        return main(sys.argv[1:])
+        return main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print(f"fastkd: {error}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError:
         print("fastkd: out of memory on the device; does another program hold it?", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return 1
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not (missing := what_ran_out(error)):
+            raise
+        print(f"fastkd: out of {missing}: fewer or smaller images, a smaller batch, fewer --workers", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("fastkd: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 1
+
+
+def what_ran_out(error: Exception) -> str:
+    """What the machine had no more of, which numpy, torch and the system say each in a way of its own; "": nothing."""
+    if isinstance(error, OSError):
+        return _RAN_OUT.get(error.errno or 0, "")
+    words = str(error)
+    if "can't start new thread" in words:
+        return "threads"
+    short = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "std::bad_alloc")
+    return "memory" if isinstance(error, MemoryError) or any(one in words for one in short) else ""
 
 
 def read_options(
@@ -46,28 +74,82 @@ def read_options(
     program: str,
     description: str | None = None,
     groups: Mapping[str, type[Any]] | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> T:
     """The options of a command. An unknown one or a bad value is a `UserError`; --help ends the program.
 
     groups: further dataclasses, whose fields are the options `--GROUP.FIELD`, all optional; see `of_group`.
+    values: what --help shows as the value of an option that is not given, see `help.sections`.
     """
-    known = {"help", *option_names(kind)}
+    if {"-h", "--help", "--help-all"} & set(arguments):
+        found = sections(kind, groups or {}, _shown_metavar, values or {})
+        words = description or inspect.cleandoc(kind.__doc__ or "")
+        print(page(_usage(kind, program), words, found, whole="--help-all" in arguments))
+        raise SystemExit(0)
+    refuse_empty(arguments)
+    known = {"help", "help-all", *option_names(kind)}
     for prefix, inner in (groups or {}).items():
         known |= {f"{prefix}.{name}" for name in option_names(inner)}
+    spelled = {name.replace("_", "-") for name in known}
     for argument in arguments:
         name = argument.removeprefix("--").partition("=")[0].replace("_", "-")
-        if argument.startswith("--") and name and name.removeprefix("no-") not in known:
+        if argument.startswith("--") and name and name.removeprefix("no-") not in spelled:
             hint = nearest(f"--{name}", (f"--{option}" for option in known))
             raise UserError(f"no option --{name}" + ("; --help lists them" if hint.startswith("; known") else hint))
     parsed_by = _command_line_class(kind, groups=groups or {})
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
-            return tyro.cli(parsed_by, args=list(arguments), prog=program, description=description)
+            return _with_home(tyro.cli(parsed_by, args=list(arguments), prog=program, description=description))
     except SystemExit as end:
         if end.code:
             raise UserError(_first_sentence(shown.getvalue())) from None
         raise
+
+
+def _usage(kind: type[Any], program: str) -> str:
+    """`python -m fastkd.train [RECIPE] [options]   (or: fastkd train …)`"""
+    words = []
+    for field in dataclasses.fields(kind):
+        if any(mark in _marks(field.type) for mark in get_args(tyro.conf.Positional[str])[1:]):
+            needed = field.default is dataclasses.MISSING
+            words.append(_shown_metavar(field, False) if needed else f"[{_shown_metavar(field, False)}]")
+    return f"{' '.join([program, *words])} [options]   (or: fastkd {program.rpartition('.')[2]} …)"
+
+
+def _shown_metavar(field: dataclasses.Field, of_recipe: bool) -> str:
+    named = next((mark.metavar for mark in _marks(field.type) if getattr(mark, "metavar", None)), None)
+    inner = _without_none(field.type) or field.type
+    is_flag = bare(inner) is bool and not of_recipe
+    return named or ("" if is_flag else _specification(inner).metavar)
+
+
+def _marks(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+
+
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuses an empty value, as a variable of a script that is not set leaves it: it would mean something else."""
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if not argument.strip():
+            name = next((word for word in reversed(arguments[:place]) if word.startswith("--")), "an argument")
+        elif not argument.startswith("--") or not equals or value.strip():
+            continue
+        raise UserError(f"{name} is empty: give it a value, or leave it out")
+
+
+def _with_home(options: T) -> T:
+    """The options with the home folder in place of `~`, in every path and in all groups."""
+    for field in dataclasses.fields(options):  # pyright: ignore[reportArgumentType]
+        value = getattr(options, field.name)
+        if isinstance(value, Path):
+            object.__setattr__(options, field.name, expanded(str(value)))
+        elif isinstance(value, tuple) and any(isinstance(item, Path) for item in value):
+            object.__setattr__(options, field.name, tuple(expanded(str(item)) for item in value))
+        elif dataclasses.is_dataclass(value):
+            _with_home(value)
+    return options
 
 
 def of_group(options: Any, group: str) -> Any:
@@ -125,6 +207,9 @@ def _command_line_class(
         elif inner is not None or all_optional:
             annotated = Annotated[Any, _specification(inner or field.type), tyro.conf.arg(help_behavior_hint="")]
             fields.append((field.name, annotated, dataclasses.field(default=None)))
+        elif bare(field.type) in (int, float, Path):
+            default = {} if field.default is dataclasses.MISSING else {"default": field.default}
+            fields.append((field.name, Annotated[field.type, _specification(field.type)], dataclasses.field(**default)))
     for name, settings in (groups or {}).items():
         fields.append(_group_field(_attribute(name), settings, name, help=f"Settings of {name}."))
     silent = {"__post_init__": lambda self: None}  # there is nothing to validate until the recipe's values are in
@@ -142,20 +227,22 @@ def _group_field(name: str, settings: Any, prefix: str, help: str | None = None)
 
 def _without_none(kind: Any) -> Any:
     """The type X of `X | None`; None for any other type."""
+    kind = bare(kind)
     if get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind):
         return next(argument for argument in get_args(kind) if argument is not type(None))
     return None
 
 
-def _specification(kind: Any) -> PrimitiveConstructorSpec[Any]:
+def _specification(annotation: Any) -> PrimitiveConstructorSpec[Any]:
+    kind = bare(annotation)
     if get_origin(kind) is Literal:
         return _specified(1, "{" + ",".join(get_args(kind)) + "}", lambda words: words[0], get_args(kind))
     if kind is bool:
         return _specified(1, "{on,off}", lambda words: words[0] == "on", ("on", "off"))
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
-        return _specified("*", f"{_metavar(inner)} …", lambda words: _read_all(inner, words))
-    return _specified(1, _metavar(kind), lambda words: _read(kind, words[0]))
+        return _specified("*", f"{_METAVARS[bare(inner)]} …", lambda words: _read_all(inner, words))
+    return _specified(1, _METAVARS[kind], lambda words: _read(annotation, words[0]))
 
 
 def _specified(nargs: Any, metavar: str, read: Any, choices: Any = None) -> PrimitiveConstructorSpec[Any]:
@@ -169,19 +256,24 @@ def _specified(nargs: Any, metavar: str, read: Any, choices: Any = None) -> Prim
     )
 
 
-def _metavar(kind: Any) -> str:
-    return {int: "INT", float: "FLOAT", str: "NAME", Path: "PATH"}[kind]
+_METAVARS = {int: "INT", float: "FLOAT", str: "NAME", Path: "PATH"}
 
 
-def _read_all(kind: Any, words: Sequence[str]) -> tuple[Any, ...]:
+def _read_all(annotation: Any, words: Sequence[str]) -> tuple[Any, ...]:
     try:
-        return tuple(_read(kind, word) for word in words)
+        return tuple(_read(annotation, word) for word in words)
     except ValueError as error:
         raise ValueError(f"{error}; the option takes all words that follow it: put RECIPE in front") from None
 
 
-def _read(kind: Any, word: str) -> Any:
+def _read(annotation: Any, word: str) -> Any:
+    kind, allowed = bare(annotation), range_of(annotation)
+    if kind is Path:
+        return expanded(word)
     try:
-        return kind(word)
+        value = kind(word)
     except ValueError:
-        raise ValueError(f"expected {_metavar(kind)}, got {word!r}") from None
+        raise ValueError(f"expected {_METAVARS[kind]}, got {shortened(word)}") from None
+    if allowed is not None and (expected := allowed.refuses(value)):
+        raise ValueError(f"expected {expected}, got {shortened(word)}")
+    return value

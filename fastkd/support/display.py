@@ -6,7 +6,9 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.live import Live
+
+from fastkd.support.live import LiveLine, Look
 
 
 class Display:
@@ -16,47 +18,33 @@ class Display:
         terminal = False if silent else terminal
         self.console = Console(file=sys.stderr, force_terminal=terminal, highlight=False, soft_wrap=True, quiet=silent)
         self.every_seconds, self.last_shown = every_seconds, 0.0
-        self.progress: Progress | None = None
+        self.line: Live | None = None
+        """The live line, on a terminal."""
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[detail]}"))
-            self.progress = Progress(*columns, console=self.console, transient=True)
-            self.progress.start()
+            self.line = Live("", console=self.console, transient=True, refresh_per_second=2)
+            self.line.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-            self.progress = None
+        if self.line is not None:
+            self.line.stop()
+            self.line = None
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False)
 
     def due(self) -> bool:
         """Whether the live numbers should be read now: reading them waits for the device."""
-        return time.monotonic() - self.last_shown >= (0.5 if self.progress is not None else self.every_seconds)
+        return time.monotonic() - self.last_shown >= (0.5 if self.line is not None else self.every_seconds)
 
-    def live(
-        self, title: str, done: int, total: int, values: dict[str, float], rate: float, seconds_left: float
-    ) -> None:
-        """Shows the steps done of a stage, the running means, images per second and the time to the stage's end."""
+    def live(self, look: Look) -> None:
+        """Shows where the stage stands."""
         self.last_shown = time.monotonic()
-        terms = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
-        detail = f"{done}/{total}  {terms}  {rate:,.0f} images/s  {duration(seconds_left)} left"
-        if self.progress is None:
-            self.note(f"{title}  {detail}")
-            return
-        if not self.progress.tasks:
-            self.progress.add_task(title, total=total, detail=detail)
-        self.progress.update(self.progress.task_ids[0], description=title, completed=done, total=total, detail=detail)
-
-
-def duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
+        if self.line is None:
+            self.note(look.words())
+        else:
+            self.line.update(LiveLine(look), refresh=True)

@@ -6,6 +6,7 @@ the same weights.
 
 import gc
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -53,13 +54,29 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     try:
         yield device
         dist.barrier()  # a process that leaves while another one still talks to it can take that one down
+    except RuntimeError as error:
+        if not _PEER_IS_GONE.search(str(error)):
+            raise
+        raise UserError(f"process {rank()} ends because another one of the run has ended; that one says why") from error
     finally:
         gc.collect()  # threads of a group that something still holds would abort the interpreter at its end
         dist.destroy_process_group()
 
 
+_PEER_IS_GONE = re.compile(
+    r"[Cc]onnection (was )?(closed|reset|refused)|closed by peer|remote process exited", re.DOTALL
+)
+"""How the transports say that a process at the other end is no more."""
+
+
 def local_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+
+
+def restarts() -> tuple[int, int]:
+    """How often torchrun has started these processes anew after one of them failed, and how often it may."""
+    count, most = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    return int(count), int(most)
 
 
 def wait_for_all() -> None:
@@ -77,14 +94,16 @@ def from_main(value: Any) -> Any:
 
 
 def on_main(action: Callable[[], None]) -> None:
-    """Rank 0 runs `action` and the others wait for it; a UserError there is raised on every rank."""
-    mistake = None
+    """Rank 0 runs `action` and the others wait for it; an error there is raised on every rank."""
+    error = None
     if is_main():
         try:
             action()
-        except UserError as error:
-            mistake = str(error)
-    mistake = from_main(mistake)
+        except Exception as raised:
+            error = raised
+    mistake = from_main(None if error is None else str(error) or type(error).__name__)
+    if error is not None:
+        raise error
     if mistake is not None:
         raise UserError(mistake)
 

@@ -4,7 +4,10 @@ import importlib.metadata
 import os
 import platform
 import resource
+import shlex
 import subprocess
+import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,29 @@ def collect() -> dict[str, Any]:
     }
 
 
+def this_call() -> dict[str, str]:
+    """When, where and by which command the program was called; the command begins with the interpreter's name."""
+    interpreter, *words = sys.orig_argv or sys.argv
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "command": shlex.join([Path(interpreter).name, *words]),
+    }
+
+
+def calls(environment: Any) -> list[dict[str, str]]:
+    """The calls that the env.json of a run tells of, from the first on; one that tells of none has none."""
+    if not isinstance(environment, dict):
+        return []
+    earlier = environment.get("earlier", [])
+    told = [*(earlier if isinstance(earlier, list) else []), environment]
+    return [
+        {name: str(call[name]) for name in ("date", "host", "command")}
+        for call in told
+        if isinstance(call, dict) and {"date", "host", "command"} <= call.keys()
+    ]
+
+
 def cores() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -38,8 +64,13 @@ def cores() -> int:
 
 def threads(wanted: int | None, processes: int = 1) -> int:
     """The CPU threads of this process: as many as asked for, else OMP_NUM_THREADS, else its share of the cores."""
+    if wanted is not None:
+        most = max(64, 8 * cores())
+        if wanted > most:
+            raise UserError(f"--threads {wanted}: this machine has {cores()} cores, more than {most} would only wait")
+        return wanted
     named = os.environ.get("OMP_NUM_THREADS", "")
-    return wanted or (int(named) if named.isdigit() and int(named) else max(1, cores() // processes))
+    return int(named) if named.isdigit() and int(named) else max(1, cores() // processes)
 
 
 def set_threads(wanted: int | None, processes: int = 1) -> None:
@@ -51,6 +82,15 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that this machine can still give; None if it does not say."""
+    try:
+        about = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in about.splitlines() if line.startswith("MemAvailable")), None)
 
 
 def pick_device(name: str) -> torch.device:

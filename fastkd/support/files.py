@@ -1,119 +1,240 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and foreign files that are looked at before they are read."""
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+import stat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
+from fastkd.support import environment
 from fastkd.support.errors import UserError
+from fastkd.support.paths import explained, is_there, reason
+
+_MOST_TEXT = 1 << 28
+"""Bytes of the largest text that is read: the log of a very long run has some megabytes."""
+_DEEPEST_JSON = 64
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes beside the file, flushes to the disk, then renames: whoever looks sees the old content or the new."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with explained("cannot write", path):
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+    before, renamed = is_there(path), False
     try:
-        with open(aside, "wb") as file:
+        with _created(aside) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        kept = "; what stood there before is intact" if path.exists() else ""
-        raise UserError(f"cannot write {path}: {reason(error)}{kept}") from error
+        renamed = True
+        sync_folder(path.parent)
+    except (OSError, KeyboardInterrupt) as error:
+        if not renamed:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        kept = "; what stood there before is intact" if before else ""
+        state = "; the new content stands there, but may not outlive a power cut" if renamed else kept
+        raise UserError(f"cannot write {path}: {reason(error)}{state}") from error
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder with its parents; one that stands there already will do."""
+def _created(path: Path) -> io.BufferedWriter:
+    """A new file: what a killed process of the same number left there is removed, and no link is followed."""
+    how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create the folder {path}: {reason(error)}") from error
+        return os.fdopen(os.open(path, how, 0o666), "wb")
+    except FileExistsError:
+        path.unlink()
+        return os.fdopen(os.open(path, how, 0o666), "wb")
 
 
-def reason(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full"
-    return error.strerror or str(error)
+def open_in_place(path: Path, how: int, mode: str) -> io.BufferedRandom | io.BufferedWriter:
+    """Opens a file that is changed where it stands: a regular one, reached by no link; made where there is none.
+
+    Raises OSError, or UserError for a pipe or a device.
+    """
+    number = os.open(path, how | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise UserError(f"cannot write {path}: it is no regular file")
+    return os.fdopen(number, mode)  # pyright: ignore[reportReturnType]
+
+
+def sync_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def make_folder(path: Path, *, own: bool = False) -> None:
+    """Makes a folder with its parents, each on the disk before what lies in it; one that stands there will do.
+
+    own: not one that a link leads to, where somebody else's files lie.
+    """
+    with explained("cannot create the folder", path):
+        if own and os.path.islink(path):
+            raise UserError(f"cannot write in {path}: it is a link")
+        missing = [folder for folder in (path, *path.parents) if not os.path.isdir(folder)]
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, if it is there."""
+    with explained("cannot remove", path):
+        path.unlink(missing_ok=True)
+
+
+def read_bytes(path: Path, *, what: str = "", most: int | None = None) -> bytes:
+    """The content of a regular file; pipes, devices and folders are refused before they are opened for good.
+
+    what: `the weights `, for the message. most: bytes; None: what fits into the free memory.
+    """
+    with explained(f"cannot read {what}".rstrip(), path):
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hang the program
+        with os.fdopen(number, "rb") as file:
+            about = os.fstat(number)
+            if stat.S_ISDIR(about.st_mode):
+                raise IsADirectoryError(21, "Is a directory")
+            if not stat.S_ISREG(about.st_mode):
+                raise UserError(f"cannot read {what}{path}: it is no regular file")
+            _refuse_size(path, about.st_size, most)
+            return file.read(about.st_size)  # not what a growing file, or one of /proc, makes of itself
+
+
+def _refuse_size(path: Path, size: int, most: int | None) -> None:
+    if most is not None and size > most:
+        raise UserError(f"{path} has {size:,} bytes, expected {most:,} at most")
+    free = environment.free_memory()
+    if free is not None and size > free:
+        raise UserError(f"{path} takes {size / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} are free")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8."""
+    try:
+        return read_bytes(path, most=_MOST_TEXT).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text in UTF-8; names that are none are written with the escapes that JSON has for them."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {reason(error)}") from error
+        return parse_json(read_bytes(path, most=_MOST_TEXT).decode())
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
 
 
+def parse_json(text: str) -> Any:
+    """The value of a text; raises ValueError where it is none, or one that is nested too deeply to be ours."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [value]
+    for _ in range(_DEEPEST_JSON):
+        level = [item for part in level if isinstance(part, dict | list) for item in _items(part)]
+        if not level:
+            return value
+    raise ValueError("it is nested too deeply")
+
+
+def _items(part: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(part.values()) if isinstance(part, dict) else part
+
+
+# A checkpoint is a zip archive, whose end has a place for a comment: it holds the digest of all bytes in front of the
+# comment's length. `torch.load` neither compares the archive's own checksums nor minds the comment.
+_DIGEST = b"fastkd sha256 "
+_COMMENT = len(_DIGEST) + 64
+
+
 def write_state(path: Path, state: dict) -> None:
-    """Writes a checkpoint of plain types and tensors."""
+    """Writes a checkpoint of plain types and tensors, with its digest."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_bytes(path, buffer.getvalue())
+    content = buffer.getvalue()[:-2]
+    digest = hashlib.sha256(content).hexdigest().encode()
+    write_bytes(path, content + _COMMENT.to_bytes(2, "little") + _DIGEST + digest)
 
 
-def read_state(path: Path) -> dict:
-    """Reads a checkpoint that `write_state` wrote; nothing is unpickled but plain types and tensors."""
+def read_state(path: Path) -> tuple[dict, bool]:
+    """A checkpoint that `write_state` wrote, and whether it had a digest, which is compared: fastkd 0.1 wrote none.
+
+    Nothing is unpickled but plain types and tensors.
+    """
+    content = read_bytes(path, what="the checkpoint ")
+    with_digest = content[-_COMMENT:].startswith(_DIGEST)
+    if not with_digest and _DIGEST in content[-2 * _COMMENT :]:
+        raise UserError(f"{path} is not a checkpoint any more: its end is not where it was")
+    if with_digest and hashlib.sha256(content[: -_COMMENT - 2]).hexdigest().encode() != content[-64:]:
+        raise UserError(f"{path} is damaged: its bytes are not those that were written")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"cannot read the checkpoint {path}: {reason(error)}") from error
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive fails in many ways: zip, pickle, end of file
         raise UserError(f"{path} is not a checkpoint: damaged, or of another program") from error
     if not isinstance(state, dict):
         raise UserError(f"{path} is not a checkpoint of fastkd: expected a dictionary, got {type(state).__name__}")
-    return state
+    return state, with_digest
 
 
-def write_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes a safetensors file."""
-    write_bytes(path, save({name: value.detach().cpu().contiguous() for name, value in weights.items()}, metadata))
+def write_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str] | None = None) -> str:
+    """Writes a safetensors file; returns the SHA-256 of its bytes."""
+    content = save({name: value.detach().cpu().contiguous() for name, value in weights.items()}, metadata or None)
+    write_bytes(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; sha256: what its bytes have to be, where that is known."""
+    content = read_bytes(path, what="the weights ")
+    refuse_damage(path, content, sha256)
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        return load(content)
+    except (SafetensorError, ValueError, MemoryError) as error:
         raise UserError(f"cannot read the weights {path}: {error}") from error
 
 
+def refuse_damage(path: Path, content: bytes, sha256: str | None) -> None:
+    """Raises UserError for bytes that are not those that were written; None: nobody knows which were."""
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{path} is not what the run wrote: damaged, or replaced by another file")
+
+
 def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process; a second run in it is refused. The lock ends when the process does."""
+def read_array(path: Path) -> np.ndarray:
+    """The array of a file that `numpy.save` wrote; raises UserError for a header that promises more than there is."""
+    with explained("cannot read", path):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"cannot read {path}: it is no regular file")
     try:
-        file = open(folder / ".lock", "w")  # noqa: SIM115 - the block below closes it
-    except OSError as error:
-        raise UserError(f"cannot write in {folder}: {reason(error)}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"another process is training in {folder}") from error
-        yield
+        return np.load(path, allow_pickle=False, mmap_mode="r")
+    except Exception as error:  # headers fail in many ways, deep ones among them
+        raise UserError(f"{path} is no array of numpy: truncated?") from error

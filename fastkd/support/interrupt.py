@@ -1,21 +1,38 @@
 """Ctrl-C and SIGTERM: the step that is running is finished and written down, then the run stops."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+ECHO_SECONDS = 1.0
+"""A signal to a whole job reaches a process several times: from the terminal or the scheduler, and from torchrun."""
+
 
 class Interrupt:
-    """`requested` is the signal's name once one came."""
+    """`requested` is the signal's name once one came, to this process or to another rank."""
 
     def __init__(self) -> None:
-        self.requested: str | None = None
+        self._requested: str | None = None
+        self._asked_at = 0.0
+
+    @property
+    def requested(self) -> str | None:
+        return self._requested
+
+    @requested.setter
+    def requested(self, name: str | None) -> None:
+        if self._requested is None and name is not None:
+            self._asked_at = time.monotonic()
+        self._requested = name
 
     def request(self, number: int, _frame: FrameType | None = None) -> None:
-        if self.requested is not None:  # a second signal means at once
+        """Notes the signal. Only a person who presses Ctrl-C again means at once: a scheduler repeats itself."""
+        if self.requested is None:
+            self.requested = signal.Signals(number).name
+        elif number == signal.SIGINT and time.monotonic() - self._asked_at > ECHO_SECONDS:
             raise KeyboardInterrupt
-        self.requested = signal.Signals(number).name
 
 
 class Stopped(Exception):

@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from fastkd.support.errors import UserError
-from fastkd.support.files import reason
+from fastkd.support.files import make_folder, open_in_place, parse_json, read_bytes, write_bytes
+from fastkd.support.paths import explained, is_there, reason
+from fastkd.support.schemas import EpochRecord, Record, checked
 
 
 class MetricsLog:
     def __init__(self, path: Path, *, tensorboard: bool = False):
         self.path = path
+        if tensorboard:
+            make_folder(path.parent / "tensorboard", own=True)
         self.tensorboard = import_tensorboard()(str(path.parent / "tensorboard")) if tensorboard else None
 
     def append(self, record: dict[str, Any]) -> None:
         try:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(record) + "\n")
+            with open_in_place(self.path, os.O_WRONLY | os.O_APPEND, "ab") as file:
+                file.write((json.dumps(record) + "\n").encode())
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {reason(error)}") from error
         if self.tensorboard is not None:
@@ -25,27 +29,58 @@ class MetricsLog:
                 self.tensorboard.add_scalar(f"{record.get('stage', 'run')}/{name}", value, record.get("step", 0))
 
     def size(self) -> int:
-        """Bytes of the log, which a checkpoint remembers."""
-        return self.path.stat().st_size if self.path.exists() else 0
+        """Bytes of the log that are on the disk: a checkpoint remembers them, and may not outlive them."""
+        if not is_there(self.path):
+            return 0
+        with explained("cannot write", self.path), open_in_place(self.path, os.O_WRONLY, "r+b") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
 
-    def cut(self, size: int) -> None:
-        """Forgets what was written after a checkpoint."""
-        if self.path.exists() and self.size() > size:
-            os.truncate(self.path, size)
+    def cut(self, size: int) -> str:
+        """Forgets what was written after a checkpoint, and whatever is no whole record.
+
+        size: the log's bytes when the checkpoint was written. Returns a line that says what was lost; "" for nothing.
+        """
+        content = read_bytes(self.path) if is_there(self.path) else b""
+        lost = max(0, size - len(content))
+        lines = content[:size].splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith(b"\n") and _is_object(line)]
+        kept = b"".join(whole)
+        if kept != content[:size]:
+            write_bytes(self.path, kept)
+        elif len(content) > size:
+            with explained("cannot write", self.path), open_in_place(self.path, os.O_WRONLY, "r+b") as file:
+                file.truncate(size)
+        damaged = len(lines) - len(whole)
+        if not lost and not damaged:
+            return ""
+        parts = [f"{lost:,} bytes are gone"] * bool(lost) + [f"{damaged} lines are no records"] * bool(damaged)
+        return f"{self.path} is damaged: {' and '.join(parts)}; the run goes on, the curves lack them"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a last line that a killed process left half-written is skipped."""
-    if not path.exists():
+    """The records of a log. What is none is left out: half a line of a killed process, or damage."""
+    if not is_there(path):
         return []
-    records = []
-    for number, line in enumerate(lines := path.read_text().splitlines()):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            if number + 1 < len(lines):
-                raise UserError(f"{path}, line {number + 1} is not JSON") from error
-    return records
+    records = (_record(line) for line in read_bytes(path).splitlines())
+    return [record for record in records if record is not None]
+
+
+def _is_object(line: bytes) -> bool:
+    """Whether the line is one that was written whole, whatever stands in it: a newer fastkd may say more."""
+    try:
+        return isinstance(parse_json(line.decode()), dict)
+    except ValueError:
+        return False
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = parse_json(line.decode())
+        record = checked(EpochRecord if isinstance(value, dict) and "epoch" in value else Record, value, "a record")
+        return record if "loss" in record["train"] else None
+    except ValueError:  # UserError is one
+        return None
 
 
 def _numbers(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -1,14 +1,38 @@
-"""Dataclasses to plain JSON types and back, checked against their annotations."""
+"""Dataclasses to plain JSON types and back, checked against their annotations.
+
+An annotation says of which type a value is and, for a number, in which range (`fastkd.support.ranges`). A float without
+a range is finite, an integer without one fits 64 bits.
+"""
 
 import dataclasses
+import functools
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, NotRequired, TypeVar, Union, get_args, get_origin, is_typeddict
 
 from fastkd.support.errors import UserError, nearest
+from fastkd.support.ranges import bare, range_of, shortened
 
 T = TypeVar("T")
+
+
+class Checked:
+    """Base of settings dataclasses, whose fields are checked against their annotations whoever makes one.
+
+    Raises UserError, which names the class and the field. A subclass with a `__post_init__` of its own calls this one.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def check_fields(settings: Any) -> None:
+    """Raises UserError for a field of a dataclass whose value is not what its annotation says."""
+    kind = type(settings)
+    for name, hint in _hints(kind).items():
+        if hasattr(settings, name):
+            _read(hint, getattr(settings, name), f"{kind.__name__}.{name}")
 
 
 def to_plain(value: Any) -> Any:
@@ -25,8 +49,22 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: type[T], value: Any, where: str) -> T:
-    """Reads a plain value as a type; raises UserError, which names the place, for a value that is not of that type."""
+    """Reads a plain value as a type; raises UserError, which names the place, for a value that is not of that type.
+
+    A dataclass has no entries but its fields. A TypedDict may have more: who wrote the file may be newer.
+    """
     return _read(kind, value, where)
+
+
+def is_plain(value: Any, levels: int = 32) -> bool:
+    """Whether a value is made of what JSON knows, in so many levels at most: a pickle may hold itself."""
+    if not levels:
+        return False
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_plain(item, levels - 1) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(is_plain(item, levels - 1) for item in value)
+    return value is None or isinstance(value, str | int | float)
 
 
 def with_defaults(plain: Any, today: Any) -> Any:
@@ -59,38 +97,55 @@ def differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any,
     return [] if before == after else [(path, before, after)]
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
+def _read(annotation: Any, value: Any, where: str) -> Any:
+    kind = bare(annotation)
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
+    if origin is NotRequired:
+        return _read(arguments[0], value, where)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         return _read(next(argument for argument in arguments if argument is not type(None)), value, where)
     if origin is Literal:
-        if value not in arguments:
-            raise UserError(f"{where} is {value!r}, expected one of {', '.join(map(repr, arguments))}")
+        if not isinstance(value, str | int | None) or value not in arguments:
+            raise UserError(f"{where} is {shortened(value)}, expected one of {', '.join(map(repr, arguments))}")
         return value
     if origin is tuple:
         return _read_tuple(arguments, value, where)
     if origin is dict:
         if not isinstance(value, dict):
-            raise UserError(f"{where} is {value!r}, expected a dictionary")
-        return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+            raise UserError(f"{where} is {shortened(value)}, expected a dictionary")
+        return {
+            _read(arguments[0], key, f"a name in {where}"): _read(arguments[1], item, f"{where}.{key}")
+            for key, item in value.items()
+        }
+    if origin is list:
+        return list(_read_tuple((arguments[0], ...), value, where))
+    if is_typeddict(kind):
+        return _read_entries(kind, value, where)
     if dataclasses.is_dataclass(kind):
         return _read_dataclass(kind, value, where)
     if kind is Path:
-        return Path(_read(str, value, where))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{where} is {value!r}, expected {kind.__name__}")
-    return value
+        return value if isinstance(value, Path) else Path(_read(str, value, where))
+    allowed = range_of(annotation)
+    fitting = isinstance(value, (int, float) if kind is float else kind)
+    if not fitting or (allowed is not None and isinstance(value, bool)):
+        raise UserError(f"{where} is {shortened(value)}, expected {kind.__name__}")
+    if allowed is not None and (expected := allowed.refuses(value)):
+        raise UserError(f"{where} is {shortened(value)}, expected {expected}")
+    return float(value) if kind is float else value
+
+
+@functools.cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 def _read_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise UserError(f"{where} is {value!r}, expected a list")
+        raise UserError(f"{where} is {shortened(value)}, expected a list")
     kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
     if len(kinds) != len(value):
         raise UserError(f"{where} has {len(value)} entries, expected {len(kinds)}")
@@ -98,18 +153,34 @@ def _read_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any
     return tuple(_read(kind, item, f"{where}[{number}]") for number, (kind, item) in pairs)
 
 
-def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
+def _read_entries(kind: Any, value: Any, where: str) -> dict[str, Any]:
+    """The dictionary, with the entries that a TypedDict names read as it says."""
     if not isinstance(value, dict):
-        raise UserError(f"{where} is {value!r}, expected a dictionary")
-    hints = typing.get_type_hints(kind)
+        raise UserError(f"{where} is {shortened(value)}, expected a dictionary")
+    lacking = sorted(name for name in kind.__required_keys__ if name not in value)
+    if lacking:
+        raise UserError(f"{where} lacks the entry {lacking[0]!r}")
+    return {name: _read(_hints(kind).get(name, Any), item, f"{where}.{name}") for name, item in value.items()}
+
+
+def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, dict):
+        raise UserError(f"{where} is {shortened(value)}, expected a dictionary")
+    hints = _hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name in value:
         if name not in fields:
-            raise UserError(f"{where} has an unknown entry {name!r}{nearest(name, fields)}")
+            raise UserError(f"{where} has an unknown entry {shortened(name)}{nearest(str(name), fields)}")
     for name, field in fields.items():
         if name not in value and not _has_default(field):
             raise UserError(f"{where} lacks the entry {name!r}")
-    return kind(**{name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    read = {name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()}
+    try:
+        return kind(**read)
+    except ValueError as error:  # what its __post_init__ says does not name the file
+        raise UserError(f"{where}: {error}") from error
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:

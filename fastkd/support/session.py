@@ -14,3 +14,5 @@ class Session:
     interrupt: Interrupt = field(default_factory=Interrupt)
     tensorboard: bool = False
     """Whether TensorBoard files are written."""
+    unlocked: bool = False
+    """Whether a run goes on where the file system has no locks."""

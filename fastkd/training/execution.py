@@ -10,12 +10,13 @@ from typing import Literal, NamedTuple
 import torch
 
 from fastkd.support.errors import UserError
+from fastkd.support.plain import Checked
 
 Switch = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Execution:
+class Execution(Checked):
     """What makes a step fast. `auto`: on for a GPU, off for a CPU."""
 
     compile: Literal["auto", "blocks", "whole", "off"] = "auto"

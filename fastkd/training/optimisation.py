@@ -3,7 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.optim.swa_utils
@@ -11,72 +11,71 @@ from torch import Tensor
 
 from fastkd.networks.base import Network
 from fastkd.support.errors import UserError
+from fastkd.support.fields import OnlyWith
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Decay, Epochs, EpochsOrNone, Images, NotNegative, Positive
 from fastkd.training.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(Checked):
     """How one stage is optimised. Learning rate and batch size are those of the whole batch, over all processes."""
 
-    epochs: int
+    epochs: Epochs
     """Epochs of every stage; milestones move in proportion."""
-    batch_size: int = 64
+    batch_size: Images = 64
     """Images of a batch, over all processes."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: float = 0.05
+    optimizer: Literal["sgd", "adam", "adamw", "lamb", "lars"] = "sgd"
+    """AdamW's weight decay is decoupled. LAMB and LARS are timm's (pip install timm); their steps are not captured."""
+    lr: Positive = 0.05
     """Learning rate of every stage, for the whole batch."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
+    momentum: Annotated[Decay, OnlyWith("optimizer", ("sgd", "lars"))] = 0.9
+    """Momentum of SGD and of LARS."""
     nesterov: bool = False
     """Nesterov's momentum."""
-    weight_decay: float = 5e-4
+    weight_decay: NotNegative = 5e-4
     """Weight decay; it applies to every parameter, as in the papers' code."""
     schedule: Literal["multistep", "cosine", "constant"] = "multistep"
     """How the learning rate changes."""
-    milestones: tuple[int, ...] = ()
+    milestones: Annotated[tuple[EpochsOrNone, ...], OnlyWith("schedule", "multistep")] = ()
     """Epochs, counted from 0, from which on the learning rate is multiplied by --factor once more."""
-    factor: float = 0.1
+    factor: Annotated[Positive, OnlyWith("schedule", "multistep"), OnlyWith("milestones")] = 0.1
     """What the learning rate is multiplied by at each milestone."""
-    warmup_epochs: int = 0
+    warmup_epochs: EpochsOrNone = 0
     """Epochs of a linear rise of the learning rate."""
-    warmup_by: Literal["epoch", "iteration"] = "iteration"
+    warmup_by: Annotated[Literal["epoch", "iteration"], OnlyWith("warmup_epochs")] = "iteration"
     """Whether the rise has a level for each epoch, or for each step."""
     drop_last: bool = True
     """Leave out the last, shorter batch of an epoch; the papers' code trains on it."""
-    accumulate: int = 1
+    accumulate: Images = 1
     """Take each batch in so many parts, to save memory; BatchNorm sees the parts one by one."""
-    clip_norm: float | None = None
+    clip_norm: Positive | None = None
     """Largest norm of the whole gradient."""
-    ema: float = 0.0
+    ema: Decay = 0.0
     """Decay of an exponential moving average of the weights, evaluated and saved beside them; 0 is none."""
     sync_batchnorm: bool = False
     """BatchNorm's statistics are those of all processes (GPUs only)."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise UserError(f"epochs is at least 1, got {self.epochs}")
-        if not self.lr > 0:
-            raise UserError(f"the learning rate is above 0, got {self.lr}")
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"the momentum is 0 to 1, got {self.momentum}")
-        if not self.weight_decay >= 0:
-            raise UserError(f"the weight decay is at least 0, got {self.weight_decay}")
-        if not self.factor > 0:
-            raise UserError(f"the factor of the learning rate is above 0, got {self.factor}")
-        if self.batch_size < 1:
-            raise UserError(f"the batch size is at least 1, got {self.batch_size}")
+        super().__post_init__()
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise UserError(f"warm-up takes 0 to {self.epochs} epochs, got {self.warmup_epochs}")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise UserError(f"milestones rise, got {list(self.milestones)}")
-        if self.accumulate < 1 or self.batch_size % self.accumulate:
+        if self.batch_size % self.accumulate:
             raise UserError(f"a batch of {self.batch_size} images does not divide into {self.accumulate} parts")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise UserError(f"the gradient is clipped to a norm above 0, got {self.clip_norm}")
-        if not 0 <= self.ema < 1:
-            raise UserError(f"the decay of the averaged weights is 0 to 1, got {self.ema}")
-        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
-            raise UserError("Nesterov momentum belongs to SGD with a momentum above 0")
+        if self.nesterov and (self.optimizer not in ("sgd", "lars") or self.momentum == 0):
+            raise UserError("Nesterov momentum belongs to SGD or LARS with a momentum above 0")
+        if self.schedule == "multistep":
+            self._check_last_rate()
+
+    def _check_last_rate(self) -> None:
+        last = math.log10(self.lr) + len(self.milestones) * math.log10(self.factor)
+        if not -37 <= last <= 38:
+            rate = f"about 1e{last:+.0f} after {len(self.milestones)} milestones"
+            raise UserError(
+                f"the learning rate is {rate}, which float32 does not hold: change --factor or --milestones"
+            )
 
 
 def learning_rates(training: Training, steps_per_epoch: int) -> Tensor:
@@ -100,13 +99,19 @@ def learning_rates(training: Training, steps_per_epoch: int) -> Tensor:
 
 
 def build_optimizer(stage: Stage, training: Training, device: torch.device) -> torch.optim.Optimizer:
-    """SGD or Adam, fused, whose learning rates are tensors: they change without anything waiting for the device."""
+    """The optimiser of a stage, whose learning rates are tensors: they change without anything waiting for the device.
+
+    SGD, Adam and AdamW are PyTorch's fused ones; LAMB and LARS are timm's. Raises UserError where timm is missing.
+    """
     groups = [
         {"params": group["params"], "lr": torch.tensor(training.lr, device=device), "lr_factor": group["lr_factor"]}
         for group in stage.parameter_groups()
     ]
-    if training.optimizer == "adam":
-        return torch.optim.Adam(groups, weight_decay=training.weight_decay, fused=True)
+    if training.optimizer in ("adam", "adamw"):
+        kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
+        return kind(groups, weight_decay=training.weight_decay, fused=True)
+    if training.optimizer in ("lamb", "lars"):
+        return _layerwise(groups, training)
     optimizer = torch.optim.SGD(
         groups,
         momentum=training.momentum,
@@ -120,6 +125,24 @@ def build_optimizer(stage: Stage, training: Training, device: torch.device) -> t
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def _layerwise(groups: list[dict], training: Training) -> torch.optim.Optimizer:
+    """LAMB or LARS, whose steps are scaled by each layer's ratio of weights to gradients."""
+    try:
+        from timm.optim import Lamb, Lars  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(
+            f"--optimizer {training.optimizer} is timm's, which is not installed: pip install timm"
+        ) from error
+    if training.optimizer == "lamb":
+        return Lamb(groups, weight_decay=training.weight_decay)
+    return Lars(groups, weight_decay=training.weight_decay, momentum=training.momentum, nesterov=training.nesterov)
+
+
+def follows_the_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step reads nothing on the host and skips itself where `found_inf` is 1, as a fused optimiser's."""
+    return all(group.get("fused", False) for group in optimizer.param_groups)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple, Self
 
 import torch
@@ -9,8 +10,11 @@ from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, Views
 from fastkd.losses import SFTNLoss, ce_loss
+from fastkd.methods import short_name
 from fastkd.methods.base import Method, MethodLoss, Terms
+from fastkd.methods.mixed import labels_of_mixed, loss_on_mixed
 from fastkd.networks.base import Network, Output
+from fastkd.support.errors import UserError
 
 
 class StageLoss(NamedTuple):
@@ -65,8 +69,13 @@ class Supervised(Stage):
         self.network, self.name = network, name
 
     def forward(self, batch: Batch) -> StageLoss:
-        loss = ce_loss(self.network(batch.images[0]).logits, batch.labels)
-        return StageLoss(loss.total, {"ce": loss.ce}, loss.hits)
+        logits = self.network(batch.images[0]).logits
+
+        def loss(batch: Batch) -> MethodLoss:
+            found = ce_loss(logits, batch.labels)
+            return MethodLoss(found.total, {"ce": found.ce}, found.hits)
+
+        return _of_stage(loss_on_mixed(loss, batch, "both"))
 
     def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         return {self.name: self.network(images_BCHW).logits}
@@ -81,9 +90,13 @@ class StudentAware(Stage):
 
     def forward(self, batch: Batch) -> StageLoss:
         teacher_logits, branch_logits = self._logits(batch.images[0])
-        loss = self.loss(teacher_logits, branch_logits, batch.labels)
-        terms = {"teacher_ce": loss.teacher_ce, "kl": loss.kl, "branch_ce": loss.branch_ce}
-        return StageLoss(loss.total, terms, loss.hits[0])
+
+        def loss(batch: Batch) -> MethodLoss:
+            found = self.loss(teacher_logits, branch_logits, batch.labels)
+            terms = {"teacher_ce": found.teacher_ce, "kl": found.kl, "branch_ce": found.branch_ce}
+            return MethodLoss(found.total, terms, found.hits[0])
+
+        return _of_stage(loss_on_mixed(loss, batch, "both"))
 
     def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         teacher_logits, branch_logits = self._logits(images_BCHW)
@@ -123,6 +136,7 @@ class Distill(Stage):
         self.epochs_in_turn, self.waypoints = epochs_in_turn, frozen if epochs_in_turn else ()
         self.teachers = (copy.deepcopy(frozen[0]),) if epochs_in_turn else frozen
         self.preacts = any(method.needs_preacts for method in methods.values())
+        _refuse_different_views(methods)
         # Methods that ask for one view get the outputs of the first.
         self.views = max((method.views for method in methods.values()), key=lambda views: views.count)
         self.notes = [note for method in methods.values() for note in method.notes]
@@ -143,10 +157,11 @@ class Distill(Stage):
         total, terms, hits = torch.zeros((), device=images.device), {}, None
         for name, method in self.methods.items():
             assert isinstance(method, Method)
-            loss = method(*(first_view if method.views.count == 1 else every_view), batch)
+            seen = first_view if method.views.count == 1 else every_view
+            loss = loss_on_mixed(partial(method, *seen), batch, labels_of_mixed(method))
             total = total + loss.total
             # A single method's terms keep their short names; several are told apart by the method's.
-            prefix = f"{name}." if len(self.methods) > 1 else ""
+            prefix = f"{short_name(name)}." if len(self.methods) > 1 else ""
             terms |= {prefix + term: value for term, value in loss.terms.items()}
             hits = loss.hits if loss.hits is not None else hits
         assert hits is not None, "one of the methods is a logit method"
@@ -246,7 +261,7 @@ class Mutual(Stage):
         losses: list[MethodLoss] = []
         for place, own in enumerate(outputs):
             others = tuple(_constant(output) for output in (*outputs[:place], *outputs[place + 1 :]))
-            losses.append(self.method(own, others, batch))
+            losses.append(loss_on_mixed(partial(self.method, own, others), batch, labels_of_mixed(self.method)))
         named = zip(self.names, losses, strict=True)
         terms = {f"{name}.{term}": value for name, loss in named for term, value in loss.terms.items()}
         assert losses[0].hits is not None, "the method is a logit method"
@@ -266,6 +281,11 @@ class Mutual(Stage):
 
     def begin_epoch(self, epoch: int) -> None:
         self.method.begin_epoch(epoch)
+
+
+def _of_stage(loss: MethodLoss) -> StageLoss:
+    assert loss.hits is not None
+    return StageLoss(loss.total, loss.terms, loss.hits)
 
 
 def deployed(student: Network, methods: Iterable[Method]) -> Network:
@@ -314,6 +334,12 @@ def _first(output: Output, count: int) -> Output:
     features = tuple(x[:count] for x in output.features)
     preacts = None if output.preacts is None else tuple(x[:count] for x in output.preacts)
     return Output(output.logits[:count], stem, features, final_map, embedding, preacts)
+
+
+def _refuse_different_views(methods: dict[str, Method]) -> None:
+    several = {name: method.views for name, method in methods.items() if method.views.count > 1}
+    if len(set(several.values())) > 1:
+        raise UserError(f"{' and '.join(several)} need different views of the images: they do not go together")
 
 
 def _module_name(method: str) -> str:

@@ -2,16 +2,16 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastkd.data import ResidentLoader
-from fastkd.data.base import Batch, Loader, RawBatch
-from fastkd.support.display import duration
+from fastkd.data.base import Batch, Loader, Mixed, RawBatch
 from fastkd.support.distributed import any_rank, share_buffers, world_size
+from fastkd.support.live import duration
 from fastkd.training.capture import Recorder, first_lines
 from fastkd.training.compilation import compile_stage, undo_compile
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
@@ -20,6 +20,7 @@ from fastkd.training.optimisation import (
     Training,
     WeightAverage,
     clip_gradients,
+    follows_the_device,
     gradients_are_finite,
     learning_rates,
     set_learning_rate,
@@ -134,6 +135,8 @@ class Step:
         """Records the step; returns the line that says how it went."""
         if len(raw.index) != self.batch_size:
             return f"not captured: the only batch has {len(raw.index)} images, not {self.batch_size}"
+        if not follows_the_device(self.optimizer):
+            return f"not captured: {type(self.optimizer).__name__} counts its steps on the host"
         started = time.perf_counter()
         groups = [group for group in self.optimizer.param_groups if "capturable" in group]
         try:
@@ -160,18 +163,24 @@ class Step:
         self._keep_first_bad(bad, {"loss": loss.total, **loss.terms})
         if self.training.clip_norm is not None:
             clip_gradients(self.optimizer, self.training.clip_norm)
-        # The fused optimisers skip the update where this is 1.
-        self.optimizer.found_inf = bad.to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
         # Indexed by a tensor the table would be read on the host. Warming up may go beyond its end, training does not.
         place = self.done.clamp(max=len(self.learning_rates) - 1).view(1)
         rate = self.learning_rates.index_select(0, place).squeeze(0)
         set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
+        self._update(bad)
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.stage.deployed)
         self.meter.add(loss)
         self.done.add_(1)
+
+    def _update(self, bad: Tensor) -> None:
+        """One step of the optimiser, unless the loss or a gradient is not finite."""
+        if follows_the_device(self.optimizer):  # a fused optimiser skips the update where this is 1
+            self.optimizer.found_inf = bad.to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
+            self.optimizer.step()
+        elif not bad:  # read on the host: such a step is not captured
+            self.optimizer.step()
 
     def _accumulate(self, batch: Batch) -> StageLoss:
         """Takes the batch in `accumulate` parts, one after the other; gradients and terms are those of their mean."""
@@ -185,9 +194,10 @@ class Step:
             batch.index.tensor_split(parts),
             strict=True,
         )
+        mixed = _parts_of(batch.mixed, parts)
         pieces = [
-            batch._replace(images=images, labels=labels, index=index)
-            for images, labels, index in divided
+            batch._replace(images=images, labels=labels, index=index, mixed=one)
+            for (images, labels, index), one in zip(divided, mixed, strict=True)
             if len(labels)  # the last batch of an epoch can be smaller than `accumulate`
         ]
         shares = [len(part.labels) / count for part in pieces]
@@ -247,3 +257,10 @@ class Step:
             if name not in self.bad_terms:
                 self.bad_terms[name] = torch.zeros((), dtype=torch.float64, device=self.device)
             self.bad_terms[name].copy_(torch.where(first, value.detach().double(), self.bad_terms[name]))
+
+
+def _parts_of(mixed: Mixed | None, parts: int) -> Sequence[Mixed | None]:
+    if mixed is None:
+        return [None] * parts
+    pairs = zip(mixed.labels.tensor_split(parts), mixed.share.tensor_split(parts), strict=True)
+    return [Mixed(labels, share) for labels, share in pairs]

@@ -13,20 +13,31 @@ from torch._dynamo.exc import TorchDynamoException
 from fastkd.data import Source
 from fastkd.support.distributed import agreed, first_of_all, from_all, is_main, on_main, rank, world_size
 from fastkd.support.errors import UserError
-from fastkd.support.files import read_state, write_state
+from fastkd.support.files import write_state
 from fastkd.support.interrupt import Stopped
+from fastkd.support.live import Look
 from fastkd.support.log import MetricsLog
+from fastkd.support.paths import is_there
 from fastkd.support.session import Session
 from fastkd.training.capture import CudaRecorder, first_lines
+from fastkd.training.checkpoint import (
+    FORMAT,
+    check_meter,
+    check_progress,
+    load_module,
+    load_optimizer,
+    random_state,
+    read_checkpoint,
+)
 from fastkd.training.evaluation import Accuracy, Evaluation
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
 from fastkd.training.identity import Identity
 from fastkd.training.meter import Meter, Totals
-from fastkd.training.optimisation import Training, build_optimizer, load_optimizer_state
+from fastkd.training.optimisation import Training, build_optimizer
+from fastkd.training.pace import Pace
 from fastkd.training.stages import Stage
 from fastkd.training.step import Step
 
-CHECKPOINT_FORMAT = 1
 CHECKPOINT_SECONDS = 600.0
 """Seconds of training between checkpoints inside an epoch."""
 LOG_STEPS = 100
@@ -72,14 +83,18 @@ class Trainer:
         eval_every: int = 1,
         execution: Resolved = EVERYTHING_OFF,
         identity: Identity = Identity(),  # noqa: B008 - it is frozen
+        seconds_after: Callable[[float], float] = lambda per_epoch: 0.0,
     ):
+        """seconds_after: how long the trainings after this one will take, from the seconds of an epoch of this one."""
         self.name, self.stage, self.training, self.train_source, self.test_source = name, stage, training, train, test
         self.device, self.session = device, session
-        self.checkpoint, self.log, self.eval_every = checkpoint, log, eval_every
+        self.checkpoint, self.log = checkpoint, log
         self.title = title or name
         self.identity = identity
         """What the stage's numbers depend on; a checkpoint with another identity is refused."""
         self.steps_per_epoch = train.loader.steps
+        self.pace = Pace(training.epochs, self.steps_per_epoch, eval_every, stage.evaluates)
+        self.seconds_after = seconds_after
         for module in (stage, train.prepare, test.prepare):
             module.to(device)
         if execution.channels_last:
@@ -98,7 +113,7 @@ class Trainer:
 
     def fit(self, after_epoch: Callable[[int], None] = lambda epoch: None) -> Progress:
         """Trains to the last epoch, from the checkpoint where there is one; calls `after_epoch(epochs done)`."""
-        if self.checkpoint.exists():
+        if is_there(self.checkpoint):
             self._load()
         if self.progress.epoch < self.training.epochs:
             self.warm_up()
@@ -147,7 +162,7 @@ class Trainer:
                 started, first_step = time.monotonic(), progress.step
                 self._save()
                 self._stop_if_asked()
-        self._check_finite()
+        self.refuse_what_is_not_finite()
         train = self._means(meter.read())
         rate = (progress.step - first_step) * self.training.batch_size / max(time.monotonic() - started, 1e-9)
         progress.epoch, progress.step = progress.epoch + 1, 0
@@ -160,9 +175,7 @@ class Trainer:
         self._log_epoch(train, rate)
 
     def _evaluation_is_due(self) -> bool:
-        if not self.stage.evaluates:
-            return False
-        return self.progress.epoch % self.eval_every == 0 or self.progress.epoch == self.training.epochs
+        return self.pace.evaluation_is_due(self.progress.epoch)
 
     def _due(self) -> bool:
         """Whether to read the live numbers; with several processes all of them must, so only at agreed steps."""
@@ -179,7 +192,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         self.stage.eval()
-        progress = self.progress
+        progress, started = self.progress, time.monotonic()
         try:
             progress.test = self.evaluation()
         except TorchDynamoException as error:  # what compiles in training may not in evaluation
@@ -193,6 +206,7 @@ class Trainer:
         top1 = main["top1"] / main["samples"]
         if not progress.best or top1 > progress.best["top1"]:
             progress.best = {"epoch": progress.epoch, "top1": top1}
+        self.pace.evaluation_seconds = time.monotonic() - started
 
     def _log_epoch(self, train: dict[str, float], rate: float) -> None:
         progress = self.progress
@@ -218,7 +232,7 @@ class Trainer:
         )
 
     def _log_steps(self) -> None:
-        self._check_finite()
+        self.refuse_what_is_not_finite()
         seconds, self.logged_at = time.monotonic() - self.logged_at, time.monotonic()
         totals = self.step.meter.read()
         recent = totals.since(self.logged)
@@ -237,21 +251,31 @@ class Trainer:
             self.log.append(record)
 
     def _show(self, seconds: float, steps: int) -> None:
-        self._check_finite()
+        self.refuse_what_is_not_finite()
         done = self.progress.epoch * self.steps_per_epoch + self.progress.step
-        total = self.training.epochs * self.steps_per_epoch
         per_step = seconds / max(steps, 1)
-        rate = self.training.batch_size / max(per_step, 1e-9)
-        values = self._means(self.step.meter.read())
-        self.session.display.live(self.title, done, total, values, rate, (total - done) * per_step)
+        left = self.pace.seconds_left(done, per_step)
+        look = Look(
+            title=self.title,
+            epoch=self.progress.epoch + 1,
+            epochs=self.training.epochs,
+            done=done,
+            total=self.pace.steps,
+            rate=self.training.batch_size / max(per_step, 1e-9),
+            seconds_left=left,
+            run_seconds_left=left + self.seconds_after(self.pace.seconds_per_epoch(per_step)),
+            values=self._means(self.step.meter.read()),
+        )
+        self.session.display.live(look)
 
-    def _check_finite(self) -> None:
+    def refuse_what_is_not_finite(self) -> None:
+        """Raises UserError where a step since the training's begin had a loss or a gradient that was not finite."""
         bad = self.step.first_bad_step.item()
         if bad < 0:
             return
         terms = ", ".join(f"{name} {value.item():g}" for name, value in self.step.bad_terms.items())
         kept = (
-            f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "there is no checkpoint"
+            f"the last good checkpoint is {self.checkpoint}" if is_there(self.checkpoint) else "there is no checkpoint"
         )
         raise UserError(
             f"{self.name}: the loss or its gradient was not finite in step {bad} "
@@ -260,13 +284,13 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        self._check_finite()
+        self.refuse_what_is_not_finite()
         self.step.share_buffers()
         meters, rngs = from_all(self.step.meter.state()), from_all(self._rng_state())
         state: dict[str, Any] = {}
         if is_main():
             state = {
-                "format": CHECKPOINT_FORMAT,
+                "format": FORMAT,
                 "stage": self.name,
                 "identity": self.identity.plain,
                 "progress": asdict(self.progress),
@@ -291,29 +315,22 @@ class Trainer:
         return state
 
     def _load(self) -> None:
-        state = read_state(self.checkpoint)
-        if state.get("format") != CHECKPOINT_FORMAT:
-            found = state.get("format", "none")
-            raise UserError(f"{self.checkpoint} has format {found}, this fastkd reads {CHECKPOINT_FORMAT}")
-        if state["stage"] != self.name:
-            raise UserError(f"{self.checkpoint} is of the stage {state['stage']!r}, expected {self.name!r}")
-        self.identity.refuse_changes(state["identity"], self.checkpoint)
-        try:
-            self.stage.load_state_dict(state["model"])
-        except RuntimeError as error:
-            first = str(error).strip().splitlines()[-1].strip()
-            raise UserError(f"{self.checkpoint} does not fit this stage: {first}") from error
-        groups = self.optimizer.state_dict()["param_groups"]
-        load_optimizer_state(self.optimizer, {"state": state["optimizer"], "param_groups": groups})
-        self.progress = Progress(**state["progress"])
-        self.step.done.fill_(self.progress.epoch * self.steps_per_epoch + self.progress.step)
+        path = self.checkpoint
+        state = read_checkpoint(path, self.name)
+        self.identity.refuse_changes(state["identity"], path)
+        check_progress(state["progress"], path, self.training.epochs, self.steps_per_epoch)
+        load_module(self.stage, state["model"], path)
+        self.progress = Progress(**{name: state["progress"][name] for name in Progress.__dataclass_fields__})
+        done = self.progress.epoch * self.steps_per_epoch + self.progress.step
+        load_optimizer(self.optimizer, state["optimizer"], path, done)
+        self.step.done.fill_(done)
         self.logged = Totals(**state["logged"]) if state["logged"] else None
         self.logged_at = time.monotonic() - state["logged_seconds"]
         if self.step.average is not None:
-            self.step.average.network.load_state_dict(state["average"])
+            load_module(self.step.average.network, state.get("average", {}), path)
         self._load_of_this_rank(state)
-        if is_main():
-            self.log.cut(state["metrics_bytes"])
+        if is_main() and (damage := self.log.cut(state["metrics_bytes"])):
+            self.session.display.note(damage)
         if state["threads"] != torch.get_num_threads():
             self.session.display.note(
                 f"{self.name}: begun with {state['threads']} threads, goes on with {torch.get_num_threads()}: "
@@ -331,9 +348,10 @@ class Trainer:
                 "BatchNorm's shares of them are not"
             )
         meters = state["meters"] if began == world_size() else Meter.shared(state["meters"], world_size())
+        check_meter(meters[mine], self.checkpoint)
         self.step.meter.load(meters[mine])
         if mine < began:
-            torch.set_rng_state(state["rngs"][mine]["cpu"])
+            torch.set_rng_state(random_state(state["rngs"][mine], self.checkpoint))
             if self.device.type == "cuda" and "cuda" in state["rngs"][mine]:
                 torch.cuda.set_rng_state(state["rngs"][mine]["cuda"], self.device)
 

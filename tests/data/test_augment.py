@@ -7,7 +7,9 @@ from PIL import Image
 
 from fastkd.data import FOUR_ROTATIONS, Augmentation, Format, RawBatch, Split, Views
 from fastkd.data.augment import Normalise, ResidentImages
+from fastkd.data.base import ONE_VIEW, WEAK_AND_STRONG
 from fastkd.ops.augment import ANGLES
+from fastkd.ops.augment.strong import FIXMATCH, RANDAUGMENT, Drawn, strengthened
 from fastkd.ops.philox import below, philox, split_seed
 from fastkd.support.errors import UserError
 
@@ -164,3 +166,48 @@ def test_layout_of_the_bytes_does_not_matter():
             for images in (IMAGES, planes)
         )
         assert torch.equal(one.images, other.images)
+
+
+class TestStrongViews:
+    """Weak and strong views; the operations themselves are tested in tests/ops/augment."""
+
+    def batch(self, views=WEAK_AND_STRONG, epoch=1, **how):
+        augmentation = Augmentation(crop_padding=2, **how)
+        prepare = ResidentImages(Split(IMAGES, torch.arange(COUNT)), PLAIN, augmentation, SEED, views)
+        return prepare(RawBatch(torch.arange(8)), torch.tensor(3), torch.tensor(epoch))
+
+    def test_the_weak_view_is_the_one_that_there_is_without_a_strong_one(self):
+        alone, both = self.batch(views=ONE_VIEW), self.batch()
+        assert both.images.shape[0] == 2 and torch.equal(both.images[0], alone.images[0])
+
+    def test_the_strong_view_has_a_crop_of_its_own_and_its_operations(self):
+        strong = self.batch().images[1]
+        crops = self.batch(views=Views(2)).images[1]
+        words = split_seed(SEED)
+        expected = strengthened(crops.round(), FIXMATCH, words, torch.arange(8), torch.tensor(1), 1, Drawn(2))
+        torch.testing.assert_close(strong.round(), expected)
+        assert not torch.equal(strong, self.batch(epoch=2).images[1])
+
+    def test_randaugment_is_of_every_view(self):
+        plain, augmented = self.batch(views=ONE_VIEW), self.batch(views=ONE_VIEW, randaugment=2, magnitude=15.0)
+        words, how = split_seed(SEED), Drawn(2, magnitude=0.5)
+        expected = strengthened(plain.images[0].round(), RANDAUGMENT, words, torch.arange(8), torch.tensor(1), 0, how)
+        torch.testing.assert_close(augmented.images[0].round(), expected)
+
+    def test_half_precision_and_channels_last_are_kept(self):
+        augmentation = Augmentation(randaugment=1)
+        form = Format(dtype=torch.bfloat16, channels_last=True)
+        prepare = ResidentImages(Split(IMAGES, torch.arange(COUNT)), PLAIN, augmentation, SEED, WEAK_AND_STRONG, form)
+        images = prepare(RawBatch(torch.arange(8)), torch.tensor(3), torch.tensor(0)).images
+        assert images.dtype == torch.bfloat16
+        assert all(view.is_contiguous(memory_format=torch.channels_last) for view in images)
+
+    def test_images_are_mixed_last(self):
+        plain, mixed = self.batch(), self.batch(mixup=0.2)
+        share, partner = mixed.mixed.share[0], mixed.mixed.labels
+        torch.testing.assert_close(mixed.images, share * plain.images + (1 - share) * plain.images[:, partner])
+
+    @pytest.mark.parametrize("how", ({"randaugment": -1}, {"magnitude": 31.0, "randaugment": 1}, {"mixup": -0.1}))
+    def test_what_makes_no_sense_is_refused(self, how):
+        with pytest.raises(UserError, match=next(iter(how))):
+            Augmentation(**how)

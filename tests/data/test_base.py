@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from fastkd.data import FOUR_ROTATIONS, ONE_VIEW, FileSplit, RawBatch, Split, Views
-from fastkd.data.base import channel_statistics
+from fastkd.data.base import Reading, channel_statistics
 from fastkd.data.paths import Paths
+from fastkd.support.environment import cores
 
 
 def raw(first=0, count=3, pixels=True):
@@ -95,3 +96,9 @@ class TestChannelStatistics:
     def test_of_one_colour(self, value):
         mean, std = channel_statistics(torch.full((2, 3, 3, 3), value, dtype=torch.uint8))
         assert mean == (value / 255,) * 3 and std == pytest.approx((0.0,) * 3, abs=1e-7)
+
+
+@pytest.mark.parametrize("workers, expected", ((None, cores()), (0, 0), (3, 3)))
+def test_no_worker_is_a_number_of_workers(workers, expected):
+    assert Reading(workers=workers).decoders() == expected
+    assert Reading(workers=workers).decoders(10_000) == (1 if workers is None else expected)

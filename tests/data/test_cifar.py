@@ -1,6 +1,7 @@
 """CIFAR in its published binary format, in the Python version behind its checksum, corrupted, and damaged."""
 
 import pickle
+import struct
 
 import numpy as np
 import pytest
@@ -166,6 +167,17 @@ class TestCIFAR100C:
         with pytest.raises(UserError, match="cifar100c has no training images: it is for evaluation"):
             training_of(self.opened(tmp_path), image_size=32, batch_size=2, augmentation=Augmentation(), seed=0)
 
+    @pytest.mark.parametrize(
+        "shape", ("(1000000000, 32, 32, 3)", "(" * 3000 + ")" * 3000, "2 ** 9 ** 9", "x", "(-1, 32, 32, 3)")
+    )
+    def test_a_head_that_promises_what_is_not_there(self, tmp_path, shape):
+        self.write(tmp_path)
+        head = "{'descr': '|u1', 'fortran_order': False, 'shape': " + shape + "}\n"
+        content = b"\x93NUMPY\x02\0" + struct.pack("<I", len(head)) + head.encode() + bytes(100)
+        (tmp_path / "fog.npy").write_bytes(content)
+        with pytest.raises(UserError, match=r"fog\.npy is no array of numpy: truncated\?"):
+            self.opened(tmp_path)
+
     def test_mistakes(self, tmp_path):
         with pytest.raises(UserError, match="no CIFAR-100-C in"):
             self.opened(tmp_path)
@@ -178,6 +190,10 @@ class TestCIFAR100C:
         np.save(tmp_path / "fog.npy", np.array([{"a": 1}]), allow_pickle=True)
         with pytest.raises(UserError, match=r"fog\.npy is no array of numpy"):
             self.opened(tmp_path)
+        for labels in (np.array([0.5, 1.5]), np.array([1j, 2]), np.array(["a", "b"]), np.array([True, False])):
+            np.save(tmp_path / "labels.npy", labels)
+            with pytest.raises(UserError, match=r"labels\.npy holds .*, expected integers from 0 to 99"):
+                self.opened(tmp_path)
         np.save(tmp_path / "labels.npy", np.array([0, 100]))
         with pytest.raises(UserError, match="has labels from 0 to 100, expected 0 to 99"):
             self.opened(tmp_path)

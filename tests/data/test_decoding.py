@@ -1,5 +1,7 @@
 """What is read out of a file, and what is refused by a look at its head and tail."""
 
+import contextlib
+import io
 import os
 import struct
 
@@ -7,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.corrupt_folders import opened, trained
-from helpers.image_folders import picture
-from helpers.odd_images import ODD, Odd, png
+from helpers.image_folders import picture, write_folder
+from helpers.odd_images import ODD, Odd, pixels_of, png
 from PIL import Image
 
 from fastkd.data.decoding import BadImage, decode, probe, to_tensor
@@ -20,7 +22,8 @@ def test_what_is_odd_is_converted(root, image, kind):
     expected = getattr(Odd, kind)(image)
     np.testing.assert_array_equal(decode(str(image)).numpy(), expected)
     data = opened(root)
-    assert data.notes == () and len(data.train) == 16
+    scaled = ("images with 16 bits a channel, of which the upper 8 are used: 1",) if "16_bits" in kind else ()
+    assert data.notes == scaled and len(data.train) == 16
     assert data.train.sizes[3].tolist() == [expected.shape[1], expected.shape[0]]
     held = opened(root, resident=True).train.images[3]
     if kind == "one_pixel":
@@ -131,7 +134,7 @@ NOT_PLAIN = ("grey_of_16_bits", "colours_of_16_bits", "gif", "bmp", "webp")
 def test_a_look_at_the_head_gives_the_size_and_whether_every_decoder_reads_it_alike(tmp_path, kind):
     file = tmp_path / "image.jpg"
     height, width, _ = getattr(Odd, kind)(file).shape
-    assert probe(bytes(file)) == (width, height, kind not in NOT_PLAIN)
+    assert probe(bytes(file)) == (width, height, kind not in NOT_PLAIN, "16_bits" in kind)
 
 
 def test_the_size_is_found_wherever_the_head_of_a_jpeg_has_it(tmp_path):
@@ -142,7 +145,7 @@ def test_the_size_is_found_wherever_the_head_of_a_jpeg_has_it(tmp_path):
     for length in (2, 3, *range(830, 1040)):
         comment = b"\xff\xfe" + struct.pack(">H", length) + bytes(length - 2)
         file.write_bytes(content[:2] + comment + content[2:])
-        assert probe(bytes(file)) == (40, 30, True), length
+        assert probe(bytes(file)) == (40, 30, True, False), length
 
 
 @pytest.mark.parametrize("between", (b"\xff" * 3, b"\xff\x01", b"\xff\xd0\xff\xd7"), ids=("fill", "TEM", "RST"))
@@ -151,7 +154,90 @@ def test_markers_without_a_length_are_passed_over(tmp_path, between):
     Image.fromarray(Odd.pixels).save(file, quality=95)
     content = file.read_bytes()
     file.write_bytes(content[:2] + between + content[2:])
-    assert probe(bytes(file)) == (40, 30, True)
+    assert probe(bytes(file)) == (40, 30, True, False)
+
+
+@pytest.mark.parametrize("filling", (b"\xff", b"\xff\xe0\0\2", b"\xff\xd0"), ids=("fill", "empty", "RST"))
+def test_a_head_of_megabytes_that_say_nothing_takes_no_time(tmp_path, filling):
+    """Fill bytes are passed over at once; segments without end are no head."""
+    file = tmp_path / "image.jpg"
+    Image.fromarray(Odd.pixels).save(file, quality=95)
+    content = file.read_bytes()
+    file.write_bytes(content[:2] + filling * (4_000_000 // len(filling)) + content[2:])
+    if filling == b"\xff":
+        assert probe(bytes(file)) == (40, 30, True, False)
+        assert torch.equal(decode(str(file)), torch.from_numpy(np.array(pixels_of(file))))
+    else:
+        with pytest.raises(BadImage, match="the head of the JPEG has more than 10,000 segments"):
+            probe(bytes(file))
+
+
+def test_a_jpeg_of_12_bits_is_refused_by_name(tmp_path):
+    file = tmp_path / "image.jpg"
+    file.write_bytes(jpeg_of(b"\x00\x10\x00\x10").replace(b"\x11\x08", b"\x11\x0c"))
+    with pytest.raises(BadImage, match="has 12 bits a channel in a JPEG: convert it to 8"):
+        probe(bytes(file))
+
+
+GREY = np.linspace(0, 255, 30 * 40).reshape(30, 40)
+
+
+def in_mode(mode):
+    """The grey values in one of Pillow's modes."""
+    if mode in ("I;16", "I", "F"):
+        kind, most = {"I;16": (np.uint16, 65535), "I": (np.int32, 65535), "F": (np.float32, 1.0)}[mode]
+        return Image.fromarray((GREY / 255 * most).astype(kind))
+    grey = Image.fromarray(GREY.round().astype(np.uint8)).convert("RGB")
+    return Image.new("LAB", grey.size) if mode == "LAB" else grey.convert(mode)
+
+
+def written():
+    """(mode, ending) of everything that Pillow writes as it is."""
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"):
+        for ending in ("tiff", "png", "bmp", "ppm"):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                in_mode(mode).save(io.BytesIO(), format=ending)
+                yield mode, ending
+
+
+class TestBits:
+    """Every kind of numbers that Pillow can write is used as what it is, or refused by name when it is looked at."""
+
+    def both(self, file):
+        """The pixels, or the reason why there are none: the scan refuses what the decoder does."""
+        said = []
+        for read in (lambda: probe(bytes(file)), lambda: decode(str(file))):
+            try:
+                found = read()
+            except BadImage as error:
+                said.append(str(error))
+        assert len(said) in (0, 2), said
+        return said[-1] if said else found.numpy()
+
+    @pytest.mark.parametrize("mode, ending", list(written()))
+    def test_every_mode_in_every_format(self, tmp_path, mode, ending):
+        file = tmp_path / f"image.{ending}"
+        in_mode(mode).save(file)
+        found = self.both(file)
+        if isinstance(found, str):
+            assert "convert it to 8 bits, or to a PNG of 16" in found
+            assert mode in ("LAB", "I;16", "I", "F") and (ending == "tiff" or mode == "F")
+        elif mode in ("1", "P"):  # the nearest of the colours that there are
+            assert (found == pixels_of(file)).all()
+        else:
+            assert np.abs(found.astype(float) - GREY[..., None]).max() <= 1.5
+
+    def test_12_bits_in_16_are_refused_in_a_tiff(self, tmp_path):
+        Image.fromarray((GREY * 16).astype(np.uint16)).save(tmp_path / "image.tif")
+        assert "16" in self.both(tmp_path / "image.tif")
+
+    def test_a_whole_folder_of_them_is_no_data_set(self, tmp_path):
+        root = write_folder(tmp_path)
+        for file in list(root.glob("*/*/*.png")):
+            Image.fromarray(GREY.astype(np.float32) / 255).save(file.with_suffix(".tif"))
+            file.unlink()
+        with pytest.raises(UserError, match="14 images cannot be used .* holds numbers of Pillow's mode F, which do"):
+            opened(root)
 
 
 @pytest.mark.parametrize("missing", (1, 8, 100))

@@ -30,5 +30,5 @@ def test_equal_to_scikit_learn():
 
 
 def test_takes_no_path():
-    with pytest.raises(UserError, match="take no path"):
+    with pytest.raises(UserError, match="digits takes no path"):
         open_dataset("digits:/somewhere", **OPTIONS)

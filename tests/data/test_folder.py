@@ -1,5 +1,7 @@
 """Image folders: what is read of them, and their layouts."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -52,9 +54,18 @@ def test_a_limit_keeps_a_fixed_subset(tmp_path, resident):
 
 
 def test_more_than_fits_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastkd.data.folder._free_memory", lambda: 1000)
+    monkeypatch.setattr("fastkd.data.folder.free_memory", lambda: 1000)
     with pytest.raises(UserError, match="10 images of 8 pixels take 0.0 GiB, 0.0 are free: .* --resident off"):
         open_folder(write_folder(tmp_path))
+
+
+def test_a_picture_that_no_workers_memory_holds_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    root = write_folder(tmp_path)
+    Image.new("1", (5000, 4000)).save(root / "train" / "bee" / "9.png")
+    monkeypatch.setattr("fastkd.data.folder.free_memory", lambda: 300 << 20)
+    with pytest.raises(UserError, match=r"9\.png has 5000 x 4000 pixels: decoded by 4 workers it takes 0.6 GiB"):
+        open_folder(root, reading=Reading(workers=4))
+    assert len(open_folder(root, reading=Reading(workers=1), resident=False).train) == 11
 
 
 class TestClasses:
@@ -106,6 +117,42 @@ class TestMistakes:
     def test_no_train_folder(self, tmp_path):
         with pytest.raises(UserError, match="has no folders 'train' and 'val'"):
             open_folder(tmp_path)
+
+    @pytest.mark.parametrize("name", ("val", "validation", "valid", "test"))
+    def test_names_of_the_folder_that_is_tested_on(self, tmp_path, name):
+        root = write_folder(tmp_path)
+        (root / "val").rename(root / name)
+        assert len(open_folder(root).test) == 4
+
+    def test_what_is_accepted_is_named_beside_what_there_is(self, tmp_path):
+        root = write_folder(tmp_path)
+        (root / "val").rename(root / "Eval")
+        with pytest.raises(UserError, match=r"'val' \(or 'validation', 'valid', 'test'\) .*; it has Eval, train$"):
+            open_folder(root)
+
+    @pytest.mark.parametrize("part", ("train", "val"))
+    def test_images_that_lie_in_no_class_folder(self, tmp_path, part):
+        root = write_folder(tmp_path)
+        for file in list((root / part).glob("*/*")):
+            file.rename(root / part / f"{file.parent.name}-{file.name}")
+        for name in ("ant", "bee"):
+            (root / part / name).rmdir()
+        with pytest.raises(UserError, match=rf"{part} has no class folders, but images, as .*: put each into a folder"):
+            open_folder(root)
+
+    @pytest.mark.parametrize("part", ("train", "val"))
+    def test_a_class_without_images_says_what_an_image_ends_in(self, tmp_path, part):
+        root = write_folder(tmp_path)
+        for file in (root / part / "bee").iterdir():
+            file.rename(file.with_suffix(".heic"))
+        with pytest.raises(UserError, match=r"bee has no images: files that end in \.jpg, \.jpeg, .*, \.tiff$"):
+            open_folder(root)
+
+    def test_a_class_that_is_not_tested(self, tmp_path):
+        root = write_folder(tmp_path)
+        shutil.rmtree(root / "val" / "bee")
+        with pytest.raises(UserError, match="no class folder .*bee: every class has .* images to test on"):
+            open_folder(root)
 
     def test_empty_class_folder(self, tmp_path):
         (write_folder(tmp_path) / "train" / "cat").mkdir()

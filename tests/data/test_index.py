@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def probed(monkeypatch):
 
 
 def found(root, cache=None, threads=2):
-    return scan(root / "train", class_folders(root / "train"), threads=threads, cache=cache, name="train")
+    return scan(root / "train", class_folders(root / "train")[0], threads=threads, cache=cache, name="train")
 
 
 def equal(left, right):
@@ -165,6 +166,21 @@ def test_a_circle_of_links(root):
     with pytest.raises(UserError, match=r"again is a link to a folder that it lies in"):
         opened(root)
     assert len(opened(root, allowed=1).train) == 12
+
+
+def test_folders_deeper_than_python_recurses(root):
+    descriptor = os.open(root / "train" / "ant", os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.link(root / "train" / "ant" / "0.jpg", "deep.jpg", dst_dir_fd=descriptor)
+    os.close(descriptor)
+    try:
+        assert len(opened(root).train) == 13
+    finally:  # nor does what clears pytest's folders
+        subprocess.run(["rm", "-rf", root / "train" / "ant" / "d"], check=True)
 
 
 def test_links_that_are_no_circle_are_followed(root):

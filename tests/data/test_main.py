@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +68,19 @@ def test_as_a_person_sees_it(root, tmp_path):
         assert words in done.stdout, done.stdout
 
 
+def test_a_sheet_that_stands_there_is_left_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("contact-sheet.png").write_text("mine")
+    for name in ("contact-sheet-2.png", "contact-sheet-3.png"):
+        assert inspected(capsys, "digits", "--images", "2")[1]["sheet"] == name
+    assert Path("contact-sheet.png").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "contact-sheet-2.png",
+        "contact-sheet-3.png",
+        "contact-sheet.png",
+    ]
+
+
 def test_class_folders_without_parts(root, tmp_path, capsys):
     code, about = inspected(capsys, root / "train", "--out", tmp_path / "sheet.png", "--images", "2", "--verify")
     assert code == 0 and about["name"] == "class folders"
@@ -83,10 +97,18 @@ def test_a_set_without_files(tmp_path, capsys):
     [
         (["digits", "--verify"], "--verify changes nothing: digits has no image files"),
         (["digits", "--class-list", "list.txt"], "--class-list changes nothing: digits has no image files"),
-        (["digits", "--views", "0"], "--views is at least 1, got 0"),
-        (["digits", "--images", "-2"], "--images is at least 1, got -2"),
-        (["digits", "--image-size", "0"], "--image-size is at least 1, got 0"),
+        (["digits", "--views", "0"], "--views: expected a whole number from 1 to 64, got '0'"),
+        (["digits", "--images", "-2"], "--images: expected a whole number from 1 to 10,000, got '-2'"),
+        (["digits", "--image-size", "0"], "--image-size: expected a whole number from 1 to 16,384, got '0'"),
         (["digits", "--image-size", "9"], "digits has images of 8 pixels, --image-size says 9"),
+        (["digits", "--views", "2", "--rotations"], "--views changes nothing: --rotations shows four of each image"),
+        (
+            ["digits", "--crop", "resized", "--crop-padding", "2"],
+            "--crop-padding changes nothing",
+        ),
+        (["digits", "--crop-padding", "9"], "--crop-padding is at most the image size, 8, got 9"),
+        (["digits", "--out", "sheet"], "cannot write sheet: its name does not end as a picture's does"),
+        (["digits", "--out", "."], "cannot write .: its name does not end as a picture's does"),
         (["digits", "--crop", "resized"], "random-resized crops need image files"),
         (["tiny-imagenet:.", "--class-list", "list.txt"], "--class-list changes nothing: the classes of tiny-imagenet"),
     ],
@@ -98,7 +120,7 @@ def test_options_that_make_no_sense(options, words):
 
 def test_image_size_of_files(root):
     for path in (root, root / "train"):
-        with pytest.raises(UserError, match="--image-size is at least 1, got -4"):
+        with pytest.raises(UserError, match="--image-size: expected a whole number from 1 to 16,384, got '-4'"):
             main(["inspect", str(path), "--image-size", "-4"])
 
 

@@ -4,6 +4,8 @@ import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from helpers.corrupt_folders import evaluated, opened, trained
 from helpers.image_folders import write_folder
 from helpers.loader_contract import SIZE, FileLoaderContract, batches, same, spoil, train
+from helpers.subprocesses import with_paths
 
 from fastkd.data import FOUR_ROTATIONS, ONE_VIEW, Augmentation, Views
 from fastkd.data.streaming import PixelPlan
@@ -112,3 +115,23 @@ def test_an_epoch_of_one_image(tmp_path, workers):
     root = write_folder(tmp_path, size=(20, 30), per_class=1, tests=1, classes=("only",), ending="jpg")
     first, again = (batches(train(root, "torchvision", batch_size=1, workers=workers)) for _ in range(2))
     assert len(first) == 1 and same(first, again)
+
+
+def test_workers_end_when_their_process_says_so_and_for_nobody_else(tmp_path):
+    """A program that ends in the middle of an epoch ends, its workers with it; a signal to all of them ends none."""
+    root = write_folder(tmp_path / "data", per_class=40)
+    code = f"""
+import os, signal, sys
+from helpers.feeding import training_of
+from fastkd.data import Augmentation, open_dataset
+data = open_dataset("imagefolder:{root}", image_size=8, resident=False, limit_train=None, threads=1)
+how = {{"batch_size": 8, "augmentation": Augmentation(crop="resized"), "image_size": 8, "workers": 2, "seed": 0}}
+batches = training_of(data, loader="torchvision", **how).loader.epoch(0)
+next(batches)
+signal.signal(signal.SIGTERM, lambda *_: None)
+for worker in open(f"/proc/self/task/{{os.getpid()}}/children").read().split():
+    os.system(f"kill -TERM {{worker}}")  # another process sends it
+print(1 + sum(1 for _ in zip(range(5), batches)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=with_paths(), timeout=120)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "6", "")

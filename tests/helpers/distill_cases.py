@@ -8,17 +8,25 @@ import torch
 from torch import Tensor
 
 from fastkd.losses import (
+    ab_divergence_loss,
     ce_loss,
     dkd_loss,
+    jsd_loss,
     kd_loss,
     label_smoothing_loss,
     multi_teacher_loss,
+    nkd_loss,
+    rld_loss,
     sftn_loss,
+    ttm_loss,
     virtual_teacher_loss,
 )
 
 SFTN = {"temperature": 2.5, "teacher_weight": 0.7, "kl_weight": 1.9, "ce_weight": 0.4}
 KD = {"temperature": 4.0, "kl_weight": 0.9, "ce_weight": 0.1}
+DKD = {"temperature": 4.0, "alpha": 0.5, "beta": 2.0, "ce_weight": 1.0}
+RLD = {"temperature": 4.0, "target_temperature": 2.0, "alpha": 0.5, "beta": 2.0, "ce_weight": 0.7}
+AB = {"alpha": 0.8, "beta": 0.3, "temperature": 4.0, "weight": 5.0}
 VIRTUAL = {"kl_weight": 0.6, "ce_weight": 0.4}
 
 
@@ -35,13 +43,32 @@ FORMS: dict[str, Callable] = {
     "kd": lambda a, b, y: kd_loss(a, b[0], y, **KD),
     "teachers": lambda a, b, y: multi_teacher_loss(a, b, y, **KD),
     "weighted teachers": several_teachers,
-    "dkd": lambda a, b, y: dkd_loss(a, b[0], y, temperature=4.0, alpha=0.5, beta=2.0, ce_weight=1.0),
+    "dkd": lambda a, b, y: dkd_loss(a, b[0], y, **DKD),
     "virtual": lambda a, b, y: virtual_teacher_loss(a, y, label_probability=0.9, **VIRTUAL),
     "tfkd": lambda a, b, y: virtual_teacher_loss(a, y, label_probability=0.99, temperature=20.0, **VIRTUAL),
     "smoothing": lambda a, b, y: label_smoothing_loss(a, y, smoothing=0.1),
     "smoothing others": lambda a, b, y: label_smoothing_loss(a, y, smoothing=0.1, spread="others"),
     "ce": lambda a, b, y: ce_loss(a, y),
+    "standardised teachers": lambda a, b, y: multi_teacher_loss(a, b, y, standardise=True, **KD),
+    "standardised dkd": lambda a, b, y: dkd_loss(a, b[0], y, standardise=True, **DKD),
+    "nkd": lambda a, b, y: nkd_loss(a, b[0], y, gamma=1.5, temperature=3.0, ce_weight=0.4),
+    "standardised nkd": lambda a, b, y: nkd_loss(a, b[0], y, standardise=True, gamma=1.5, temperature=3.0),
+    "rld": lambda a, b, y: rld_loss(a, b[0], y, **RLD),
+    "standardised rld": lambda a, b, y: rld_loss(a, b[0], y, standardise=True, **RLD),
+    "ttm": lambda a, b, y: ttm_loss(a, b[0], y, kl_weight=3.0, exponent=0.3),
+    "wttm": lambda a, b, y: ttm_loss(a, b[0], y, kl_weight=0.5, exponent=0.6, weighted=True),
+    "standardised wttm": lambda a, b, y: ttm_loss(a, b[0], y, kl_weight=0.5, weighted=True, standardise=True),
+    "ab": lambda a, b, y: ab_divergence_loss(a, b[0], y, **AB),
+    "ab of no alpha": lambda a, b, y: ab_divergence_loss(a, b[0], y, **AB | {"alpha": 0.0, "beta": 0.6}),
+    "ab continuous": lambda a, b, y: ab_divergence_loss(a, b[0], y, continuous=True, **AB | {"beta": 0.0}),
+    "standardised ab": lambda a, b, y: ab_divergence_loss(a, b[0], y, standardise=True, **AB),
+    "jsd": lambda a, b, y: jsd_loss(a, b[0], y, beta=0.3, temperature=2.0, weight=2.0, ce_weight=0.5),
+    "jsd forward": lambda a, b, y: jsd_loss(a, b[0], y, beta=0.0, ce_weight=0.5),
+    "jsd reverse": lambda a, b, y: jsd_loss(a, b[0], y, beta=1.0, ce_weight=0.5),
+    "standardised jsd": lambda a, b, y: jsd_loss(a, b[0], y, standardise=True, beta=0.3, weight=2.0),
 }
+PAIRS = tuple(FORMS)[tuple(FORMS).index("standardised teachers") :]
+"""The forms that the kernel of student and teachers computes."""
 LEARNING_PARTNERS = ("sftn", "sftn reverse", "sftn detached", "sftn as printed")
 
 

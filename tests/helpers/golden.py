@@ -1,5 +1,7 @@
 """Reads the golden vectors: numbers that the reference implementations gave (see golden/README.md)."""
 
+import functools
+
 import numpy as np
 import torch
 
@@ -8,14 +10,21 @@ from helpers.places import TESTS
 GOLDEN = TESTS / "golden"
 
 
+@functools.cache
+def _arrays(file: str) -> dict[str, np.ndarray]:
+    """What a file holds; it is read once, and closed."""
+    with np.load(GOLDEN / f"{file}.npz") as arrays:
+        return dict(arrays)
+
+
 class Case:
     """One case of one file: `case["in/zs"]`, as float64 tensors (integers stay integers)."""
 
     def __init__(self, file: str, name: str):
-        self.arrays, self.name = np.load(GOLDEN / f"{file}.npz"), name
+        self.arrays, self.name = _arrays(file), name
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        return torch.from_numpy(self.arrays[f"{self.name}/{key}"])
+        return torch.from_numpy(self.arrays[f"{self.name}/{key}"].copy())
 
     def input(self, key: str, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         """A fresh leaf that collects a gradient."""

@@ -103,15 +103,34 @@ def load(case: Case, prefix: str, module: nn.Module, *renames: tuple[str, str]) 
     return found
 
 
-def check(case: Case, name: str, loss: Tensor, leaves: dict[str, Tensor], *, retain: bool = False) -> None:
+def known_gradients(case: Case, name: str) -> bool:
+    """Whether there is a golden gradient of a loss: files with many classes have those of a few losses only."""
+    return any(key.startswith(f"{case.name}/grad/{name}/") for key in case.arrays)
+
+
+def check(
+    case: Case,
+    name: str,
+    loss: Tensor,
+    leaves: dict[str, Tensor],
+    *,
+    retain: bool = False,
+    loss_tolerance: float | None = None,
+) -> None:
     """The loss and its gradients to all leaves; a leaf without golden gradient is one that the loss does not reach.
+
+    loss_tolerance: relative, where golden/README.md says that the reference itself errs by more than usual.
 
     float32 as golden/README.md suggests: losses to 1e-4, gradients to 1e-3 of their largest entry. A convolution's bias
     in front of a BatchNorm has none but rounding noise: what is 1e-6 of the largest gradient of all is nothing.
     """
     exact = loss.dtype == torch.float64
     expected = case[f"loss/{name}"]
-    assert abs(loss.item() - expected) <= (1e-9 if exact else 1e-4) * abs(expected) + 1e-12
+    allowed = loss_tolerance or (1e-9 if exact else 1e-4)
+    assert abs(loss.item() - expected) <= allowed * abs(expected) + 1e-12
+    if not leaves:
+        assert not known_gradients(case, name)
+        return
     found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, retain_graph=retain)
     known = {key: case[f"grad/{name}/{key}"] for key in leaves if f"{case.name}/grad/{name}/{key}" in case.arrays}
     assert known, "no golden gradient"

@@ -36,6 +36,10 @@ PAIRS = {
 }
 
 
+ON_LOGITS = ("abkd", "crld", "ctkd", "dist", "jsd", "mlld", "nkd", "rld", "ttm", "wttm")
+"""Methods that look at logits alone: one pair of networks is as good as any."""
+
+
 UNEQUAL = ("fewer blocks", "more blocks")
 
 
@@ -56,7 +60,16 @@ VARIANTS = {
     "kdcl min_logit": {"target": "min_logit"},
     "simkd joint": {"ce_weight": 0.5, "kl_weight": 0.5},
     "simkd vector": {"projector": "vector"},
+    "simkd normalised": {"projector": "normalised"},
+    "simkd orthogonal": {"projector": "orthogonal"},
+    "fitnet normalised": {"projector": "normalised"},
+    "fitnet orthogonal": {"projector": "orthogonal"},
     "simkd +": {"reused_blocks": 1},
+    "sdd nkd": {"base": "nkd"},
+    "srd correlations": {"form": "correlations"},
+    "vkd places": {"form": "places"},
+    "kd standardised": {"standardise": True},
+    "ctkd standardised": {"standardise": True},
     "tfkd_reg code": {"arithmetic": "code", "multiplier": 50.0},
 }
 

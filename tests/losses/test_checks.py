@@ -49,12 +49,12 @@ CASES = {
     "integer logits": (
         lambda: ce_loss(torch.zeros(2, 3, dtype=torch.int64), LABELS),
         ValueError,
-        "logits are a floating-point matrix [B,K], got torch.int64 [2, 3]",
+        "logits are floating point [B,K], [B,T,K] or [B,K,H,W], got torch.int64 [2, 3]",
     ),
     "logits as a list": (
         lambda: kd(student_logits=[[0.0]]),
         TypeError,
-        "student_logits are a floating-point matrix [B,K], got list",
+        "student_logits are floating point [B,K], [B,T,K] or [B,K,H,W], got list",
     ),
     "logits of other shapes": (
         lambda: KDLoss()(LOGITS, torch.randn(2, 4), LABELS),
@@ -80,7 +80,7 @@ CASES = {
     "a branch that is none": (
         lambda: SFTNLoss()(LOGITS, [None], LABELS),
         TypeError,
-        "branch_logits[0] are a floating-point matrix [B,K], got NoneType",
+        "branch_logits[0] are floating point [B,K], [B,T,K] or [B,K,H,W], got NoneType",
     ),
     "teachers of a wrong type": (lambda: teachers(3.0), TypeError, "teacher_logits are a tensor [N,B,K]"),
     "no teachers": (lambda: teachers([]), ValueError, "teacher_logits are a tensor [N,B,K]"),
@@ -110,6 +110,46 @@ CASES = {
         lambda: kd(temperature=torch.ones(2)),
         ValueError,
         "temperature is one number, got a tensor [2]",
+    ),
+    "a temperature of zero on the CPU": (
+        lambda: kd(temperature=torch.tensor(0.0)),
+        ValueError,
+        "temperature is a number above 0, got 0.0",
+    ),
+    "a weight that is NaN on the CPU": (
+        lambda: kd(kl_weight=torch.tensor(float("nan"))),
+        ValueError,
+        "kl_weight is a number, got nan",
+    ),
+    "an ignored label that is no integer": (
+        lambda: kd_loss(LOGITS, LOGITS, LABELS, ignore_index=1.5),
+        TypeError,
+        "ignore_index is an integer, got 1.5",
+    ),
+    "an ignored label that is nothing": (
+        lambda: KDLoss(ignore_index=None)(LOGITS, LOGITS, LABELS),
+        TypeError,
+        "ignore_index is an integer, got None",
+    ),
+    "an ignored label in words": (
+        lambda: KDLoss(ignore_index="x")(LOGITS, LOGITS, LABELS),
+        TypeError,
+        "ignore_index is an integer, got 'x'",
+    ),
+    "sparse logits": (
+        lambda: kd_loss(LOGITS.to_sparse(), LOGITS, LABELS),
+        ValueError,
+        "student_logits are floating point [B,K], [B,T,K] or [B,K,H,W], got a sparse one: make it dense",
+    ),
+    "teachers' weights of truth": (
+        lambda: MultiTeacherLoss()(LOGITS, [LOGITS], LABELS, torch.tensor([True])),
+        ValueError,
+        "teacher_weights are numbers, got torch.bool",
+    ),
+    "a teacher's weight that is NaN": (
+        lambda: MultiTeacherLoss()(LOGITS, [LOGITS], LABELS, torch.tensor([float("nan")])),
+        ValueError,
+        "teacher_weights are finite, got one that is not",
     ),
     "a weight that is none": (lambda: kd(kl_weight=None), TypeError, "kl_weight is a number, got None"),
     "a weight to be learnt": (

@@ -47,6 +47,23 @@ def train(loss: CRDLoss, steps: range) -> list[float]:
     return totals
 
 
+@pytest.mark.parametrize("begun", (False, True), ids=("first", "later"))
+@pytest.mark.parametrize("few", (False, True), ids=("many rows", "few rows"))
+def test_an_empty_batch_costs_nothing_and_is_no_step(begun, few):
+    loss = module(negatives=20 if few else 2)
+    if begun:
+        train(loss, range(1))
+    before = copy.deepcopy(loss.state_dict())
+    student, teacher, index = batch(5, samples=0)
+    terms = loss(student, teacher, index)
+    terms.total.backward()
+    assert [value.item() for value in terms] == [0.0, 0.0, 0.0]
+    assert student.grad.shape == (0, 8)
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in loss.parameters())
+    for name, value in loss.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_golden_with_heads(path, dtype, monkeypatch):
     if dtype == torch.float64:

@@ -1,11 +1,14 @@
 """The numbers of the loss modules: set by name, kept in float32 whatever becomes of the model around them."""
 
+import abc
 import copy
+import pydoc
 
 import pytest
 import torch
 from torch import nn
 
+import fastkd.losses
 from fastkd.losses import (
     CRDLoss,
     DKDLoss,
@@ -134,3 +137,28 @@ def test_a_virtual_teacher_without_a_temperature_has_none():
     loss.temperature = 6.0
     expected = VirtualTeacherLoss(temperature=6.0)(STUDENT, LABELS)
     torch.testing.assert_close(loss(STUDENT, LABELS), expected, rtol=0, atol=0)
+
+
+class TestHelp:
+    def test_it_shows_what_a_loss_has_of_its_own(self):
+        shown = pydoc.render_doc(fastkd.losses, renderer=pydoc.plaintext)
+        assert len(shown.splitlines()) < 3400, "a module's own members alone are some hundred lines a loss"
+        assert "register_forward_hook" not in shown
+        for word in ("KDLoss(*, temperature=4.0", "kd_loss(student_logits", "student_dim", "FASTKD_CHECK_LABELS"):
+            assert word in shown, word
+
+    def test_an_object_lists_what_modules_have_too(self):
+        assert {"parameters", "state_dict", "temperature", "forward"} <= set(dir(KDLoss()))
+
+    def test_a_subclass_may_be_abstract(self):
+        class Abstract(KDLoss, abc.ABC):
+            @abc.abstractmethod
+            def named(self) -> str: ...
+
+        class Concrete(Abstract):
+            def named(self) -> str:
+                return "it"
+
+        with pytest.raises(TypeError, match="abstract"):
+            Abstract()
+        assert Concrete(temperature=2.0).temperature == 2.0 and "named" in dir(Concrete)

@@ -57,9 +57,9 @@ def test_it_changes_what_the_student_becomes(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"negatives": 0}, "negatives is at least 1"),
-        ({"temperature": 0.0}, "temperature is above 0"),
-        ({"momentum": 1.0}, "momentum is from 0"),
+        ({"negatives": 0}, "negatives is 0, expected a whole number from 1"),
+        ({"temperature": 0.0}, "temperature is 0.0, expected a number from 0.001"),
+        ({"momentum": 1.0}, "momentum is 1.0, expected a number from 0"),
     ],
 )
 def test_wrong_settings(settings, message):

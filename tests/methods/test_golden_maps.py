@@ -6,8 +6,8 @@ from helpers.golden import Case, close
 from helpers.method_cases import DTYPES, Stub, built, check, load, output, run
 from torch import nn
 
+from fastkd.losses.features import flow
 from fastkd.methods.ab import boundary_loss
-from fastkd.methods.fsp import flow
 from fastkd.methods.oh import margin
 
 

@@ -6,7 +6,7 @@ from helpers.golden import Case, close
 from helpers.method_cases import DTYPES, Stub, batch, built, check, load, output, run
 from torch import nn
 
-from fastkd.methods.rkd import relations
+from fastkd.losses.relations import relations
 from fastkd.methods.sskd import best_ranked, ranks, turned_to_plain
 
 

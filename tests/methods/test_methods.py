@@ -9,10 +9,11 @@ from helpers.method_cases import Stub, built, output, run
 from helpers.walk import batch, build, distill
 from torch import nn
 
-from fastkd.methods import split_methods
+from fastkd.losses.relations import relations
+from fastkd.methods import METHODS, short_name, split_methods
 from fastkd.methods.oh import margin
+from fastkd.methods.projectors import OrthogonalProjector, ProjectedMap
 from fastkd.methods.regressors import Regressor
-from fastkd.methods.rkd import relations
 from fastkd.methods.smallest_combination import smallest_combination
 from fastkd.support.errors import UserError
 from fastkd.training.stages import with_batch_statistics
@@ -44,7 +45,7 @@ def test_reviewkd_warms_up():
 
 def test_reviewkd_compares_full_and_pooled_maps():
     """HCL by its definition: 1, 1/2, 1/4, 1/8 of the 8x8, 4x4, 2x2, 1x1 errors, over their sum."""
-    from fastkd.methods.reviewkd import hierarchical_distance
+    from fastkd.losses.features import hierarchical_distance
 
     torch.manual_seed(0)
     x, y = torch.randn(2, 3, 8, 8).double(), torch.randn(2, 3, 8, 8).double()
@@ -71,6 +72,48 @@ class TestRelationsOfEqualSamples:
         distances, angles = relations(rows)
         (distances.sum() + angles.sum()).backward()
         assert distances.isfinite().all() and rows.grad.isfinite().all()
+
+
+def relations_of_differences(rows):
+    """The authors' form: a tensor [B,B,D] of differences."""
+    between = rows[None] - rows[:, None]
+    squares = between.square().sum(2)
+    distances = torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
+    unit = between / torch.where(squares > 0, squares, 1.0).sqrt()[:, :, None]
+    return distances / distances[distances > 0].mean(), unit @ unit.transpose(1, 2)
+
+
+class TestRelationsInFloat32:
+    """They keep what differences keep: float64 of the same rounded numbers is the judge."""
+
+    def rows(self, kind, closeness):
+        torch.manual_seed(1)
+        rows = torch.randn(12, 16)
+        if kind == "near":
+            rows[3] = rows[1] + closeness * torch.randn(16)
+        elif kind == "all near":
+            rows = rows[:1] + closeness * rows
+        elif kind == "one far away":
+            rows[5] /= closeness
+        else:
+            rows[6:] += 1 / closeness
+        return rows
+
+    @pytest.mark.parametrize("closeness", (1e-1, 1e-3, 1e-5))
+    @pytest.mark.parametrize("kind", ("near", "all near", "one far away", "two groups"))
+    def test_distances_angles_and_gradients(self, kind, closeness):
+        rows = self.rows(kind, closeness)
+        found, expected = (rows.detach().to(kind).requires_grad_() for kind in (torch.float32, torch.float64))
+        outcomes = [relations(found), relations_of_differences(expected)]
+        torch.manual_seed(2)
+        pull = [torch.randn_like(outcome) for outcome in outcomes[1]]
+        for outcome in outcomes:
+            sum((part.double() * weight).sum() for part, weight in zip(outcome, pull, strict=True)).backward()
+        for ours, theirs in zip(*outcomes, strict=True):
+            torch.testing.assert_close(ours.double(), theirs, atol=2e-6, rtol=2e-6)
+        assert outcomes[0][1].abs().max() <= 1 + 4e-6, "a cosine"
+        scale = expected.grad.norm(dim=1, keepdim=True)
+        assert ((found.grad - expected.grad).norm(dim=1, keepdim=True) / scale).max() < 2e-5
 
 
 class TestSmallestCombination:
@@ -270,3 +313,74 @@ def test_a_stage_before_leaves_the_head_alone():
         assert not any(student.head is module for module in prestage.trained)
         loss = run(method, feature, feature)
         assert loss.total == 0 and loss.terms == {}
+
+
+class TestShortNames:
+    """A method is called in options, logs and names of stages by one name."""
+
+    def test_of_the_table_and_of_an_import_path(self):
+        assert all(short_name(name) == name for name in METHODS)
+        assert short_name("package.module:LogitMatch") == "logitmatch"
+
+    @pytest.mark.parametrize("names", ("kd+kd", "kd+package.module:KD", "kd+one:Match+other:Match"))
+    def test_two_of_one_name_are_refused(self, names):
+        with pytest.raises(UserError, match="stands twice"):
+            split_methods(names)
+
+
+WITH_A_TEACHER = [name for name, kind in METHODS.items() if kind.is_logit_method and kind.teachers_needed[0]]
+# The others look at the teacher's own logits too: at its confidence, its Gram matrices, whether it is right.
+SEE_STANDARDISED_ALONE = ("abkd", "aekd", "aveg", "dist", "dkd", "dml", "jsd", "kd", "nkd", "rco", "rld", "ttm", "wttm")
+
+
+class TestStandardise:
+    @pytest.mark.parametrize("name", [name for name in WITH_A_TEACHER if name != "none"])
+    def test_it_is_a_switch_of_every_logit_method_with_a_teacher(self, name):
+        assert METHODS[name].Settings().standardise is False
+
+    @pytest.mark.parametrize("name", SEE_STANDARDISED_ALONE)
+    def test_the_teachers_scale_and_offset_are_not_seen(self, name):
+        torch.manual_seed(0)
+        student, teacher = torch.randn(2, 6, 10).double()
+        labels = torch.randint(10, (6,))
+        outputs = [output(logits=z, embedding=z) for z in (student, teacher, 3 * teacher + 5)]
+        for standardise in (True, False):
+            method = built(name, *outputs[:2], standardise=standardise)
+            plain, scaled = (run(method, outputs[0], other, labels=labels).total for other in outputs[1:])
+            assert torch.allclose(plain, scaled, rtol=1e-5) == standardise
+
+
+class TestOrthogonalProjector:
+    @pytest.mark.parametrize("width, goal", ((5, 8), (8, 5), (6, 6)))
+    def test_it_is_orthogonal_whatever_its_parameter_and_stays_so_under_weight_decay(self, width, goal):
+        torch.manual_seed(0)
+        projector = OrthogonalProjector(width, goal).double()
+        projector.original.data.normal_()
+        optimizer = torch.optim.AdamW(projector.parameters(), lr=0.1, weight_decay=0.5)
+        rows, target = torch.randn(9, width).double(), torch.randn(9, goal).double()
+        for _ in range(3):
+            (projector(rows) - target).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        matrix = projector.weight()
+        assert matrix.shape == (goal, width)
+        products = matrix @ matrix.T if goal < width else matrix.T @ matrix
+        torch.testing.assert_close(
+            products, torch.eye(min(width, goal)).double(), rtol=0, atol=2e-6
+        )  # the base is float32
+
+
+def test_a_normalised_projector_gives_a_map_at_the_teachers_scale():
+    torch.manual_seed(0)
+    projected = ProjectedMap("normalised", 3, 4)
+    target = 5 + 3 * torch.randn(64, 4, 2, 2)
+    for _ in range(60):
+        projected.observe(target)
+    found = projected(torch.randn(64, 3, 2, 2))
+    torch.testing.assert_close(found.mean((0, 2, 3)), target.mean((0, 2, 3)), rtol=2e-2, atol=0)
+    torch.testing.assert_close(found.std((0, 2, 3)), target.std((0, 2, 3)), rtol=2e-2, atol=0)
+
+
+def test_methods_that_need_different_views_are_refused():
+    with pytest.raises(UserError, match="mlld and sskd need different views"):
+        distill("mlld+sskd", "resnet8", "resnet8x2")

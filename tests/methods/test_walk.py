@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.walk import (
     EACH,
+    ON_LOGITS,
     PAIRS,
     REFUSED,
     TRUNCATED,
@@ -30,7 +31,10 @@ from fastkd.training.stages import Mutual, Prestage
 
 def walks():
     return [
-        pytest.param(name, pair, id=f"{name}, {pair}") for name in METHODS for pair in PAIRS if not refused(name, pair)
+        pytest.param(name, pair, id=f"{name}, {pair}", marks=pytest.mark.slow if pair == "mobile" else ())
+        for name in METHODS
+        for pair in PAIRS
+        if not refused(name, pair) and (pair == "same depth" or name not in ON_LOGITS)
     ] + [pytest.param("fsp", ("resnet14", "resnet8"), id="fsp, same channels")]
 
 

@@ -327,3 +327,145 @@ def test_code_in_a_pickle_is_not_run(target: Network, tmp_path: Path, capsys: py
     (tmp_path / "bomb.pkl").write_bytes(pickle.dumps({"model": Bomb()}))
     refused(target, tmp_path / "bomb.pkl")
     assert "executed" not in capsys.readouterr().out
+
+
+class Unknown:
+    """Stands for the classes that checkpoints of other code bases are full of."""
+
+
+def lines_of(content: object, target: Network, tmp_path: Path) -> str:
+    torch.save(content, tmp_path / "foreign.pth")
+    return refused(target, tmp_path / "foreign.pth")
+
+
+WRAPPERS = {
+    "an ema's": lambda weights: {"model_ema": weights, "epoch": 3},
+    "nested": lambda weights: {"checkpoint": {"teacher": {"net": weights}}, "args": {"lr": 0.1}},
+    "a list": lambda weights: [3, {"weights": weights}],
+    "Lightning's": lambda weights: {"state_dict": {f"model.{name}": value for name, value in weights.items()}},
+    "an encoder's": lambda weights: {f"backbone.encoder.{name}": value for name, value in weights.items()},
+    "beside an optimiser": lambda weights: {
+        "net": weights,
+        "optimizer": {"state": {place: {"momentum_buffer": value} for place, value in enumerate(weights.values())}},
+    },
+    "beside a mean": lambda weights: {"net": weights, "mean": torch.zeros(3), "best": torch.tensor(79.0)},
+    "compiled inside": lambda weights: {
+        name.replace("layer.", "layer._orig_mod."): value for name, value in weights.items()
+    },
+    "arrays of numpy": lambda weights: {"params": {name: value.numpy() for name, value in weights.items()}},
+    "with a path": lambda weights: {"net": weights, "file": Path("/somewhere/x.pth")},
+    "twice the same": lambda weights: {"state_dict": weights, "copy": weights},
+    "usual beside another": lambda weights: {
+        "model": weights, "model_ema": {name: value + 1 for name, value in weights.items()}
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_one_state_dict_is_found_however_it_is_wrapped(wrapper: str, source: Network, target: Network, tmp_path: Path):
+    torch.save(WRAPPERS[wrapper](public_state_dict(source)), tmp_path / "foreign.pth")
+    report = load_weights(target, tmp_path / "foreign.pth")
+    assert torch.equal(logits(target), logits(source)) and not report.missing
+
+
+def test_of_several_that_fit_somebody_says_which(source: Network, target: Network, tmp_path: Path):
+    other = {name: value + 1 for name, value in public_state_dict(source).items()}
+    file = tmp_path / "both.pth"
+    torch.save({"student": other, "nets": {"teacher": public_state_dict(source)}}, file)
+    line = refused(target, file)
+    assert (
+        "holds several networks that fit: say which, --teacher-prefix nets.teacher or --teacher-prefix student" in line
+    )
+    for prefix in ("nets.teacher", "nets.teacher.", "teacher"):
+        load_weights(target, file, prefix)
+        assert torch.equal(logits(target), logits(source))
+    with pytest.raises(ValueError, match="has no names with the prefix 'head'; the file holds .*student"):
+        load_weights(target, file, "head")
+
+
+def test_a_line_shows_the_names_of_the_file_and_what_nearly_fits(source: Network, target: Network, tmp_path: Path):
+    weights = {
+        f"encoder.{name}": value for name, value in public_state_dict(source).items() if not name.startswith("fc")
+    }
+    line = lines_of({"state_dict": weights}, target, tmp_path)
+    count = len(source.state_dict())
+    assert "fc.weight is missing; fc.bias is missing" in line
+    assert f"under the prefix state_dict.encoder {count - 2} of the {count} tensors fit" in line
+    assert "state_dict.encoder.conv1.weight" in line
+    assert "the file holds 1 tensors: projector" in lines_of({"projector": torch.zeros(2)}, target, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda value: value.to(torch.complex64), "should be a floating type and is complex64"),
+        (lambda value: value.to(torch.int64), "should be a floating type and is int64"),
+        (lambda value: value.bool(), "should be a floating type and is bool"),
+        (lambda value: value.to_sparse(), "is no plain tensor"),
+        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "is no plain tensor"),
+        (lambda value: value.to("meta"), "is no plain tensor"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_tensors_that_are_no_plain_numbers_are_not_cast(
+    change, words, source: Network, target: Network, tmp_path: Path
+):
+    weights = public_state_dict(source)
+    line = lines_of(weights | {"fc.weight": change(weights["fc.weight"])}, target, tmp_path)
+    assert f"fc.weight {words}" in line
+
+
+def test_half_and_double_precision_are_taken(source: Network, target: Network, tmp_path: Path):
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        torch.save({name: value.to(dtype) for name, value in source.state_dict().items()}, tmp_path / "other.pth")
+        load_weights(target, tmp_path / "other.pth")
+        assert torch.allclose(logits(target), logits(source), rtol=0.3, atol=0.3)
+
+
+def test_what_holds_itself_is_walked_through_once(source: Network, target: Network, tmp_path: Path):
+    circle: dict[str, object] = {"epoch": 3}
+    circle["model"] = circle
+    circle["state_dict"] = [circle, {"model": circle}]
+    assert "there are no tensors in it" in lines_of(circle, target, tmp_path)
+    circle["net"] = public_state_dict(source)
+    torch.save(circle, tmp_path / "foreign.pth")
+    load_weights(target, tmp_path / "foreign.pth")
+    assert torch.equal(logits(target), logits(source))
+    deep: object = public_state_dict(source)
+    for _ in range(200):
+        deep = {"model": deep}
+    assert "there are no tensors in it" in lines_of(deep, target, tmp_path)
+
+
+def test_nothing_unsafe_is_advised(target: Network, tmp_path: Path):
+    for content in ({"model": Bomb()}, Unknown(), {"state_dict": {}, "cfg": Unknown()}, build("vgg8", num_classes=10)):
+        line = lines_of(content, target, tmp_path)
+        assert "can be read safely" in line and "save the model's state_dict() instead" in line
+        assert not re.search("weights_only|pickle|trust|safe_globals|\x1b", line), line
+    named = lines_of(Unknown(), target, tmp_path)
+    assert "it holds an object of " in named and "Unknown" in named
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html>\n<html><body>404", "a web page: the download went wrong"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "a web page"),
+        (b"", "it is empty"),
+        (b"PK\x03\x04 half a zip", "it is damaged, or of another program"),
+        (b"\x1b[31mred", "it is damaged, or of another program"),
+    ],
+)
+@pytest.mark.parametrize("suffix", (".pth", ".safetensors", ".bin", ""))
+def test_what_lies_in_a_checkpoints_place_is_named(
+    content: bytes, words: str, suffix: str, target: Network, tmp_path: Path
+):
+    (tmp_path / f"file{suffix}").write_bytes(content)
+    assert words in refused(target, tmp_path / f"file{suffix}")
+
+
+def test_safetensors_are_known_by_their_content(source: Network, target: Network, tmp_path: Path):
+    save_file(source.state_dict(), tmp_path / "weights.bin")
+    load_weights(target, tmp_path / "weights.bin")
+    assert torch.equal(logits(target), logits(source))

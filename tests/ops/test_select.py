@@ -50,6 +50,22 @@ def test_what_can_run_is_found_once_in_a_process(monkeypatch):
     assert select.choose("distill_loss", "cuda") == first
 
 
+@needs_library
+def test_a_person_is_told_of_what_could_be_otherwise(monkeypatch):
+    assert select.words("cpu") == {"distill_loss": "C++", "row_loss": "PyTorch", "crd": "C++", "augment": "PyTorch"}
+    monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: None)
+    forget()
+    assert select.words("cpu")["row_loss"] == "PyTorch"
+    assert select.words("cuda")["distill_loss"] == "PyTorch (triton is not installed)"
+    monkeypatch.setenv("FASTKD_OPS", "crd=reference")
+    assert select.words("cpu")["crd"] == "PyTorch (forced by FASTKD_OPS)"
+
+
+def test_every_implementation_has_a_name_for_a_person_and_one_for_the_machine_it_was_made_for():
+    names = {name for implementations in select.OPERATIONS.values() for name in implementations}
+    assert names == {*select.MADE_FOR, "reference"} == set(select._CALLED)
+
+
 def test_a_gpu_runs_the_kernels(monkeypatch):
     monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: object())
     assert select.choose("distill_loss", "cuda") == ("triton", "preferred on cuda")

@@ -6,6 +6,7 @@ import pytest
 from helpers.courses import prestage_recipe, taught_recipe
 from helpers.tiny import tiny_recipe
 
+from fastkd.methods import import_method
 from fastkd.recipes.course import course, kept_epochs, learning_together, passing_on
 from fastkd.support.errors import UserError
 
@@ -52,6 +53,7 @@ class TestPrestages:
     def test_a_method_of_somebody_elses_is_named_by_its_class(self, tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(tmp_path)
         (tmp_path / "somebodys_method.py").write_text("from fastkd.methods.ft import FT\n\n\nclass Ours(FT): pass\n")
+        import_method("somebodys_method:Ours")
         (_, before, student) = course(prestage_recipe("kd+somebodys_method:Ours"))
         assert (before.name, student.after) == ("student-ours", ("student-ours",))
 
@@ -109,7 +111,7 @@ class TestWaypoints:
         "change, words",
         [
             ({"anchors": 3}, "the teacher's 2 epochs do not divide into 3 anchors"),
-            ({"anchors": 0}, "rco: anchors is at least 1, got 0"),
+            ({"anchors": 0}, "RCOSettings.anchors is 0, expected a whole number from 1 to 1,000"),
         ],
     )
     def test_too_many_or_none(self, change, words):

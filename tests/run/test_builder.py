@@ -8,6 +8,7 @@ from helpers.courses import prestage_recipe, taught_recipe
 from helpers.tiny import built_stages, job_of, tiny_recipe
 
 from fastkd import networks
+from fastkd.data.digits import digits
 from fastkd.methods import find_method
 from fastkd.methods.simkd import SimKDSettings
 from fastkd.methods.smallest_combination import MOST
@@ -21,6 +22,8 @@ from fastkd.support import distributed, files
 from fastkd.support.errors import UserError
 from fastkd.training.execution import EVERYTHING_OFF
 from fastkd.training.stages import Mutual
+
+RESNET8 = Description("resnet8", 10, 8, classes=digits().classes, mean=digits().mean, std=digits().std, crop="pad")
 
 
 @pytest.fixture(scope="module")
@@ -153,14 +156,14 @@ class TestLoaded:
 class TestDescriptions:
     def test_a_network_as_it_was_trained(self, job):
         builder = Builder(job, 0)
-        assert {builder.description(planned) for planned in job.course} == {Description("resnet8", 10, 8)}
+        assert {builder.description(planned) for planned in job.course} == {RESNET8}
 
     def test_a_method_that_changes_the_student_is_in_it_with_its_teacher(self):
         given = taught_recipe("simkd")
         builder = Builder(job_of(given), 0)
         for stage in (course(given)[-1], given.stages[-1]):
             deployment = builder.description(stage).deployment
-            assert list(deployment.methods) == ["simkd"] and deployment.teachers == (Description("resnet8", 10, 8),)
+            assert list(deployment.methods) == ["simkd"] and deployment.teachers == (RESNET8,)
             assert deployment.methods["simkd"].keys() == vars(SimKDSettings()).keys()
 
     def test_a_loaded_teacher_keeps_what_its_file_says(self, tmp_path):
@@ -169,7 +172,7 @@ class TestDescriptions:
         recipe = taught_recipe("kd")
         teacher = replace(recipe.stages[0], training=None, file=str(file), network="resnet8")
         job = job_of(replace(recipe, stages=(teacher, recipe.stages[1])))
-        assert Builder(job, 0).description(job.course[0]) == Description("resnet14", 10, 16)
+        assert Builder(job, 0).description(job.course[0]) == RESNET8._replace(network="resnet14", image_size=16)
 
 
 class TestMutual:

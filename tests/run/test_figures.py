@@ -32,12 +32,16 @@ def result(seed=0, stages=("teacher", "student", "control"), hits=800):
 
 class TestMeanAndDeviation:
     def test_a_single_seed_has_no_deviation(self):
-        assert mean_and_std([3.0]) == (3.0, None) and mean_and_std([3.0]).show() == "3.00"
+        assert mean_and_std([3.0]) == (3.0, None, (3.0,)) and mean_and_std([3.0]).show() == "3.00"
 
     def test_it_is_the_sample_deviation(self):
         values = [1.0, 2.0, 4.0]
-        assert mean_and_std(values) == pytest.approx((7 / 3, statistics.stdev(values)))
+        assert mean_and_std(values)[:2] == pytest.approx((7 / 3, statistics.stdev(values)))
         assert mean_and_std([5.0, 5.0, 5.0]).show() == "5.00 ± 0.00"
+
+    @pytest.mark.parametrize("value", (math.nan, math.inf, -math.inf))
+    def test_a_seed_that_is_not_finite_leaves_no_figure(self, value):
+        assert mean_and_std([1.0, value]).show() == "nan ± nan"
 
     def test_digits_and_unit_are_as_asked_for(self):
         assert Figure(1.23456, 0.5).show(3, " nats") == "1.235 nats ± 0.500" and Figure(2.0, None).show(0, "%") == "2%"
@@ -133,14 +137,21 @@ class TestTable:
         assert "75.46 ± 0.23* " in shown
         assert "* not the paper's recipe: seeds 1 instead of 3; [lr] 2\n" in shown
 
-    def test_in_a_file_no_figure_is_cut(self, capsys, monkeypatch):
-        """With a column more for the paper, and deviations in every cell."""
+    def test_in_a_file_nothing_is_cut(self, capsys, monkeypatch):
+        """With a column more for the paper, deviations in every cell, and the longest name of a network."""
         monkeypatch.setenv("COLUMNS", "40")
         recipe = with_paper(("x",))
-        stages = tuple(replace(stage, network="wrn_40_2") for stage in recipe.stages)
+        stages = tuple(replace(stage, network="torchvision_resnext101_32x8d") for stage in recipe.stages)
         print_table(replace(recipe, stages=stages), [result(0, hits=700), result(1, hits=900)], FOLDER)
         (line,) = (line for line in capsys.readouterr().out.splitlines() if "student" in line and "│" in line)
-        for cell in ("80.00 ± 14.14", "75.46 ± 0.23*", "0.5000 ± 0.0000", "0.750 ± 0.000", "90.00 ± 0.00"):
+        for cell in (
+            "torchvision_resnext101_32x8d",
+            "80.00 ± 14.14",
+            "75.46 ± 0.23*",
+            "0.5000 ± 0.0000",
+            "0.750 ± 0.000",
+            "90.00 ± 0.00",
+        ):
             assert f" {cell} " in line, line
 
     def test_a_run_without_a_finished_stage_is_a_table_without_rows(self, capsys):

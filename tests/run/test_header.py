@@ -7,6 +7,7 @@ import pytest
 from helpers.courses import prestage_recipe, taught_recipe
 from helpers.tiny import job_of, tiny_recipe
 
+from fastkd.ops import select
 from fastkd.run.header import header
 from fastkd.support import distributed
 from fastkd.training.execution import EVERYTHING_OFF
@@ -18,33 +19,63 @@ def lines(recipe, execution=None):
 
 def stages(recipe):
     """Its lines of the stages, by their names."""
-    return dict(line.strip().split(": ", 1) for line in lines(recipe)[3:])
+    return dict(line.strip().split(": ", 1) for line in lines(recipe)[2:-2])
 
 
-def test_it_begins_with_the_recipe_the_machine_the_data_and_the_folder():
-    first, how, operations, *_ = lines(tiny_recipe(threads=3))
-    assert first == "digits  on CPU, 3 threads, digits, 8 pixels  ->  runs/one"
+@pytest.fixture(autouse=True)
+def nothing_forced(monkeypatch):
+    monkeypatch.delenv("FASTKD_OPS", raising=False)
+    yield
+    select._chosen.cache_clear()
+
+
+def test_it_begins_with_what_is_done_on_what_and_where_to():
+    first, where, *_, how, operations = lines(tiny_recipe(threads=3))
+    assert first == "digits: 3 trainings (teacher, student, control), 6 epochs in all  ->  runs/one"
+    assert where == "  on CPU, 3 threads; digits: 128 images to train on, 899 to test on, 8 pixels, 10 classes"
     assert how.startswith("  compile off, capture off, float32, contiguous, teacher folding off (compiling is off")
-    assert "distill_loss: " in operations and "crd: " in operations and "augment: " in operations
+    assert operations.startswith("  computed by distill_loss: ") and "augment: PyTorch" in operations
+
+
+def test_seeds_and_a_single_training_are_said():
+    assert ", for each of the seeds 3 to 5  ->" in lines(tiny_recipe(seed=3, seeds=3))[0]
+    recipe = taught_recipe("ls")
+    alone = replace(recipe, stages=(replace(recipe.stages[1], teachers=()),))
+    assert lines(alone)[0].startswith("digits: one training (student), 2 epochs  ->")
+
+
+def test_on_a_cpu_nothing_sounds_like_a_fault(monkeypatch):
+    """That kernels for a GPU do not run there is no news, whether or not Triton is installed."""
+    for found in (None, object()):
+        monkeypatch.setattr(select.importlib.util, "find_spec", lambda name, found=found: found)
+        select._chosen.cache_clear()
+        said = "\n".join(lines(tiny_recipe())).lower()
+        assert not [word for word in ("triton", "does not run", "not installed", "interpret", "cuda") if word in said]
+
+
+def test_what_is_missing_and_could_be_there_is_said(monkeypatch):
+    monkeypatch.setattr(select, "missing", lambda library: f"the compiled {library} library was not built")
+    select._chosen.cache_clear()
+    assert "crd: PyTorch (the compiled cpu library was not built)" in lines(tiny_recipe())[-1]
 
 
 def test_where_nothing_is_off_no_reason_stands_behind_it():
     job = replace(job_of(tiny_recipe()), execution=EVERYTHING_OFF._replace(deterministic=True), why_off="")
-    assert header(job, Path("x")).splitlines()[1].endswith("teacher folding off, deterministic")
+    assert header(job, Path("x")).splitlines()[-2].endswith("teacher folding off, deterministic")
 
 
 def test_forced_operations_are_said_to_be(monkeypatch):
     monkeypatch.setenv("FASTKD_OPS", "distill_loss=reference")
-    assert "distill_loss: reference (forced by FASTKD_OPS)" in lines(tiny_recipe())[2]
+    assert "distill_loss: PyTorch (forced by FASTKD_OPS)" in lines(tiny_recipe())[-1]
 
 
 def test_several_processes_share_the_batch_and_the_machine(monkeypatch):
     recipe = tiny_recipe(threads=2)
     job = job_of(recipe)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    first, *_, last = header(job, Path("x")).splitlines()
-    assert "on 2 processes, each on CPU with 2 threads, digits" in first
-    assert last.endswith("sgd lr 0.05 for the whole batch of 32 (16 a process)")
+    _, where, *rest = header(job, Path("x")).splitlines()
+    assert "on 2 processes, each on CPU with 2 threads; digits" in where
+    assert rest[-3].endswith("sgd lr 0.05 for the whole batch of 32 (16 a process)")
 
 
 class TestStages:

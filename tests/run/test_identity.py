@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.tiny import tiny_recipe
 
+from fastkd.data.digits import digits
 from fastkd.recipes.course import course
 from fastkd.run.identity import stage_identity
 from fastkd.support.errors import UserError
@@ -16,7 +17,7 @@ FILE = Path("run/checkpoints/student.pt")
 def identity(**changes):
     recipe = replace(tiny_recipe(), **changes)
     (student,) = (planned for planned in course(recipe) if planned.name == "student")
-    return stage_identity(recipe, student, recipe.seed)
+    return stage_identity(recipe, student, recipe.seed, digits())
 
 
 def without(plain, *places):

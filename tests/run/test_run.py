@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from fastkd.run.weights import describe, find_weights
 from fastkd.support import files
 from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Stopped
+from fastkd.support.locks import locked
 from fastkd.training.step import Step
 
 
@@ -40,6 +42,16 @@ def test_what_a_run_leaves(finished):
     assert open_run(finished) == tiny_recipe(keep_epochs=(1,))
 
 
+def test_every_call_of_a_run_is_told(tmp_path):
+    """When, where and by which command, whatever an earlier program left there."""
+    train(tiny_recipe(), tmp_path / "run")
+    first = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert all(first[name] for name in ("date", "host", "command", "cores", "operations")) and first["earlier"] == []
+    train(tiny_recipe(), tmp_path / "run")
+    again = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert again["earlier"] == [{name: first[name] for name in ("date", "host", "command")}]
+
+
 def test_the_log_has_every_epoch(finished):
     records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     epochs = [(record["stage"], record["epoch"], record["step"]) for record in records]
@@ -55,7 +67,7 @@ def test_the_student_loads_from_the_folder(finished):
     assert not student.training
     results = json.loads((finished / "results.json").read_text())
     assert results["stages"]["student"]["parameters"] == sum(p.numel() for p in student.parameters())
-    assert describe(finished / "student.safetensors") == ("resnet8", 10, 8, None)
+    assert describe(finished / "student.safetensors")[:4] == ("resnet8", 10, 8, None)
 
 
 def test_a_student_and_its_control_begin_alike_and_the_seed_decides(tmp_path, finished):
@@ -132,7 +144,7 @@ def test_faults_while_files_are_written_lose_nothing(fault, operation, number, f
         with pytest.raises(Killed if fault == "killed" else UserError) as raised:
             train(recipe, folder)
     if fault == "disk full":
-        assert "cannot write" in str(raised.value) and "the disk is full" in str(raised.value)
+        assert re.match(r"cannot (write|create the folder) .*: the disk is full", str(raised.value))
         assert not list(folder.rglob(".*.[0-9]*")), "a half-written file was left behind"
     train(recipe, folder)
     assert_same(outcome(folder), outcome(finished))
@@ -167,7 +179,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_weights(tmp_path
 def test_two_processes_in_one_folder_are_refused(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    with files.locked(folder), pytest.raises(UserError, match="another process is training in"):
+    with locked(folder), pytest.raises(UserError, match="another process is training in"):
         train(tiny_recipe(), folder)
 
 
@@ -187,7 +199,7 @@ class TestCheckpoints:
         checkpoint = self.stop(tmp_path)
         state = torch.load(checkpoint, weights_only=True)
         torch.save(state | {"format": 99}, checkpoint)
-        with pytest.raises(UserError, match=r"teacher\.pt has format 99, this fastkd reads 1"):
+        with pytest.raises(UserError, match=r"teacher\.pt has format 99, this fastkd reads 1 and 2"):
             train(tiny_recipe(), tmp_path)
 
     def test_of_another_network(self, tmp_path):
@@ -214,7 +226,7 @@ class TestCheckpoints:
     def test_results_that_are_none(self, tmp_path):
         self.stop(tmp_path)
         (tmp_path / "results.json").write_text("{}")
-        with pytest.raises(UserError, match="is no results file of fastkd"):
+        with pytest.raises(UserError, match=r"results\.json lacks the entry 'seed'"):
             train(tiny_recipe(), tmp_path)
 
     def test_a_file_where_a_folder_should_be(self, tmp_path):

@@ -11,6 +11,7 @@ from helpers.tiny import assert_same, outcome, tiny_recipe, train
 from fastkd import evaluate
 from fastkd.methods.simkd import SimKDSettings
 from fastkd.run import load_network
+from fastkd.run.description import Description
 from fastkd.run.weights import WeightsFiles, describe, export_network, find_weights, open_network
 from fastkd.support import files
 from fastkd.support.errors import UserError
@@ -101,7 +102,7 @@ def test_any_family_is_exported(name, tmp_path):
     from fastkd import networks
 
     network = networks.build(name, num_classes=4).eval()
-    export_network(tmp_path / "it.pt2", network, 32)
+    export_network(tmp_path / "it.pt2", network, Description(name, 4, 32))
     images = torch.randn(3, 3, 32, 32)
     torch.testing.assert_close(torch.export.load(tmp_path / "it.pt2").module()(images), network(images).logits)
 

@@ -1,8 +1,11 @@
 """What every command does with a mistake in its options."""
 
+import errno
+
 import pytest
 
 from fastkd import compare, evaluate, report, train
+from fastkd.support.command_line import command
 from fastkd.support.errors import UserError
 
 
@@ -29,3 +32,39 @@ def test_a_bad_value_is_one_line(main, arguments, words, capsys):
         main(arguments)
     assert "\n" not in str(error.value) and "│" not in str(error.value)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+        (RuntimeError("can't start new thread"), "out of threads"),
+        (OSError(errno.EMFILE, "Too many open files"), "out of open files"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
+    ],
+    ids=repr,
+)
+def test_what_runs_out_is_one_line(error, words, capsys):
+    def fails(_arguments):
+        raise error
+
+    assert command(fails, []) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.startswith(f"fastkd: {words}: ") and shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", (RuntimeError("a mistake of ours"), OSError(errno.EIO, "broken")), ids=repr)
+def test_what_is_our_mistake_is_not_hidden(error):
+    def fails(_arguments):
+        raise error
+
+    with pytest.raises(type(error)):
+        command(fails, [])
+
+
+def test_a_reader_that_has_gone_is_no_mistake(capsys):
+    def fails(_arguments):
+        raise BrokenPipeError
+
+    assert command(fails, []) == 1 and capsys.readouterr() == ("", "")

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from fastkd.support.display import Display, duration
+from fastkd.support.display import Display
+from fastkd.support.live import Look
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +16,8 @@ def wide(monkeypatch):
 
 
 def show(display, done=3, **values):
-    display.live("teacher", done, 8, values or {"loss": 1.25, "kl": 0.5}, rate=12_345.6, seconds_left=75)
+    own = {"epoch": 2, "epochs": 4, "done": done, "total": 8, "rate": 12_345.6}
+    display.live(Look(title="teacher", seconds_left=75, run_seconds_left=600, values=values or {"loss": 1.25}, **own))
 
 
 def test_without_a_terminal_every_look_is_a_line(capsys):
@@ -24,8 +26,8 @@ def test_without_a_terminal_every_look_is_a_line(capsys):
         show(display, 4)
     shown = capsys.readouterr()
     assert shown.err.splitlines() == [
-        "teacher  3/8  loss 1.250  kl 0.500  12,346 images/s  1m15s left",
-        "teacher  4/8  loss 1.250  kl 0.500  12,346 images/s  1m15s left",
+        "teacher  epoch 2/4  step 3/8  loss 1.250  12,346 images/s  1m15s left, run 10m00s",
+        "teacher  epoch 2/4  step 4/8  loss 1.250  12,346 images/s  1m15s left, run 10m00s",
     ]
     assert shown.out == "", "standard output is the result table's"
 
@@ -55,7 +57,7 @@ def test_on_a_terminal_the_live_line_is_replaced_and_goes_at_the_end(capsys):
     with Display(terminal=True) as display:
         show(display)
         show(display, 8)
-        assert [task.completed for task in display.progress.tasks] == [8]
+        assert display.line.get_renderable().look.done == 8
         display.note("epoch 1/2")
     shown = capsys.readouterr().err
     assert "epoch 1/2\n" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", shown)
@@ -66,7 +68,7 @@ def test_the_terminal_is_given_back_when_the_run_fails(capsys):
     with pytest.raises(ZeroDivisionError), Display(terminal=True) as display:
         show(display)
         raise ZeroDivisionError
-    assert display.progress is None and "\x1b[?25h" in capsys.readouterr().err, "the cursor stays hidden"
+    assert display.line is None and "\x1b[?25h" in capsys.readouterr().err, "the cursor stays hidden"
 
 
 def test_a_silent_one_says_nothing_even_on_a_terminal(capsys):
@@ -90,20 +92,3 @@ def test_numbers_are_due_at_once_and_then_now_and_then(terminal, pauses, monkeyp
             clock[0] += seconds
             seen.append(display.due())
     assert seen == [False, False, True]
-
-
-@pytest.mark.parametrize(
-    "seconds, words",
-    [
-        (0, "0s"),
-        (0.4, "0s"),
-        (59.4, "59s"),
-        (59.6, "1m00s"),
-        (61, "1m01s"),
-        (3599.7, "1h00m"),
-        (3661, "1h01m"),
-        (100 * 3600, "100h00m"),
-    ],
-)
-def test_durations(seconds, words):
-    assert duration(seconds) == words

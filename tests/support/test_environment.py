@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,20 @@ class TestDevice:
 def test_peak_memory_on_the_cpu_is_that_of_the_process_in_bytes():
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     assert 0.9 * resident < environment.peak_memory(CPU) < 1000 * resident
+
+
+class TestCalls:
+    def test_a_call_has_its_time_place_and_command(self, monkeypatch):
+        monkeypatch.setattr(sys, "orig_argv", ["/opt/venv/bin/python", "-m", "fastkd.train", "--run", "my runs/1"])
+        call = environment.this_call()
+        assert call["command"] == "python -m fastkd.train --run 'my runs/1'" and call["host"]
+        then = datetime.fromisoformat(call["date"])
+        assert then.tzinfo is not None and abs((datetime.now(UTC) - then).total_seconds()) < 60
+
+    def test_earlier_calls_come_first(self):
+        one, other = ({"date": f"{day}", "host": "here", "command": "train"} for day in (1, 2))
+        assert environment.calls(other | {"earlier": [one], "cores": 2}) == [one, other]
+
+    @pytest.mark.parametrize("told", (None, [], {}, {"earlier": 3}, {"earlier": [3, {}], "date": "x"}))
+    def test_a_file_that_tells_of_none_has_none(self, told):
+        assert environment.calls(told) == []

@@ -2,10 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 import pytest
 
-from fastkd.support.fields import fixed, given, group, group_prefix, is_fixed
+from fastkd.support.fields import OnlyWith, fixed, given, group, group_prefix, idle, is_fixed, is_rare, rare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class Settings:
     several: list[int] = fixed(factory=list)
     option: int = 1
     plainly: Inner = group()
-    prefixed: Inner = group("inner")
+    prefixed: Inner = group("inner", rare=True)
+    seldom: bool = rare(False)
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
@@ -49,6 +51,34 @@ def test_a_group_without_a_prefix_is_a_group_all_the_same():
     }
 
 
+def test_what_is_rare_is_told_from_the_rest_and_has_its_default():
+    assert [name for name, field in FIELDS.items() if is_rare(field)] == ["prefixed", "seldom"]
+    assert Settings(needed="x").seldom is False
+
+
 def test_given_is_what_is_not_none_also_where_it_is_nothing():
     assert given(Inner()) == {}
     assert given(Inner(weight=0.0, name="")) == {"weight": 0.0, "name": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dependent:
+    form: str = "kernel"
+    epochs: int = 0
+    order: Annotated[int, OnlyWith("form", "kernel")] = 2
+    lr: Annotated[float | None, OnlyWith("epochs"), OnlyWith("form", "kernel")] = None
+
+
+@pytest.mark.parametrize(
+    "settings, names, words",
+    [
+        (Dependent(), ["form", "epochs", "order"], None),
+        (Dependent(form="other"), ["form", "order"], ("order", "form kernel")),
+        (Dependent(), ["order", "lr"], ("lr", "epochs above 0")),
+        (Dependent(epochs=1), ["lr"], None),
+        (Dependent(epochs=1, form="other"), ["lr"], ("lr", "form kernel")),
+    ],
+)
+def test_a_setting_may_mean_something_only_beside_another(settings, names, words):
+    found = idle(settings, names)
+    assert (found and (found[0], found[1].words())) == words

@@ -1,14 +1,15 @@
 """Files are there whole or not at all, whatever happens while they are written, and one line says what happened."""
 
+import contextlib
 import errno
 import hashlib
 import os
 import pickle
-import subprocess
-import sys
 
+import numpy as np
 import pytest
 import torch
+from helpers.hostile import STRANGE, put_strange, within
 from safetensors import safe_open
 
 from fastkd.support import files
@@ -26,6 +27,39 @@ class TestWriting:
         for content in (b"old and longer", b"new"):
             files.write_bytes(tmp_path / "x", content)
         assert (tmp_path / "x").read_bytes() == b"new" and names(tmp_path) == ["x"]
+
+    def test_where_the_folder_cannot_be_flushed_the_new_content_stands_and_is_said_to(self, tmp_path, monkeypatch):
+        (tmp_path / "x").write_bytes(b"old")
+
+        def fails(folder):
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(files, "sync_folder", fails)
+        with pytest.raises(UserError, match="Input/output error; the new content stands there, but may not outlive a"):
+            files.write_bytes(tmp_path / "x", b"new")
+        assert (tmp_path / "x").read_bytes() == b"new" and names(tmp_path) == ["x"]
+
+    def test_ctrl_c_in_between_leaves_nothing_beside_it(self, tmp_path, monkeypatch):
+        def interrupted(*arguments):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(files.os, "fsync", interrupted)
+            files.write_bytes(tmp_path / "x", b"new")
+        assert names(tmp_path) == []
+
+    @pytest.mark.parametrize("planted", ("link", "file"))
+    def test_what_stands_in_the_way_beside_it_is_removed_and_not_written_through(self, planted, tmp_path):
+        precious, aside = tmp_path / "precious", tmp_path / f".x.{os.getpid()}"
+        precious.write_bytes(b"precious")
+        aside.symlink_to(precious) if planted == "link" else aside.write_bytes(b"of a killed process")
+        files.write_bytes(tmp_path / "x", b"new")
+        assert precious.read_bytes() == b"precious" and names(tmp_path) == ["precious", "x"]
+
+    @pytest.mark.parametrize("name", (".", "/", "a\0b", "x" * 300))
+    def test_names_that_are_none_are_one_line(self, name, tmp_path):
+        with pytest.raises(UserError, match="^cannot (write|look at) "):
+            files.write_bytes(files.Path(name) if len(name) < 3 else tmp_path / name, b"")
 
     @pytest.mark.parametrize("operation", ("fsync", "replace"))
     @pytest.mark.parametrize("number", (errno.ENOSPC, errno.EDQUOT))
@@ -55,8 +89,7 @@ class TestWriting:
         if not os.path.exists("/dev/full"):
             pytest.skip("this system has no /dev/full")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(files.Path, "with_name", lambda path, name: files.Path("/dev/full"))
-            patch.setattr(files.Path, "unlink", lambda path: None)
+            patch.setattr(files, "_created", lambda path: os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb"))
             with pytest.raises(UserError, match=r"cannot write .*x\.json: the disk is full"):
                 files.write_json(tmp_path / "x.json", {})
 
@@ -112,6 +145,47 @@ class TestJSON:
         with pytest.raises(UserError, match="cannot read .*: Is a directory"):
             files.read_json(tmp_path)
 
+    def test_names_that_are_not_utf_8_come_back(self, tmp_path):
+        files.write_json(tmp_path / "x.json", ["caf\udce9"])
+        assert files.read_json(tmp_path / "x.json") == ["caf\udce9"]
+        (tmp_path / "x.json").read_bytes().decode()  # the file itself is UTF-8
+
+    @pytest.mark.parametrize("content", ("[" * 100_000, "[" * 65 + "]" * 65, '{"a":' * 900 + "1" + "}" * 900))
+    def test_what_is_nested_too_deeply_is_refused(self, content, tmp_path):
+        (tmp_path / "x.json").write_text(content)
+        with pytest.raises(UserError, match="is not JSON: it is nested too deeply"):
+            files.read_json(tmp_path / "x.json")
+
+
+class TestForeignFiles:
+    """They are looked at before they are read."""
+
+    @pytest.mark.parametrize("what", STRANGE)
+    def test_what_is_no_regular_file(self, what, tmp_path):
+        put_strange(tmp_path / "x", what)
+        with within(20), pytest.raises(UserError, match="cannot read .*x: "):
+            files.read_bytes(tmp_path / "x")
+
+    def test_one_that_is_larger_than_what_is_free(self, tmp_path):
+        with open(tmp_path / "x", "wb") as file:
+            file.truncate(1 << 42)
+        with pytest.raises(UserError, match=r"x takes 4,096\.0 GiB of memory, "):
+            files.read_bytes(tmp_path / "x")
+        with pytest.raises(UserError, match="expected 268,435,456 at most"):
+            files.read_json(tmp_path / "x")
+
+    @pytest.mark.parametrize("path", ("/proc/self/mem", "/proc/self/environ", "/proc/kmsg"))
+    def test_files_of_the_kernel_are_not_read_for_ever(self, path):
+        with within(20), contextlib.suppress(UserError):
+            assert files.read_bytes(files.Path(path)) == b""
+
+    def test_an_array_whose_head_promises_more_than_there_is(self, tmp_path):
+        np.save(tmp_path / "x.npy", np.zeros((3, 4)))
+        content = (tmp_path / "x.npy").read_bytes()
+        (tmp_path / "x.npy").write_bytes(content.replace(b"(3, 4), }   ", b"(3000, 4), }"))
+        with pytest.raises(UserError, match="is no array of numpy: truncated"):
+            files.read_array(tmp_path / "x.npy")
+
 
 class Harmful:
     def __reduce__(self):
@@ -122,8 +196,8 @@ class TestCheckpoints:
     def test_tensors_and_plain_types_come_back(self, tmp_path):
         state = {"step": 3, "weights": {"a": torch.randn(2, 3)}, "names": ["a", None], "bf16": torch.ones(2).bfloat16()}
         files.write_state(tmp_path / "x.pt", state)
-        again = files.read_state(tmp_path / "x.pt")
-        assert again.keys() == state.keys() and again["step"] == 3 and again["names"] == ["a", None]
+        again, with_digest = files.read_state(tmp_path / "x.pt")
+        assert with_digest and again.keys() == state.keys() and again["step"] == 3 and again["names"] == ["a", None]
         assert torch.equal(again["weights"]["a"], state["weights"]["a"]) and again["bf16"].dtype == torch.bfloat16
 
     def test_nothing_that_is_read_is_executed(self, tmp_path, monkeypatch):
@@ -142,6 +216,26 @@ class TestCheckpoints:
         (tmp_path / "x.pt").write_bytes(content[:size])
         with pytest.raises(UserError, match=r"x\.pt is not a checkpoint"):
             files.read_state(tmp_path / "x.pt")
+
+    @pytest.mark.parametrize("part", range(0, 100, 7))
+    def test_any_bit_that_flips_is_noticed(self, part, tmp_path):
+        files.write_state(tmp_path / "x.pt", {"weights": torch.randn(100), "format": 2})
+        content = bytearray((tmp_path / "x.pt").read_bytes())
+        content[len(content) * part // 100] ^= 1 << (part % 8)
+        (tmp_path / "x.pt").write_bytes(content)
+        with pytest.raises(UserError, match=r"x\.pt is (damaged|not a checkpoint)"):
+            if not files.read_state(tmp_path / "x.pt")[
+                1
+            ]:  # the bit is one of the words that announce the digest: the format tells
+                raise UserError("x.pt is damaged")
+
+    def test_torch_reads_it_as_any_other(self, tmp_path):
+        files.write_state(tmp_path / "x.pt", {"step": 3})
+        assert torch.load(tmp_path / "x.pt", weights_only=True) == {"step": 3}
+
+    def test_one_without_a_digest_is_of_another_writer(self, tmp_path):
+        torch.save({"step": 3}, tmp_path / "x.pt")
+        assert files.read_state(tmp_path / "x.pt") == ({"step": 3}, False)
 
     def test_one_of_another_kind_says_what_it_is(self, tmp_path):
         torch.save([1, 2], tmp_path / "x.pt")
@@ -168,6 +262,18 @@ class TestWeights:
         with pytest.raises(UserError, match=r"cannot read the weights .*x\.safetensors: "):
             files.read_weights(tmp_path / "x.safetensors")
 
+    def test_no_tensors_and_no_metadata_are_a_file_too(self, tmp_path):
+        for metadata in ({}, None):
+            files.write_weights(tmp_path / "x.safetensors", {}, metadata)
+            assert files.read_weights(tmp_path / "x.safetensors") == {}
+
+    def test_bytes_that_are_not_those_that_were_written(self, tmp_path):
+        digest = files.write_weights(tmp_path / "x.safetensors", {"a": torch.zeros(2)})
+        assert files.read_weights(tmp_path / "x.safetensors", digest)["a"].tolist() == [0, 0]
+        files.write_weights(tmp_path / "x.safetensors", {"a": torch.ones(2)})
+        with pytest.raises(UserError, match=r"x\.safetensors is not what the run wrote: damaged, or replaced"):
+            files.read_weights(tmp_path / "x.safetensors", digest)
+
     def test_a_missing_one_is_named(self, tmp_path):
         with pytest.raises(UserError, match=r"cannot read the weights .*x\.safetensors: "):
             files.read_weights(tmp_path / "x.safetensors")
@@ -176,37 +282,3 @@ class TestWeights:
     def test_the_digest_is_that_of_the_content(self, content, tmp_path):
         (tmp_path / "x").write_bytes(content)
         assert files.sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
-
-
-class TestLock:
-    def test_a_second_run_in_the_folder_is_refused_until_the_first_is_over(self, tmp_path):
-        with files.locked(tmp_path):
-            for _ in range(2):  # the refusal itself does not give the lock away
-                with pytest.raises(UserError, match="^another process is training in "), files.locked(tmp_path):
-                    pass
-        with files.locked(tmp_path):
-            pass
-
-    def test_a_run_that_fails_gives_it_back(self, tmp_path):
-        with pytest.raises(ZeroDivisionError), files.locked(tmp_path):
-            raise ZeroDivisionError
-        with files.locked(tmp_path):
-            pass
-
-    def test_it_ends_with_a_process_that_is_killed(self, tmp_path):
-        code = (
-            f"import fcntl; file = open({str(tmp_path / '.lock')!r}, 'w'); "
-            "fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); input()"
-        )
-        line, pipe = [sys.executable, "-S", "-c", code], subprocess.PIPE
-        with subprocess.Popen(line, stdin=pipe, stdout=pipe) as child:
-            child.stdout.readline()
-            with pytest.raises(UserError, match="another process"), files.locked(tmp_path):
-                pass
-            child.kill()
-        with files.locked(tmp_path):
-            pass
-
-    def test_a_folder_that_is_gone_is_named(self, tmp_path):
-        with pytest.raises(UserError, match="cannot write in .*gone: No such file"), files.locked(tmp_path / "gone"):
-            pass

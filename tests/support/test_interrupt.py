@@ -1,11 +1,20 @@
-"""Ctrl-C: the first one asks, the second one ends."""
+"""Ctrl-C: the first one asks, another one after a while ends at once."""
 
 import os
 import signal
+import types
 
 import pytest
 
-from fastkd.support.interrupt import Interrupt, interruptible
+from fastkd.support import interrupt as module
+from fastkd.support.interrupt import ECHO_SECONDS, Interrupt, interruptible
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = types.SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
+    return clock
 
 
 @pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
@@ -16,17 +25,37 @@ def test_a_first_signal_is_noted_by_its_name_and_nothing_is_broken_off(number):
         assert interrupt.requested == number.name
 
 
-def test_a_second_one_breaks_off_whichever_it_is():
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
+def test_its_echo_is_no_second_one(number, clock):
+    """torchrun sends every process the signal that the terminal or the scheduler has sent it already."""
+    with interruptible() as interrupt:
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        assert interrupt.requested == number.name
+
+
+def test_ctrl_c_again_breaks_off_whichever_was_first(clock):
     with interruptible() as interrupt:
         os.kill(os.getpid(), signal.SIGTERM)
+        clock.now += 2 * ECHO_SECONDS
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert interrupt.requested == "SIGTERM"
 
 
-def test_a_request_that_another_rank_heard_counts_as_the_first():
+def test_a_scheduler_that_repeats_itself_breaks_nothing_off(clock):
+    with interruptible() as interrupt:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+            clock.now += 100
+        assert interrupt.requested == "SIGTERM"
+
+
+def test_a_request_that_another_rank_heard_counts_as_the_first(clock):
     interrupt = Interrupt()
     interrupt.requested = "SIGINT"
+    interrupt.request(signal.SIGINT)  # its echo
+    clock.now += 2 * ECHO_SECONDS
     with pytest.raises(KeyboardInterrupt):
         interrupt.request(signal.SIGINT)
 

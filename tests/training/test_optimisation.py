@@ -1,5 +1,7 @@
 """Learning-rate tables against torch's schedulers, and the fused optimisers against torch's plain ones."""
 
+import sys
+
 import pytest
 import torch
 from torch.optim import lr_scheduler
@@ -8,6 +10,7 @@ from fastkd.support.errors import UserError
 from fastkd.training.optimisation import (
     Training,
     build_optimizer,
+    follows_the_device,
     learning_rates,
     load_optimizer_state,
     set_learning_rate,
@@ -91,13 +94,48 @@ def train(optimizer, stage, steps=5):
             Training(epochs=1, lr=0.01, optimizer="adam", weight_decay=0.0),
             lambda p: torch.optim.Adam(p, lr=0.01),
         ),
+        (
+            Training(epochs=1, lr=0.01, optimizer="adamw", weight_decay=0.1),
+            lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+        ),
     ],
-    ids=("sgd", "nesterov", "no momentum", "adam"),
+    ids=("sgd", "nesterov", "no momentum", "adam", "adamw"),
 )
 def test_the_fused_optimiser_equals_torchs_plain_one(training, plain):
     fused, reference = Toy(), Toy()
     ours = train(build_optimizer(fused, training, torch.device("cpu")), fused)
     torch.testing.assert_close(ours, train(plain(reference.parameters()), reference))
+
+
+class TestLayerwise:
+    """LAMB and LARS are timm's."""
+
+    def made(self, name, **settings):
+        pytest.importorskip("timm", reason="timm is not installed")
+        stage = Toy()
+        training = Training(epochs=1, lr=0.01, optimizer=name, weight_decay=0.02, **settings)
+        return stage, build_optimizer(stage, training, torch.device("cpu"))
+
+    @pytest.mark.parametrize("name, settings", (("lamb", {}), ("lars", {"momentum": 0.9, "nesterov": True})))
+    def test_they_are_timms_at_a_rate_that_is_a_tensor(self, name, settings):
+        stage, optimizer = self.made(name, **settings)
+        from timm.optim import Lamb, Lars  # pyright: ignore[reportMissingImports]
+
+        reference = Toy()
+        kind = Lamb if name == "lamb" else Lars
+        plain = kind(reference.parameters(), lr=0.01, weight_decay=0.02, **settings)
+        torch.testing.assert_close(train(optimizer, stage), train(plain, reference))
+        assert not follows_the_device(optimizer)
+
+    def test_what_is_missing_is_said(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "timm.optim", None)
+        with pytest.raises(UserError, match="--optimizer lamb is timm's, which is not installed"):
+            build_optimizer(Toy(), Training(epochs=1, optimizer="lamb"), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ("sgd", "adam", "adamw"))
+def test_fused_optimisers_follow_the_device(name):
+    assert follows_the_device(build_optimizer(Toy(), Training(epochs=1, optimizer=name), torch.device("cpu")))
 
 
 def test_the_rate_is_changed_in_place_and_survives_loading():
@@ -113,11 +151,12 @@ def test_the_rate_is_changed_in_place_and_survives_loading():
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"epochs": 0}, "epochs is at least 1"),
-        ({"lr": 0.0}, "learning rate is above 0"),
-        ({"lr": float("nan")}, "learning rate is above 0"),
+        ({"epochs": 0}, "Training.epochs is 0, expected a whole number from 1"),
+        ({"lr": 0.0}, "Training.lr is 0.0, expected a number above 0"),
+        ({"lr": float("nan")}, "Training.lr is nan, expected a number above 0"),
         ({"warmup_epochs": 9}, "warm-up takes 0 to 5 epochs, got 9"),
         ({"milestones": (3, 2)}, "milestones rise"),
+        ({"milestones": (1, 2), "factor": 1e25}, "the learning rate is about 1e.49 after 2 milestones"),
         ({"optimizer": "adam", "nesterov": True}, "Nesterov momentum belongs to SGD"),
     ],
 )

@@ -79,8 +79,8 @@ class TestTraining:
         "settings, words",
         [
             ({"accumulate": 3}, "batch of 64 images does not divide into 3 parts"),
-            ({"clip_norm": 0.0}, "clipped to a norm above 0"),
-            ({"ema": 1.0}, "decay of the averaged weights"),
+            ({"clip_norm": 0.0}, "Training.clip_norm is 0.0, expected a number above 0"),
+            ({"ema": 1.0}, "Training.ema is 1.0, expected a number from 0 to below 1"),
         ],
     )
     def test_mistakes(self, settings, words):
@@ -111,6 +111,33 @@ def test_what_cannot_be_captured_says_why_and_goes_on():
     steps_of(eager)
     steps_of(step)
     close(weights(step), weights(eager), rtol=0, atol=0)
+
+
+class TestOptimisersOfTheHost:
+    """Those that read on the host, as timm's do."""
+
+    def made(self):
+        step, batches = make_step()
+        parameters = [parameter for group in step.optimizer.param_groups for parameter in group["params"]]
+        groups = [{"params": parameters, "lr": torch.tensor(0.05), "lr_factor": 1.0}]
+        step.optimizer = torch.optim.SGD(groups, fused=False, foreach=False)
+        return step, batches
+
+    def test_they_are_not_captured(self):
+        step, _ = self.made()
+        (why,) = step.warm_up(step.loader, RunAgain())
+        assert why == "not captured: SGD counts its steps on the host"
+
+    def test_what_is_not_finite_changes_no_weight(self):
+        step, batches = self.made()
+        step(batches[0])
+        before = dict(step.stage.named_parameters())
+        before = {name: value.detach().clone() for name, value in before.items()}
+        step.prepare.normalise.shift.fill_(float("nan"))
+        step(batches[0])
+        assert step.first_bad_step == 1
+        for name, value in step.stage.named_parameters():
+            assert torch.equal(value, before[name])
 
 
 def test_a_batch_that_is_never_whole_is_not_captured():

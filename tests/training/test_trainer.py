@@ -15,6 +15,7 @@ from fastkd.data import Augmentation, DataSet, Split
 from fastkd.run import Run
 from fastkd.support.display import Display
 from fastkd.support.errors import UserError
+from fastkd.support.files import write_state
 from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.log import MetricsLog, read_metrics
 from fastkd.support.session import Session
@@ -68,7 +69,7 @@ def stopped_after(count, folder, **options):
 
 
 def edit(checkpoint, **changes):
-    torch.save(torch.load(checkpoint, weights_only=True) | changes, checkpoint)
+    write_state(checkpoint, torch.load(checkpoint, weights_only=True) | changes)
 
 
 def logged(folder):
@@ -208,14 +209,15 @@ def test_a_person_sees_how_far_it_is(tmp_path):
         def note(self, text):
             pass
 
-        def live(self, title, done, total, values, rate, seconds_left):
-            self.seen.append((title, done, total))
-            assert set(values) == {"loss", "ce", "top1", "top5"} and rate > 0 and seconds_left > 0
+        def live(self, look):
+            self.seen.append((look.title, look.epoch, look.epochs, look.done, look.total))
+            assert set(look.values) == {"loss", "ce", "top1", "top5"} and look.rate > 0
+            assert 0 < look.seconds_left == look.run_seconds_left - 1000
 
     display = Watched()
-    trainer_in(tmp_path, display=display, title="seed 1 student").fit()
+    trainer_in(tmp_path, display=display, title="seed 1 student", seconds_after=lambda per_epoch: 1000).fit()
     # The last step of an epoch is told by the epoch's line.
-    assert display.seen == [("seed 1 student", step, 2 * STEPS) for step in (1, 2, 4, 5)]
+    assert display.seen == [("seed 1 student", 1 + step // STEPS, 2, step, 2 * STEPS) for step in (1, 2, 4, 5)]
 
 
 def test_a_dry_run_trains_its_first_steps_and_leaves_no_file(tmp_path):

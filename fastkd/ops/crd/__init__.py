@@ -68,7 +68,10 @@ def implementation(bank_n2D: Tensor, samples: int, negatives: int) -> tuple[str,
 
 
 def loss(inputs: Inputs, path: str) -> CRDTerms:
-    """The loss of a batch, with gradients to both embeddings."""
+    """The loss of a batch, with gradients to both embeddings; that of an empty batch is 0."""
+    if not len(inputs.contrast.rows_B):
+        zero = 0.0 * (inputs.contrast.student_BD.sum() + inputs.contrast.teacher_BD.sum())
+        return CRDTerms(zero, *zero.detach().expand(2).unbind())
     if path != "reference":
         total, sides, _, _ = crd_loss(*flat(inputs), path)
         sides = sides.detach()
@@ -83,7 +86,12 @@ def loss(inputs: Inputs, path: str) -> CRDTerms:
 
 @torch.no_grad()
 def normaliser(inputs: Inputs, path: str) -> Tensor:
-    """[2]: Z of both sides, `inputs.z` if it is known (above 0), else what this batch makes it."""
+    """[2]: Z of both sides, `inputs.z` if it is known (above 0), else what this batch makes it.
+
+    An empty batch makes it nothing: Z stays unknown.
+    """
+    if not len(inputs.contrast.rows_B):
+        return inputs.z.clone()
     if path != "reference":
         return crd_normaliser(*flat(inputs), path)
     contrast, z = inputs.contrast, inputs.z
@@ -111,8 +119,11 @@ def update_(
 ) -> None:
     """Moves the batch's rows towards its embeddings, stores Z, counts the step.
 
-    Of samples that share a row, the last one counts. An embedding or a Z that is not finite changes nothing.
+    Of samples that share a row, the last one counts. An embedding or a Z that is not finite changes nothing. An empty
+    batch is no step.
     """
+    if not len(rows_B):
+        return
     if path != "reference":
         crd_update_(bank_n2D, z, step, rows_B, student_BD, teacher_BD, new_z, numbers, path)
         return

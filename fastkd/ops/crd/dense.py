@@ -125,6 +125,7 @@ def score(
         SAMPLES=block,
         ROWS=tiles.rows,
         STAGES=tiles.stages,
+        FENCED=generation >= 9 and not interpreting(),
         num_warps=tiles.warps,
         maxnreg=tiles.registers,
     )

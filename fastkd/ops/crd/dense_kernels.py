@@ -13,6 +13,7 @@ from fastkd.ops.crd.draw_kernels import DRAW_LANES, LOG2_E, first_column, halves
 EPS = tl.constexpr(1e-7)
 LN_2 = tl.constexpr(0.6931471805599453)
 SMALLEST_NORM = tl.constexpr(1e-12)
+FENCE = tl.constexpr("fence.proxy.async.shared::cta; mov.b32 $0, $1;")
 LARGEST = tl.constexpr(3.4028234e38)  # float32
 
 
@@ -65,6 +66,7 @@ def scores_kernel(
     SAMPLES: tl.constexpr,
     ROWS: tl.constexpr,
     STAGES: tl.constexpr,
+    FENCED: tl.constexpr,
 ):
     """A program scores every num_programs(0)-th block of rows, for a tile of samples, on one side."""
     program, tile, side = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -87,7 +89,10 @@ def scores_kernel(
     if program == programs - 1:  # which has the fewest blocks
         positive = tl.load(positives_ptr + sample, counted, 0)
         row_SD = tl.load(half_ptr + positive[:, None] * (2 * D) + d[None, :], known_SD, 0.0).to(tl.float32)
-        power_S = tl.sum((scaled_SD.to(tl.float32) + scaled_rest_SD.to(tl.float32)) * row_SD, 1) + shift
+        whole_SD = scaled_SD.to(tl.float32) + scaled_rest_SD.to(tl.float32)
+        # Rounded here: contracted with a sum of two threads, a product would differ from one of them to the other.
+        product_SD = tl.fma(whole_SD, row_SD, tl.zeros_like(row_SD))
+        power_S = tl.sum(product_SD, 1) + shift
         excess_S = share(power_S) + least
         total_S = tl.where(counted, log_one_plus(excess_S, PARTS == 0) - power_S * LN_2, 0.0)
         gradient_SD = row_SD * (-(1.0 + least) / (1.0 + excess_S))[:, None]
@@ -96,6 +101,9 @@ def scores_kernel(
         in_bank = row < n
         bank_RD = tl.load(half_ptr + row.to(tl.int64)[:, None] * (2 * D) + d[None, :], in_bank[:, None] & in_row, 0.0)
         drawn_SR = tl.load(counts_ptr + sample.to(tl.int64)[:, None] * STRIDE + row[None, :], counted[:, None], 0)
+        count_SR = (drawn_SR.to(tl.int32) & 65535).to(tl.float32)
+        if FENCED:
+            tl.inline_asm_elementwise(FENCE, "=r,r", [block], tl.int32, False, 1)
         rest_RD = bank_RD
         if PARTS == 0:
             bank_RD = bank_RD.to(tl.float32)
@@ -105,7 +113,6 @@ def scores_kernel(
         power_SR = product(scaled_SD, scaled_rest_SD, tl.trans(bank_RD), tl.trans(rest_RD), zero_SR, PARTS) + shift
         share_SR = share(power_SR)
         excess_SR = share_SR + least
-        count_SR = (drawn_SR.to(tl.int32) & 65535).to(tl.float32)
         total_S += tl.sum(count_SR * log_one_plus(excess_SR, PARTS == 0), 1)
         weight_SR = count_SR * (share_SR / (1.0 + excess_SR))
         weight_rest_SR = weight_SR
@@ -139,7 +146,6 @@ def finish_kernel(
     side = tl.program_id(1)
     size = samples * D
     place = tl.program_id(0) * LANES + tl.arange(0, LANES)
-    part = tl.arange(0, AT_ONCE)
     gradient_L = tl.zeros((LANES,), tl.float32)
     for first in tl.static_range(0, PROGRAMS, AT_ONCE):
         part = first + tl.arange(0, AT_ONCE)
@@ -271,14 +277,19 @@ def update_kernel(
         embedding_ptr = student_ptr if side == 0 else teacher_ptr
         embedding = tl.load(embedding_ptr + sample.to(tl.int64) * D + d, d < D, 0.0)
         own = bank_ptr + (row * 2 + side) * D + d
-        mixed = momentum * tl.load(own, d < D, 0.0).to(tl.float32) + (1.0 - momentum) * embedding
+        # A row that is repeated is left to the program of its last sample, which writes it while this one runs.
+        before = tl.load(own, (d < D) & (repeated == 0), 0.0).to(tl.float32)
+        mixed = momentum * before + (1.0 - momentum) * embedding
         norm = tl.sqrt(tl.sum(mixed * mixed, 0))
         # What is not finite is not kept: the training may go on without this step.
         kept = tl.where(norm <= LARGEST, 1 - repeated, 0)
         fresh = mixed / tl.maximum(norm, SMALLEST_NORM)
+        tl.debug_barrier()  # short rows are read by several warps, and written by one
         tl.store(own, fresh.to(bank_ptr.dtype.element_ty), (d < D) & (kept > 0))
         if sample == 0:
             new_z = tl.load(new_z_ptr + side)
             tl.store(z_ptr + side, new_z, tl.abs(new_z) <= LARGEST)
     if sample == 0:
-        tl.store(step_ptr, tl.load(step_ptr) + 1)
+        step = tl.load(step_ptr)
+        tl.debug_barrier()  # every warp has read it
+        tl.store(step_ptr, step + 1)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fastkd.ops import select
+from fastkd.ops import compiled, select
 from fastkd.ops.distill_loss import reference
 from fastkd.ops.distill_loss.operation import Given, differentiable
 from fastkd.ops.distill_loss.reference import Losses
@@ -42,19 +42,29 @@ def compute(
 
     options: those of the form, as its definition in `reference.py` names them.
     """
-    path = _path((anchor_BK, *partners_BK))
+    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
+        raise TypeError(f"ignore_index is an integer, got {ignore_index!r}")
+    path = _path(form, (anchor_BK, *partners_BK))
     if path == "reference":
         named = _named(form, numbers) if isinstance(numbers, Tensor) else numbers
         return reference.FORMS[form](anchor_BK, partners_BK, labels_B, **named, **options, ignore_index=ignore_index)
     return _fused(form, anchor_BK, partners_BK, labels_B, numbers, **options, ignore_index=ignore_index, path=path)
 
 
-_IN_FLOAT32 = tuple((path, "the kernel computes in float32, the logits are float64") for path in ("triton", "cpu"))
+_KERNELS = ("triton", "cpu")
+_IN_FLOAT32 = tuple((path, "the kernel computes in float32, the logits are float64") for path in _KERNELS)
+_NOT_TRANSFORMED = tuple((path, "torch.func does not transform the kernel") for path in _KERNELS)
 
 
-def _path(logits_BK: Sequence[Tensor]) -> str:
-    exact = any(tensor.dtype == torch.float64 for tensor in logits_BK)
-    return select.choose("distill_loss", logits_BK[0].device.type, _IN_FLOAT32 if exact else ())[0]
+def _path(form: str, logits_BK: Sequence[Tensor]) -> str:
+    impossible: select.Reasons = ()
+    if any(tensor.dtype == torch.float64 for tensor in logits_BK):
+        impossible = _IN_FLOAT32
+    elif reference.is_transforming():
+        impossible = _NOT_TRANSFORMED
+    elif logits_BK[0].device.type == "cpu" and form not in compiled.forms():
+        impossible = (("cpu", f"the compiled cpu library has no kernel of the form {form}"),)
+    return select.choose("distill_loss", logits_BK[0].device.type, impossible)[0]
 
 
 def _fused(

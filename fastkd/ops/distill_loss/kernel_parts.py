@@ -17,6 +17,10 @@ CE_TEMPERATURE = tl.constexpr(int(Role.CE_TEMPERATURE))
 OTHERS_WEIGHT = tl.constexpr(int(Role.OTHERS_WEIGHT))
 LABEL_PROBABILITY = tl.constexpr(int(Role.LABEL_PROBABILITY))
 SMOOTHING = tl.constexpr(int(Role.SMOOTHING))
+TARGET_TEMPERATURE = tl.constexpr(int(Role.TARGET_TEMPERATURE))
+TEACHER_EXPONENT = tl.constexpr(int(Role.TEACHER_EXPONENT))
+STUDENT_EXPONENT = tl.constexpr(int(Role.STUDENT_EXPONENT))
+MIXTURE = tl.constexpr(int(Role.MIXTURE))
 
 # The rows of the table of sums [4 + 2 a network, programs]; the hits of network n are 4 + 2n and 5 + 2n.
 COUNTED_ROWS = tl.constexpr(0)
@@ -109,15 +113,42 @@ def log_sigmoid(x):
 
 
 @triton.jit
-def binary_kl(target_margin, margin):
-    """KL between (label, any other class) of the teacher and of the student, given log(p_label / p_others) of each.
+def exp_minus_1(x):
+    """e^x − 1 with its digits also where x is small."""
+    small = tl.abs(x) < 0.5
+    s = tl.where(small, x, 0.0)
+    series = 1.0 + s * (1 / 7)
+    series = 1.0 + s * (1 / 6) * series
+    series = 1.0 + s * (1 / 5) * series
+    series = 1.0 + s * (1 / 4) * series
+    series = 1.0 + s * (1 / 3) * series
+    series = 1.0 + s * (1 / 2) * series
+    return tl.where(small, s * series, tl.exp(x) - 1.0)
 
-    Also returns the student's probability of the label minus the teacher's: the derivative by the student's margin.
+
+@triton.jit
+def log_1_plus(x):
+    """log(1 + x) with its digits also where x is small: rounding 1 + x is undone by the quotient (Kahan)."""
+    u = 1.0 + x
+    return tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
+
+
+@triton.jit
+def binary_kl(target_margin, margin):
+    """KL between (one class, all others) of the teacher and of the student, given log(p_class / p_others) of each.
+
+    Also returns the derivative by the student's margin. For margins that differ by d it is log(1 + p·(e^d − 1)) − p·d:
+    where both networks nearly agree, p log(p / q) would be lost among differences of logarithms larger than itself.
     """
-    p, p_others = tl.exp(log_sigmoid(target_margin)), tl.exp(log_sigmoid(-target_margin))
-    label = kl_terms(log_sigmoid(target_margin), p, log_sigmoid(margin))
-    others = kl_terms(log_sigmoid(-target_margin), p_others, log_sigmoid(-margin))
-    return label + others, tl.exp(log_sigmoid(margin)) - p
+    p, q = 1.0 / (1.0 + tl.exp(-target_margin)), 1.0 / (1.0 + tl.exp(-margin))
+    d = margin - target_margin
+    near = tl.abs(d) < 0.5
+    x = p * exp_minus_1(tl.where(near, d, 0.0))
+    agreeing = log_1_plus(x) - p * tl.where(near, d, 0.0)
+    log_p, log_p_others = log_sigmoid(target_margin), log_sigmoid(-target_margin)
+    label = kl_terms(log_p, tl.exp(log_p), log_sigmoid(margin))
+    others = kl_terms(log_p_others, tl.exp(log_p_others), log_sigmoid(-margin))
+    return tl.where(near, agreeing, label + others), q - p
 
 
 @triton.jit

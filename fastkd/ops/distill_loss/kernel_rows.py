@@ -153,9 +153,9 @@ def rows_kernel(
                 a_margin = (own - a_peak) * inverse_temperature - a_log_total * LN_2
                 b_margin = (own_partner - b_peak) * inverse_temperature - b_log_total * LN_2
                 target_kl, excess = binary_kl(b_margin, a_margin)
-                pair += tau_squared * target_kl
-                third += tau_squared * kl
-                others_slope = third_slope * tau_squared * inverse_temperature * weight
+                pair += share * tau_squared * target_kl
+                third += share * tau_squared * kl
+                others_slope = third_slope * share * tau_squared * inverse_temperature * weight
                 gradient += (slope * excess)[:, None] * (is_label - a) + others_slope[:, None] * (a - b)
             else:
                 pair += share * tau_squared * kl

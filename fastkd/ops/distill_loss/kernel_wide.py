@@ -160,6 +160,7 @@ def wide_kernel(
         excess = tl.zeros((ROWS,), tl.float32)
         partners = ()
         for i in tl.static_range(1, PARTNERS + 1):
+            share = partner_share(shares_ptr, i - 1, row, counted, PARTNERS, SHARE_ROW_STRIDE, SHARE_COLUMN_STRIDE)
             own_b, rank, q_peak, q_log_total, b_peak, b_log_total = read_row(
                 logits_ptrs[i],
                 row,
@@ -180,7 +181,7 @@ def wide_kernel(
                 a_margin = (own - a_peak) * inverse_temperature - a_log_total
                 b_margin = (own_b - b_peak) * inverse_temperature - b_log_total
                 target_kl, excess = binary_kl(b_margin, a_margin)
-                pair += tau_squared * target_kl
+                pair += share * tau_squared * target_kl
 
             kl_lanes = tl.zeros((ROWS, COLUMNS), tl.float32)
             for start in range(0, K, COLUMNS):
@@ -195,9 +196,8 @@ def wide_kernel(
                 log_b, b = log_probabilities(partner, b_peak, b_log_total, inverse_temperature)
                 kl_lanes += kl_terms(log_a, a, log_b) if ANCHOR_IS_TARGET else kl_terms(log_b, b, log_a)
             kl = tl.sum(kl_lanes, 1)
-            share = partner_share(shares_ptr, i - 1, row, counted, PARTNERS, SHARE_ROW_STRIDE, SHARE_COLUMN_STRIDE)
             if DECOUPLED:
-                third += tau_squared * kl
+                third += share * tau_squared * kl
             else:
                 pair += share * tau_squared * kl
             partners = partners + ((share, kl, q_peak, q_log_total, b_peak, b_log_total),)  # noqa: RUF005 - Triton does not unpack
@@ -236,7 +236,7 @@ def wide_kernel(
                     others = tl.where(is_label, -float("inf"), partner)
                     log_b, b = log_probabilities(others, b_peak, b_log_total, inverse_temperature)
                     gradient += slope * excess[:, None] * (is_label - a)
-                    gradient += third_weight * tau_squared * inverse_temperature * (a - b)
+                    gradient += third_weight * share[:, None] * tau_squared * inverse_temperature * (a - b)
                 else:
                     log_b, b = log_probabilities(partner, b_peak, b_log_total, inverse_temperature)
                     if ANCHOR_IS_TARGET:

@@ -9,17 +9,20 @@ import triton
 from torch import Tensor
 
 from fastkd.ops.distill_loss.kernel_finish import finish_kernel, scale_kernel
+from fastkd.ops.distill_loss.kernel_pair import pair_kernel
 from fastkd.ops.distill_loss.kernel_rows import rows_kernel
 from fastkd.ops.distill_loss.kernel_wide import wide_kernel
+from fastkd.ops.numbers import STANDARDISED
 from fastkd.ops.select import checks_labels
 
 WIDEST_ROW = 4096
+WIDEST_PAIR = 1024
 SCALED_AT_ONCE = 4096
 FINISHED_AT_ONCE = 512
 
 
 class Form(NamedTuple):
-    """Which loss the kernel computes; the names are those of its arguments."""
+    """Which loss the kernels of a network and its branches compute; the names are those of their arguments."""
 
     ANCHOR_IS_TARGET: bool = False
     PARTNERS_LEARN: bool = False
@@ -28,7 +31,28 @@ class Form(NamedTuple):
     CROSS_ENTROPY: bool = False
 
 
-FORMS = {
+class PairForm(NamedTuple):
+    """Which loss the kernel of a student and its teachers computes; the names are those of its arguments."""
+
+    PAIR: str
+    STANDARDISED: bool = False
+    CONTINUOUS: bool = False
+
+    @property
+    def PARTNERS_LEARN(self) -> bool:
+        return False
+
+    @property
+    def DECOUPLED(self) -> bool:
+        """Whether there is a third part, with a weight of its own."""
+        return self.PAIR in ("dkd", "nkd", "rld")
+
+
+PAIR_FORMS = {
+    **{name: PairForm(name) for name in ("nkd", "rld", "ttm", "wttm", "ab", "jsd")},
+    "ab_continuous": PairForm("ab", CONTINUOUS=True),
+}
+FORMS: dict[str, Form | PairForm] = {
     "ce": Form(),
     "sftn": Form(ANCHOR_IS_TARGET=True, PARTNERS_LEARN=True),
     "sftn_reverse": Form(PARTNERS_LEARN=True),
@@ -38,6 +62,11 @@ FORMS = {
     "virtual_softened": Form(VIRTUAL="softened"),
     "smoothing_others": Form(VIRTUAL="plain", CROSS_ENTROPY=True),
     "smoothing_all": Form(VIRTUAL="spread", CROSS_ENTROPY=True),
+    **PAIR_FORMS,
+    **{
+        name + STANDARDISED: form._replace(STANDARDISED=True)
+        for name, form in (PAIR_FORMS | {"kd": PairForm("kd"), "dkd": PairForm("dkd")}).items()
+    },
 }
 
 
@@ -57,13 +86,16 @@ class Layout(NamedTuple):
     """Stages of the loop over samples, for rows that fit into registers: 2 loads the next samples early."""
 
 
-def layout(classes: int) -> Layout:
+def layout(classes: int, form: str = "kd") -> Layout:
     """The layout for rows of so many classes.
+
+    The kernel of the pair forms reads a row several times, which the cache serves: at most 1024 classes at once.
 
     A thread has eight numbers of a row, which are one 16-byte access in bfloat16, and sixteen at 4096 classes. There
     are as many programs as are resident at once; rows of 513 to 1024 classes are loaded one sample ahead.
     """
-    if classes > WIDEST_ROW:
+    widest = WIDEST_PAIR if isinstance(FORMS[form], PairForm) else WIDEST_ROW
+    if classes > widest:
         return Layout(1, 1024, 8, 255, programs=8)
     columns = max(triton.next_power_of_2(classes), 16)
     rows = min(max(512 // columns, 1), 4)
@@ -73,7 +105,9 @@ def layout(classes: int) -> Layout:
     return Layout(rows, columns, warps, registers, programs, STAGES=2 if columns == 1024 else 1)
 
 
-def kernel_for(classes: int, chosen: Layout):
+def kernel_for(form: str, classes: int, chosen: Layout):
+    if isinstance(FORMS[form], PairForm):
+        return pair_kernel
     return rows_kernel if classes <= chosen.COLUMNS else wide_kernel
 
 
@@ -93,7 +127,10 @@ def constants(
 
     strides: (row, column) of the logits of anchor and partners.
     """
-    of_kernel: dict[str, object] = {"STAGES": chosen.STAGES} if kernel_for(classes, chosen) is rows_kernel else {}
+    kernel = kernel_for(form, classes, chosen)
+    of_kernel: dict[str, object] = {"STAGES": chosen.STAGES} if kernel is rows_kernel else {}
+    if kernel is not pair_kernel:
+        of_kernel |= {"DETACHED": detached, "TAU_SQUARED": tau_squared}
     return of_kernel | {
         "K": classes,
         "ROW_STRIDES": tuple(row for row, _ in strides),
@@ -103,8 +140,6 @@ def constants(
         "PARTNERS": len(strides) - 1,
         "IGNORE_INDEX": ignore_index,
         **FORMS[form]._asdict(),
-        "DETACHED": detached,
-        "TAU_SQUARED": tau_squared,
         "CHECK_LABELS": check_labels,
         "ROWS": chosen.ROWS,
         "COLUMNS": chosen.COLUMNS,
@@ -130,7 +165,7 @@ def compute_losses_and_gradients(
     how many rows count; the correction is B over that number, and 1 where no row is ignored.
     """
     (samples, classes), device = logits[0].shape, logits[0].device
-    chosen = chosen or layout(classes)
+    chosen = chosen or layout(classes, form)
     programs = min(triton.cdiv(samples, chosen.ROWS), chosen.programs * multiprocessors(device))
     networks = len(logits) if FORMS[form].PARTNERS_LEARN else 1
     quantities = 4 + 2 * networks
@@ -141,7 +176,7 @@ def compute_losses_and_gradients(
     checked = checks_labels()
     with device_of(logits[0]):
         if programs:
-            kernel_for(classes, chosen)[(programs,)](
+            kernel_for(form, classes, chosen)[(programs,)](
                 tuple(logits),
                 tuple(gradients),
                 labels_B,

@@ -35,6 +35,7 @@ def scores(dtype: str, samples: int, dim: int, architecture: int) -> dict:
         "SAMPLES": dense.tile_of_samples(samples),
         "ROWS": tiles.rows,
         "STAGES": tiles.stages,
+        "FENCED": architecture >= 90,
     }
     types = {"bank_ptr": f"*{dtype}", "scaled_ptr": "*bf16", "counts_ptr": "*i16"}
     options = {"num_warps": tiles.warps, "maxnreg": tiles.registers}

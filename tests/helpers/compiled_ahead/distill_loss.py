@@ -12,8 +12,8 @@ from helpers.compiled_ahead import compiled
 
 def large_kernel(form: str, classes: int, dtype: str, partners: int, architecture: int) -> dict:
     """One kernel of the shape table, all gradients wanted that the form has."""
-    layout = launch.layout(classes)
-    kernel = launch.kernel_for(classes, layout)
+    layout = launch.layout(classes, form)
+    kernel = launch.kernel_for(form, classes, layout)
     constants = launch.constants(form, classes, ((classes, 1),) * (1 + partners), layout)
     partners_learn = launch.FORMS[form].PARTNERS_LEARN
     gradient = "*fp32" if dtype == "fp16" else f"*{dtype}"

@@ -10,8 +10,14 @@ from fastkd.ops.crd import dense
 
 SMALL = {name: options | {"negatives": min(options.get("negatives", 70), 200)} for name, options in PROBLEMS.items()}
 
-
-SLOWER = ("48 dimensions, bfloat16", "128 dimensions", "every row a class")
+SLOWER = (
+    "bfloat16",
+    "odd dimensions",
+    "48 dimensions, bfloat16",
+    "128 dimensions",
+    "every row a class",
+    "more negatives than rows",
+)
 EACH = [pytest.param(name, marks=pytest.mark.slow) if name in SLOWER else name for name in SMALL]
 
 
@@ -52,6 +58,7 @@ def test_two_tiles_of_samples_and_several_programs():
     check_path(problem(samples=35, rows=130, negatives=40, replacement=True), "dense")
 
 
+@pytest.mark.slow
 def test_the_same_bits_every_time():
     case = problem()
     z = torch.tensor((30.0, 40.0))

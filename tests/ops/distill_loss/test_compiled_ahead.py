@@ -6,6 +6,10 @@
 import pytest
 from helpers.subprocesses import compiled_ahead
 
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from fastkd.ops.distill_loss import launch
+
 ARCHITECTURES = ("80", "90", "100")
 SHAPES = (("100", "fp32", "3"), ("1000", "bf16", "4"), ("4096", "fp32", "4"))
 QUICK = [("sftn", *shape, architecture) for shape in SHAPES for architecture in ARCHITECTURES] + [
@@ -16,6 +20,11 @@ QUICK = [("sftn", *shape, architecture) for shape in SHAPES for architecture in 
     ("virtual_softened", "1000", "fp32", "0", "90"),
     ("sftn_reverse", "2048", "bf16", "4", "90"),
     ("sftn_reverse", "4096", "bf16", "4", "90"),
+    ("nkd", "1000", "bf16", "1", "90"),
+    ("rld_standardised", "100", "fp32", "1", "80"),
+    ("ab", "4096", "fp32", "1", "100"),
+    ("kd_standardised", "1000", "fp16", "4", "90"),
+    ("jsd", "21841", "bf16", "1", "90"),
 ]
 ALL = [
     (form, classes, dtype, partners, architecture)
@@ -31,6 +40,7 @@ ALL = [
         ("virtual", "0"),
         ("virtual_softened", "0"),
         ("smoothing_all", "0"),
+        *((pair, "1") for pair in launch.FORMS if isinstance(launch.FORMS[pair], launch.PairForm)),
     )
     for architecture in ARCHITECTURES
 ]
@@ -72,7 +82,9 @@ def assert_wide_accesses(records: list[dict]) -> None:
     """Each network's row is read, and its gradient written, 16 bytes a thread, where rows are aligned to that."""
     for record in records:
         aligned = record["classes"] % (4 if record["dtype"] == "fp32" else 8) == 0
-        looped = record["form"] == "sftn_reverse" and record["classes"] > 2048
+        # In a loop over chunks an access stands once, however many networks there are.
+        looped = record["classes"] > (1024 if record["kernel"] == "pair_kernel" else 2048)
+        looped &= record["form"] == "sftn_reverse" or record["kernel"] == "pair_kernel"
         if aligned and not looped and record["classes"] in range(100, 4097):
             networks = 1 + record["partners"]
             learners = networks if record["form"].startswith("sftn") else 1

@@ -3,11 +3,15 @@
 import pytest
 import torch
 from helpers.crd_cases import needs_library
-from helpers.distill_cases import FORMS, assert_no_worse, evaluate, random_logits
+from helpers.distill_cases import FORMS, PAIRS, assert_no_worse, evaluate, random_logits
 from helpers.distill_kernels import HardCases, KernelContract, poisoned_memory  # noqa: F401
 from helpers.distill_operation import OperationContract
 from helpers.instructions import every_instruction_set, instructions  # noqa: F401
 
+from fastkd.ops import compiled
+from fastkd.support.errors import UserError
+
+COMPILED = tuple(form for form in FORMS if form not in PAIRS)
 pytestmark = [
     needs_library,
     pytest.mark.usefixtures("poisoned_memory"),
@@ -19,8 +23,11 @@ pytestmark = [
 class TestKernel(KernelContract):
     path = "cpu"
 
+    def has(self, form):
+        return form in COMPILED
+
     @pytest.mark.parametrize("classes", (1, 4, 9, 16, 31, 1000))
-    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("form", COMPILED)
     def test_rows_of_whole_vectors_and_of_parts(self, form, classes):
         if form == "dkd" and classes == 1:
             pytest.skip("has no other classes")
@@ -39,13 +46,25 @@ class TestKernel(KernelContract):
 
 
 @every_instruction_set
-@pytest.mark.parametrize("form, classes", [(form, 7) for form in FORMS])
+@pytest.mark.parametrize("form, classes", [(form, 7) for form in COMPILED])
 class TestHardCases(HardCases):
     path = "cpu"
 
 
 class TestOperation(OperationContract):
     path = "cpu"
+
+    def has(self, form):
+        return form in COMPILED or form in compiled.forms()
+
+
+def test_a_form_that_the_library_lacks_is_left_to_the_reference(monkeypatch):
+    logits, labels = random_logits(2, 3, 5, torch.float32, 0)
+    monkeypatch.delenv("FASTKD_OPS", raising=False)
+    assert FORMS["rld"](logits[0], logits[1:], labels).total.isfinite()
+    monkeypatch.setenv("FASTKD_OPS", "distill_loss=cpu")
+    with pytest.raises(UserError, match="the compiled cpu library has no kernel of the form rld"):
+        FORMS["rld"](logits[0], logits[1:], labels)
 
 
 def test_imagenet_21k():

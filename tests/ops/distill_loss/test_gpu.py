@@ -176,7 +176,7 @@ def test_nothing_waits_for_the_gpu():
 
 
 def test_schedules_and_the_last_batch_do_not_compile_again():
-    kernel = launch.kernel_for(100, launch.layout(100))
+    kernel = launch.kernel_for("sftn", 100, launch.layout(100))
     logits, labels = on_gpu(2, 17, 100)
     loss = KDLoss().cuda()
     loss(logits[0], logits[1], labels)

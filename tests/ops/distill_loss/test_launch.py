@@ -6,6 +6,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from fastkd.ops.distill_loss import launch
+from fastkd.ops.distill_loss.kernel_pair import pair_kernel
 from fastkd.ops.distill_loss.kernel_rows import rows_kernel
 from fastkd.ops.distill_loss.kernel_wide import wide_kernel
 
@@ -23,9 +24,14 @@ class TestLayout:
         chosen = launch.layout(classes)
         wide = classes > launch.WIDEST_ROW
         assert (classes <= chosen.COLUMNS) != wide
-        assert launch.kernel_for(classes, chosen) is (wide_kernel if wide else rows_kernel)
+        assert launch.kernel_for("kd", classes, chosen) is (wide_kernel if wide else rows_kernel)
         assert power_of_two(chosen.ROWS) and power_of_two(chosen.COLUMNS)
         assert not wide or chosen.ROWS == 1
+
+    def test_a_pair_is_read_in_chunks_of_at_most_1024(self, classes):
+        chosen = launch.layout(classes, "nkd")
+        assert chosen.COLUMNS <= launch.WIDEST_PAIR and (classes <= chosen.COLUMNS) == (classes <= launch.WIDEST_PAIR)
+        assert launch.kernel_for("nkd", classes, chosen) is pair_kernel
 
     def test_no_more_is_resident_than_a_multiprocessor_has(self, classes):
         """65,536 registers and 2,048 threads, on all the architectures that are compiled for."""
@@ -45,9 +51,9 @@ class TestLayout:
 @pytest.mark.parametrize("classes", (10, 4097))
 @pytest.mark.parametrize("form", launch.FORMS)
 def test_every_argument_of_the_kernel_gets_a_value(form, classes):
-    chosen = launch.layout(classes)
+    chosen = launch.layout(classes, form)
     given = launch.constants(form, classes, ((classes, 1), (classes, 1)), chosen)
-    assert given.keys() == set(launch.kernel_for(classes, chosen).arg_names[TENSORS:])
+    assert given.keys() == set(launch.kernel_for(form, classes, chosen).arg_names[TENSORS:])
 
 
 @pytest.mark.parametrize("partners", (0, 1, 4))

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from helpers.pair_formulas import FORMULAS, kl, softmax, standardised
 
 from fastkd.ops.distill_loss.reference import FORMS, Losses, counted_rows, hit_counts
-from fastkd.ops.numbers import NUMBERS
+from fastkd.ops.numbers import NUMBERS, STANDARDISED
 
 IGNORED = -100
 OPTIONS = {"sftn": {"detached": False, "tau_squared": True}, "sftn_reverse": {"detached": False, "tau_squared": True}}
@@ -20,11 +21,24 @@ VALUES = {
     "beta": 3.0,
     "label_probability": 0.8,
     "smoothing": 0.2,
+    "gamma": 1.3,
+    "target_temperature": 1.5,
+    "exponent": 0.3,
+    "weight": 1.7,
 }
+OF_FORM = {"ab": {"alpha": 0.5, "beta": 0.3}, "jsd": {"beta": 0.3}}
+
+
+def plain(form):
+    return form.removesuffix(STANDARDISED)
+
+
+def values_of(form):
+    return VALUES | OF_FORM.get(form.partition("_")[0], {})
 
 
 def partners_of(form):
-    return {"kd": 3, "sftn": 2, "sftn_reverse": 2, "dkd": 1}.get(form, 0)
+    return 1 if plain(form) in FORMULAS else {"kd": 3, "sftn": 2, "sftn_reverse": 2}.get(plain(form), 0)
 
 
 def made(form, samples, classes, ignored=(), dtype=torch.float64):
@@ -38,23 +52,14 @@ def made(form, samples, classes, ignored=(), dtype=torch.float64):
 
 
 def losses_of(form, anchor, partners, labels, **changes) -> Losses:
-    numbers = {name: VALUES[name] for name in NUMBERS[form]}
+    numbers = {name: values_of(form)[name] for name in NUMBERS[form]}
     given = numbers | OPTIONS.get(form, {}) | {"ignore_index": IGNORED} | changes
     return FORMS[form](anchor, partners, labels, **given)
 
 
-def softmax(row, temperature=1.0):
-    powers = [math.exp(value / temperature) for value in row.tolist()]
-    return [power / sum(powers) for power in powers]
-
-
-def kl(p, q):
-    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-
-
 def of_a_row(form, anchor, partners, label):
     """The total of one row, as its paper states it."""
-    v, classes = VALUES, len(anchor)
+    v, classes = values_of(form), len(anchor)
     tau, one_hot = v["temperature"], [float(k == label) for k in range(classes)]
 
     def cross_entropy(row, temperature=1.0, target=one_hot):
@@ -62,27 +67,26 @@ def of_a_row(form, anchor, partners, label):
 
     if form == "ce":
         return cross_entropy(anchor)
+    ce = cross_entropy(anchor)
+    if form.endswith(STANDARDISED):
+        anchor, partners, form = standardised(anchor), [standardised(row) for row in partners], plain(form)
+    if form in FORMULAS:
+        return v["ce_weight"] * ce + FORMULAS[form](anchor, partners[0], label, v | {"mixture": v["beta"]})
     if form == "kd":
         student = softmax(anchor, tau)
         mean = sum(kl(softmax(teacher, tau), student) for teacher in partners) / len(partners)
-        return v["ce_weight"] * cross_entropy(anchor) + v["kl_weight"] * tau**2 * mean
+        return v["ce_weight"] * ce + v["kl_weight"] * tau**2 * mean
     if form.startswith("sftn"):
         pairs = [(softmax(anchor, tau), softmax(branch, tau)) for branch in partners]
         divergence = sum(kl(q, r) if form == "sftn" else kl(r, q) for q, r in pairs) / len(pairs)
         branch_ce = sum(cross_entropy(branch, v["ce_temperature"]) for branch in partners) / len(partners)
         teacher_ce = cross_entropy(anchor, v["ce_temperature"])
         return v["teacher_weight"] * teacher_ce + v["kl_weight"] * tau**2 * divergence + v["ce_weight"] * branch_ce
-    if form == "dkd":
-        p, q = softmax(partners[0], tau), softmax(anchor, tau)
-        target = kl((p[label], 1 - p[label]), (q[label], 1 - q[label]))
-        rest = [k for k in range(classes) if k != label]
-        others = kl([p[k] / (1 - p[label]) for k in rest], [q[k] / (1 - q[label]) for k in rest])
-        return v["ce_weight"] * cross_entropy(anchor) + tau**2 * (v["alpha"] * target + v["beta"] * others)
     if form.startswith("virtual"):
         sure = v["label_probability"]
         teacher = [sure if k == label else (1 - sure) / (classes - 1) for k in range(classes)]
         if form == "virtual_softened":
-            teacher = softmax(torch.tensor(teacher, dtype=torch.float64), tau)
+            teacher = softmax(teacher, tau)
         return v["ce_weight"] * cross_entropy(anchor) + v["kl_weight"] * kl(teacher, softmax(anchor))
     share = v["smoothing"] / (classes if form == "smoothing_all" else classes - 1)
     kept = 1 - v["smoothing"]
@@ -95,7 +99,8 @@ def of_a_row(form, anchor, partners, label):
 def test_it_is_the_formula_of_the_paper(form, samples, classes, ignored):
     anchor, partners, labels = made(form, samples, classes, ignored)
     counted = [row for row in range(samples) if row not in ignored]
-    each = [of_a_row(form, anchor[i], [partner[i] for partner in partners], labels[i].item()) for i in counted]
+    rows = [(anchor[i].tolist(), [partner[i].tolist() for partner in partners], labels[i].item()) for i in counted]
+    each = [of_a_row(form, *row) for row in rows]
     found = losses_of(form, anchor, partners, labels)
     assert found.total.item() == pytest.approx(sum(each) / len(each), rel=1e-11)
 
@@ -152,7 +157,7 @@ def test_only_the_total_can_be_differentiated_and_fixed_teachers_get_no_gradient
 def test_numbers_may_be_tensors_on_the_device(form):
     """A captured step reads them anew."""
     given = made(form, 3, 4)
-    tensors = {name: torch.tensor(VALUES[name], dtype=torch.float64) for name in NUMBERS[form]}
+    tensors = {name: torch.tensor(values_of(form)[name], dtype=torch.float64) for name in NUMBERS[form]}
     torch.testing.assert_close(losses_of(form, *given, **tensors), losses_of(form, *given), rtol=1e-12, atol=0)
 
 
@@ -170,6 +175,55 @@ def test_teachers_may_have_shares_of_each_row():
     torch.testing.assert_close(
         losses_of("kd", anchor, partners, labels, shares=equal), losses_of("kd", anchor, partners, labels)
     )
+
+
+@pytest.mark.parametrize("form", FORMULAS)
+def test_a_pair_may_have_a_share_of_each_row(form):
+    anchor, partners, labels = made(form, 4, 5, ignored=(1,))
+    shares = torch.tensor([[0.5, 3.0, 2.0, 0.0]], dtype=torch.float64)
+    found = losses_of(form, anchor, partners, labels, shares=shares, ce_weight=0.0).total
+    one_by_one = [
+        losses_of(form, anchor[i : i + 1], [partners[0][i : i + 1]], labels[i : i + 1], ce_weight=0.0).total
+        * shares[0, i]
+        for i in (0, 2, 3)
+    ]
+    torch.testing.assert_close(found, torch.stack(one_by_one).sum() / 3)
+
+
+@pytest.mark.parametrize("form", ("ab", "ab_continuous"))
+@pytest.mark.parametrize(
+    "alpha, beta", ((0.8, 0.3), (1.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.0, 0.0), (1.0, -1.0), (0.5, -0.5), (2.0, -0.5))
+)
+def test_alpha_and_beta_may_be_zero_and_cancel(form, alpha, beta):
+    anchor, partners, labels = made(form, 3, 6)
+    given = {"alpha": alpha, "beta": beta, "temperature": 2.0, "weight": 1.0}
+    rows = [(anchor[i].tolist(), partners[0][i].tolist(), labels[i].item()) for i in range(3)]
+    expected = sum(FORMULAS[form](*row, given) for row in rows) / 3
+    anchor.requires_grad_()
+
+    def total(student):
+        return losses_of(form, student, partners, labels, ce_weight=0.0, **given).total
+
+    assert total(anchor).item() == pytest.approx(expected, rel=1e-10)
+    assert torch.autograd.gradcheck(total, (anchor,))
+    equal = partners[0].clone().requires_grad_()
+    total(equal).backward()
+    assert equal.grad.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("beta", (0.0, 0.1, 1.0))
+def test_a_mixture_may_be_all_of_one(beta):
+    anchor, partners, labels = made("jsd", 3, 6)
+    given = {"mixture": beta, "temperature": 2.0, "weight": 1.0}
+    rows = [(anchor[i].tolist(), partners[0][i].tolist(), labels[i].item()) for i in range(3)]
+    anchor.requires_grad_()
+
+    def total(student):
+        numbers = {"beta": beta, "temperature": 2.0, "weight": 1.0, "ce_weight": 0.0}
+        return losses_of("jsd", student, partners, labels, **numbers).total
+
+    assert total(anchor).item() == pytest.approx(sum(FORMULAS["jsd"](*row, given) for row in rows) / 3, rel=1e-11)
+    assert torch.autograd.gradcheck(total, (anchor,))
 
 
 class TestSFTN:

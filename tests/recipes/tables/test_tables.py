@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastkd.recipes.tables import ENTRIES, sftn, simkd, tfkd
+from fastkd.recipes.tables import ENTRIES, modern, sftn, simkd, tfkd
 from fastkd.recipes.tables.grid import figure
 
 READING = Path(__file__).with_name("second_reading.md").read_text()
@@ -113,6 +113,20 @@ class TestSecondReading:
         )
         own = Counter(numbers([cells[2] for grid in tfkd.TABLE_4.values() for cells in grid.rows.values()]))
         assert own <= read
+
+    def test_modern(self):
+        read = {row[0]: row[1:] for row in second_reading("modern")}
+        own = [
+            {name: numbers(cells) for name, cells in grid.rows.items()} for grid in (modern._CIFAR, modern._IMAGENET)
+        ]
+        for place, table in enumerate(own):
+            plain = {name: figures for name, figures in table.items() if "," not in name and "TTM" not in name}
+            found = {name: numbers(cells[place : place + 1]) for name, cells in read.items()}
+            assert plain == {name: figures for name, figures in found.items() if figures and name in plain}
+            assert len(plain) == sum(bool(found[name]) for name in read if name not in ("LSKD", "TTM / WTTM"))
+        assert numbers(read["TTM / WTTM"]) == [*own[0]["TTM"], *own[0]["WTTM"], *own[1]["WTTM"]]
+        standardised = [own[0][f"{name}, standardised"][0] for name in ("KD", "DKD", "MLLD")]
+        assert numbers(read["LSKD"]) == standardised
 
 
 class TestPrintedTwice:

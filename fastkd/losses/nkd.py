@@ -1,0 +1,67 @@
+"""Normalised knowledge distillation (Yang, Zeng, Li, Zhang, Yuan, Li: "From knowledge distillation to self-knowledge
+distillation: a unified approach with normalized loss and customized soft labels", ICCV 2023, arXiv 2303.13005)."""
+
+from typing import NamedTuple, Unpack
+
+from torch import Tensor
+
+from fastkd.losses.module import checked_numbers, takes_numbers
+from fastkd.losses.pair import PairLoss, named, pair_loss
+from fastkd.ops.numbers import NKDNumbers
+
+
+class NKDTerms(NamedTuple):
+    """ce_weight · CE + alpha · target + gamma · others."""
+
+    total: Tensor
+    """The one differentiable value."""
+    ce: Tensor
+    target: Tensor
+    """-p_t[y] log p_s[y], before its weight."""
+    others: Tensor
+    """-τ² Σ q_t log q_s over the classes other than the label's, before its weight."""
+    hits: Tensor
+    """[2] int64: top-1 and top-5 hits."""
+
+
+@takes_numbers("nkd")
+def nkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    standardise: bool = False,
+    ignore_index: int = -100,
+    **numbers: Unpack[NKDNumbers],
+) -> NKDTerms:
+    """Normalised knowledge distillation (Yang et al. 2023).
+
+    ce_weight · CE − alpha · p_t[y] log p_s[y] − gamma · τ² Σ_{k≠y} q_t[k] log q_s[k], p at temperature 1, q the
+    distribution at τ among the classes other than the label's.
+
+    student_logits, teacher_logits: [B,K], K >= 2; labels: [B] int64.
+    standardise: compare the logits of each row as multiples of their deviation, less their mean (Sun et al. 2024); CE
+        is always that of the logits themselves.
+
+    Both terms are cross-entropies: they do not vanish where the networks agree. No gradient reaches the teacher.
+    Errors as in `ce_loss`.
+    """
+    checked = checked_numbers("nkd_loss", "nkd", numbers, student_logits)
+    form = named("nkd", standardise)
+    return pair_loss(form, NKDTerms, student_logits, teacher_logits, labels, checked, ignore_index)
+
+
+class NKDLoss(PairLoss):
+    """`nkd_loss` as a module, with the authors' numbers for ResNets on ImageNet. Its numbers may be set at any time."""
+
+    form = "nkd"
+    Terms = NKDTerms
+
+    def __init__(
+        self,
+        *,
+        standardise: bool = False,
+        ignore_index: int = -100,
+        **numbers: Unpack[NKDNumbers],
+    ):
+        super().__init__("nkd", standardise, ignore_index, numbers)

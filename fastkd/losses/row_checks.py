@@ -1,0 +1,139 @@
+"""What the losses of rows may be given. Every mistake is one line that names the argument and what was expected."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastkd.losses.checks import require_device, require_tensor
+from fastkd.losses.teachers import LinearTeacher, TeacherProbabilities
+from fastkd.ops.sparse import TAILS, SparseTeacher
+from fastkd.support.ranges import ABOVE_ZERO
+
+TEACHERS = "a tensor, a SparseTeacher or TeacherProbabilities"
+
+
+def labels_are_classes(labels: Tensor | None) -> bool:
+    return labels is None or not labels.is_floating_point()
+
+
+def check_labels(labels: Any, shape: tuple[int, ...], classes: int, logits: Tensor) -> None:
+    """Labels are absent, classes, or probabilities in the shape of the logits."""
+    if labels is None:
+        return
+    of_logits = _with_classes(shape, classes, logits)
+    expected = f"int64 {list(shape)}, or probabilities {of_logits}"
+    require_tensor("labels", labels, expected)
+    is_classes = labels.dtype == torch.int64 and tuple(labels.shape) == shape
+    if not is_classes and not (labels.is_floating_point() and list(labels.shape) == of_logits):
+        raise ValueError(f"labels are {expected}, got {labels.dtype} {list(labels.shape)}")
+    require_device("labels", labels, logits)
+
+
+def check_teacher(
+    teacher: Any, shape: tuple[int, ...], classes: int, logits: Tensor, divergence: str, known: str = TEACHERS
+) -> None:
+    """A teacher fits the student's rows and classes."""
+    if teacher is None:
+        return
+    if isinstance(teacher, SparseTeacher):
+        _check_sparse(teacher, shape, logits, divergence)
+        return
+    name = "teacher probabilities" if isinstance(teacher, TeacherProbabilities) else "teacher_logits"
+    dense = teacher.probabilities if isinstance(teacher, TeacherProbabilities) else teacher
+    require_tensor("teacher_logits", dense, known)
+    expected = _with_classes(shape, classes, logits)
+    if list(dense.shape) != expected or not dense.is_floating_point():
+        raise ValueError(f"{name} are floating point {expected}, got {dense.dtype} {list(dense.shape)}")
+    require_device(name, dense, logits)
+
+
+def _with_classes(shape: tuple[int, ...], classes: int, logits: Tensor) -> list[int]:
+    """The shape of dense rows: that of the student's logits, or of those it would have behind its linear layer."""
+    return [shape[0], classes, *shape[1:]] if logits.ndim == 4 else [*shape, classes]
+
+
+def _check_sparse(teacher: SparseTeacher, shape: tuple[int, ...], logits: Tensor, divergence: str) -> None:
+    if not isinstance(teacher.tail, Tensor) and teacher.tail not in TAILS:
+        raise ValueError(f"tail is a tensor, {' or '.join(map(repr, TAILS))}, got {teacher.tail!r}")
+    if teacher.kind == "sampled" and divergence == "reverse":
+        raise ValueError("KL(student ‖ teacher) is infinite for a sampled teacher, which gives nothing to most classes")
+    k = teacher.indices.shape[-1] if isinstance(teacher.indices, Tensor) and teacher.indices.ndim else 0
+    if k == 0:
+        raise ValueError("a SparseTeacher keeps at least one class a row, got none")
+    for name, tensor, expected in (
+        ("indices", teacher.indices, [*shape, k]),
+        ("log_probabilities", teacher.log_probabilities, [*shape, k]),
+        ("tail", teacher.tail, list(shape)),
+    ):
+        if not isinstance(tensor, str):
+            require_tensor(name, tensor, f"a tensor {expected}")
+            floats = tensor.is_floating_point()
+            if list(tensor.shape) != expected or floats == (name == "indices"):
+                kind = "integers" if name == "indices" else "floating point"
+                raise ValueError(f"{name} are {kind} {expected}, got {tensor.dtype} {list(tensor.shape)}")
+            require_device(name, tensor, logits)
+
+
+def check_layer(hidden: Any, weight: Any, bias: Any, teacher: Any) -> None:
+    """The student's layer, and the teacher's if it is one."""
+    _check_layer("", hidden, weight, bias)
+    if isinstance(teacher, LinearTeacher):
+        _check_layer("the teacher's ", *teacher)
+        if teacher.hidden.shape[:-1] != hidden.shape[:-1] or len(teacher.weight) != len(weight):
+            shapes = [list(tensor.shape) for tensor in (hidden, weight, teacher.hidden, teacher.weight)]
+            raise ValueError("both layers agree in rows and classes, got hidden {} weight {} and {} {}".format(*shapes))
+        require_device("the teacher's hidden", teacher.hidden, hidden)
+
+
+def _check_layer(whose: str, hidden: Any, weight: Any, bias: Any) -> None:
+    require_tensor(f"{whose}hidden", hidden, "floating point [N,D] or [B,T,D]")
+    require_tensor(f"{whose}weight", weight, "floating point [K,D]")
+    if hidden.ndim not in (2, 3) or weight.ndim != 2 or hidden.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"{whose}hidden is [N,D] or [B,T,D] and weight [K,D], got {list(hidden.shape)} and {list(weight.shape)}"
+        )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None:
+            if tensor.dtype != hidden.dtype and not torch.is_autocast_enabled(hidden.device.type):
+                raise ValueError(f"{whose}{name} has the type of hidden, {hidden.dtype}, got {tensor.dtype}")
+            require_device(f"{whose}{name}", tensor, hidden)
+    if bias is not None and list(bias.shape) != [len(weight)]:
+        raise ValueError(f"{whose}bias is [{len(weight)}], got {list(bias.shape)}")
+
+
+def check_chunk_rows(chunk_rows: Any) -> None:
+    if chunk_rows is not None and (not isinstance(chunk_rows, int) or chunk_rows < 1):
+        raise ValueError(f"chunk_rows is a whole number above 0, got {chunk_rows!r}")
+
+
+def check_row_options(logits: Tensor, shape: tuple[int, ...], weights: Any, reduction: str, count: Any) -> None:
+    if weights is not None:
+        require_tensor("weights", weights, f"a tensor {list(shape)}")
+        if tuple(weights.shape) != shape:
+            raise ValueError(f"weights are a tensor {list(shape)}, got {list(weights.shape)}")
+        require_device("weights", weights, logits)
+    if count is None:
+        return
+    if reduction != "mean":
+        raise ValueError(f"count is what a mean is divided by: reduction is 'mean', got {reduction!r}")
+    if not isinstance(count, Tensor):
+        ABOVE_ZERO.check("count", count)
+    elif count.ndim > 0:
+        raise ValueError(f"count is one number, got a tensor {list(count.shape)}")
+    else:
+        require_device("count", count, logits)
+
+
+def check_standardised(plain: bool) -> None:
+    if not plain:
+        raise ValueError(
+            "standardise and row_weights are for a teacher's logits, labels that are classes, and the mean over the "
+            "rows that count"
+        )
+
+
+def check_ce_weight(ce_weight: Any, labels: Tensor | None) -> None:
+    """There is no cross-entropy without labels. A tensor is not read: it stays on its device."""
+    if labels is None and not isinstance(ce_weight, Tensor) and ce_weight != 0:
+        raise ValueError(f"ce_weight is 0 where there are no labels, got {ce_weight!r}")

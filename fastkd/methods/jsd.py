@@ -1,0 +1,48 @@
+"""The generalised Jensen-Shannon divergence (Agarwal et al.: "On-policy distillation of language models: learning from
+self-generated mistakes", ICLR 2024, arXiv 2306.13649)."""
+
+from dataclasses import dataclass
+
+from fastkd.data.base import Batch
+from fastkd.losses import JSDLoss
+from fastkd.methods.base import Context, Method, MethodLoss
+from fastkd.networks.base import Output
+from fastkd.support.plain import Checked
+from fastkd.support.ranges import Share, Temperature, Weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class JSDSettings(Checked):
+    """ce_weight · CE + weight · JSD, without τ².
+
+    The paper is on language models, without a cross-entropy; weight and temperature are its defaults.
+    """
+
+    ce_weight: Weight = 1.0
+    weight: Weight = 1.0
+    beta: Share = 0.5
+    """The teacher's share of the mixture; at 0 it is KL(teacher ‖ student), at 1 KL(student ‖ teacher)."""
+    temperature: Temperature = 1.0
+    standardise: bool = False
+    """The networks are compared by standardised logits (see kd)."""
+
+
+class JSD(Method):
+    Settings = JSDSettings
+    about = "softened logits, Jensen-Shannon"
+    is_logit_method = True
+    teachers_needed = (1, 1)
+
+    def __init__(self, settings: JSDSettings, context: Context):
+        super().__init__(settings, context)
+        self.loss = JSDLoss(
+            temperature=settings.temperature,
+            beta=settings.beta,
+            weight=settings.weight,
+            ce_weight=settings.ce_weight,
+            standardise=settings.standardise,
+        )
+
+    def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        terms = self.loss(student.logits, teachers[0].logits, batch.labels)
+        return MethodLoss(terms.total, {"ce": terms.ce, "jsd": terms.jsd}, terms.hits)

@@ -1,0 +1,200 @@
+"""What stands in every kind of file that fastkd reads, and the one place where it is checked.
+
+A recipe is the exception: its schema are the dataclasses of `fastkd.recipes.recipe`, read by the same reader. Nothing
+that a file names is imported. An entry that is not listed is left as it is: a newer fastkd may have written it.
+"""
+
+import re
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from torch import Tensor
+
+from fastkd.support.errors import UserError
+from fastkd.support.plain import from_plain
+from fastkd.support.ranges import FINITE, Count, Measured, Pixels, Positive, Share, whole
+
+AtLeastOne = Annotated[int, whole(1, 2**63 - 1)]
+Finite = Annotated[float, FINITE]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 _.+-]{0,99}")
+
+
+class Accuracy(TypedDict):
+    """Hits on a test set."""
+
+    top1: Count
+    top5: Count
+    samples: AtLeastOne
+
+
+class Best(TypedDict):
+    """The best evaluation of a stage."""
+
+    epoch: Count
+    top1: Share
+
+
+class StageResult(TypedDict):
+    """What a finished stage leaves in results.json."""
+
+    network: str
+    parameters: Count
+    test: dict[str, Accuracy]
+    identity: dict[str, Any]
+    epochs: NotRequired[Count]
+    best: NotRequired[Best | None]
+    seconds: NotRequired[Measured]
+    starting_seconds: NotRequired[Measured]
+    file: NotRequired[str]
+    sha256: NotRequired[str]
+    files: NotRequired[dict[str, str]]
+    """{a weights file, below the run's folder: its SHA-256}"""
+
+
+class Similarity(TypedDict):
+    """How alike a network and its teacher are."""
+
+    kl: Measured
+    cka: Measured
+    agreement: Measured
+
+
+class Results(TypedDict):
+    """results.json"""
+
+    seed: Count
+    stages: dict[str, StageResult]
+    similarity: dict[str, Similarity]
+    metrics_bytes: NotRequired[Count]
+
+
+class Record(TypedDict):
+    """A line of metrics.jsonl."""
+
+    stage: str
+    step: Count
+    train: dict[str, Measured]
+    lr: NotRequired[Measured]
+    seconds: NotRequired[Measured]
+    images_per_second: NotRequired[Measured]
+
+
+class EpochRecord(Record):
+    """A line that ends an epoch."""
+
+    epoch: Count
+    test: dict[str, Accuracy]
+
+
+class Progress(TypedDict):
+    """The place where a stage stands."""
+
+    epoch: Count
+    step: Count
+    seconds: Measured
+    starting_seconds: Measured
+    test: dict[str, Accuracy]
+    best: Best | None
+
+
+class Meter(TypedDict):
+    """The running sums of one rank."""
+
+    sums: dict[str, Tensor]
+    hits: Tensor
+    steps: Count
+    images: Count
+
+
+class Logged(TypedDict):
+    """What the meters of all ranks read at the last record inside an epoch."""
+
+    sums: dict[str, Measured]
+    hits: tuple[Count, Count]
+    steps: Count
+    images: Count
+
+
+class Generators(TypedDict):
+    """The state of the random number generators of one rank."""
+
+    cpu: Tensor
+    cuda: NotRequired[Tensor]
+
+
+class Checkpoint(TypedDict):
+    """checkpoints/STAGE.pt"""
+
+    format: Count
+    stage: str
+    identity: dict[str, Any]
+    progress: Progress
+    model: dict[str, Tensor]
+    optimizer: dict[int, dict[str, Any]]
+    meters: list[Meter]
+    rngs: list[Generators]
+    threads: Count
+    metrics_bytes: Count
+    logged: Logged | None
+    logged_seconds: Measured
+    average: NotRequired[dict[str, Tensor]]
+
+
+class DeployedBy(TypedDict):
+    """How methods made another network out of a student."""
+
+    methods: dict[str, dict[str, Any]]
+    teachers: list["Metadata"]
+
+
+class Metadata(TypedDict):
+    """What a weights file says of its network, as JSON under one name of its metadata."""
+
+    network: str
+    num_classes: Annotated[int, whole(2, 2**24)]
+    image_size: Pixels
+    classes: NotRequired[list[str] | None]
+    mean: NotRequired[tuple[Finite, Finite, Finite] | None]
+    std: NotRequired[tuple[Positive, Positive, Positive] | None]
+    crop: NotRequired[Literal["pad", "resized"] | None]
+    deployment: NotRequired[DeployedBy]
+
+
+class Index(TypedDict):
+    """What stands beside the arrays of a kept index: index-*.npz."""
+
+    format: Count
+    key: str
+    bad: dict[str, str]
+    scaled: Count
+
+
+def checked(kind: Any, value: Any, where: str) -> Any:
+    """The value as it is, if it has the shape that a class of this module describes; else UserError, one line."""
+    from_plain(kind, _with_none(kind, value), where)
+    return value
+
+
+def _with_none(kind: Any, value: Any) -> Any:
+    """None for the best evaluation and the last record where there is none yet: files have {} there."""
+    if not isinstance(value, dict):
+        return value
+    if kind is Checkpoint:
+        changed = {"progress": _best_or_none(value["progress"])} if "progress" in value else {}
+        return value | changed | ({"logged": None} if value.get("logged") == {} else {})
+    if kind is Results and isinstance(value.get("stages"), dict):
+        return value | {"stages": {name: _best_or_none(stage) for name, stage in value["stages"].items()}}
+    return value
+
+
+def _best_or_none(part: Any) -> Any:
+    return part | {"best": None} if isinstance(part, dict) and part.get("best") == {} else part
+
+
+def check_name(name: Any, where: str) -> None:
+    """Raises UserError for the name of a stage or a recipe that could not be a file's: it becomes one."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("seed-") or name.endswith((" ", ".")):
+        raise UserError(
+            f"{where} is {name!r}, expected a name of letters, digits, blanks and _ . + -, of 100 characters at most, "
+            "that begins with a letter or a digit and not with seed-"
+        )

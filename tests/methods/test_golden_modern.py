@@ -1,0 +1,399 @@
+"""The methods of 2022 to 2025 on logits, as `METHODS` gives them to the engine, against their authors' code."""
+
+import pytest
+import torch
+from helpers.golden import Case, close
+from helpers.method_cases import DTYPES, Stub, batch, built, check, known_gradients, output, run
+
+from fastkd.data.base import Mixed
+from fastkd.methods.mlld import gram_distances, median
+from fastkd.methods.uskd import soft_others
+
+SIZES = ("c10", "c37", "c1000", "ext60")
+each_type = pytest.mark.parametrize("dtype", DTYPES)
+each_size = pytest.mark.parametrize("size", SIZES)
+
+
+def logits(case, dtype, student="zs", teacher="zt", labels="y"):
+    leaf, target = case.input(student, dtype), case[f"in/{teacher}"].to(dtype)
+    y = case[f"in/{labels}"] if f"{case.name}/in/{labels}" in case.arrays else None
+    return {student: leaf}, *(output(logits=z, embedding=z) for z in (leaf, target)), y
+
+
+def check_each(file, size, dtype, method, losses, **options):
+    """losses: {golden name: settings}. Those that the file gives no gradient for are compared by their value."""
+    case = Case(f"modern/{file}", size)
+    for name, settings in losses.items():
+        if f"{size}/loss/{name}" not in case.arrays:
+            continue
+        leaves, student, teacher, labels = logits(case, dtype)
+        module = built(method, student, teacher, classes=student.logits.shape[1], **settings)
+        loss = run(module, student, teacher, labels=labels).total
+        check(case, name, loss, leaves if known_gradients(case, name) else {}, **options)
+
+
+# Losses that are differences of almost equal numbers: in float32 the reference errs by more than 1e-4, too.
+NEAR = {torch.float64: {}, torch.float32: {"loss_tolerance": 1e-3}}
+
+
+@each_type
+@each_size
+def test_standardised_logits(size, dtype):
+    plain = {"kl_weight": 1.0, "ce_weight": 0.0}
+    losses = {
+        "ls_kd_T2": {"standardise": True, "temperature": 2.0, **plain},
+        "ls_kd_T4.0": {"standardise": True, "temperature": 4.0, **plain},
+        "plain_kd_T2": {"temperature": 2.0, **plain},
+        "train_ce": {"standardise": True, "temperature": 2.0, "kl_weight": 0.0, "ce_weight": 0.1},
+        "train_kd": {"standardise": True, "temperature": 2.0, "kl_weight": 9.0, "ce_weight": 0.0},
+        "train_total": {"standardise": True, "temperature": 2.0, "kl_weight": 9.0, "ce_weight": 0.1},
+        "vit_T2_w9": {"standardise": True, "temperature": 2.0, "kl_weight": 9.0, "ce_weight": 0.0},
+    }
+    check_each("lskd", size, dtype, "kd", losses, **NEAR[dtype])
+    common = {"standardise": True, "temperature": 2.0, "ce_weight": 0.0, "warmup_epochs": 0}
+    losses = {
+        "ls_tckd_T2": {"alpha": 1.0, "beta": 0.0, **common},
+        "ls_nckd_T2": {"alpha": 0.0, "beta": 1.0, **common},
+        "ls_dkd_a9_b72_T2": {"alpha": 9.0, "beta": 72.0, **common},
+    }
+    check_each("lskd", size, dtype, "dkd", losses, **NEAR[dtype])
+
+
+@each_type
+@each_size
+def test_dist(size, dtype):
+    def settings(beta, gamma, temperature):
+        return {"ce_weight": 0.0, "weight": 1.0, "beta": beta, "gamma": gamma, "temperature": temperature}
+
+    losses = {f"dist_b1_g1_tau{tau}": settings(1.0, 1.0, tau) for tau in (1.0, 4.0)}
+    losses |= {f"inter_tau{tau}": settings(1.0, 0.0, tau) for tau in (1.0, 4.0)}
+    losses |= {f"intra_tau{tau}": settings(0.0, 1.0, tau) for tau in (1.0, 4.0)}
+    check_each("dist", size, dtype, "dist", losses | {"dist_b2_g0.5_tau1.0": settings(2.0, 0.5, 1.0)})
+
+
+@each_type
+def test_dist_on_the_pixels_of_a_segmentation(dtype):
+    case = Case("modern/dist", "seg")
+    leaf = case.input("zs", dtype)
+    student, teacher = (
+        output(logits=z.movedim(1, 3).flatten(0, 2), embedding=z) for z in (leaf, case["in/zt"].to(dtype))
+    )
+    for name, beta, gamma in (("seg_b1_g1", 1.0, 1.0), ("seg_inter", 1.0, 0.0), ("seg_intra", 0.0, 1.0)):
+        given = {"ce_weight": 0.0, "weight": 1.0, "beta": beta, "gamma": gamma, "temperature": 1.0}
+        method = built("dist", student, teacher, classes=7, **given)
+        check(case, name, run(method, student, teacher).total, {"zs": leaf})
+
+
+@each_type
+@pytest.mark.parametrize("size", (*SIZES, "mixup"))
+def test_nkd(size, dtype):
+    case = Case("modern/nkd", size)
+    losses = {
+        f"nkd_g{gamma}_T{tau}": {"gamma": gamma, "temperature": tau}
+        for gamma, tau in ((1.5, 1.0), (1.0, 1.0), (1.5, 2.0), (3.5, 3.0))
+    }
+    for name, settings in (losses | {"target": {"gamma": 0.0}}).items():
+        leaves, student, teacher, labels = logits(case, dtype)
+        labels = case["in/y_soft"].argmax(1) if labels is None else labels
+        method = built("nkd", student, teacher, ce_weight=0.0, **settings)
+        loss = run(method, student, teacher, labels=labels).total
+        check(case, name, loss, leaves if known_gradients(case, name) else {})
+
+
+@each_type
+@each_size
+def test_rld(size, dtype):
+    common = {"ce_weight": 0.0, "warmup_epochs": 0}
+    losses = {
+        "rld_a1_b8_T4_aT1": {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "target_temperature": 1.0},
+        "rld_a1_b8_T4_aT4": {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "target_temperature": 4.0},
+        "rld_a1_b0.5_T1_aT1": {"alpha": 1.0, "beta": 0.5, "temperature": 1.0, "target_temperature": 1.0},
+        "ls_rld_a9_b72_T2_aT2": {
+            "alpha": 9.0,
+            "beta": 72.0,
+            "temperature": 2.0,
+            "target_temperature": 2.0,
+            "standardise": True,
+        },
+        "scd_T4": {"alpha": 1.0, "beta": 0.0, "target_temperature": 4.0},
+        "scd_T1": {"alpha": 1.0, "beta": 0.0, "target_temperature": 1.0},
+        "mcd_T4": {"alpha": 0.0, "beta": 1.0, "temperature": 4.0},
+    }
+    check_each("rld", size, dtype, "rld", {name: given | common for name, given in losses.items()}, **NEAR[dtype])
+
+
+@each_type
+@each_size
+@pytest.mark.parametrize("name", ("ttm", "wttm"))
+def test_ttm_and_wttm(name, size, dtype):
+    losses = {
+        f"{name}_l{exponent}": {"exponent": exponent, "kl_weight": 1.0, "ce_weight": 0.0}
+        for exponent in (0.1, 0.2, 1.0)
+    }
+    check_each("ttm", size, dtype, name, losses)
+
+
+@each_type
+@each_size
+def test_abkd(size, dtype):
+    powers = ((0.8, 0.3, 4), (0.9, 0.2, 4), (0.5, 0.5, 1), (0.2, 0.7, 1), (1, 0, 1), (0, 1, 1), (0, 0, 1), (1, 1, 2))
+    powers += ((1, -1, 1), (0.5, 0, 1), (0, 0.5, 1), (2, -0.5, 1), (0, 0, 4), (1, 1, 1))
+    losses = {
+        f"ab_a{a}_b{b}_T{tau}": {
+            "alpha": float(a),
+            "beta": float(b),
+            "temperature": float(tau),
+            "weight": 1.0,
+            "ce_weight": 0.0,
+        }
+        for a, b, tau in powers
+    }
+    assert any(f"{size}/loss/{name}" in Case("modern/abkd", size).arrays for name in losses)
+    check_each("abkd", size, dtype, "abkd", losses)
+
+
+class TestGeneralisedJSD:
+    """The token axes are flattened; labels of -100 drop a token, and the divergence is a mean over those that are left.
+
+    The vectors of a teacher of the greatest classes alone, and of probabilities, wait for losses that take them.
+    """
+
+    def loss(self, case, dtype, beta, temperature=1.0, labels=None):
+        leaf = case.input("zs", dtype)
+        student, teacher = (output(logits=z.flatten(0, 1), embedding=z) for z in (leaf, case["in/zt"].to(dtype)))
+        method = built("jsd", student, teacher, beta=beta, temperature=temperature, ce_weight=0.0)
+        return {"zs": leaf}, run(method, student, teacher, labels=labels).total
+
+    @each_type
+    @pytest.mark.parametrize("size", ("v16", "v37", "v1000", "ext60"))
+    def test_golden(self, size, dtype):
+        case = Case("modern/gjsd", size)
+        labels = case["in/labels"].flatten()
+        tokens, classes = case["in/zs"].shape[1:]
+        counted = (labels != -100).sum().item()
+        for beta in ("0", "0.1", "0.5", "0.9", "1"):
+            self.check(case, f"jsd_b{beta}_T1", *self.loss(case, dtype, float(beta)), tokens)
+            self.check(case, f"masked_b{beta}", *self.loss(case, dtype, float(beta), labels=labels))
+            if f"{size}/loss/jsd_b{beta}_T2" in case.arrays:
+                self.check(case, f"jsd_b{beta}_T2", *self.loss(case, dtype, float(beta), 2.0), tokens)
+        self.check(case, "meanred_b0.5", *self.loss(case, dtype, 0.5, labels=labels), 1 / classes)
+        self.check(case, "sumred_b0.5", *self.loss(case, dtype, 0.5, labels=labels), counted)
+        self.check(case, "items7_b0.5", *self.loss(case, dtype, 0.5, labels=labels), counted / 7)
+
+    def check(self, case, name, leaves, loss, factor=1.0):
+        check(case, name, loss * factor, leaves if known_gradients(case, name) else {})
+
+
+def two_views(case, dtype):
+    """The student's leaves, and both networks' outputs for the weak view and, behind it, the strong one."""
+    leaves = {f"zs_{view}": case.input(f"zs_{view}", dtype) for view in ("weak", "strong")}
+    teachers = [case[f"in/zt_{view}"].to(dtype) for view in ("weak", "strong")]
+    return leaves, *(output(logits=torch.cat(z), embedding=torch.cat(z)) for z in (list(leaves.values()), teachers))
+
+
+@each_type
+@each_size
+def test_crld(size, dtype):
+    cifar = {"ce_weight": 1.0, "within_weight": 2.0, "across_weight": 0.5, "temperature": 4.0}
+    settings = {
+        "cifar": cifar,
+        "imagenet": cifar | {"ce_weight": 2.0, "temperature": 1.0},
+        "all_on": {
+            "ce_weight": 1.0,
+            "within_weight": 1.0,
+            "across_weight": 1.0,
+            "temperature": 2.0,
+            "weak_threshold": 0.0,
+            "strong_threshold": 0.0,
+        },
+    }
+    parts = {"ce": "ce_weight", "kd_wv": "within_weight", "kd_cv": "across_weight"}
+    case = Case("modern/crld", size)
+    for name, given in settings.items():
+        for part in (*parts, "total"):
+            off = {other: 0.0 for key, other in parts.items() if part not in (key, "total")}
+            leaves, student, teacher = two_views(case, dtype)
+            method = built("crld", student, teacher, classes=student.logits.shape[1], **given | off)
+            loss = run(method, student, teacher, labels=case["in/y"]).total
+            known = known_gradients(case, f"{name}_{part}")
+            check(case, f"{name}_{part}", loss, leaves if known else {})
+
+
+class TestMLLD:
+    @each_type
+    @each_size
+    def test_golden(self, size, dtype):
+        case = Case("modern/mlld", size)
+        for name, given in {
+            "cifar": {"ce_weight": 0.1, "kd_weight": 0.9, "temperature": 4.0},
+            "imagenet": {"ce_weight": 0.5, "kd_weight": 0.5, "temperature": 1.0},
+            "ls": {"ce_weight": 0.1, "kd_weight": 9.0, "temperature": 2.0, "standardise": True},
+        }.items():
+            if f"{size}/loss/{name}_total" not in case.arrays:
+                continue
+            leaves, student, teacher = two_views(case, dtype)
+            method = built("mlld", student, teacher, classes=student.logits.shape[1], **given)
+            loss = run(method, student, teacher, labels=case["in/y"])
+            known = known_gradients(case, f"{name}_total")
+            check(case, f"{name}_total", loss.total, leaves if known else {}, retain=True)
+            for term, key, weight in (
+                ("ce", "ce", given["ce_weight"]),
+                ("kl", "kd", given["kd_weight"]),
+                ("cc", "cc", given["kd_weight"]),
+                ("bc", "bc", given["kd_weight"]),
+            ):
+                close(weight * loss.terms[term], case[f"loss/{name}_{key}"], dtype)
+
+    @each_type
+    @each_size
+    def test_gram_terms(self, size, dtype):
+        case = Case("modern/mlld", size)
+        leaf = case.input("zs_weak", dtype)
+        for name, loss in zip(("cc_T4", "bc_T4"), gram_distances(leaf, case["in/zt_weak"].to(dtype), 4.0), strict=True):
+            check(case, name, loss, {"zs_weak": leaf} if known_gradients(case, name) else {}, retain=True)
+
+    @each_size
+    def test_who_is_at_most_the_median(self, size):
+        case = Case("modern/mlld", size)
+        p = case["in/zt_weak"].softmax(1)
+        for values, key in ((p.amax(1), "sample_mask"), (p.sum(0), "class_mask")):
+            assert torch.equal((values <= median(values)).long(), case[f"out/{key}"])
+
+
+@each_type
+@each_size
+def test_ctkd(size, dtype):
+    case = Case("modern/ctkd", size)
+    for name, weights in {
+        "kd": {"ce_weight": 0.0, "kl_weight": 1.0},
+        "ls_kd": {"ce_weight": 0.0, "kl_weight": 1.0, "standardise": True},
+        "train_kd_r0.1_a0.9": {"ce_weight": 0.1, "kl_weight": 0.9},
+        "train_ls_r0.1_a9": {"ce_weight": 0.1, "kl_weight": 9.0, "standardise": True},
+    }.items():
+        leaves, student, teacher, labels = logits(case, dtype)
+        method = built("ctkd", student, teacher, classes=student.logits.shape[1], **weights)
+        method.begin_epoch(int(case["hp/epoch"]) - 1)
+        assert method.factor.item() == pytest.approx(case["hp/lambda_"].item(), rel=1e-6)
+        method.factor = case["hp/lambda_"].to(torch.float64)
+        method.global_T.data.copy_(case["w/global_T"])
+        close(method.temperature()[None], case["out/T"], dtype)
+        loss = run(method, student, teacher, labels=labels).total
+        known = known_gradients(case, name)
+        # float32: the temperature's gradient is that of the float64 logits that float32 holds.
+        check(case, name, loss, leaves | {"w/global_T": method.global_T} if known else {}, **NEAR[dtype])
+
+
+class TestUSKD:
+    def made(self, case, dtype, **settings):
+        leaves = {name: case.input(name, dtype) for name in ("zs", "fea_mid")}
+        middle = leaves["fea_mid"][:, :, None, None]
+        student = output(middle, middle, logits=leaves["zs"], embedding=leaves["zs"])
+        method = built("uskd", student, classes=student.logits.shape[1], ce_weight=0.0, **settings)
+        for name, parameter in (("weight", method.weak.weight), ("bias", method.weak.bias)):
+            parameter.data.copy_(case[f"w/fc.{name}"])
+            leaves[f"w/fc.{name}"] = parameter
+        return leaves, student, method
+
+    def batch(self, case):
+        if case.name != "mixup":
+            return batch(case["in/y"])
+        values = case["in/y_soft"]
+        first = values.argmax(1, keepdim=True)
+        second = values.scatter(1, first, -1).argmax(1)
+        return batch(first[:, 0])._replace(mixed=Mixed(second, values.gather(1, first)[:, 0]))
+
+    @each_type
+    @pytest.mark.parametrize("size", ("c10", "c37", "mixup", "ext60"))
+    def test_golden(self, size, dtype):
+        case = Case("modern/uskd", size)
+        for name, (alpha, beta, mu) in {
+            "uskd_a1_b0.1_mu0.005": (1.0, 0.1, 0.005),
+            "target": (1.0, 0.0, 0.0),
+            "nontarget": (0.0, 1.0, 0.0),
+            "weak": (0.0, 0.0, 1.0),
+            "uskd_a0.5_b1_mu0.1": (0.5, 1.0, 0.1),
+        }.items():
+            leaves, student, method = self.made(case, dtype, alpha=alpha, beta=beta, mu=mu)
+            check(case, name, method(student, (), self.batch(case)).total, leaves)
+
+    @pytest.mark.parametrize("size", ("c10", "c37", "ext60"))
+    def test_the_others_soft_labels(self, size):
+        case = Case("modern/uskd", size)
+        _, student, method = self.made(case, torch.float64)
+        weak = method.weak(case["in/fea_mid"])
+        labels = case["in/y"][:, None]
+        soft = soft_others(student.logits, weak, labels, in_logs=True)
+        others = torch.ones_like(soft, dtype=torch.bool).scatter(1, labels, False)
+        close(soft[others].view(len(soft), -1), case["out/soft_nontarget"])
+
+    def test_the_paper_ranks_by_probabilities(self):
+        case = Case("modern/uskd", "c10")
+        _, student, method = self.made(case, torch.float64, ranking="paper")
+        labels = case["in/y"][:, None]
+        p, weak = student.logits.softmax(1), method.weak(case["in/fea_mid"]).softmax(1)
+        scores = sum(x / (1 - x.gather(1, labels) + 1e-6) for x in (p, weak))
+        ranks = 1 + (scores[:, None] > scores[:, :, None]).sum(2)
+        zipf = (1 / ranks.double()).scatter(1, labels, 0)
+        zipf /= zipf.sum(1, keepdim=True)
+        soft = soft_others(student.logits, method.weak(case["in/fea_mid"]), labels, in_logs=False)
+        torch.testing.assert_close(soft, zipf)
+
+
+class TestSDD:
+    def made(self, case, dtype, **settings):
+        leaf, target = case.input("map_s", dtype), case["in/map_t"].to(dtype)
+        student, teacher = (output(z, logits=z.mean((2, 3)), embedding=z.mean((2, 3))) for z in (leaf, target))
+        scales = (1, 2, 4) if case["hp/scales"] == 3 else (1, 2)
+        given = {"ce_weight": 0.0, "warmup_epochs": 0, "scales": scales} | settings
+        method = built("sdd", student, teacher, networks=(Stub(),), classes=leaf.shape[1], **given)
+        return {"map_s": leaf}, student, teacher, method
+
+    @each_type
+    @pytest.mark.parametrize("size", ("c10", "c37", "ext60"))
+    def test_golden(self, size, dtype):
+        case = Case("modern/sdd", size)
+        for name, given in {
+            "sdd_kd_T4": {"base": "kd", "temperature": 4.0},
+            "sdd_kd_T1": {"base": "kd", "temperature": 1.0},
+            "sdd_dkd_a1_b8_T4": {"beta": 8.0, "temperature": 4.0},
+            "sdd_dkd_a1_b2_T4": {"beta": 2.0, "temperature": 4.0},
+            "sdd_nkd_g8_T4": {"base": "nkd", "beta": 8.0, "temperature": 4.0},
+            "sdd_nkd_g1_T1": {"base": "nkd", "beta": 1.0, "temperature": 1.0},
+        }.items():
+            leaves, student, teacher, method = self.made(case, dtype, **given)
+            loss = run(method, student, teacher, labels=case["in/y"]).total
+            check(case, name, loss, leaves if known_gradients(case, name) else {}, **NEAR[dtype])
+
+    @pytest.mark.parametrize("size", ("c10", "c37", "ext60"))
+    def test_parts_and_their_weights(self, size):
+        from fastkd.methods.sdd import part_weights, parts_of
+
+        case = Case("modern/sdd", size)
+        _, student, teacher, method = self.made(case, torch.float64)
+        close(parts_of(student.final_map, method.settings.scales).mT, case["out/patches_s"])
+        weights = part_weights(parts_of(teacher.final_map, method.settings.scales), case["in/y"])
+        assert torch.equal(weights, case["out/weight"])
+
+    def test_nkd_as_the_paper_has_it_leaves_the_label_out(self):
+        case = Case("modern/sdd", "c10")
+        given = {"base": "nkd", "arithmetic": "paper", "scales": (1,), "beta": 1.5, "temperature": 2.0}
+        _, student, teacher, method = self.made(case, torch.float64, **given)
+        nkd = built("nkd", student, teacher, ce_weight=0.0, gamma=1.5, temperature=2.0)
+        found, expected = (run(one, student, teacher, labels=case["in/y"]).total for one in (method, nkd))
+        torch.testing.assert_close(found, expected)
+
+
+@each_type
+@pytest.mark.parametrize("size", ("c10", "c37", "ext60"))
+def test_catkd(size, dtype):
+    case = Case("modern/catkd", size)
+    for name, given in {
+        "cat_norm_r2": {"resolution": 2},
+        "cat_raw_r2": {"resolution": 2, "normalise": False},
+        "cat_norm_r4": {"resolution": 4},
+        "cat_binary_r2": {"resolution": 2, "binary": True},
+    }.items():
+        leaf, target = case.input("cam_s", dtype), case["in/cam_t"].to(dtype)
+        student, teacher = (output(z, logits=z.mean((2, 3)), embedding=z.mean((2, 3))) for z in (leaf, target))
+        method = built("catkd", student, teacher, networks=(Stub(),), classes=leaf.shape[1], weight=1.0, **given)
+        check(case, name, run(method, student, teacher).total, {"cam_s": leaf} if known_gradients(case, name) else {})

@@ -1,0 +1,134 @@
+"""CRD's compiled Triton kernels, executed: right against float64, and nothing to be found in them."""
+
+import pytest
+import torch
+from helpers.crd_cases import check_counts, check_path, check_update, problem
+from helpers.executed import executing, needs_compiler
+from ptx import NotExecuted
+
+from fastkd.ops import crd
+
+pytestmark = pytest.mark.ptx
+TOLERANCE = 2e-5  # as on a GPU: two products of bfloat16, or three, for one of float32
+ISSUE = {"rows": 500, "samples": 16, "negatives": 150}
+WHOLE = {"rows": 200, "samples": 33, "negatives": 40}
+"""More samples than half a tile: on Hopper the products are those of a warpgroup."""
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def check(architecture: str, dtype: str, **sizes) -> None:
+    case = problem(**sizes, dtype=TYPES[dtype])
+    with executing(architecture) as gpu:
+        check_path(case, "dense", TOLERANCE)
+        check_counts(case)
+    assert not any(result.depends_on_order for result in gpu.launches)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "sizes"),
+    [
+        pytest.param("sm_90", "bf16", {**WHOLE, "dim": 64}, marks=needs_compiler),
+        ("sm_80", "fp32", {"dim": 20, "rows": 100, "samples": 5, "negatives": 30, "replacement": True}),
+    ],
+)
+def test_losses_and_gradients(architecture, dtype, sizes):
+    check(architecture, dtype, **sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", (64, 100, 128))
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("replacement", (False, True))
+@pytest.mark.parametrize("architecture", ("sm_80", "sm_90", "sm_100"))
+def test_losses_and_gradients_of_every_kind(architecture, replacement, dtype, dim):
+    """Sixteen samples: on every architecture the products are those of a warp."""
+    check(architecture, dtype, **ISSUE, dim=dim, replacement=replacement, relaxed=replacement)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", (64, 100, 128))
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("architecture", ("sm_80", "sm_90"))
+def test_losses_and_gradients_of_whole_tiles(architecture, dtype, dim):
+    check(architecture, dtype, **WHOLE, dim=dim)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ("sm_80", "sm_90"))
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"explicit": True, "rows": 9, "classes": 2, "negatives": 30},
+        {"rows": 50, "negatives": 200},
+        {"samples": 1, "negatives": 1},
+        {"rows": 90, "classes": 90, "relaxed": True},
+        {"dim": 13},
+        {"rows": 70, "samples": 65, "negatives": 20},
+    ],
+    ids=str,
+)
+def test_odd_shapes(architecture, sizes):
+    check(architecture, "fp32", **sizes)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("architecture", ("sm_80", pytest.param("sm_90", marks=pytest.mark.slow), "sm_100"))
+def test_update(architecture, dtype):
+    """Three samples share a row; what the earlier ones read of it is not what the last one writes meanwhile."""
+    with executing(architecture):
+        check_update("dense", TYPES[dtype])
+
+
+@needs_compiler
+@pytest.mark.parametrize("dim", (16, pytest.param(128, marks=pytest.mark.slow)))
+def test_the_update_of_a_large_batch(dim):
+    """Four warps: short rows are held by all of them, and written by one."""
+    case = problem(samples=1100, dim=dim, rows=3000)
+    bank, step = case.bank.clone(), torch.tensor(7)
+    z, new_z = torch.tensor([-1.0, 5.0]), torch.tensor([3.0, 2.0])
+    student, teacher = (tensor.detach() for tensor in case.contrast[:2])
+    inputs = (case.contrast.rows_B, student, teacher, new_z, case.numbers)
+    expected = case.bank.clone()
+    crd.update_(expected, z.clone(), step.clone(), *inputs, "reference")
+    with executing("sm_90"):
+        crd.update_(bank, z, step, *inputs, "dense")
+    torch.testing.assert_close(bank, expected, rtol=5e-7, atol=1e-8)  # the norm is an approximate root
+    assert step == 8 and z.tolist() == [3.0, 2.0]
+
+
+@pytest.mark.parametrize("architecture", ("sm_80", pytest.param("sm_90", marks=pytest.mark.slow)))
+@pytest.mark.parametrize("options", [{}, {"replacement": True, "relaxed": True}], ids=("without", "with"))
+def test_draws_are_those_of_the_reference(architecture, options):
+    case = problem(**options, negatives=130, samples=3)
+    rows, plan = case.contrast.rows_B, case.contrast.plan
+    with executing(architecture):
+        drawn = crd.draw(rows, len(case.bank), plan, "dense")
+    assert torch.equal(drawn, crd.draw(rows, len(case.bank), plan, "reference"))
+
+
+def test_counts_do_not_depend_on_the_grid():
+    """Without atomics and with them: integers, the same in whatever order and by however many blocks they are added."""
+    for options in ({}, {"replacement": True}):
+        case = problem(**options, samples=3, rows=1100, negatives=200)
+        for multiprocessors in (1, 132):
+            with executing("sm_90", multiprocessors=multiprocessors) as gpu:
+                check_counts(case)
+            assert not gpu.launches[0].depends_on_order
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ("sm_80", "sm_90"))
+@pytest.mark.parametrize("dtype", TYPES)
+def test_shared_memory_is_read_without_conflicts(architecture, dtype):
+    """The kernels that do the work; the one that adds their parts, once a batch, is not laid out for it."""
+    case = problem(**WHOLE, dim=128, dtype=TYPES[dtype])
+    with executing(architecture) as gpu:
+        crd.loss(case.inputs(torch.full((2,), 1000.0)), "dense")
+    for kernel in ("count_kernel", "scores_kernel"):
+        assert gpu[kernel].counts.worst_conflict <= 2, gpu[kernel].counts.conflicts
+
+
+def test_products_of_tensor_memory_are_parsed_alone():
+    """On Blackwell whole tiles are multiplied by tcgen05, which is refused by name; fewer samples by mma, as above."""
+    with executing("sm_100"), pytest.raises(NotExecuted, match="scores_kernel: mbarrier, tcgen05 are parsed"):
+        crd.loss(problem(**WHOLE).inputs(torch.full((2,), 1000.0)), "dense")

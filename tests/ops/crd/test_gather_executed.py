@@ -1,0 +1,129 @@
+"""The CUDA kernels of csrc/, compiled by nvcc and executed: every variant of gather, normaliser, update and draw."""
+
+import pytest
+import torch
+from helpers.crd_cases import MOMENTUM, in_float64, near, problem
+from helpers.gather_executed import Gather
+from ptx import nvcc
+
+from fastkd.ops import crd
+
+pytestmark = [
+    pytest.mark.ptx,
+    pytest.mark.skipif(bool(nvcc.obstacle()), reason=nvcc.obstacle() or "nvcc is there"),
+]
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+VARIANTS = [
+    ("fp32", 20),
+    ("fp32", 128),
+    ("fp32", 200),
+    ("fp32", 13),
+    ("fp32", 255),
+    ("bf16", 48),
+    ("bf16", 136),
+    ("bf16", 21),
+    ("bf16", 255),
+]
+"""A width for each variant of the gather."""
+
+
+def check(gather: Gather, **options) -> None:
+    """Z, loss and gradients against float64, to the precision of the GPU tests; a finding raises."""
+    case = problem(**options)
+    z = gather.normaliser(case.inputs(torch.full((2,), -1.0)))
+    assert torch.equal(gather.normaliser(case.inputs(z)), z), "a Z that is known stays"
+    expected = in_float64(case, z)
+    total, sides, *gradients = gather.loss(case.inputs(z))
+    near(z, expected.z, 2e-6)
+    near(total[0], expected.total, 2e-6)
+    near(sides, expected.sides, 2e-6)
+    for gradient, right in zip(gradients, expected.gradients, strict=True):
+        near(gradient, right, 2e-6)
+    assert not any(result.depends_on_order for result in gather.launches)
+
+
+@pytest.mark.parametrize(("dtype", "dim"), [VARIANTS[1], VARIANTS[7]])
+def test_variants(dtype, dim):
+    check(Gather("sm_90"), dtype=TYPES[dtype], dim=dim, samples=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ("sm_80", "sm_90", "sm_100"))
+@pytest.mark.parametrize(("dtype", "dim"), VARIANTS)
+def test_every_variant(dtype, dim, architecture):
+    check(Gather(architecture), dtype=TYPES[dtype], dim=dim, samples=3, negatives=140)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", (64, 100, 128))
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("replacement", (False, True))
+@pytest.mark.parametrize("architecture", ("sm_80", "sm_90"))
+def test_both_rules_of_drawing(architecture, replacement, dtype, dim):
+    sizes = {"rows": 500, "samples": 16, "negatives": 150}
+    check(Gather(architecture), dtype=TYPES[dtype], dim=dim, **sizes, replacement=replacement, relaxed=replacement)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"explicit": True, "rows": 9, "classes": 2, "negatives": 30},
+        {"rows": 50, "negatives": 200},
+        {"samples": 1, "negatives": 1},
+        {"rows": 1200, "classes": 1100, "relaxed": True, "negatives": 300},
+        {"negatives": 127},
+        {"negatives": 128},
+    ],
+    ids=str,
+)
+def test_odd_shapes(options):
+    check(Gather("sm_90"), **options)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_every_row_is_read_once_for_a_draw(dtype):
+    """Without replacement the rows of one sample are different ones: nothing of them is read twice, and nothing else of
+    the bank but its first row, for the places behind the last draw. Embeddings, numbers and borders of classes come on
+    top."""
+    case = problem(samples=1, rows=3000, negatives=2000, dim=128, dtype=TYPES[dtype])
+    gather = Gather("sm_90")
+    gather.loss(case.inputs(torch.full((2,), 1000.0)))
+    counts, row = gather.launches[0].counts, 2 * 128 * TYPES[dtype].itemsize
+    assert 0 <= counts.read.unique_bytes - 2001 * row <= row + 2 * 128 * 4 + 256
+    assert counts.read.bytes <= 1.1 * 2001 * row
+
+
+def test_a_sample_that_takes_several_blocks():
+    """The parts of a sample are added in a fixed order, by however many blocks they were made."""
+    check(Gather("sm_80"), negatives=1100, rows=1500, samples=2)
+    check(Gather("sm_80", blocks=2), negatives=1100, rows=1500, samples=2)
+
+
+@pytest.mark.parametrize("architecture", ("sm_80", pytest.param("sm_90", marks=pytest.mark.slow)))
+@pytest.mark.parametrize("options", [{}, {"replacement": True, "relaxed": True}], ids=("without", "with"))
+def test_draws_are_those_of_the_reference(architecture, options):
+    case = problem(**options, negatives=130)
+    contrast, n = case.contrast, len(case.bank)
+    expected = crd.draw(contrast.rows_B, n, contrast.plan, "reference")
+    assert torch.equal(Gather(architecture).draw(contrast, n), expected)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("architecture", ("sm_80", pytest.param("sm_90", marks=pytest.mark.slow)))
+def test_update(architecture, dtype):
+    """Of samples that share a row the last one counts; what is not finite changes nothing."""
+    case = problem(samples=6, dtype=TYPES[dtype], dim=20)
+    rows = torch.tensor([4, 9, 4, 200, 9, 4])
+    student, teacher = (tensor.detach().clone() for tensor in case.contrast[:2])
+    student[3, 2] = torch.nan
+    bank, z, step = case.bank.clone(), torch.tensor([-1.0, 5.0]), torch.tensor(7)
+    Gather(architecture).update(bank, z, step, rows, student, teacher, torch.tensor([3.0, torch.inf]), case.numbers)
+    assert z.tolist() == [3.0, 5.0] and step.item() == 8
+    expected = case.bank.clone()
+    for row, sample in ((4, 5), (9, 4), (200, 3)):
+        for side, embeddings in enumerate((student, teacher)):
+            mixed = MOMENTUM * case.bank[row, side].double() + (1 - MOMENTUM) * embeddings[sample].double()
+            if mixed.isfinite().all():
+                expected[row, side] = (mixed / mixed.norm()).to(bank.dtype)
+    torch.testing.assert_close(bank, expected, rtol=2e-7 if dtype == "fp32" else 2**-7, atol=1e-8)

@@ -1,0 +1,180 @@
+"""The compiled kernels of the distillation loss, executed: right against float64, and nothing to be found in them."""
+
+import pytest
+import torch
+from helpers.distill_cases import FORMS, assert_no_worse, evaluate, random_logits
+from helpers.executed import executing
+
+from fastkd.losses import sftn_loss
+from fastkd.ops.distill_loss import launch
+
+pytestmark = pytest.mark.ptx
+SLACK = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}  # 2 ulp, as on a GPU
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+
+
+def check(form: str, classes: int, dtype: str, architecture: str, samples: int = 5, **options) -> None:
+    """Runs forward and backward with an ignored row; a finding raises."""
+    logits, labels = random_logits(3, samples, classes, TYPES[dtype], seed=classes)
+    if samples > 1:
+        labels[1] = -100
+    with executing(architecture, **options) as gpu:
+        assert_no_worse(form, logits, labels, slack=SLACK[TYPES[dtype]])
+    assert len(gpu.launches) == 3, "the rows, their sum, the scaling"
+    assert not any(result.depends_on_order for result in gpu.launches)
+
+
+QUICK = [
+    ("sftn", 100, "fp32", "sm_90"),
+    ("sftn reverse", 100, "bf16", "sm_80"),
+    ("kd", 1000, "bf16", "sm_90"),
+    ("kd", 1000, "fp16", "sm_80"),
+    ("dkd", 100, "fp32", "sm_100"),
+    ("weighted teachers", 10, "fp32", "sm_90"),
+    ("tfkd", 100, "bf16", "sm_90"),
+    ("smoothing others", 2, "fp32", "sm_80"),
+    ("sftn", 4200, "bf16", "sm_90"),
+    ("nkd", 100, "fp32", "sm_90"),
+    ("standardised rld", 100, "fp32", "sm_80"),
+    ("wttm", 100, "bf16", "sm_90"),
+    ("standardised ab", 100, "fp32", "sm_100"),
+    ("standardised teachers", 10, "fp16", "sm_90"),
+    ("jsd", 1200, "bf16", "sm_90"),
+]
+
+
+@pytest.mark.parametrize(("form", "classes", "dtype", "architecture"), QUICK)
+def test_forms(form, classes, dtype, architecture):
+    check(form, classes, dtype, architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("classes", (100, 1000))
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_all_forms_types_and_architectures(form, classes, dtype, architecture):
+    check(form, classes, dtype, architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_the_wide_kernel(form):
+    """Types and architectures take turns."""
+    place = list(FORMS).index(form)
+    check(form, 5000, list(TYPES)[place % 3], ARCHITECTURES[place // 3 % 3], samples=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("form", ("kd", "sftn"))
+def test_one_very_wide_row(form, architecture):
+    check(form, 21_841, "bf16", architecture, samples=1)
+
+
+PAIRS = [
+    ("sftn", 2, "bf16", "sm_90", 7),
+    ("sftn reverse", 10, "fp16", "sm_100", 1),
+    ("sftn detached", 4096, "fp32", "sm_80", 2),
+    ("sftn as printed", 2, "fp16", "sm_80", 33),
+    ("kd", 10, "fp32", "sm_100", 33),
+    ("kd", 4096, "bf16", "sm_90", 1),
+    ("teachers", 2, "fp32", "sm_100", 1),
+    ("teachers", 4096, "fp16", "sm_90", 7),
+    ("weighted teachers", 10, "bf16", "sm_80", 7),
+    ("dkd", 4096, "fp32", "sm_90", 3),
+    ("dkd", 2, "bf16", "sm_100", 5),
+    ("virtual", 10, "fp16", "sm_90", 33),
+    ("tfkd", 4096, "bf16", "sm_100", 2),
+    ("smoothing", 10, "fp32", "sm_80", 7),
+    ("smoothing others", 4096, "fp16", "sm_80", 2),
+    ("ce", 2, "fp32", "sm_90", 33),
+    ("ce", 129, "bf16", "sm_80", 7),
+    ("sftn", 129, "fp16", "sm_90", 33),
+]
+"""Classes, types, architectures and numbers of rows, pair by pair."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "classes", "dtype", "architecture", "samples"), PAIRS)
+def test_pairs(form, classes, dtype, architecture, samples):
+    check(form, classes, dtype, architecture, samples)
+
+
+@pytest.mark.parametrize("columns", (False, pytest.param(True, marks=pytest.mark.slow)))
+def test_rows_of_a_wider_matrix(columns):
+    """Only their own numbers are touched; with every second column, too."""
+    whole, labels = random_logits(3, 5, 300, torch.float32, 1)
+    views = [tensor[:, 3:203:2] if columns else tensor[:, 3:103] for tensor in whole]
+    with executing("sm_90"):
+        terms = sftn_loss(views[0].requires_grad_(), views[1:], labels % 100, temperature=2.0)
+    expected = sftn_loss(views[0], views[1:], labels % 100, temperature=2.0)
+    torch.testing.assert_close(terms.total, expected.total)
+
+
+def test_gradients_do_not_depend_on_the_grid():
+    """Rows are independent: one program for all of them gives the bits that many programs give; so does any order."""
+    logits, labels = random_logits(4, 21, 100, torch.float32, 2)
+    found = []
+    for multiprocessors in (1, 132):
+        with executing("sm_90", multiprocessors=multiprocessors) as gpu:
+            found.append(evaluate("sftn", "triton", logits, labels)[1])
+        assert gpu["rows_kernel"].counts.blocks == min(-(-21 // 4), multiprocessors * launch.layout(100).programs)
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("classes", "dtype", "sectors"),
+    [
+        (1000, "fp32", 1.06),
+        (1000, "bf16", 1.25),  # rows of 2,000 bytes begin in the middle of a sector, which two instructions ask for
+        (4096, "bf16", 1.06),
+        (4200, "bf16", 2.5),  # the wide kernel reads a row three times; the caches serve two of them
+        pytest.param(21_841, "bf16", 3.6, marks=pytest.mark.slow),  # and odd rows are read 2 bytes a thread
+    ],
+)
+def test_traffic_is_near_its_floor(classes, dtype, sectors):
+    """Every logit is read once and every gradient written once, but for what a sample has besides. sectors: how many
+    times the floor warps ask for at most, were there no L1 cache."""
+    logits, labels = random_logits(4, 8, classes, TYPES[dtype], 4)
+    with executing("sm_90", multiprocessors=4) as gpu:
+        evaluate("sftn", "triton", logits, labels)
+    counts, floor = [result.counts for result in gpu.launches], 2 * sum(tensor.nbytes for tensor in logits)
+    assert sum(one.read.unique_bytes + one.written.unique_bytes for one in counts) <= 1.05 * floor
+    assert (counts[0].read.sectors + counts[0].written.sectors) * 32 <= sectors * floor
+    assert max(one.worst_conflict for one in counts) == 1
+
+
+@pytest.mark.parametrize("approximation", ("above", pytest.param("below", marks=pytest.mark.slow), "either"))
+@pytest.mark.parametrize(
+    "form", ("kd", pytest.param("sftn", marks=pytest.mark.slow), pytest.param("dkd", marks=pytest.mark.slow))
+)
+def test_the_hardwares_approximations(form, approximation):
+    """Every exponential, logarithm and quotient off by what the manual allows: ten times plain PyTorch's error is not
+    passed, which rounds each of them right."""
+    logits, labels = random_logits(3, 5, 100, torch.float32, 3)
+    exact = evaluate(form, "reference", logits, labels, torch.float64)
+    plain = evaluate(form, "reference", logits, labels)
+    with executing("sm_90", approximation=approximation):
+        found = evaluate(form, "triton", logits, labels)
+    for one, right, usual in zip((*found[0], *found[1]), (*exact[0], *exact[1]), (*plain[0], *plain[1]), strict=True):
+        allowed = 10 * (usual.double() - right).norm() + 1e-6 * right.norm() + 1e-9
+        assert (one.double() - right).norm() <= allowed
+    assert torch.equal(found[2], exact[2])
+
+
+def test_a_label_that_is_no_class_is_caught_on_the_device(monkeypatch):
+    from ptx import FindingsError, findings
+
+    monkeypatch.setenv("FASTKD_CHECK_LABELS", "1")
+    logits, labels = random_logits(1, 5, 10, torch.float32, 0)
+    numbers = torch.ones(8)
+    from fastkd.ops.distill_loss.operation import distill_loss
+
+    with executing("sm_90"):
+        distill_loss(logits[0], [], labels, numbers, None, "ce", [True], False, True, -100)
+        labels[3] = 10
+        with pytest.raises(FindingsError, match=findings.TRAP):
+            distill_loss(logits[0], [], labels, numbers, None, "ce", [True], False, True, -100)

@@ -1,0 +1,194 @@
+"""The kernels in Triton's interpreter: against float64, with every teacher and divergence, and in the hard cases."""
+
+import pytest
+import torch
+from helpers.row_cases import DEFAULT, DIVERGENCES, KINDS, Options, assert_no_worse, forced, gradient_of, make
+
+from fastkd.losses import SparseTeacher, kd_loss
+from fastkd.ops.row_loss import launch
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, where -inf meets -inf
+CAPPED = Options(logit_scale=1.5, softcap=5.0, teacher_logit_scale=0.7, teacher_softcap=4.0)
+EVERY = [
+    (kind, divergence)
+    for kind in KINDS
+    for divergence in DIVERGENCES
+    if (kind, divergence) not in (("sampled", "reverse"), ("none", "jsd"), ("none", "reverse"))
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def poisoned_memory():
+    """What the kernels do not write is NaN."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def weighted(case):
+    return case._replace(weights=torch.tensor([0.5, 0.0, 2.0]))
+
+
+@pytest.mark.parametrize("kind, divergence", EVERY)
+@pytest.mark.parametrize("labels", ("classes", "probabilities"))
+def test_every_teacher(kind, divergence, labels):
+    assert_no_worse(weighted(make(kind, 3, 7, labels)), divergence)
+
+
+IN_CHUNKS = (("logits", "forward"), ("logits", "jsd"), ("lumped", "forward"))
+
+
+@pytest.mark.parametrize(
+    "kind, divergence", [pytest.param(*case, marks=() if case in IN_CHUNKS else pytest.mark.slow) for case in EVERY]
+)
+def test_rows_in_chunks(kind, divergence):
+    assert_no_worse(weighted(make(kind, 3, 2051, "probabilities")), divergence)
+
+
+@pytest.mark.parametrize("kind, divergence", [case for case in EVERY if case[0] != "none"])
+def test_scaled_and_capped_logits(kind, divergence):
+    assert_no_worse(make(kind, 2, 37), divergence, CAPPED)
+
+
+@pytest.mark.parametrize("kind, divergence", (("logits", "jsd"), ("lumped", "forward"), ("probabilities", "forward")))
+@pytest.mark.parametrize("classes", (2, 16, 129))
+def test_widths(kind, divergence, classes):
+    assert_no_worse(make(kind, 3, classes, k=2), divergence)
+
+
+WORDS = (32_000, 128_256, 151_936, 256_000)
+
+
+@pytest.mark.parametrize("classes", [pytest.param(c, marks=() if c == 32_000 else pytest.mark.slow) for c in WORDS])
+@pytest.mark.parametrize("kind, divergence", (("logits", "forward"), ("lumped", "jsd")))
+def test_vocabularies(kind, divergence, classes):
+    """In bfloat16; interpreted, its gradients are stored in float32."""
+    options = Options(temperature=1.0, logit_scale=1.25, softcap=30.0, teacher_softcap=20.0)
+    assert_no_worse(make(kind, 1, classes, dtype=torch.bfloat16, k=50), divergence, options)
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("kind", ("logits", "probabilities", "lumped"))
+def test_half_precision(kind, dtype):
+    assert_no_worse(make(kind, 3, 100, "probabilities", dtype), "forward")
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("kind", ("logits", "lumped"))
+class TestHardCases:
+    def case(self, kind, classes=9):
+        return make(kind, 3, classes, seed=3)
+
+    @pytest.mark.parametrize("size", (1e4, -1e4))
+    def test_huge_logits(self, kind, divergence, size):
+        case = self.case(kind)
+        for i, row in enumerate(case.student):
+            row[i] = size
+        if kind == "logits":
+            case.teacher[:, 4] = size
+        with forced("triton"):
+            losses, gradient = gradient_of(case, divergence, DEFAULT, torch.ones(3))
+        assert losses.isfinite().all() and gradient.isfinite().all()
+        assert_no_worse(case, divergence)
+
+    def test_a_large_offset_changes_nothing(self, kind, divergence):
+        case = self.case(kind, 50)
+        case.student.add_(3000.0)
+        if kind == "logits":
+            case.teacher.sub_(2000.0)
+        assert_no_worse(case, divergence)
+
+    def test_classes_that_nobody_holds_for_possible(self, kind, divergence):
+        case = self.case(kind)
+        case.labels.clamp_(1, 7)
+        for tensor in (case.student, case.teacher) if kind == "logits" else (case.student,):
+            tensor[:, [0, -1]] = -torch.inf
+        if kind == "lumped":
+            kept = torch.tensor([[1, 2, 3]] * 3)
+            case = case._replace(teacher=SparseTeacher(kept, case.teacher.log_probabilities))
+        with forced("triton"):
+            losses, gradient = gradient_of(case, divergence, DEFAULT, torch.ones(3))
+        assert losses.isfinite().all() and gradient.isfinite().all()
+        assert_no_worse(case, divergence)
+
+    def test_nan_in_nan_out_and_in_its_own_row_alone(self, kind, divergence):
+        case = self.case(kind)
+        case.student[1, 2] = torch.nan
+        with forced("triton"):
+            losses, gradient = gradient_of(case, divergence, DEFAULT, torch.ones(3))
+        assert losses[1].isnan() and gradient[1].isnan().all()
+        assert losses[[0, 2]].isfinite().all() and gradient[[0, 2]].isfinite().all()
+
+    def test_nan_in_a_row_that_does_not_count(self, kind, divergence):
+        case = self.case(kind)
+        case.student[1, 2] = torch.nan
+        case.labels[1] = -100
+        with forced("triton"):
+            losses, gradient = gradient_of(case, divergence, DEFAULT, torch.ones(3))
+        assert losses[1] == 0 and (gradient[1] == 0).all()
+        assert losses.isfinite().all() and gradient.isfinite().all()
+
+    def test_equal_logits(self, kind, divergence):
+        case = self.case(kind)
+        case.student.fill_(0.5)
+        assert_no_worse(case, divergence)
+
+    def test_an_empty_batch(self, kind, divergence):
+        case = make(kind, 0, 9)
+        with forced("triton"):
+            losses, gradient = gradient_of(case, divergence, DEFAULT, torch.ones(0))
+        assert losses.shape == (0,) and gradient.shape == (0, 9)
+
+
+@pytest.mark.parametrize("kind", ("logits", "lumped"))
+def test_a_tail_that_the_student_has_nearly_lost(kind):
+    case = make(kind, 3, 50)
+    kept = make("lumped", 3, 50).teacher.indices
+    case.student.scatter_add_(1, kept, torch.full((3, 3), 30.0))
+    assert_no_worse(case, "forward", Options(temperature=1.0))
+
+
+def test_pixels_and_cut_sequences_are_read_where_they_are():
+    """Neither the logits nor their gradients are copied: the kernel is given their strides."""
+    seen = []
+    fill = launch.fill
+    pixels, other = (torch.randn(2, 5, 4, 6, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    tokens, target = (torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(i))[:, :-1] for i in range(2))
+
+    def spying(rows, found, gradient):
+        seen.append((rows.student_BRK.data_ptr(), rows.teacher.dense_BRK.data_ptr(), gradient.stride()))
+        fill(rows, found, gradient)
+
+    with pytest.MonkeyPatch.context() as patch, forced("triton"):
+        patch.setattr(launch, "fill", spying)
+        for student, teacher, labels in (
+            (pixels, other, torch.randint(5, (2, 4, 6))),
+            (tokens, target, torch.randint(5, (2, 6))),
+        ):
+            leaf = student.detach().requires_grad_()
+            terms = kd_loss(leaf, teacher, labels)
+            terms.total.backward()
+            assert seen[-1][:2] == (student.data_ptr(), teacher.data_ptr())
+            axis = 1 if student.ndim == 4 else 2
+            flat = [tensor.movedim(axis, -1).reshape(-1, 5) for tensor in (student, teacher)]
+            rows = flat[0].clone().requires_grad_()
+            expected = kd_loss(rows, flat[1], labels.flatten(), reduction="sum")
+            (expected.total / labels.numel()).backward()
+            torch.testing.assert_close(leaf.grad.movedim(axis, -1).reshape(-1, 5), rows.grad)
+            torch.testing.assert_close(terms.total, (expected.total / labels.numel()).detach())
+    assert seen[0][2] == pixels.flatten(2).transpose(1, 2).stride()
+
+
+def test_two_runs_give_the_same_bits():
+    case = make("lumped", 3, 2051)
+    with forced("triton"):
+        first, second = (gradient_of(case, "jsd", DEFAULT, torch.ones(3)) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_labels_out_of_range():
+    case = make("logits", 3, 5)
+    case.labels[1] = 5
+    with forced("triton"), pytest.raises(RuntimeError, match="a label is outside"):
+        gradient_of(case, "forward", DEFAULT, torch.ones(3))

@@ -1,0 +1,195 @@
+"""The executor sees what is wrong: PTX of fastkd's kernels, changed in one place, and what has to be found then."""
+
+from functools import cache
+from typing import NamedTuple
+
+import pytest
+from helpers.executed import needs_compiler
+from helpers.mutated import SYNCHRONISES, Outcome, replaced, without
+from helpers.mutation_cases import LAUNCHES, recorded
+from ptx.findings import (
+    DIVERGENCE,
+    IN_FLIGHT,
+    INACTIVE,
+    MATRIX_REGISTERS,
+    MISALIGNED,
+    OUTSIDE,
+    PROXY,
+    RACE,
+    RACE_BETWEEN_BLOCKS,
+    TRAP,
+    UNINITIALISED,
+)
+
+pytestmark = [pytest.mark.ptx, needs_compiler]
+VALUES = "other values, nothing else"
+"""In place of a kind: no access has moved, and only the results tell."""
+LONG = ("count", "count few", "scores mma", "measure", "update", "wide")
+"""Launches whose mutations take a second or more."""
+
+
+class Mutation(NamedTuple):
+    launch: str
+    what: str
+    found: str
+    pattern: str
+    by: str = ""
+    """What stands in place of the match; nothing leaves it out."""
+    nth: int = 0
+
+
+_STORED_THEN_MET = r"(st\.shared[^;]*;)((?:(?!bar\.sync)[^;])*)(bar\.sync\s+0;)"
+_MET_THEN_LOADED = r"(bar\.sync\s+0;)([^;]*?)((?:@%p\d+ )?ld\.shared[^;]*;)"
+_SHUFFLE = r"(shfl\.sync\.bfly\.b32\s+%r\d+, %r\d+), 16, 31, -1"
+_WIDE_LOAD = r"(ld\.global\.v4\S* \{[^}]*\}, \[ %rd\d+) \+ 0 \]"
+_WIDE_STORE = r"(st\.global\.v4\S* \[ %rd\d+) \+ 0 \]"
+_LABEL = r"(ld\.global\.b64 \{[^}]*\}, \[ %rd\d+) \+ 0 \]"
+_COPY = r"(cp\.async\.cg\S* \[ %r\d+) \+ 0 \], (\[ %rd\d+) \+ 0"
+_ARRIVED = r"(cp\.async\.wait_group\s+\w+;)"
+_MATRIX_LOAD = r"(ldmatrix\S* \{[^}]*\}, \[%r\d+)\]"
+_MATRICES_DONE = r"wgmma\.wait_group\.sync\.aligned 0;"
+_PROXY_FENCE = r"fence\.proxy\.async\.shared::cta;"
+_SHARED_ATOMIC = r"atom\.shared\.add\.u32\s+%r\d+, (\[[^\]]*\]), (%r\d+);"
+
+MUTATIONS = [
+    Mutation(
+        "rows",
+        "the bound of the next samples is off by one",
+        OUTSIDE,
+        r"setp\.lt(\.s32\s+%p\d+, %r256, )",
+        r"setp.le\1",
+    ),
+    Mutation("rows", "four classes too many", OUTSIDE, r"(setp\.lt\.u32\s+%p\d+, %r\d+), 100;", r"\1, 104;"),
+    Mutation("rows", "a load without its mask", OUTSIDE, r"@%p\d+ (ld\.global\.v4\S*)", r"\1"),
+    Mutation("rows", "a store without its mask", RACE, r"@%p\d+ (st\.global\.v4\S*)", r"\1"),
+    Mutation("rows", "a load 4 bytes further on", MISALIGNED, _WIDE_LOAD, r"\1 + 4 ]"),
+    Mutation("rows", "a store 4 bytes further on", MISALIGNED, _WIDE_STORE, r"\1 + 4 ]"),
+    Mutation("rows", "a store 16 bytes further on", OUTSIDE, _WIDE_STORE, r"\1 + 16 ]"),
+    Mutation("rows", "a label 4 bytes further on", MISALIGNED, _LABEL, r"\1 + 4 ]"),
+    Mutation("rows", "the next sample's label", VALUES, _LABEL, r"\1 + 8 ]"),
+    Mutation("rows", "a store of gradients left out", VALUES, r"@%p\d+ st\.global\.v4[^;]*;"),
+    Mutation("rows", "a shuffle with another lane", RACE, _SHUFFLE, r"\1, 8, 31, -1"),
+    Mutation("rows", "a shuffle without the last lane", INACTIVE, _SHUFFLE, r"\1, 16, 31, 0x7FFFFFFF"),
+    Mutation("rows", "a store behind its barrier", RACE, _STORED_THEN_MET, r"\3\2\1"),
+    Mutation("rows", "a load before its barrier", RACE, _MET_THEN_LOADED, r"\3\2\1"),
+    Mutation("rows", "every program takes the first one's samples", RACE_BETWEEN_BLOCKS, r"%r10, %ctaid\.x", "%r10, 0"),
+    Mutation("rows", "a barrier for some lanes", DIVERGENCE, r"bar\.sync\s+0;", "@%p16 bar.sync 0;"),
+    Mutation("rows", "a barrier of one warp", RACE, r"bar\.sync\s+0;", "bar.sync 0, 32;"),
+    Mutation("rows", "another barrier for one warp", RACE, r"bar\.sync\s+0;", "bar.sync %r223, 32;"),
+    Mutation("rows ahead", "a copy that is not waited for", IN_FLIGHT, _ARRIVED),
+    Mutation("rows ahead", "a wait for all but one", IN_FLIGHT, _ARRIVED, "cp.async.wait_group 1;"),
+    Mutation("rows ahead", "a wait behind its barrier", RACE, rf"{_ARRIVED}([^b]*)(bar\.sync\s+0;)", r"\3\2\1"),
+    Mutation("rows ahead", "a copy from 4 bytes further on", MISALIGNED, _COPY, r"\1 + 0 ], \2 + 4"),
+    Mutation("rows ahead", "a copy to 4 bytes further on", MISALIGNED, _COPY, r"\1 + 4 ], \2 + 0"),
+    Mutation("rows ahead", "a copy to 16 bytes further on", UNINITIALISED, _COPY, r"\1 + 16 ], \2 + 0"),
+    Mutation("rows ahead", "eight classes too many", OUTSIDE, r"(setp\.lt\.u32\s+%p\d+, %r\d+), 125;", r"\1, 126;"),
+    Mutation("wide", "the barrier of the next sample", RACE, r"bar\.sync\s+0;"),
+    Mutation("wide", "eight classes too many", OUTSIDE, r"(%p\d+, %rd\d+), 5000;", r"\1, 5008;"),
+    Mutation("finish", "a shuffle with another lane", VALUES, _SHUFFLE, r"\1, 8, 31, -1"),
+    Mutation("finish", "a store behind its barrier", RACE, _STORED_THEN_MET, r"\3\2\1"),
+    Mutation("add", "a load before its barrier", RACE, _MET_THEN_LOADED, r"\3\2\1"),
+    Mutation("scores", "a matrix from 16 bytes further on", UNINITIALISED, _MATRIX_LOAD, r"\1+16]"),
+    Mutation("scores", "a matrix from 4 bytes further on", MISALIGNED, _MATRIX_LOAD, r"\1+4]"),
+    Mutation("scores", "a shared store 8 bytes further on", UNINITIALISED, r"(\[%r11)\+4096\]", r"\1+4104]"),
+    Mutation("scores", "a copy that is not waited for", IN_FLIGHT, _ARRIVED),
+    Mutation("scores", "a store behind its barrier", RACE, _STORED_THEN_MET, r"\3\2\1"),
+    Mutation("scores wgmma", "a fence of the proxy left out", PROXY, _PROXY_FENCE, nth=1),
+    Mutation("scores wgmma", "a barrier in its place", PROXY, _PROXY_FENCE, "bar.sync 0;", nth=1),
+    Mutation("scores wgmma", "a fence of registers left out", MATRIX_REGISTERS, r"wgmma\.fence\.sync\.aligned;"),
+    Mutation("scores wgmma", "a product that is not waited for", MATRIX_REGISTERS, _MATRICES_DONE, nth=1),
+    Mutation(
+        "scores wgmma",
+        "a wait for all but one product",
+        MATRIX_REGISTERS,
+        _MATRICES_DONE,
+        "wgmma.wait_group.sync.aligned 1;",
+        nth=1,
+    ),
+    Mutation("scores wgmma", "a copy that is not waited for", IN_FLIGHT, _ARRIVED),
+    Mutation("count few", "a plain store in place of an atomic", RACE, _SHARED_ATOMIC, r"st.shared.b32 \1, \2;"),
+    Mutation("draw", "an atomic for the block alone", RACE_BETWEEN_BLOCKS, r"atom\.global\.gpu", "atom.global.cta"),
+    Mutation("update", "a barrier before a store", RACE, r"bar\.sync\s+0;", nth=3),
+    Mutation("update", "a barrier before the step is counted", RACE, r"bar\.sync\s+0;", nth=4),
+]
+
+
+@cache
+def unchanged(launch: str) -> Outcome:
+    return recorded(launch).run()
+
+
+def slow_where_long(launch: str, *values: object):
+    return pytest.param(launch, *values, marks=[pytest.mark.slow] if launch in LONG else [])
+
+
+@pytest.mark.parametrize("launch", [slow_where_long(launch) for launch in LAUNCHES])
+def test_unchanged_kernels_report_nothing(launch):
+    assert not unchanged(launch).kinds
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        pytest.param(one, marks=[pytest.mark.slow] if one.launch in LONG else [], id=f"{one.launch}: {one.what}")
+        for one in MUTATIONS
+    ],
+)
+def test_a_mutation_is_reported(mutation):
+    found = recorded(mutation.launch).run(replaced(mutation.pattern, mutation.nth, mutation.by))
+    if mutation.found == VALUES:
+        assert not found.kinds and not found.same_values(unchanged(mutation.launch))
+    else:
+        assert mutation.found in found.kinds
+
+
+_NEXT_COMMIT = "The next commit takes its copies along, and every wait is for all groups."
+_DRAINED = "Behind the loop: what still arrives is never read, and nothing else is written to its place."
+_SAME_ACCUMULATORS = (
+    "Products that add to the same registers need nothing between them, and the next commit takes them along."
+)
+_FENCED_AGAIN = "The fence that fastkd adds stands between the wait for the copies and the product that reads them."
+_OWN = "On both sides of it a thread touches only its own numbers."
+REDUNDANT: dict[str, dict[str, tuple[int, ...]]] = {
+    "count": {_OWN: (7, 10, 13)},
+    "rows ahead": {_NEXT_COMMIT: (0, 1, 2, 3, 5, 6, 7, 8), _DRAINED: (23, 24)},
+    "scores": {_NEXT_COMMIT: (4, 12)},
+    "scores mma": {_NEXT_COMMIT: (6, 11), _DRAINED: (13, 14)},
+    "scores wgmma": {
+        _NEXT_COMMIT: (6, 24),
+        _FENCED_AGAIN: (8,),
+        _SAME_ACCUMULATORS: (13, 14, 15, 19, 20, 21),
+    },
+}
+"""{launch: {why: which of its synchronising instructions, in the order of the text}}: each is reached, and without it
+nothing is found and no bit of the results is another, in every order of the blocks that was run."""
+EXPECTED = {
+    "bar": {RACE},
+    "cp": {IN_FLIGHT},
+    "fence": {PROXY},
+    "wgmma": {MATRIX_REGISTERS, IN_FLIGHT},
+}
+"""What leaving out a synchronising instruction is reported as, by its first word."""
+
+
+CODES = {launch: (launch,) for launch in LAUNCHES if launch != "count few"} | {"count": ("count", "count few")}
+"""The launches that execute a code: one of them comes to each of its instructions."""
+
+
+@pytest.mark.parametrize(
+    "code", [pytest.param(code, marks=[] if code == "rows" else [pytest.mark.slow]) for code in CODES]
+)
+def test_every_barrier_wait_and_fence_is_needed_or_listed(code):
+    launches = CODES[code]
+    assert len({recorded(launch).text for launch in launches}) == 1
+    redundant = {number for numbers in REDUNDANT.get(code, {}).values() for number in numbers}
+    for number, text in enumerate(recorded(code).synchronising):
+        found = [recorded(launch).run(without(SYNCHRONISES, number)) for launch in launches]
+        kinds = set().union(*(outcome.kinds for outcome in found))
+        where = f"{code}, {number}: {text}: {kinds}"
+        if number in redundant:
+            came = [recorded(launch).run(replaced(SYNCHRONISES, number, "trap;")).kinds for launch in launches]
+            assert {TRAP} in came, f"{where} is not reached"
+            assert not kinds, where
+            assert all(one.same_values(unchanged(name)) for one, name in zip(found, launches, strict=True)), where
+        else:
+            assert kinds & EXPECTED[text.partition(".")[0]], where

@@ -1,0 +1,94 @@
+"""Files are reached through few doors: whatever else looks at a path, opens or removes one, could end in a traceback,
+hang on a pipe, follow a link or leave half a file."""
+
+import ast
+
+import pytest
+from helpers.places import ROOT
+
+DOORS = {
+    "support/paths.py": "It is the door: what stands at a path.",
+    "support/files.py": "It is the door: reading and writing.",
+    "support/locks.py": "It locks, under the door's own opening.",
+    "support/log.py": "It appends to a file that the door has opened.",
+    "support/environment.py": "It reads /proc and looks for the checkout that the package lies in.",
+    "data/index.py": "The scan of image folders, which has its own rules for pipes, links and circles.",
+    "data/folder.py": "It looks for images that lie beside the class folders it looks for.",
+    "data/decoding.py": "It reads image files, whose heads the scan has looked at.",
+    "data/digits.py": "The digits come with the package.",
+    "data/dali.py": "It writes pictures again in a temporary folder of its own.",
+    "ops/compiled.py": "The compiled libraries lie in the package.",
+}
+"""{module: why it may}"""
+
+METHODS = {
+    *(
+        "exists",
+        "is_dir",
+        "is_file",
+        "is_symlink",
+        "stat",
+        "lstat",
+        "iterdir",
+        "glob",
+        "rglob",
+        "read_text",
+        "read_bytes",
+    ),
+    *("write_text", "touch", "unlink", "rmdir", "mkdir", "rename", "chmod", "symlink_to", "expanduser", "resolve"),
+}
+FUNCTIONS = {
+    "open",
+    *("os.open", "os.stat", "os.listdir", "os.scandir", "os.walk", "os.remove", "os.unlink", "os.replace", "os.rename"),
+    *("os.truncate", "os.mkdir", "os.makedirs", "os.path.exists", "os.path.isfile", "os.path.isdir"),
+    *("np.load", "np.fromfile", "np.memmap", "safe_open", "load_file", "save_file", "shutil.rmtree", "shutil.copy"),
+}
+SOURCES = sorted(str(path.relative_to(ROOT / "fastkd")) for path in (ROOT / "fastkd").rglob("*.py"))
+
+
+def calls(source: str) -> list[str]:
+    """The calls of a module that reach for a file system, as they stand there."""
+    found = []
+    for node in ast.walk(ast.parse((ROOT / "fastkd" / source).read_text())):
+        if isinstance(node, ast.Call):
+            words = ast.unparse(node.func)
+            method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            if words in FUNCTIONS or (method in METHODS and not words.startswith(("re.", "files."))):
+                found.append(f"line {node.lineno}: {words}")
+    return found
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_files_are_reached_through_the_doors(source):
+    if source not in DOORS:
+        assert not calls(source), "use fastkd.support.paths and fastkd.support.files"
+
+
+@pytest.mark.parametrize("source", DOORS)
+def test_every_door_is_one(source):
+    assert calls(source) or source == "support/log.py", f"{source} reaches for no file: take it out of DOORS"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_nothing_is_imported_by_a_name_but_where_a_person_gave_it(source):
+    """`importlib.import_module`, `__import__`, `exec`, `eval`, `pickle`, `torch.load` without weights_only."""
+    # The program `fastkd` imports rows of its own table, DALI is imported where it is wanted.
+    allowed = {"methods/__init__.py": {"import_method"}, "data/dali.py": {"<module>"}, "__main__.py": {"run"}}
+    tree = ast.parse((ROOT / "fastkd" / source).read_text())
+    for owner, node in owned_calls(tree):
+        words = ast.unparse(node.func)
+        if words in ("importlib.import_module", "__import__"):
+            assert owner in allowed.get(source, ()), f"{source}, line {node.lineno}: imports by a name"
+        assert words not in ("exec", "eval", "pickle.load", "pickle.loads", "runpy.run_path"), f"{source}: {words}"
+        if words == "torch.load":
+            safe = [keyword for keyword in node.keywords if keyword.arg == "weights_only"]
+            assert safe and ast.unparse(safe[0].value) == "True", f"{source}, line {node.lineno}"
+        if words == "np.load":
+            assert any(keyword.arg == "allow_pickle" for keyword in node.keywords), f"{source}, line {node.lineno}"
+
+
+def owned_calls(tree):
+    """(the function that a call stands in, the call)"""
+    for node in tree.body:
+        owner = node.name if isinstance(node, ast.FunctionDef | ast.ClassDef) else "<module>"
+        yield from ((owner, call) for call in ast.walk(node) if isinstance(call, ast.Call))
