@@ -60,12 +60,12 @@ def instructions() -> str:
     return _used
 
 
-def forms() -> frozenset[str]:
-    """The forms of the distillation loss that the CPU library has a kernel of; none where it cannot be used."""
-    return frozenset() if obstacle("cpu") else _forms()
+def has_form(form: str) -> bool:
+    """Whether the CPU library is there and has a kernel of this form of the distillation loss."""
+    return not obstacle("cpu") and form in _forms()
 
 
-forms._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+has_form._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @functools.cache

@@ -62,7 +62,7 @@ def _path(form: str, logits_BK: Sequence[Tensor]) -> str:
         impossible = _IN_FLOAT32
     elif reference.is_transforming():
         impossible = _NOT_TRANSFORMED
-    elif logits_BK[0].device.type == "cpu" and form not in compiled.forms():
+    elif logits_BK[0].device.type == "cpu" and not compiled.has_form(form):
         impossible = (("cpu", f"the compiled cpu library has no kernel of the form {form}"),)
     return select.choose("distill_loss", logits_BK[0].device.type, impossible)[0]
 

@@ -55,7 +55,7 @@ class TestOperation(OperationContract):
     path = "cpu"
 
     def has(self, form):
-        return form in COMPILED or form in compiled.forms()
+        return form in COMPILED or compiled.has_form(form)
 
 
 def test_a_form_that_the_library_lacks_is_left_to_the_reference(monkeypatch):
