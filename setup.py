@@ -40,8 +40,9 @@ def extensions() -> dict:
 
     headers = [str(path) for pattern in ("*.h", "*.cuh") for path in sorted(Path("csrc").glob(pattern))]
     common = {"py_limited_api": True, "depends": headers}
-    cxx = ["-O3", "-Wno-psabi", OLDEST_TORCH]
-    modules = [CppExtension("fastkd._fastkd_cpu", ["csrc/crd_cpu.cpp"], extra_compile_args=cxx, **common)]
+    cxx = ["-O3", "-fno-trapping-math", "-Wno-psabi", OLDEST_TORCH]  # else a choice of two numbers is no vector
+    sources = [f"csrc/{name}.cpp" for name in ("crd_cpu", "distill_cpu", "instructions")]
+    modules = [CppExtension("fastkd._fastkd_cpu", sources, extra_compile_args=cxx, **common)]
     if home is not None:
         arguments = {"cxx": cxx, "nvcc": ["-O3", "-DUSE_CUDA", "-Xptxas=-v,-warn-spills", OLDEST_TORCH]}
         module = CUDAExtension(

@@ -3,7 +3,8 @@
 One step: loss, gradients of both embeddings, update of the bank, at the shapes of CIFAR-100 and ImageNet, and the draws
 of a batch by themselves. `reference` is how CRD code is written (index_select, bmm, exp, autograd, index_copy_; written
 anew here) on rows drawn beforehand; its sampler is numpy's choice for every sample. Ours draw for themselves: `gather`
-and `dense` on a GPU, `cpu` without one, `fallback` where nothing is compiled, each with a bank of fp32 or bf16.
+and `dense` on a GPU, `cpu_tiles` and `cpu` without one (FASTKD_CPU limits their instruction set), `fallback` where
+nothing is compiled, each with a bank of fp32 or bf16.
 """
 
 import argparse
@@ -125,8 +126,9 @@ def our_step(bank: Tensor, z: Tensor, step: Tensor, batch: Contrast, numbers: Te
 
 def paths(case: Case, device: str) -> list[str]:
     able = [name for name in select.OPERATIONS["crd"] if select.able("crd", name, device)]
-    # On a GPU the fallback gathers as the reference does, or sorts 10⁹ counts: nobody would choose it.
-    return able if device == "cpu" and case.rows < 10**6 else [name for name in able if name != "reference"]
+    # Nobody would choose tiles of a large bank, nor the fallback, which gathers as the reference does on a GPU.
+    never = ("cpu_tiles", "reference") if case.rows >= 10**6 else () if device == "cpu" else ("reference",)
+    return [name for name in able if name not in never]
 
 
 def contenders(case: Case, given: Problems, device: str) -> dict[str, list[Call]]:

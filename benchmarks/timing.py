@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import torch
 
+from fastkd.ops import compiled
+
 RESULTS = Path(__file__).parent / "results"
 """The records that README's tables are made of."""
 L2_BYTES = 64 << 20
@@ -141,7 +143,11 @@ def input_sets(bytes_each: int, device: str) -> int:
 
 
 def device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    """The GPU's name; without one the threads, and the instruction set of our compiled kernels where they are there."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    instructions = "" if compiled.obstacle("cpu") else f", {compiled.instructions()}"
+    return f"cpu, {torch.get_num_threads()} threads{instructions}"
 
 
 def versions(*packages: str) -> dict[str, str]:

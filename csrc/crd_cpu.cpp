@@ -1,7 +1,8 @@
-// The CRD memory bank on a CPU. fastkd/ops/crd/reference.py is the definition, fastkd/ops/crd/operation.py the schemas.
+// The CRD memory bank on a CPU. The definition is fastkd/ops/crd/reference.py; operation.py has the schemas.
 //
-// A task is one sample and 1024 of its draws: a row is read once, multiplied by the embedding, and at once added to the
-// gradient with the weight that its score gives it. Tasks and sums have a fixed order: no result depends on threads.
+// Two ways to the same numbers, fastkd/ops/crd/__init__.py chooses: crd_gather.h goes from draw to draw, crd_tiles.h
+// from tile to tile of the bank. A task is one sample and 1024 of its draws, or some tiles; tasks and sums have a fixed
+// order: no result depends on threads.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -12,9 +13,11 @@
 #include <optional>
 #include <vector>
 
-#include "cpu_draws.h"
+#include "crd.h"
 #include "inputs.h"
-#include "nce.h"
+
+#define FASTKD_KERNELS "crd_kernels.h"
+#include "each_target.h"
 
 namespace {
 
@@ -22,175 +25,15 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using namespace fastkd;
 
-constexpr int64_t CHUNK = 1024, BLOCK = 16, LANES = 16;
+constexpr int64_t CHUNK = 1024;
 static_assert(CHUNK % DRAWN_TOGETHER == 0, "a chunk begins with a counter's first word");
+constexpr int64_t SLICE = 20;  // tiles
 
-typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t Bits __attribute__((vector_size(64)));
-typedef uint32_t Pairs __attribute__((vector_size(64), aligned(2), may_alias));
-typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int Order __attribute__((vector_size(16)));
-
-struct BFloat16 {
-  uint16_t bits;
-};
-
-FASTKD_INLINE float single(const float* value) { return *value; }
-FASTKD_INLINE float single(const BFloat16* value) { return float_of(uint32_t{value->bits} << 16); }
-
-// Two vectors of a row at once. In bfloat16 they are the even and the odd elements of 32, since that takes a shift and
-// a mask; embeddings and gradients are put into the same order.
-struct Two {
-  Floats a, b;
-};
-
-FASTKD_INLINE Two two(const float* from) {
-  return {*reinterpret_cast<const Floats*>(from), *reinterpret_cast<const Floats*>(from + LANES)};
-}
-
-FASTKD_INLINE void keep(float* to, const Two& values) {
-  *reinterpret_cast<Floats*>(to) = values.a;
-  *reinterpret_cast<Floats*>(to + LANES) = values.b;
-}
-
-FASTKD_INLINE Two two(const BFloat16* from) {
-  const Bits pairs = *reinterpret_cast<const Pairs*>(from);
-  return {(Floats)(pairs << 16), (Floats)(pairs & 0xFFFF0000u)};
-}
-
-// Where an element of 2 * LANES stands in that order.
-FASTKD_INLINE int64_t place_of(const float*, int64_t d) { return d; }
-FASTKD_INLINE int64_t place_of(const BFloat16*, int64_t d) { return d % 2 * LANES + d / 2; }
-
-FASTKD_INLINE void store(float* to, float value) { *to = value; }
-FASTKD_INLINE void store(BFloat16* to, float value) {  // to the nearest, ties to even; NaN stays NaN
+FASTKD_INLINE void put(float* to, float value) { *to = value; }
+FASTKD_INLINE void put(BFloat16* to, float value) {  // to the nearest, ties to even; NaN stays NaN
   const uint32_t bits = bits_of(value);
   to->bits = value != value ? uint16_t{0x7FC0} : static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
-
-FASTKD_INLINE Quad quarters(const Floats& values) {
-  float all[LANES];
-  *reinterpret_cast<Floats*>(all) = values;
-  const Quad* const four = reinterpret_cast<const Quad*>(all);
-  return (four[0] + four[1]) + (four[2] + four[3]);
-}
-
-// The sums over the elements of four vectors of four.
-FASTKD_INLINE Quad sums_of(Quad a, Quad b, Quad c, Quad d) {
-  constexpr Order low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, second = {2, 3, 6, 7};
-  const Quad ab = __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-  const Quad cd = __builtin_shuffle(c, d, low) + __builtin_shuffle(c, d, high);
-  return __builtin_shuffle(ab, cd, first) + __builtin_shuffle(ab, cd, second);
-}
-
-struct Task {
-  const Nce* nce;  // [2]: of the student's and of the teacher's side
-  const void* bank;
-  const float* embeddings[2];
-  const uint32_t* rows;
-  int64_t dim, count;
-  bool ends_with_positive, measures;
-  float* ordered;    // room for [4, dim]
-  float* gradients;  // [2, dim]
-  double* sums;      // [2]: of the losses, or of exp(score / T) if Z is measured
-};
-
-// DIM: the compile-time dimension, or 0.
-template <typename T, int DIM>
-FASTKD_INLINE void pass(const Task& task) {
-  constexpr int64_t STEP = 2 * LANES, GROUP = DIM > 0 ? DIM / STEP : 4;  // so many pairs of accumulators at once
-  static_assert(DIM % STEP == 0, "the compile-time dimension is a multiple of two vectors");
-  const int64_t dim = DIM > 0 ? DIM : task.dim, whole = dim / STEP * STEP;
-  const T* const bank = static_cast<const T*>(task.bank);
-  float* const ordered = task.ordered;  // embeddings [2][dim], then gradients [2][dim]
-  for (int64_t side = 0; side < 2; ++side)
-    for (int64_t d = 0; d < dim; ++d)
-      ordered[side * dim + (d < whole ? d / STEP * STEP + place_of(bank, d % STEP) : d)] = task.embeddings[side][d];
-  float* const gradients = ordered + 2 * dim;
-  for (int64_t i = 0; i < 2 * dim; ++i) gradients[i] = 0;
-  double sums[2] = {0, 0};
-  const T* block[BLOCK];
-  for (int64_t first = 0; first < task.count; first += BLOCK) {
-    const int64_t size = task.count - first < BLOCK ? task.count - first : BLOCK;
-    for (int64_t i = 0; i < BLOCK; ++i) block[i] = bank + 2 * dim * int64_t{task.rows[first + (i < size ? i : 0)]};
-    float scores[2][BLOCK], terms[2][BLOCK], weights[2][BLOCK];
-    for (int64_t i = 0; i < BLOCK; i += 4) {
-      Quad parts[2][4];
-      for (int64_t j = 0; j < 4; ++j) {
-        if (first + BLOCK + i + j < task.count) {
-          const T* const next = bank + 2 * dim * int64_t{task.rows[first + BLOCK + i + j]};
-          for (int64_t d = 0; d < 2 * dim; d += 64 / sizeof(T)) __builtin_prefetch(next + d);
-        }
-        // The student's embedding meets the teacher's half of the row, the teacher's the student's.
-        for (int64_t side = 0; side < 2; ++side) {
-          const T* const row = block[i + j] + (side == 0 ? dim : 0);
-          const float* const embedding = ordered + side * dim;
-          Two products = {};
-          for (int64_t d = 0; d < whole; d += STEP) {
-            const Two elements = two(row + d), with = two(embedding + d);
-            products.a += with.a * elements.a;
-            products.b += with.b * elements.b;
-          }
-          parts[side][j] = quarters(products.a + products.b);
-          for (int64_t d = whole; d < dim; ++d) parts[side][j][0] += embedding[d] * single(row + d);
-        }
-      }
-      for (int64_t side = 0; side < 2; ++side)
-        *reinterpret_cast<Quad*>(scores[side] + i) =
-            sums_of(parts[side][0], parts[side][1], parts[side][2], parts[side][3]);
-    }
-    for (int64_t side = 0; side < 2; ++side) {
-      const Nce nce = task.nce[side];
-      if (task.measures) {
-        for (int64_t i = 0; i < size; ++i) sums[side] += nce.power(scores[side][i]);
-        continue;
-      }
-      for (int64_t i = 0; i < BLOCK; ++i) terms[side][i] = nce.negative(scores[side][i], weights[side][i]);
-      if (task.ends_with_positive && first + size == task.count)
-        terms[side][size - 1] = nce.positive(scores[side][size - 1], weights[side][size - 1]);
-      for (int64_t i = size; i < BLOCK; ++i) terms[side][i] = weights[side][i] = 0;
-      float total = 0;
-      for (int64_t i = 0; i < BLOCK; ++i) total += terms[side][i];
-      sums[side] += total;
-      float* const gradient = gradients + side * dim;
-      const int64_t half = side == 0 ? dim : 0;
-      int64_t d = 0;
-      for (; d + GROUP * STEP <= whole; d += GROUP * STEP) {
-        Two kept[GROUP];
-        for (int64_t r = 0; r < GROUP; ++r) kept[r] = two(gradient + d + r * STEP);
-        for (int64_t i = 0; i < BLOCK; ++i)
-          for (int64_t r = 0; r < GROUP; ++r) {
-            const Two elements = two(block[i] + half + d + r * STEP);
-            kept[r].a += weights[side][i] * elements.a;
-            kept[r].b += weights[side][i] * elements.b;
-          }
-        for (int64_t r = 0; r < GROUP; ++r) keep(gradient + d + r * STEP, kept[r]);
-      }
-      for (; d < whole; d += STEP) {
-        Two kept = two(gradient + d);
-        for (int64_t i = 0; i < BLOCK; ++i) {
-          const Two elements = two(block[i] + half + d);
-          kept.a += weights[side][i] * elements.a;
-          kept.b += weights[side][i] * elements.b;
-        }
-        keep(gradient + d, kept);
-      }
-      for (; d < dim; ++d)
-        for (int64_t i = 0; i < BLOCK; ++i) gradient[d] += weights[side][i] * single(block[i] + half + d);
-    }
-  }
-  for (int64_t side = 0; side < 2; ++side)
-    for (int64_t d = 0; d < dim; ++d)
-      task.gradients[side * dim + d] =
-          gradients[side * dim + (d < whole ? d / STEP * STEP + place_of(bank, d % STEP) : d)];
-  task.sums[0] = sums[0];
-  task.sums[1] = sums[1];
-}
-
-FASTKD_CLONES void pass_float_128(const Task& task) { pass<float, 128>(task); }
-FASTKD_CLONES void pass_float(const Task& task) { pass<float, 0>(task); }
-FASTKD_CLONES void pass_bfloat16_128(const Task& task) { pass<BFloat16, 128>(task); }
-FASTKD_CLONES void pass_bfloat16(const Task& task) { pass<BFloat16, 0>(task); }
 
 template <typename T>
 FASTKD_INLINE void update(T* row, const float* const embeddings[2], float momentum, int64_t dim) {
@@ -203,7 +46,7 @@ FASTKD_INLINE void update(T* row, const float* const embeddings[2], float moment
     }
     const float norm = static_cast<float>(std::sqrt(squares));
     if (!std::isfinite(norm)) continue;  // the training may go on without this step
-    for (int64_t d = 0; d < dim; ++d) store(row + d, mixed[d] / std::max(norm, SMALLEST_NORM));
+    for (int64_t d = 0; d < dim; ++d) put(row + d, mixed[d] / std::max(norm, SMALLEST_NORM));
   }
 }
 
@@ -236,7 +79,8 @@ void run(const Tensor& student, const Tensor& teacher, const Tensor& bank, const
   const Nce nce[2] = {Nce(temperature, z[0], draws.negatives, draws.n, samples),
                       Nce(temperature, z[1], draws.negatives, draws.n, samples)};
   const bool narrow = bank.scalar_type() == ScalarType::BFloat16;
-  const auto kernel = narrow ? (dim == 128 ? pass_bfloat16_128 : pass_bfloat16) : (dim == 128 ? pass_float_128 : pass_float);
+  const auto gather = FASTKD_BEST(gather);
+  const auto draw = FASTKD_BEST(draw);
   std::vector<float> gradients(static_cast<size_t>(tasks * 2 * dim));
   std::vector<double> parts(static_cast<size_t>(tasks * 2));
   std::atomic<bool> inside{true};
@@ -253,7 +97,7 @@ void run(const Tensor& student, const Tensor& teacher, const Tensor& bank, const
         inside = false;
         return;
       }
-      kernel({nce, rows_of_bank, {students + sample * dim, teachers + sample * dim}, rows, dim, count,
+      gather({nce, rows_of_bank, narrow, {students + sample * dim, teachers + sample * dim}, rows, dim, count,
               first + count == places, measures, ordered.data(), gradients.data() + i * 2 * dim, parts.data() + i * 2});
     }
   });
@@ -270,14 +114,103 @@ void run(const Tensor& student, const Tensor& teacher, const Tensor& bank, const
     }
 }
 
+// The draws of all samples, sorted by the tiles of the bank.
+struct Sorted {
+  std::vector<uint8_t> drawn;       // [samples][negatives]
+  std::vector<uint32_t> starts;     // [samples][tiles + 1]
+  std::vector<uint32_t> positives;  // [samples]
+};
+
+Sorted sorted(const Draws& draws, int64_t samples) {
+  const int64_t tiles = (draws.n + TILE - 1) / TILE, negatives = draws.negatives;
+  Sorted result{std::vector<uint8_t>(static_cast<size_t>(samples * negatives)),
+                std::vector<uint32_t>(static_cast<size_t>(samples * (tiles + 1))),
+                std::vector<uint32_t>(static_cast<size_t>(samples))};
+  std::atomic<bool> inside{true};
+  const auto draw = FASTKD_BEST(draw);
+  torch::stable::parallel_for(0, samples, 1, [&](int64_t begin, int64_t end) {
+    std::vector<uint32_t> rows(static_cast<size_t>(negatives + CHUNK)), next(static_cast<size_t>(tiles + 1));
+    for (int64_t b = begin; b < end; ++b) {
+      for (int64_t first = 0; first <= negatives; first += CHUNK)
+        if (!draw(draws, b, first, std::min(negatives + 1 - first, CHUNK), rows.data() + first)) {
+          inside = false;
+          return;
+        }
+      result.positives[b] = rows[negatives];
+      std::fill(next.begin(), next.end(), 0);
+      for (int64_t i = 0; i < negatives; ++i) ++next[rows[i] / TILE];
+      uint32_t* const starts = result.starts.data() + b * (tiles + 1);
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        starts[tile + 1] = starts[tile] + next[tile];
+        next[tile] = starts[tile];
+      }
+      uint8_t* const drawn = result.drawn.data() + b * negatives;
+      for (int64_t i = 0; i < negatives; ++i) drawn[next[rows[i] / TILE]++] = static_cast<uint8_t>(rows[i] % TILE);
+    }
+  });
+  if (!inside) complain();
+  return result;
+}
+
+// As `run`, for the losses, from tile to tile of the bank: the negatives in slices of it, then the positives.
+void run_tiles(const Tensor& student, const Tensor& teacher, const Tensor& bank, const Draws& draws, const float* z,
+               float temperature, double* sums, float* const gradients[2]) {
+  const int64_t samples = student.size(0), dim = student.size(1), wide = FASTKD_BEST(padded_dim)(dim);
+  const int64_t tiles = (draws.n + TILE - 1) / TILE, slices = (tiles + SLICE - 1) / SLICE, side_size = samples * wide;
+  const Nce nce[2] = {Nce(temperature, z[0], draws.negatives, draws.n, samples),
+                      Nce(temperature, z[1], draws.negatives, draws.n, samples)};
+  const float* const embeddings[2] = {student.const_data_ptr<float>(), teacher.const_data_ptr<float>()};
+  const bool narrow = bank.scalar_type() == ScalarType::BFloat16;
+  const void* const rows_of_bank = bank.const_data_ptr();
+  const Sorted found = sorted(draws, samples);
+  std::vector<float> padded(static_cast<size_t>(2 * side_size)), parts(static_cast<size_t>(slices * 2 * side_size));
+  std::vector<double> losses(static_cast<size_t>((slices + samples) * 2));
+  for (int64_t side = 0; side < 2; ++side)
+    for (int64_t b = 0; b < samples; ++b)
+      std::copy_n(embeddings[side] + b * dim, dim, padded.data() + side * side_size + b * wide);
+  const auto kernel = FASTKD_BEST(tiles);
+  torch::stable::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      kernel({nce, rows_of_bank, narrow, padded.data(), found.drawn.data(), found.starts.data(), i * SLICE,
+              std::min((i + 1) * SLICE, tiles), draws.n, dim, samples, draws.negatives,
+              parts.data() + i * 2 * side_size, losses.data() + i * 2});
+  });
+  const auto gather = FASTKD_BEST(gather);
+  torch::stable::parallel_for(0, samples, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> room(static_cast<size_t>(6 * dim));
+    float* const own = room.data() + 4 * dim;
+    for (int64_t b = begin; b < end; ++b) {
+      gather({nce, rows_of_bank, narrow, {embeddings[0] + b * dim, embeddings[1] + b * dim}, &found.positives[b], dim,
+              1, true, false, room.data(), own, losses.data() + (slices + b) * 2});
+      for (int64_t side = 0; side < 2; ++side) {
+        float* const to = gradients[side] + b * dim;
+        for (int64_t d = 0; d < dim; ++d) to[d] = own[side * dim + d];
+        for (int64_t i = 0; i < slices; ++i) {
+          const float* const from = parts.data() + (i * 2 + side) * side_size + b * wide;
+          for (int64_t d = 0; d < dim; ++d) to[d] += from[d];
+        }
+      }
+    }
+  });
+  sums[0] = sums[1] = 0;
+  for (int64_t i = 0; i < slices + samples; ++i)
+    for (int side = 0; side < 2; ++side) sums[side] += losses[i * 2 + side];
+}
+
+template <bool BY_TILES>
 void crd_loss(FASTKD_CRD_INPUTS, Tensor total, Tensor sides, Tensor student_gradient, Tensor teacher_gradient) {
   double sums[2];
   const Draws draws =
       plan(rows, chosen, starts, step, bank.size(0), negatives, seed, first_place, replacement, relaxed);
-  run(student, teacher, bank, draws, z.const_data_ptr<float>(), numbers.const_data_ptr<float>()[0], false, sums,
-      student_gradient.mutable_data_ptr<float>(), teacher_gradient.mutable_data_ptr<float>());
+  const float *const known = z.const_data_ptr<float>(), temperature = numbers.const_data_ptr<float>()[0];
+  float* const gradients[2] = {student_gradient.mutable_data_ptr<float>(), teacher_gradient.mutable_data_ptr<float>()};
+  if (BY_TILES)
+    run_tiles(student, teacher, bank, draws, known, temperature, sums, gradients);
+  else
+    run(student, teacher, bank, draws, known, temperature, false, sums, gradients[0], gradients[1]);
   float* const parts = sides.mutable_data_ptr<float>();
-  for (int side = 0; side < 2; ++side) parts[side] = static_cast<float>(sums[side] / static_cast<double>(student.size(0)));
+  for (int side = 0; side < 2; ++side)
+    parts[side] = static_cast<float>(sums[side] / static_cast<double>(student.size(0)));
   *total.mutable_data_ptr<float>() = static_cast<float>((sums[0] + sums[1]) / static_cast<double>(student.size(0)));
 }
 
@@ -331,6 +264,7 @@ void crd_draw(Tensor rows, FASTKD_DRAW_PLAN, int64_t n, Tensor out) {
   const int64_t places = negatives + 1, chunks = (places + CHUNK - 1) / CHUNK;
   int64_t* const to = out.mutable_data_ptr<int64_t>();
   std::atomic<bool> inside{true};
+  const auto draw = FASTKD_BEST(draw);
   torch::stable::parallel_for(0, rows.size(0) * chunks, 1, [&](int64_t begin, int64_t end) {
     uint32_t drawn[CHUNK];
     for (int64_t i = begin; i < end; ++i) {
@@ -352,7 +286,8 @@ void crd_draw(Tensor rows, FASTKD_DRAW_PLAN, int64_t n, Tensor out) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastkd, CPU, m) {
-  m.impl("_crd_loss", TORCH_BOX(&crd_loss));
+  m.impl("_crd_loss", TORCH_BOX(&crd_loss<false>));
+  m.impl("_crd_loss_by_tiles", TORCH_BOX(&crd_loss<true>));
   m.impl("_crd_normaliser", TORCH_BOX(&crd_normaliser));
   m.impl("_crd_update", TORCH_BOX(&crd_update));
   m.impl("_crd_draw", TORCH_BOX(&crd_draw));

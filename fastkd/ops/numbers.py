@@ -223,6 +223,11 @@ ROW_FORMS = ("kd_rows", "jsd_rows")
 """Those that `fastkd.ops.row_loss` computes."""
 
 
+def partners_learn(form: str) -> bool:
+    """Whether the partners have a cross-entropy and hits of their own, and may want gradients."""
+    return any(number.role is Role.PARTNER_CE_WEIGHT for number in NUMBERS[form].values())
+
+
 def neutral(form: str) -> list[float]:
     """The tensor's values before any number is set; a role that the form has no number for keeps its value."""
     roles = CRDRole if form == "crd" else Role

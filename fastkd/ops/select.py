@@ -4,10 +4,12 @@ FASTKD_OPS=distill_loss=reference forces one; several are separated by commas. F
 assert on the device that labels are in range (on a CPU they always are checked).
 """
 
+import functools
 import importlib.util
 import os
 from collections.abc import Callable
 
+from fastkd.ops.compiled import instructions
 from fastkd.ops.compiled import obstacle as missing
 from fastkd.support.errors import UserError, nearest
 
@@ -25,24 +27,37 @@ def choose(operation: str, device: str, impossible: Reasons = (), unsuitable: Re
 
     Raises UserError if FASTKD_OPS names what does not exist or what cannot run there.
     """
+    return _chosen(operation, device, impossible, unsuitable, os.environ.get("FASTKD_OPS", ""), interpreting())
+
+
+@functools.cache
+def _chosen(
+    operation: str, device: str, impossible: Reasons, unsuitable: Reasons, forcing: str, interpreted: bool
+) -> tuple[str, str]:
+    """What can run is found once in a process: losses of few numbers would wait for the search."""
     implementations, ruled_out, disliked = OPERATIONS[operation], dict(impossible), dict(unsuitable)
-    forced = forced_implementations().get(operation)
+    forced = _forced_by(forcing).get(operation)
     if forced is not None:
-        if obstacle := implementations[forced](device, interpreting()) or ruled_out.get(forced):
+        if obstacle := implementations[forced](device, interpreted) or ruled_out.get(forced):
             raise UserError(f"FASTKD_OPS={operation}={forced}: {obstacle}")
         return forced, FORCED
     obstacles = []
     for name, obstacle_on in implementations.items():
         obstacle = obstacle_on(device, False) or ruled_out.get(name) or disliked.get(name)
         if not obstacle:
-            return name, "; ".join(obstacles) or f"preferred on {device}"
+            return name, "; ".join(dict.fromkeys(obstacles)) or f"preferred on {device}"
         obstacles.append(obstacle)
     raise AssertionError(f"{operation} has no implementation that runs everywhere")
 
 
 def choices(device: str) -> dict[str, str]:
     """`implementation (reason)` of every operation on a device type, for the records of a run."""
-    return {operation: "{} ({})".format(*choose(operation, device)) for operation in OPERATIONS}
+    return {operation: _described(*choose(operation, device)) for operation in OPERATIONS}
+
+
+def _described(implementation: str, reason: str) -> str:
+    compiled_for = f" {instructions()}" if implementation.startswith("cpu") else ""
+    return f"{implementation}{compiled_for} ({reason})"
 
 
 def words(device: str) -> dict[str, str]:
@@ -73,8 +88,12 @@ able._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAcces
 
 def forced_implementations() -> dict[str, str]:
     """{operation: implementation}, as FASTKD_OPS has them. Raises UserError for names that do not exist."""
+    return _forced_by(os.environ.get("FASTKD_OPS", ""))
+
+
+def _forced_by(text: str) -> dict[str, str]:
     forced = {}
-    for item in filter(None, (part.strip() for part in os.environ.get("FASTKD_OPS", "").split(","))):
+    for item in filter(None, (part.strip() for part in text.split(","))):
         operation, equals, implementation = (part.strip() for part in item.partition("="))
         if not equals:
             raise UserError(f"FASTKD_OPS is OPERATION=IMPLEMENTATION[,…], got {item!r}")
@@ -116,17 +135,29 @@ def _runs_everywhere(device: str, interpreted: bool) -> str:
     return ""
 
 
-MADE_FOR = {"triton": "cuda", "dense": "cuda", "gather": "cuda", "cpu": "cpu"}
+MADE_FOR = {"triton": "cuda", "dense": "cuda", "gather": "cuda", "cpu_tiles": "cpu", "cpu": "cpu"}
 """The device type that an implementation was made for; one that is not here was made for all."""
-_CALLED = {"reference": "PyTorch", "triton": "Triton", "dense": "Triton (dense)", "gather": "CUDA", "cpu": "C++"}
+_CALLED = {
+    "reference": "PyTorch",
+    "triton": "Triton",
+    "dense": "Triton (dense)",
+    "gather": "CUDA",
+    "cpu_tiles": "C++",
+    "cpu": "C++",
+}
 
 
 OPERATIONS: dict[str, dict[str, Callable[[str, bool], str]]] = {
-    "distill_loss": {"triton": _triton_obstacle, "reference": _runs_everywhere},
+    "distill_loss": {
+        "triton": _triton_obstacle,
+        "cpu": _compiled_obstacle("cpu"),
+        "reference": _runs_everywhere,
+    },
     "row_loss": {"triton": _triton_obstacle, "reference": _runs_everywhere},
     "crd": {
         "dense": _triton_obstacle,
         "gather": _compiled_obstacle("cuda"),
+        "cpu_tiles": _compiled_obstacle("cpu"),
         "cpu": _compiled_obstacle("cpu"),
         "reference": _runs_everywhere,
     },

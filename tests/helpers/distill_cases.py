@@ -97,7 +97,7 @@ def evaluate(
     return [value.detach() for value in values], [leaf.grad for leaf in learners], hits
 
 
-def assert_no_worse(form: str, logits: list[Tensor], labels: Tensor, slack: float = 0.0) -> None:
+def assert_no_worse(form: str, logits: list[Tensor], labels: Tensor, slack: float = 0.0, path: str = "triton") -> None:
     """The kernel errs at most twice as much as plain PyTorch in the same type, measured against float64.
 
     Below a few units of float32 rounding nothing is compared: there PyTorch may be right by luck. `slack` is relative,
@@ -105,7 +105,7 @@ def assert_no_worse(form: str, logits: list[Tensor], labels: Tensor, slack: floa
     """
     exact_values, exact_gradients, exact_hits = evaluate(form, "reference", logits, labels, torch.float64)
     plain_values, plain_gradients, _ = evaluate(form, "reference", logits, labels)
-    values, gradients, hits = evaluate(form, "triton", logits, labels)
+    values, gradients, hits = evaluate(form, path, logits, labels)
     assert torch.equal(hits, exact_hits), f"{form}: hits"
     rounding = 4 * torch.finfo(torch.float32).eps
     # A single number may be right by luck, and τ² KL is a difference of log-probabilities that are larger than itself.

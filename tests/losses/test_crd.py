@@ -13,7 +13,7 @@ from helpers.subprocesses import with_paths
 from fastkd.losses import CRDLoss
 from fastkd.ops import crd
 
-PATHS = ["reference", pytest.param("cpu", marks=needs_library)]
+PATHS = ["reference", *(pytest.param(path, marks=needs_library) for path in ("cpu", "cpu_tiles"))]
 LABELS = torch.arange(60) % 7
 
 

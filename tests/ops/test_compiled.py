@@ -1,10 +1,16 @@
 """The compiled libraries: found beside the package, loaded once, and not missed where there are none."""
 
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers.crd_cases import needs_library
+from helpers.subprocesses import with_paths
 
 from fastkd.ops import compiled
+from fastkd.support.errors import UserError
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ def test_without_a_library_one_line_says_so(folder, device):
 @pytest.mark.parametrize("name", ("_fastkd_cpu.abi3.so", "_fastkd_cpu.so", "_fastkd_cpu.cpython-311-darwin.so"))
 def test_a_library_is_found_by_its_device(folder, loaded, name):
     (folder / name).touch()
-    assert compiled.obstacle("cpu") == "" and compiled.obstacle("cuda")
+    assert compiled.obstacle("cuda")
     compiled.load("cpu")
     assert loaded == [folder / name]
 
@@ -54,6 +60,43 @@ def test_a_library_is_loaded_once_in_a_process(folder, loaded):
     assert [file.name for file in loaded] == ["_fastkd_cpu.abi3.so", "_fastkd_cuda.abi3.so"]
 
 
+def test_a_library_of_older_sources_is_not_used(folder, loaded, monkeypatch):
+    """It would implement other operations than Python declares, as after a checkout without a build."""
+    (folder / "_fastkd_cpu.abi3.so").touch()
+    monkeypatch.setattr(compiled, "_is_current", lambda: False)
+    assert compiled.obstacle("cpu") == "the compiled cpu library is of older sources, build it again"
+
+
+@needs_library
+class TestInstructions:
+    @pytest.fixture(autouse=True)
+    def restored(self):
+        compiled.load("cpu")
+        yield
+        compiled.use_instructions("")
+
+    def test_the_best_ones_are_used_up_to_the_limit(self):
+        best = compiled.use_instructions("")
+        for name in compiled.INSTRUCTIONS[: compiled.INSTRUCTIONS.index(best) + 1]:
+            assert compiled.use_instructions(name) == name
+
+    def test_a_name_that_does_not_exist_is_refused(self):
+        with pytest.raises(UserError, match="FASTKD_CPU: no instruction set 'avx'.*avx2"):
+            compiled.use_instructions("avx")
+
+    def test_what_this_cpu_does_not_have_is_refused(self, monkeypatch):
+        library = SimpleNamespace(_instructions=lambda most: "baseline")
+        monkeypatch.setattr(torch.ops, "fastkd", library)
+        with pytest.raises(UserError, match="FASTKD_CPU=avx512: this CPU has baseline at most"):
+            compiled.use_instructions("avx512")
+
+    def test_the_environment_limits_them(self):
+        program = "from fastkd.ops import select; select.choose('crd', 'cpu')"
+        environment = with_paths(FASTKD_CPU="nothing")
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+        assert "FASTKD_CPU: no instruction set 'nothing'" in done.stderr
+
+
 def test_loading_what_is_not_there_is_a_mistake_of_ours(folder, loaded):
     with pytest.raises(AssertionError, match=r"load\('cpu'\) comes after obstacle\('cpu'\)"):
         compiled.load("cpu")
@@ -63,8 +106,17 @@ def test_loading_what_is_not_there_is_a_mistake_of_ours(folder, loaded):
 @needs_library
 def test_the_library_implements_what_python_declares():
     """Schemas stand in Python; a library that has another one would not load."""
-    import fastkd.ops.crd  # noqa: F401 - declares them
+    import fastkd.ops.crd
+    import fastkd.ops.distill_loss  # noqa: F401 - they declare them
 
     compiled.load("cpu")
-    for name in ("_crd_loss", "_crd_normaliser", "_crd_update", "_crd_draw"):
+    for name in (
+        "_crd_loss",
+        "_crd_loss_by_tiles",
+        "_crd_normaliser",
+        "_crd_update",
+        "_crd_draw",
+        "_distill_loss",
+        "_distill_scale",
+    ):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastkd::{name}", "CPU"), name

@@ -2,12 +2,15 @@
 
 import inspect
 import math
+import re
 
 import pytest
+from helpers.places import ROOT
 
 from fastkd.ops.distill_loss import reference
-from fastkd.ops.numbers import NUMBERS, ROW_FORMS, CRDRole, Role, neutral
+from fastkd.ops.numbers import NUMBERS, ROW_FORMS, CRDRole, Role, neutral, partners_learn
 
+CSRC = ROOT / "csrc"
 OPTIONS = {"labels_B", "ignore_index", "shares", "direction", "detached", "tau_squared", "spread", "standardised"}
 OPTIONS |= {"weighted", "continuous"}
 
@@ -31,6 +34,17 @@ def test_the_definition_takes_the_numbers_of_its_row(form):
     ]
     row = set(NUMBERS[form])
     assert row == set(keywords) - ({"temperature"} if form == "virtual" else set())
+
+
+def test_the_kernel_of_a_cpu_has_forms_of_ours_and_reads_the_numbers_where_they_stand():
+    roles = re.search(r"enum Role \{(.*?)ROLES\s*\}", (CSRC / "distill.h").read_text(), re.DOTALL)[1]
+    assert [name.strip() for name in roles.split(",") if name.strip()] == [role.name for role in Role]
+    rows = re.findall(r"\{\{\"(\w+)\", (true|false), (-1|\w+), (true|false)\}", (CSRC / "distill_rows.h").read_text())
+    assert rows and {name for name, *_ in rows} <= set(reference.FORMS)
+    for name, learn, third, _ in rows:
+        has = {number.role.name for number in NUMBERS[name].values()}
+        assert (learn == "true") == partners_learn(name)
+        assert ({third} - {"-1"}) == has & {"PARTNER_CE_WEIGHT", "OTHERS_WEIGHT"}
 
 
 @pytest.mark.parametrize("form", ROW_FORMS)

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 import torch
+from helpers.crd_cases import needs_library
 
 from fastkd.losses import KDLoss, SFTNLoss, kd_loss
-from fastkd.ops import select
+from fastkd.ops import compiled, select
 from fastkd.support.errors import UserError
 
 
@@ -15,18 +16,46 @@ from fastkd.support.errors import UserError
 def nothing_forced(monkeypatch):
     monkeypatch.delenv("FASTKD_OPS", raising=False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    forget()
+    yield
+    forget()
 
 
-def test_a_cpu_runs_the_reference_and_says_why():
+def forget():
+    """What can run is found once in a process."""
+    select._chosen.cache_clear()
+
+
+@needs_library
+def test_a_cpu_runs_the_compiled_kernels_and_says_why():
     implementation, reason = select.choose("distill_loss", "cpu")
-    assert implementation == "reference"
+    assert implementation == "cpu"
     assert reason == "triton does not run on cpu without TRITON_INTERPRET=1"
 
 
+@pytest.mark.parametrize(
+    "operation, of_gpus", (("distill_loss", ""), ("crd", "; the compiled cuda code does not run on cpu"))
+)
+def test_a_cpu_without_a_library_runs_the_reference_and_says_why(operation, of_gpus, monkeypatch):
+    monkeypatch.setattr(compiled, "_file", lambda device: None)
+    implementation, reason = select.choose(operation, "cpu")
+    assert implementation == "reference"
+    why = f"triton does not run on cpu without TRITON_INTERPRET=1{of_gpus}; the compiled cpu library was not built"
+    assert reason == why
+
+
+def test_what_can_run_is_found_once_in_a_process(monkeypatch):
+    first = select.choose("distill_loss", "cuda")
+    monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: pytest.fail("searched again"))
+    assert select.choose("distill_loss", "cuda") == first
+
+
+@needs_library
 def test_a_person_is_told_of_what_could_be_otherwise(monkeypatch):
-    assert select.words("cpu") == {"distill_loss": "PyTorch", "row_loss": "PyTorch", "crd": "C++", "augment": "PyTorch"}
+    assert select.words("cpu") == {"distill_loss": "C++", "row_loss": "PyTorch", "crd": "C++", "augment": "PyTorch"}
     monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: None)
-    assert select.words("cpu")["distill_loss"] == "PyTorch"
+    forget()
+    assert select.words("cpu")["row_loss"] == "PyTorch"
     assert select.words("cuda")["distill_loss"] == "PyTorch (triton is not installed)"
     monkeypatch.setenv("FASTKD_OPS", "crd=reference")
     assert select.words("cpu")["crd"] == "PyTorch (forced by FASTKD_OPS)"
@@ -44,12 +73,13 @@ def test_a_gpu_runs_the_kernels(monkeypatch):
 
 def test_a_gpu_without_triton_runs_the_reference(monkeypatch):
     monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: None)
-    assert select.choose("distill_loss", "cuda") == ("reference", "triton is not installed")
+    why = "triton is not installed; the compiled cpu code does not run on cuda"
+    assert select.choose("distill_loss", "cuda") == ("reference", why)
 
 
 def test_the_interpreter_is_not_chosen_unless_forced(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert select.choose("distill_loss", "cpu")[0] == "reference"
+    assert select.choose("distill_loss", "cpu")[0] != "triton"
     monkeypatch.setenv("FASTKD_OPS", "distill_loss=triton")
     assert select.choose("distill_loss", "cpu") == ("triton", "forced by FASTKD_OPS")
 
@@ -63,7 +93,7 @@ def test_forcing_works_with_spaces_and_commas(monkeypatch):
     "forced, message",
     (
         ("distill_loss=triton", "FASTKD_OPS=distill_loss=triton: triton does not run on cpu"),
-        ("distill_loss=cuda", "distill_loss has no implementation 'cuda'; known: reference, triton"),
+        ("distill_loss=cuda", "distill_loss has no implementation 'cuda'; known: cpu, reference, triton"),
         ("distil_loss=triton", "no operation 'distil_loss'; did you mean 'distill_loss'"),
         ("triton", "FASTKD_OPS is OPERATION=IMPLEMENTATION.*got 'triton'"),
     ),
@@ -75,7 +105,8 @@ def test_forcing_what_is_not_there(monkeypatch, forced, message):
         KDLoss()(logits, logits, labels)
 
 
-def test_the_reference_compiles_without_a_graph_break():
+def test_the_reference_compiles_without_a_graph_break(monkeypatch):
+    monkeypatch.setenv("FASTKD_OPS", "distill_loss=reference")
     torch.manual_seed(0)
     teacher, branches, labels = torch.randn(4, 7), torch.randn(2, 4, 7), torch.tensor([0, 1, -100, 3])
     loss = SFTNLoss()

@@ -28,6 +28,8 @@ DENSE_ROWS_PER_NEGATIVE = 40  # half of where the costs are equal by arithmetic,
 DENSE_MOST_NEGATIVES = 65_535  # its counts have 16 bits
 DENSE_WIDEST = 128  # dimensions: more would spill registers
 GATHER_WIDEST = 256
+TILES_ROWS_PER_NEGATIVE = {torch.float32: 16, torch.bfloat16: 4}  # measured: docs/LOG.md
+TILES_DRAWS_PER_ROW = {torch.float32: 3, torch.bfloat16: 8}
 REFERENCE_ROWS_PER_NEGATIVE = 4  # up to here the reference takes matrix products over the whole bank
 
 
@@ -43,18 +45,25 @@ class CRDTerms(NamedTuple):
 
 
 def implementation(bank_n2D: Tensor, samples: int, negatives: int) -> tuple[str, str]:
-    """(path, reason): which path computes, "dense", "gather", "cpu" or "reference", and why."""
-    rows, _, dim = bank_n2D.shape
+    """(path, reason): which path computes, "dense", "gather", "cpu_tiles", "cpu" or "reference", and why."""
+    (rows, _, dim), dtype = bank_n2D.shape, bank_n2D.dtype
     impossible, unsuitable = {}, {}
+    large = "the bank is large against the draws, a gather reads less"
     if rows >= samples * negatives or rows >= DENSE_ROWS_PER_NEGATIVE * negatives:
-        unsuitable["dense"] = "the bank is large against the draws, a gather reads less"
+        unsuitable["dense"] = large
+    if dtype in TILES_DRAWS_PER_ROW and (
+        rows * TILES_DRAWS_PER_ROW[dtype] > samples * negatives or rows > TILES_ROWS_PER_NEGATIVE[dtype] * negatives
+    ):
+        unsuitable["cpu_tiles"] = large
     if negatives > DENSE_MOST_NEGATIVES or dim > DENSE_WIDEST:
         most = f"{DENSE_MOST_NEGATIVES} negatives and {DENSE_WIDEST} dimensions"
         impossible["dense"] = f"the dense path takes {most} at most"
     if dim > GATHER_WIDEST:
         impossible["gather"] = f"the compiled gather takes {GATHER_WIDEST} dimensions at most"
-    if bank_n2D.dtype not in (torch.float32, torch.bfloat16):
-        impossible |= dict.fromkeys(("dense", "gather", "cpu"), "kernels take banks of float32 and bfloat16")
+    if dtype not in (torch.float32, torch.bfloat16):
+        impossible |= dict.fromkeys(
+            ("dense", "gather", "cpu_tiles", "cpu"), "kernels take banks of float32 and bfloat16"
+        )
     return select.choose("crd", bank_n2D.device.type, tuple(impossible.items()), tuple(unsuitable.items()))
 
 

@@ -2,7 +2,7 @@
 
 `fastkd::crd_loss` is functional and gives loss and gradients in one call; `fastkd::crd_normaliser` gives Z;
 `fastkd::crd_update_` is the step's mutation: the rows of the batch, Z, the step counter. `path` says who computes:
-"cpu" and "gather" are the compiled libraries, "dense" is Triton; `draw` also has "reference".
+"cpu", "cpu_tiles" and "gather" are the compiled libraries, "dense" is Triton; `draw` also has "reference".
 
 What they take is declared in `inputs.py`. They are `custom_op`s whose bodies call what the libraries implement, because
 a mutating operation that is implemented in C++ alone does not tell autograd that it has changed anything.
@@ -25,10 +25,13 @@ SPENT = (
 )
 
 _INPUTS, _PLAN = schema(Inputs), schema(DrawPlan)
+_LOSS = (
+    f"({_INPUTS}, Tensor(a!) total, Tensor(b!) sides, Tensor(c!) student_gradient, Tensor(d!) teacher_gradient) -> ()"
+)
 # What the libraries implement. They are told where to write: no allocation in C++.
 _SCHEMAS = (
-    f"_crd_loss({_INPUTS}, Tensor(a!) total, Tensor(b!) sides, Tensor(c!) student_gradient, "
-    "Tensor(d!) teacher_gradient) -> ()",
+    f"_crd_loss{_LOSS}",
+    f"_crd_loss_by_tiles{_LOSS}",
     f"_crd_normaliser({_INPUTS}, Tensor(a!) out) -> ()",
     "_crd_update(Tensor(a!) bank, Tensor(b!) z, Tensor(c!) step, Tensor rows, Tensor student, Tensor teacher, "
     "Tensor new_z, Tensor numbers) -> ()",
@@ -51,6 +54,8 @@ def crd_loss(*arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         from fastkd.ops.crd import dense  # imports Triton
 
         dense.compute_losses_and_gradients(inputs, outputs=outputs)
+    elif path == "cpu_tiles":
+        _library_of(path)._crd_loss_by_tiles(*given, *outputs)
     else:
         _library_of(path)._crd_loss(*given, *outputs)
     return outputs
@@ -154,7 +159,7 @@ def _(*_unused):
 
 @functools.cache
 def _library_of(path: str):
-    assert path in ("cpu", "gather"), path
+    assert path in ("cpu", "cpu_tiles", "gather"), path
     compiled.load("cuda" if path == "gather" else "cpu")
     return torch.ops.fastkd
 

@@ -1,12 +1,12 @@
 """Softmax, KL and CE over a teacher's logits and its branches' (or a student's and its teachers') in one operation.
 
-reference.py      plain PyTorch: the CPU path, the oracle, the definition
+reference.py      plain PyTorch: the oracle, the definition, the path where nothing is compiled
 kernel_rows.py    Triton, rows in registers
 kernel_wide.py    the same for rows that are too wide
 kernel_finish.py  the sum over the batch, and the scaling of gradients
 kernel_parts.py   what the kernels share
 launch.py         grids and tiles
-operation.py      registration with torch.library
+operation.py      registration with torch.library; csrc/distill_rows.h is the kernel of a CPU
 
 This file is the choice between them.
 """
@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fastkd.ops import select
+from fastkd.ops import compiled, select
 from fastkd.ops.distill_loss import reference
+from fastkd.ops.distill_loss.operation import Given, differentiable
 from fastkd.ops.distill_loss.reference import Losses
 from fastkd.ops.numbers import NUMBERS, Scalar, neutral
-from fastkd.support.errors import UserError
 
 __all__ = ["Losses", "Numbers", "compute"]
 
@@ -44,24 +44,27 @@ def compute(
     """
     if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
         raise TypeError(f"ignore_index is an integer, got {ignore_index!r}")
-    if _reference_is_chosen(anchor_BK):
+    path = _path(form, (anchor_BK, *partners_BK))
+    if path == "reference":
         named = _named(form, numbers) if isinstance(numbers, Tensor) else numbers
         return reference.FORMS[form](anchor_BK, partners_BK, labels_B, **named, **options, ignore_index=ignore_index)
-    return _fused(form, anchor_BK, partners_BK, labels_B, numbers, **options, ignore_index=ignore_index)
+    return _fused(form, anchor_BK, partners_BK, labels_B, numbers, **options, ignore_index=ignore_index, path=path)
 
 
-def _reference_is_chosen(anchor_BK: Tensor) -> bool:
-    implementation, reason = select.choose("distill_loss", anchor_BK.device.type)
-    if implementation == "reference":
-        return True
-    why_not = ""
-    if anchor_BK.dtype == torch.float64:
-        why_not = "the kernel computes in float32, the logits are float64"
+_KERNELS = ("triton", "cpu")
+_IN_FLOAT32 = tuple((path, "the kernel computes in float32, the logits are float64") for path in _KERNELS)
+_NOT_TRANSFORMED = tuple((path, "torch.func does not transform the kernel") for path in _KERNELS)
+
+
+def _path(form: str, logits_BK: Sequence[Tensor]) -> str:
+    impossible: select.Reasons = ()
+    if any(tensor.dtype == torch.float64 for tensor in logits_BK):
+        impossible = _IN_FLOAT32
     elif reference.is_transforming():
-        why_not = "torch.func does not transform the kernel"
-    if why_not and reason == select.FORCED:
-        raise UserError(f"FASTKD_OPS=distill_loss=triton: {why_not}")
-    return bool(why_not)
+        impossible = _NOT_TRANSFORMED
+    elif logits_BK[0].device.type == "cpu" and not compiled.has_form(form):
+        impossible = (("cpu", f"the compiled cpu library has no kernel of the form {form}"),)
+    return select.choose("distill_loss", logits_BK[0].device.type, impossible)[0]
 
 
 def _fused(
@@ -75,28 +78,27 @@ def _fused(
     detached: bool = False,
     tau_squared: bool = True,
     ignore_index: int,
+    path: str,
 ) -> Losses:
-    from fastkd.ops.distill_loss.operation import distill_loss  # imports Triton
-
-    if labels_B.device.type == "cpu":  # called for its assertion: on a GPU it asserts nothing and would launch kernels
+    if path == "triton" and labels_B.device.type == "cpu":  # called for its assertion; on a GPU it would launch kernels
         reference.counted_rows(labels_B, anchor_BK.shape[1], ignore_index)
     if shares is not None:  # [M] or [M,B]
         shape = (len(partners_BK), len(labels_B))
         shares = shares.detach().float().reshape(shape[0], -1).expand(shape)
-    wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in (anchor_BK, *partners_BK)]
-    total, parts, hits, *_ = distill_loss(
-        anchor_BK,
-        list(partners_BK),
+    learning = torch.is_grad_enabled()
+    given = Given(
         labels_B,
         _packed(form, numbers, anchor_BK.device),
         shares,
         form,
-        wanted,
+        [learning and tensor.requires_grad for tensor in (anchor_BK, *partners_BK)],
         detached,
         tau_squared,
         ignore_index,
+        path,
     )
-    return Losses(total, parts.detach().unbind(), hits)
+    total, parts, hits = differentiable(anchor_BK, list(partners_BK), given)
+    return Losses(total, parts.unbind(), hits)
 
 
 def _named(form: str, numbers: Tensor) -> dict[str, Tensor]:

@@ -8,8 +8,16 @@ from fastkd.ops import compiled, crd, select
 from fastkd.support.errors import UserError
 
 
+@pytest.fixture(autouse=True)
+def nothing_found_before():
+    select._chosen.cache_clear()
+    yield
+    select._chosen.cache_clear()
+
+
 @needs_library
 def test_the_choice(monkeypatch):
+    monkeypatch.delenv("FASTKD_OPS", raising=False)
     bank = problem().bank
     assert crd.implementation(bank, 5, 70)[0] == "cpu"
     assert crd.implementation(bank.double(), 5, 70)[0] == "reference"
@@ -37,6 +45,23 @@ def test_large_banks_are_gathered(monkeypatch, rows, samples, negatives, dense):
     monkeypatch.setattr(select, "OPERATIONS", {"crd": dict.fromkeys(("dense", "gather"), lambda *_: "")})
     bank = torch.empty(rows, 2, 128, device="meta")
     assert crd.implementation(bank, samples, negatives)[0] == ("dense" if dense else "gather")
+
+
+@pytest.mark.parametrize(
+    ("rows", "samples", "negatives", "dtype", "path"),
+    [
+        (50_000, 64, 16_384, torch.float32, "cpu_tiles"),
+        (50_000, 64, 16_384, torch.bfloat16, "cpu_tiles"),
+        (50_000, 64, 4_096, torch.bfloat16, "cpu"),
+        (50_000, 64, 4_096, torch.float32, "cpu_tiles"),
+        (50_000, 8, 16_384, torch.float32, "cpu"),
+        (1_281_167, 256, 16_384, torch.float32, "cpu"),
+    ],
+)
+def test_a_cpu_takes_tiles_of_a_bank_whose_rows_are_drawn_often(monkeypatch, rows, samples, negatives, dtype, path):
+    monkeypatch.setattr(select, "OPERATIONS", {"crd": dict.fromkeys(("cpu_tiles", "cpu"), lambda *_: "")})
+    bank = torch.empty(rows, 2, 128, device="meta", dtype=dtype)
+    assert crd.implementation(bank, samples, negatives)[0] == path
 
 
 @pytest.mark.parametrize(

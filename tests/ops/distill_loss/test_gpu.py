@@ -103,7 +103,7 @@ def test_opcheck(form):
         tensor.requires_grad_(i == 0 or form != "kd")
     numbers = torch.tensor([2.0, 0.5, 0.5, 0.5, 1.0, 0.5, 0.5, 0.5], device="cuda")
     wanted = [tensor.requires_grad for tensor in logits]
-    arguments = (logits[0], logits[1:], labels, numbers, None, form, wanted, False, True, -100)
+    arguments = (logits[0], logits[1:], labels, numbers, None, form, wanted, False, True, -100, "triton")
     torch.library.opcheck(operation.distill_loss, arguments)
 
 

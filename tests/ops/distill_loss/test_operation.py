@@ -44,6 +44,7 @@ def promised(form, tensors, wanted, samples=4):
         False,
         True,
         -100,
+        "triton",
     )
 
 

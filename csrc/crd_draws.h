@@ -1,53 +1,21 @@
-// The draws of one sample on a CPU. draws.h has the arithmetic.
-#pragma once
-
-#include "draws.h"
-
-// Makes one copy of a function for each instruction set; the best one is taken when the library is loaded.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define FASTKD_VERSIONS
-#define FASTKD_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FASTKD_CLONES
-#endif
-
-namespace fastkd {
-
-constexpr int64_t DRAWN_TOGETHER = 4 * DRAW_LANES;
-
-// What the draws of a step depend on.
-struct Draws {
-  const int64_t* rows;
-  const int64_t* chosen;  // [samples, negatives + 1], or null
-  const int64_t* starts;
-  int64_t classes, n, negatives;
-  uint32_t key0, key1, step;
-  int64_t first_place;
-  bool replacement, relaxed;
-};
+// The draws of one sample on a CPU. draws.h has the arithmetic; crd_kernels.h includes this.
 
 // Draws `count` numbers below `others` with replacement, from the words of `counter` on.
-#ifdef FASTKD_VERSIONS
-__attribute__((target("default")))
-#endif
-inline void draw_with_replacement(const Stream& stream, uint32_t counter, int64_t count, uint32_t others,
-                                  uint32_t* rows) {
-  for (int64_t i = 0; i < count; i += DRAWN_TOGETHER, counter += DRAW_LANES)
-    for (uint32_t lane = 0; lane < DRAW_LANES; ++lane) {
-      const Words words = stream(counter + lane);
-      rows[i + lane] = scaled(words.x, others);
-      rows[i + DRAW_LANES + lane] = scaled(words.y, others);
-      rows[i + 2 * DRAW_LANES + lane] = scaled(words.z, others);
-      rows[i + 3 * DRAW_LANES + lane] = scaled(words.w, others);
-    }
-}
-
-#ifdef FASTKD_VERSIONS
-// The same in half the time, on a CPU that multiplies vectors of 64-bit numbers: each word keeps the 64 bits of its
-// product, whose upper half is cut off when it is multiplied again.
-__attribute__((target("arch=x86-64-v4"))) inline void draw_with_replacement(const Stream& stream, uint32_t counter,
-                                                                            int64_t count, uint32_t others,
-                                                                            uint32_t* rows) {
+FASTKD_INLINE void draw_with_replacement(const Stream& stream, uint32_t counter, int64_t count, uint32_t others,
+                                         uint32_t* rows) {
+  if constexpr (LANES < DRAW_LANES) {
+    for (int64_t i = 0; i < count; i += DRAWN_TOGETHER, counter += DRAW_LANES)
+      for (uint32_t lane = 0; lane < DRAW_LANES; ++lane) {
+        const Words words = stream(counter + lane);
+        rows[i + lane] = scaled(words.x, others);
+        rows[i + DRAW_LANES + lane] = scaled(words.y, others);
+        rows[i + 2 * DRAW_LANES + lane] = scaled(words.z, others);
+        rows[i + 3 * DRAW_LANES + lane] = scaled(words.w, others);
+      }
+    return;
+  }
+  // The same in half the time, on a CPU that multiplies vectors of 64-bit numbers: each word keeps the 64 bits of its
+  // product, whose upper half is cut off when it is multiplied again.
   typedef uint64_t Wide __attribute__((vector_size(64)));
   constexpr int HALF = 8;
   static_assert(2 * HALF == DRAW_LANES, "two vectors");
@@ -72,11 +40,34 @@ __attribute__((target("arch=x86-64-v4"))) inline void draw_with_replacement(cons
       }
     }
 }
-#endif
+
+// `Permutation::once` of LANES places.
+struct Permutations {
+  const Permutation& one;
+
+  FASTKD_INLINE Bits shifted(const Bits& value, const Bits& other, uint32_t key, uint32_t modulus) const {
+    Bits h = (other + key) * 0x9E3779B1u;
+    h = (h ^ (h >> 15)) * 0x85EBCA77u;
+    const Bits moved = value + scaled_all(h, modulus);
+    return moved >= modulus ? moved - modulus : moved;
+  }
+
+  FASTKD_INLINE Bits once(const Bits& place) const {
+    Bits left = scaled_all(place, one.reciprocal), right = place - left * one.b;
+    const Bits correction = (Bits)(right >= one.b) & 1u;
+    left += correction;
+    right -= correction * one.b;
+    left = shifted(left, right, one.keys.x, one.a);
+    right = shifted(right, left, one.keys.y, one.b);
+    left = shifted(left, right, one.keys.z, one.a);
+    right = shifted(right, left, one.keys.w, one.b);
+    return left * one.b + right;
+  }
+};
 
 // Draws the rows of the places first … first+count-1 of one sample; places count the negatives, and then the positive.
 // Returns false if a row is not in the bank. `rows` has room for a multiple of DRAWN_TOGETHER rows.
-FASTKD_CLONES inline bool draw(const Draws& draws, int64_t sample, int64_t first, int64_t count, uint32_t* rows) {
+inline bool draw(const Draws& draws, int64_t sample, int64_t first, int64_t count, uint32_t* rows) {
   const int64_t K = draws.negatives, negatives = (first + count > K ? K : first + count) - first;
   const uint64_t n = static_cast<uint64_t>(draws.n);
   if (draws.chosen != nullptr) {
@@ -99,13 +90,11 @@ FASTKD_CLONES inline bool draw(const Draws& draws, int64_t sample, int64_t first
     draw_with_replacement(stream, static_cast<uint32_t>(first / 4), negatives, others, rows);
   } else {
     const Permutation permutation(others, stream(KEY_COUNTER));
-    const uint32_t start = static_cast<uint32_t>(first);
-    uint32_t outside = 0;
-    for (uint32_t i = 0; i < static_cast<uint32_t>(negatives); ++i) {
-      rows[i] = permutation.once(start + i);
-      outside |= rows[i] >= others ? 1u : 0u;
-    }
-    for (int64_t i = 0; outside != 0 && i < negatives; ++i)
+    const Permutations permutations{permutation};
+    Bits places = (Bits)lanes() + static_cast<uint32_t>(first);
+    for (int64_t i = 0; i < negatives; i += LANES, places += static_cast<uint32_t>(LANES))
+      *reinterpret_cast<Bits*>(rows + i) = permutations.once(places);
+    for (int64_t i = 0; i < negatives; ++i)
       if (rows[i] >= others) rows[i] = permutation(rows[i]);
   }
   for (int64_t i = 0; i < negatives; ++i) rows[i] = own.other(rows[i]);
@@ -113,5 +102,3 @@ FASTKD_CLONES inline bool draw(const Draws& draws, int64_t sample, int64_t first
     rows[negatives] = draws.relaxed ? relaxed_positive(stream, own) : static_cast<uint32_t>(own_row);
   return true;
 }
-
-}  // namespace fastkd

@@ -1,0 +1,368 @@
+// The distillation losses of single rows, in vectors of LANES: values, gradients and hits. The definition is
+// fastkd/ops/distill_loss/reference.py; each_target.h includes this once for each instruction set.
+//
+// A row is turned into float32, with -inf behind its last class, so that padding has probability 0 and ranks after
+// every class; it then stays in the cache, and a form goes over it as often as that reads well. KL needs no normalised
+// probabilities: with u = (z - max) / τ, log p = u - log Σ exp u, so that
+//   KL(p ‖ q) = Σ p (u_p - u_q) - log Σ exp u_p + log Σ exp u_q,
+// and in its gradient the logarithms cancel. FORMS, at the end, is the one place where a form is added.
+
+// One network's logits of the row.
+struct Logits {
+  float* values;
+  float peak, own;  // the greatest one, the label's
+};
+
+// exp((z - peak) / τ): the softmax is these over their total.
+struct Softmax {
+  const float* values;
+  float rate;  // 1 / τ
+  float total;
+  double log_total;
+
+  FASTKD_INLINE double log_probability(const Logits& z) const {
+    return static_cast<double>(z.own - z.peak) * rate - log_total;
+  }
+};
+
+FASTKD_INLINE Floats widened(const float* from, Type) { return load(from); }
+
+FASTKD_INLINE Floats widened(const uint16_t* from, Type type) {
+  const Bits bits = __builtin_convertvector(*reinterpret_cast<const Shorts*>(from), Bits);
+  if (type == Type::BFLOAT16) return (Floats)(bits << 16);
+  const Bits magnitude = (bits & 0x7FFFu) << 13, sign = (bits & 0x8000u) << 16;
+  const Floats value = (Floats)magnitude * 5.192296858534828e33f;  // 2^112: the difference of the exponents' offsets
+  const Bits special = (Bits)((Ints)magnitude >= 0x0F800000) & 0x7F800000u;  // infinite, or no number
+  return (Floats)((Bits)value | special | sign);
+}
+
+template <typename T>
+FASTKD_INLINE void widen(float* to, const Matrix& from, int64_t row, int64_t classes) {
+  const T* source = static_cast<const T*>(from.data) + row * from.row_stride;
+  int64_t k = 0;
+  if (from.column_stride == 1)
+    for (; k + LANES <= classes; k += LANES) store(to + k, widened(source + k, from.type));
+  for (; k < classes; k += LANES) {
+    T rest[LANES] = {};
+    const int64_t count = classes - k < LANES ? classes - k : LANES;
+    for (int64_t i = 0; i < count; ++i) rest[i] = source[(k + i) * from.column_stride];
+    store(to + k, widened(rest, from.type));
+    for (int64_t i = count; i < LANES; ++i) to[k + i] = -INFINITY;
+  }
+}
+
+// To the nearest, ties to even; NaN stays NaN.
+FASTKD_INLINE Shorts narrowed(const Floats& values) {
+  const Bits bits = (Bits)values, even = bits + 0x7FFFu + ((bits >> 16) & 1u);
+  const Bits rounded = values != values ? Bits{} + 0x7FC00000u : even;
+  return __builtin_convertvector(rounded >> 16, Shorts);
+}
+
+// One row, and the room that is needed for it.
+struct Row {
+  const Distillation& given;
+  const Traits& form;
+  int64_t index, label, width;  // width: the classes, rounded up to whole vectors
+  float* const room;            // [ROOMS, width]
+  Sums& sums;
+  float ce_rate = 1, rate = 1;  // one over the temperatures of cross-entropy and KL
+  float squared = 1;            // τ², or 1
+  float ce_slope = 0, pair_slope = 0, third_slope = 0;  // weight · per_row, divided by the temperature
+
+  // The rows of the room.
+  enum { ANCHOR, ANCHOR_CE, ANCHOR_KL, PARTNER, PARTNER_CE, PARTNER_KL, GAPS, GRADIENT, PARTNER_GRADIENT, ROOMS };
+  FASTKD_INLINE float* at(int place) const { return room + place * width; }
+
+  FASTKD_INLINE Logits load_logits(int64_t network, int place) const {
+    float* const values = at(place);
+    const Matrix& from = given.logits[network];
+    if (from.type == Type::FLOAT32)
+      widen<float>(values, from, index, given.classes);
+    else
+      widen<uint16_t>(values, from, index, given.classes);
+    return {values, peak(values), values[label]};
+  }
+
+  FASTKD_INLINE float peak(const float* values) const {
+    Floats most = load(values);
+    for (int64_t k = LANES; k < width; k += LANES) most = greater(load(values + k), most);
+    return greatest(most);
+  }
+
+  // Counts a hit where few classes rank before the label: greater logits, and equal ones of a lower class.
+  FASTKD_INLINE void count_hits(int64_t network, const Logits& z) const {
+    const Floats own = all(z.own);
+    Ints before = lanes() - static_cast<int32_t>(label), ahead = {};
+    for (int64_t k = 0; k < width; k += LANES, before += static_cast<int32_t>(LANES)) {
+      const Floats values = load(z.values + k);
+      ahead -= (Ints)(values > own) | ((Ints)(values == own) & (before >> 31));
+    }
+    int32_t rank = 0;
+    for (int64_t i = 0; i < LANES; ++i) rank += ahead[i];
+    if (z.own != z.own) return;
+    sums.hits[2 * network] += rank < 1;
+    sums.hits[2 * network + 1] += rank < 5;
+  }
+
+  FASTKD_INLINE Softmax softmax(const Logits& z, float at_rate, int place) const {
+    float* const values = at(place);
+    Floats total = {};
+    for (int64_t k = 0; k < width; k += LANES) {
+      const Floats one = exponential((load(z.values + k) - z.peak) * at_rate);
+      store(values + k, one);
+      total += one;
+    }
+    const float whole = sum(total);
+    return {values, at_rate, whole, std::log(static_cast<double>(whole))};
+  }
+
+  // u_p - u_q of every class, finite where p is 0, so that it adds nothing there; returns their mean under p.
+  FASTKD_INLINE float gaps_between(const Logits& p, const Logits& q, const Softmax& of_p, float total_of_q) const {
+    float* const gaps = at(GAPS);
+    Floats total = {};
+    for (int64_t k = 0; k < width; k += LANES) {
+      const Floats gap = ((load(p.values + k) - p.peak) - (load(q.values + k) - q.peak)) * of_p.rate;
+      const Floats finite = greater(gap, all(-3.4028234663852886e38f));
+      store(gaps + k, finite);
+      total += load(of_p.values + k) * finite;
+    }
+    return sum(total) / of_p.total + 0.0f * total_of_q;  // NaN comes from the total
+  }
+
+  FASTKD_INLINE void set_probabilities(float* to, const Softmax& p, float slope) const {
+    for (int64_t k = 0; k < width; k += LANES) store(to + k, load(p.values + k) * (slope / p.total));
+  }
+
+  FASTKD_INLINE void add_difference(float* to, const Softmax& p, const Softmax& q, float slope) const {
+    const float of_p = 1.0f / p.total, of_q = 1.0f / q.total;
+    for (int64_t k = 0; k < width; k += LANES)
+      store(to + k, load(to + k) + (load(p.values + k) * of_p - load(q.values + k) * of_q) * slope);
+  }
+
+  // The derivative of KL(p ‖ q) by p's logits: p (gap - mean gap).
+  FASTKD_INLINE void add_skewed(float* to, const Softmax& p, float mean_gap, float slope) const {
+    const float by = slope / p.total;
+    for (int64_t k = 0; k < width; k += LANES)
+      store(to + k, load(to + k) + load(p.values + k) * (load(at(GAPS) + k) - mean_gap) * by);
+  }
+
+  // Sets the gradient of slope · CE with the label, and returns the cross-entropy.
+  FASTKD_INLINE double cross_entropy(const Logits& z, const Softmax& p, float slope, int gradient) const {
+    set_probabilities(at(gradient), p, slope);
+    at(gradient)[label] -= slope;
+    return -p.log_probability(z);
+  }
+
+  FASTKD_INLINE Softmax softened(const Logits& z, const Softmax& at_ce, int place) const {
+    return rate == at_ce.rate ? at_ce : softmax(z, rate, place);
+  }
+
+  FASTKD_INLINE float share(int64_t partner) const {
+    if (given.shares == nullptr) return 1.0f / static_cast<float>(given.networks - 1);
+    return given.shares[partner * given.share_strides[0] + index * given.share_strides[1]];
+  }
+
+  FASTKD_INLINE void write_gradient(int64_t network, int place) const {
+    const Gradient& to = given.gradients[network];
+    if (to.data == nullptr) return;
+    const float* const from = at(place);
+    if (!to.bfloat16) {
+      std::copy_n(from, given.classes, static_cast<float*>(to.data) + index * given.classes);
+      return;
+    }
+    uint16_t* const shorts = static_cast<uint16_t*>(to.data) + index * given.classes;
+    int64_t k = 0;
+    for (; k + LANES <= given.classes; k += LANES)
+      *reinterpret_cast<Shorts*>(shorts + k) = narrowed(load(from + k));
+    if (k == given.classes) return;
+    uint16_t rest[LANES];
+    *reinterpret_cast<Shorts*>(rest) = narrowed(load(from + k));
+    for (int64_t i = 0; k + i < given.classes; ++i) shorts[k + i] = rest[i];
+  }
+};
+
+// The anchor, after its cross-entropy.
+struct Anchor {
+  Logits z;
+  Softmax p;
+};
+
+FASTKD_INLINE void cross_entropy_alone(Row&, Anchor&) {}
+
+// What a partner that learns has besides KL: hits, and its cross-entropy in the third part.
+FASTKD_INLINE void partner_learns(Row& row, int64_t partner, const Logits& z, const Softmax& q) {
+  const float mean = 1.0f / static_cast<float>(row.given.networks - 1);
+  row.count_hits(partner + 1, z);
+  const float slope = row.third_slope * row.ce_rate * mean;
+  row.sums.third += row.cross_entropy(z, q, slope, Row::PARTNER_GRADIENT) * mean;
+}
+
+// Σ share · τ² KL(anchor ‖ partner) where FROM_ANCHOR, else of KL(partner ‖ anchor).
+template <bool FROM_ANCHOR>
+FASTKD_INLINE void divergence(Row& row, Anchor& anchor) {
+  const Softmax a = row.softened(anchor.z, anchor.p, Row::ANCHOR_KL);
+  for (int64_t i = 0; i + 1 < row.given.networks; ++i) {
+    const Logits z = row.load_logits(i + 1, Row::PARTNER);
+    const bool learns = row.form.partners_learn;
+    const Softmax q = row.softmax(z, learns ? row.ce_rate : row.rate, Row::PARTNER_CE);
+    const Softmax b = row.softened(z, q, Row::PARTNER_KL);
+    const Softmax &p = FROM_ANCHOR ? a : b, &other = FROM_ANCHOR ? b : a;
+    const Logits &of_p = FROM_ANCHOR ? anchor.z : z, &of_other = FROM_ANCHOR ? z : anchor.z;
+    const float mean_gap = row.gaps_between(of_p, of_other, p, other.total);
+    const float share = row.share(i), slope = row.pair_slope * share;
+    row.sums.pair += (mean_gap - p.log_total + other.log_total) * row.squared * share;
+    if (learns) {
+      partner_learns(row, i, z, q);
+      float* const gradient = row.at(Row::PARTNER_GRADIENT);
+      FROM_ANCHOR ? row.add_difference(gradient, b, a, slope) : row.add_skewed(gradient, b, mean_gap, slope);
+      row.write_gradient(i + 1, Row::PARTNER_GRADIENT);
+    }
+    if (row.given.detached) continue;
+    float* const gradient = row.at(Row::GRADIENT);
+    FROM_ANCHOR ? row.add_skewed(gradient, a, mean_gap, slope) : row.add_difference(gradient, a, b, slope);
+  }
+}
+
+FASTKD_INLINE double log_sigmoid(double x) { return (x < 0 ? x : 0) - std::log1p(std::exp(x < 0 ? x : -x)); }
+FASTKD_INLINE double kl_term(double log_p, double log_q) {
+  const double p = std::exp(log_p);
+  return p == 0 ? 0 : p * (log_p - log_q);  // 0 log 0 is 0
+}
+
+// DKD: KL between (label, all other classes) in the pair part, that within the other classes in the third.
+FASTKD_INLINE void decoupled(Row& row, Anchor& anchor) {
+  Logits z[2] = {anchor.z, row.load_logits(1, Row::PARTNER)};
+  Softmax others[2];
+  double margins[2];  // log(p_label / p_others)
+  for (int i = 0; i < 2; ++i) {
+    z[i].values[row.label] = -INFINITY;
+    z[i].peak = row.peak(z[i].values);
+    others[i] = row.softmax(z[i], row.rate, i == 0 ? Row::ANCHOR_KL : Row::PARTNER_KL);
+    margins[i] = others[i].log_probability(z[i]);
+  }
+  const auto& [student, teacher] = others;
+  const double mean_gap = row.gaps_between(z[1], z[0], teacher, student.total);
+  row.sums.third += (mean_gap - teacher.log_total + student.log_total) * row.squared;
+  const double label = kl_term(log_sigmoid(margins[1]), log_sigmoid(margins[0]));
+  const double rest = kl_term(log_sigmoid(-margins[1]), log_sigmoid(-margins[0]));
+  row.sums.pair += (label + rest) * row.squared;
+  const double excess = std::exp(log_sigmoid(margins[0])) - std::exp(log_sigmoid(margins[1]));
+  const float slope = row.pair_slope * static_cast<float>(excess);
+  float* const gradient = row.at(Row::GRADIENT);
+  const float by = slope / student.total;
+  for (int64_t k = 0; k < row.width; k += LANES)
+    store(gradient + k, load(gradient + k) - load(student.values + k) * by);
+  gradient[row.label] += slope;
+  row.add_difference(gradient, student, teacher, row.third_slope * row.squared * row.rate);
+}
+
+FASTKD_INLINE double times_log(double p) { return p == 0 ? 0 : p * std::log(p); }
+
+enum class Virtual { PLAIN, SOFTENED, OTHERS, ALL };
+
+// A teacher that is two numbers, the label's probability and that of every other class: its KL, or for the smoothed
+// labels (OTHERS, ALL) its cross-entropy.
+template <Virtual KIND>
+FASTKD_INLINE void virtual_teacher(Row& row, Anchor& anchor) {
+  constexpr bool SMOOTHED = KIND == Virtual::OTHERS || KIND == Virtual::ALL;
+  const double classes = static_cast<double>(row.given.classes), wrong = classes > 1 ? classes - 1 : 1;
+  const float* const numbers = row.given.numbers;
+  double label = SMOOTHED ? 1.0 - double{numbers[SMOOTHING]} : double{numbers[LABEL_PROBABILITY]};
+  double other = (1.0 - label) / (KIND == Virtual::ALL ? classes : wrong);
+  if (KIND == Virtual::ALL) label += other;
+  if (KIND == Virtual::SOFTENED) {  // the authors' code of Tf-KD: a second softmax, over the probabilities
+    const double odds = std::exp((label - other) / numbers[TEMPERATURE]);
+    label = odds / (odds + wrong);
+    other = 1 / (odds + wrong);
+  }
+  float* const values = anchor.z.values;
+  values[row.label] = anchor.z.peak;  // adds nothing to the sum over the others
+  Floats below = {};
+  Ints left = static_cast<int32_t>(row.given.classes) - lanes();
+  for (int64_t k = 0; k < row.width; k += LANES, left -= static_cast<int32_t>(LANES))
+    below += left > 0 ? load(values + k) - anchor.z.peak : Floats{};
+  const double log_others = sum(below) - (classes - 1) * anchor.p.log_total;
+  const double log_label = anchor.p.log_probability(anchor.z);
+  row.sums.pair -= (label == 0 ? 0 : label * log_label) + (other == 0 ? 0 : other * log_others);
+  if (!SMOOTHED) row.sums.pair += times_log(label) + wrong * times_log(other);
+  if (classes == 1) return;  // its probability is 1 whatever the logit
+  const float slope = row.pair_slope, each = static_cast<float>(other), inverse = 1.0f / anchor.p.total;
+  float* const gradient = row.at(Row::GRADIENT);
+  for (int64_t k = 0; k < row.width; k += LANES)
+    store(gradient + k, load(gradient + k) + (load(anchor.p.values + k) * inverse - each) * slope);
+  gradient[row.label] -= slope * static_cast<float>(label - other);
+}
+
+struct Form {
+  Traits traits;
+  void (*add)(Row&, Anchor&);  // what comes to the anchor's cross-entropy, value and gradient
+  bool at_temperature;         // whether the pair is taken at τ, and so has τ²
+};
+
+// To add one: a row here, with a function of (row, anchor) such as those above.
+constexpr Form FORMS[] = {
+    {{"ce", false, -1, true}, cross_entropy_alone, false},
+    {{"kd", false, -1, true}, divergence<false>, true},
+    {{"sftn", true, PARTNER_CE_WEIGHT, true}, divergence<true>, true},
+    {{"sftn_reverse", true, PARTNER_CE_WEIGHT, true}, divergence<false>, true},
+    {{"dkd", false, OTHERS_WEIGHT, true}, decoupled, true},
+    {{"virtual", false, -1, true}, virtual_teacher<Virtual::PLAIN>, false},
+    {{"virtual_softened", false, -1, true}, virtual_teacher<Virtual::SOFTENED>, false},
+    {{"smoothing_others", false, -1, false}, virtual_teacher<Virtual::OTHERS>, false},
+    {{"smoothing_all", false, -1, false}, virtual_teacher<Virtual::ALL>, false},
+};
+
+// The rows first … end-1, one after the other.
+inline void distill_rows(const Distillation& given, int form, int64_t first, int64_t end, Sums& sums) {
+  const int64_t width = (given.classes + LANES - 1) / LANES * LANES;
+  std::vector<float> room(static_cast<size_t>(Row::ROOMS * width + LANES));
+  const uintptr_t off = reinterpret_cast<uintptr_t>(room.data()) / sizeof(float) % LANES;
+  float* const aligned = room.data() + (LANES - off) % LANES;
+  const float* const numbers = given.numbers;
+  const Form& chosen = FORMS[form];
+  const Traits& traits = chosen.traits;
+  Row row{given, traits, 0, 0, width, aligned, sums};
+  if (chosen.at_temperature) row.rate = 1.0f / numbers[TEMPERATURE];
+  if (chosen.at_temperature && given.tau_squared) row.squared = numbers[TEMPERATURE] * numbers[TEMPERATURE];
+  if (traits.partners_learn) row.ce_rate = 1.0f / numbers[CE_TEMPERATURE];
+  if (traits.anchor_ce) row.ce_slope = numbers[ANCHOR_CE_WEIGHT] * given.per_row * row.ce_rate;
+  row.pair_slope = numbers[PAIR_WEIGHT] * given.per_row * row.squared * row.rate;
+  if (traits.third_weight >= 0) row.third_slope = numbers[traits.third_weight] * given.per_row;
+  for (row.index = first; row.index < end; ++row.index) {
+    if (given.labels[row.index] == given.ignore_index) {
+      for (int64_t k = 0; k < width; k += LANES) store(row.at(Row::GRADIENT) + k, Floats{});
+      for (int64_t network = 0; network < given.networks; ++network) row.write_gradient(network, Row::GRADIENT);
+      continue;
+    }
+    row.label = given.labels[row.index];
+    Anchor anchor;
+    anchor.z = row.load_logits(0, Row::ANCHOR);
+    row.count_hits(0, anchor.z);
+    anchor.p = row.softmax(anchor.z, row.ce_rate, Row::ANCHOR_CE);
+    sums.anchor_ce += row.cross_entropy(anchor.z, anchor.p, row.ce_slope, Row::GRADIENT);
+    chosen.add(row, anchor);
+    row.write_gradient(0, Row::GRADIENT);
+  }
+}
+
+// Multiplies a contiguous gradient.
+inline void scale(const Gradient& gradient, int64_t first, int64_t end, float by) {
+  float* const floats = static_cast<float*>(gradient.data);
+  uint16_t* const shorts = static_cast<uint16_t*>(gradient.data);
+  int64_t k = first;
+  for (; k + LANES <= end; k += LANES) {
+    if (gradient.bfloat16)
+      *reinterpret_cast<Shorts*>(shorts + k) = narrowed(widened(shorts + k, Type::BFLOAT16) * by);
+    else
+      store(floats + k, load(floats + k) * by);
+  }
+  for (; k < end; ++k) {
+    if (!gradient.bfloat16) {
+      floats[k] *= by;
+      continue;
+    }
+    uint16_t rest[LANES] = {shorts[k]};
+    *reinterpret_cast<Shorts*>(rest) = narrowed(widened(rest, Type::BFLOAT16) * by);
+    shorts[k] = rest[0];
+  }
+}
