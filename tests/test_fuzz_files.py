@@ -165,7 +165,7 @@ class TestCheckpoints:
         planned = job.course[0]
         student = next(planned for planned in job.course if planned.name == "student")
         run.earlier.add(planned, run.builder.stage(planned, run.earlier))
-        return run._trainer(student, run.builder.stage(student, run.earlier), MetricsLog(Path("none")))
+        return run.trainer(student, run.builder.stage(student, run.earlier))
 
     @pytest.mark.parametrize("cases", (FEW, NIGHT))
     def test_other_states(self, cases, trainer, run):

@@ -28,6 +28,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Writes beside the file, flushes to the disk, then renames: whoever looks sees the old content or the new."""
     with explained("cannot write", path):
         aside = path.with_name(f".{path.name}.{os.getpid()}")
+        strange = path.exists() and not path.is_file()
+    if strange:  # a rename would put a file in the place of /dev/null
+        raise UserError(f"cannot write {path}: it is no regular file")
     before, renamed = is_there(path), False
     try:
         with _created(aside) as file:

@@ -332,7 +332,5 @@ def test_unknown_names_and_class_counts_are_one_line():
 
 def test_import_is_light():
     """torchvision is imported when one of its networks is built, not before."""
-    code = (
-        "import sys, fastkd.networks; assert 'torchvision' not in sys.modules; assert 'safetensors' not in sys.modules"
-    )
+    code = "import sys, fastkd.networks; assert 'torchvision' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -187,6 +187,14 @@ class TestForeignFiles:
             files.read_array(tmp_path / "x.npy")
 
 
+def test_what_is_written_takes_no_place_of_a_device(tmp_path):
+    """A rename over /dev/null would leave a file in its place."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="cannot write .*pipe: it is no regular file"):
+        files.write_bytes(tmp_path / "pipe", b"x")
+    assert (tmp_path / "pipe").is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
 class Harmful:
     def __reduce__(self):
         return (os.mkdir, ("harmed",))

@@ -174,7 +174,7 @@ def test_a_label_that_is_no_class_is_caught_on_the_device(monkeypatch):
     from fastkd.ops.distill_loss.operation import distill_loss
 
     with executing("sm_90"):
-        distill_loss(logits[0], [], labels, numbers, None, "ce", [True], False, True, -100)
+        distill_loss(logits[0], [], labels, numbers, None, "ce", [True], False, True, -100, "triton")
         labels[3] = 10
         with pytest.raises(FindingsError, match=findings.TRAP):
-            distill_loss(logits[0], [], labels, numbers, None, "ce", [True], False, True, -100)
+            distill_loss(logits[0], [], labels, numbers, None, "ce", [True], False, True, -100, "triton")
