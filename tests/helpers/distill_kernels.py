@@ -32,6 +32,10 @@ SHAPES = {
     "seed": st.integers(0, 1000),
 }
 
+# Rows in chunks, of a form of each kernel; the others in the slow set, and compiled, in the executor's tests.
+QUICK = ("sftn", "weighted teachers", "dkd", "tfkd", "smoothing others", "standardised rld", "ab continuous", "jsd")
+WIDE = [pytest.param(form, 4099, marks=() if form in QUICK else pytest.mark.slow) for form in FORMS]
+
 
 class KernelContract:
     path: str
@@ -58,8 +62,7 @@ class KernelContract:
     def test_many_random_shapes(self, **drawn):
         self.no_worse_in_this_shape(**drawn)
 
-    @pytest.mark.parametrize("form", FORMS)
-    @pytest.mark.parametrize("classes", (2, 4099))  # 4099: rows in chunks
+    @pytest.mark.parametrize("form, classes", [(form, 2) for form in FORMS] + WIDE)
     def test_every_form(self, form, classes):
         if not self.has(form):
             pytest.skip("has no kernel there")

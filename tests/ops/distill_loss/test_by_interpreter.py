@@ -17,6 +17,7 @@ def test_the_operation():
     run_interpreted(HERE / "test_interpreted_operation.py")
 
 
+@pytest.mark.slow
 def test_the_golden_vectors_and_hard_cases_of_the_reference():
     """The tests of the losses once more, on the kernels in float32."""
     run_interpreted(*FILES, FASTKD_OPS="distill_loss=triton")
