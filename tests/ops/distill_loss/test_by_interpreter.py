@@ -13,7 +13,9 @@ def test_the_kernels():
     run_interpreted(HERE / "test_interpreted_kernels.py")
 
 
+@pytest.mark.slow
 def test_the_operation():
+    """A CPU runs the same contract on its compiled kernel in the quick set, the executor the kernels."""
     run_interpreted(HERE / "test_interpreted_operation.py")
 
 
