@@ -242,18 +242,19 @@ FASTKD_INLINE void decoupled(Row& row, Anchor& anchor) {
   }
   const auto& [student, teacher] = others;
   const double mean_gap = row.gaps_between(z[1], z[0], teacher, student.total);
-  row.sums.third += (mean_gap - teacher.log_total + student.log_total) * row.squared;
+  const float weight = row.share(0);
+  row.sums.third += (mean_gap - teacher.log_total + student.log_total) * row.squared * weight;
   const double label = kl_term(log_sigmoid(margins[1]), log_sigmoid(margins[0]));
   const double rest = kl_term(log_sigmoid(-margins[1]), log_sigmoid(-margins[0]));
-  row.sums.pair += (label + rest) * row.squared;
+  row.sums.pair += (label + rest) * row.squared * weight;
   const double excess = std::exp(log_sigmoid(margins[0])) - std::exp(log_sigmoid(margins[1]));
-  const float slope = row.pair_slope * static_cast<float>(excess);
+  const float slope = row.pair_slope * static_cast<float>(excess) * weight;
   float* const gradient = row.at(Row::GRADIENT);
   const float by = slope / student.total;
   for (int64_t k = 0; k < row.width; k += LANES)
     store(gradient + k, load(gradient + k) - load(student.values + k) * by);
   gradient[row.label] += slope;
-  row.add_difference(gradient, student, teacher, row.third_slope * row.squared * row.rate);
+  row.add_difference(gradient, student, teacher, row.third_slope * row.squared * row.rate * weight);
 }
 
 FASTKD_INLINE double times_log(double p) { return p == 0 ? 0 : p * std::log(p); }

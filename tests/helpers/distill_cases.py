@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastkd.losses import (
+    DKDLoss,
+    NKDLoss,
     ab_divergence_loss,
     ce_loss,
     dkd_loss,
@@ -35,6 +37,10 @@ def several_teachers(anchor: Tensor, partners: list[Tensor], labels: Tensor):
     return multi_teacher_loss(anchor, partners, labels, teacher_weights=weights, **KD)
 
 
+def of_weighted_rows(loss: nn.Module, anchor: Tensor, partner: Tensor, labels: Tensor):
+    return loss(anchor, partner, labels, torch.linspace(0.3, 1.0, len(labels), device=anchor.device))
+
+
 FORMS: dict[str, Callable] = {
     "sftn": lambda a, b, y: sftn_loss(a, b, y, **SFTN),
     "sftn reverse": lambda a, b, y: sftn_loss(a, b, y, kl="reverse", **SFTN),
@@ -44,6 +50,7 @@ FORMS: dict[str, Callable] = {
     "teachers": lambda a, b, y: multi_teacher_loss(a, b, y, **KD),
     "weighted teachers": several_teachers,
     "dkd": lambda a, b, y: dkd_loss(a, b[0], y, **DKD),
+    "weighted dkd": lambda a, b, y: of_weighted_rows(DKDLoss(**DKD), a, b[0], y),
     "virtual": lambda a, b, y: virtual_teacher_loss(a, y, label_probability=0.9, **VIRTUAL),
     "tfkd": lambda a, b, y: virtual_teacher_loss(a, y, label_probability=0.99, temperature=20.0, **VIRTUAL),
     "smoothing": lambda a, b, y: label_smoothing_loss(a, y, smoothing=0.1),
@@ -53,6 +60,7 @@ FORMS: dict[str, Callable] = {
     "standardised dkd": lambda a, b, y: dkd_loss(a, b[0], y, standardise=True, **DKD),
     "nkd": lambda a, b, y: nkd_loss(a, b[0], y, gamma=1.5, temperature=3.0, ce_weight=0.4),
     "standardised nkd": lambda a, b, y: nkd_loss(a, b[0], y, standardise=True, gamma=1.5, temperature=3.0),
+    "weighted nkd": lambda a, b, y: of_weighted_rows(NKDLoss(gamma=1.5, temperature=3.0), a, b[0], y),
     "rld": lambda a, b, y: rld_loss(a, b[0], y, **RLD),
     "standardised rld": lambda a, b, y: rld_loss(a, b[0], y, standardise=True, **RLD),
     "ttm": lambda a, b, y: ttm_loss(a, b[0], y, kl_weight=3.0, exponent=0.3),

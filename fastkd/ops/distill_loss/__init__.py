@@ -44,7 +44,7 @@ def compute(
     """
     if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
         raise TypeError(f"ignore_index is an integer, got {ignore_index!r}")
-    path = _path(form, (anchor_BK, *partners_BK), weighted=options.get("shares") is not None)
+    path = _path(form, (anchor_BK, *partners_BK))
     if path == "reference":
         named = _named(form, numbers) if isinstance(numbers, Tensor) else numbers
         return reference.FORMS[form](anchor_BK, partners_BK, labels_B, **named, **options, ignore_index=ignore_index)
@@ -54,10 +54,9 @@ def compute(
 _KERNELS = ("triton", "cpu")
 _IN_FLOAT32 = tuple((path, "the kernel computes in float32, the logits are float64") for path in _KERNELS)
 _NOT_TRANSFORMED = tuple((path, "torch.func does not transform the kernel") for path in _KERNELS)
-_UNWEIGHTED = (("cpu", "the compiled cpu library has no weights of rows in the form dkd"),)
 
 
-def _path(form: str, logits_BK: Sequence[Tensor], *, weighted: bool) -> str:
+def _path(form: str, logits_BK: Sequence[Tensor]) -> str:
     impossible: select.Reasons = ()
     if any(tensor.dtype == torch.float64 for tensor in logits_BK):
         impossible = _IN_FLOAT32
@@ -65,8 +64,6 @@ def _path(form: str, logits_BK: Sequence[Tensor], *, weighted: bool) -> str:
         impossible = _NOT_TRANSFORMED
     elif logits_BK[0].device.type == "cpu" and not compiled.has_form(form):
         impossible = (("cpu", f"the compiled cpu library has no kernel of the form {form}"),)
-    elif form == "dkd" and weighted:
-        impossible = _UNWEIGHTED
     return select.choose("distill_loss", logits_BK[0].device.type, impossible)[0]
 
 

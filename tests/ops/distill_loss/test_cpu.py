@@ -29,7 +29,7 @@ class TestKernel(KernelContract):
     @pytest.mark.parametrize("classes", (1, 4, 9, 16, 31, 1000))
     @pytest.mark.parametrize("form", COMPILED)
     def test_rows_of_whole_vectors_and_of_parts(self, form, classes):
-        if form == "dkd" and classes == 1:
+        if form.endswith("dkd") and classes == 1:
             pytest.skip("has no other classes")
         assert_no_worse(form, *random_logits(3, 5, classes, torch.float32, classes), path="cpu")
 
