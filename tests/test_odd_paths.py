@@ -56,6 +56,7 @@ def test_paths_that_are_none(command, here, monkeypatch):
     (here / "circle").symlink_to("circle")
     for path in ("x" * 5000, "y/" * 2500, "a\0b", "circle/inside"):
         assert line_of(lambda path=path: COMMANDS[command](path), (command, path))
+    assert not (here / "y").exists(), "folders are left of one that cannot be made"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -84,15 +84,26 @@ def sync_folder(folder: Path) -> None:
 def make_folder(path: Path, *, own: bool = False) -> None:
     """Makes a folder with its parents, each on the disk before what lies in it; one that stands there will do.
 
+    Where one cannot be made, those that were made for it are removed.
+
     own: not one that a link leads to, where somebody else's files lie.
     """
     with explained("cannot create the folder", path):
         if own and os.path.islink(path):
             raise UserError(f"cannot write in {path}: it is a link")
         missing = [folder for folder in (path, *path.parents) if not os.path.isdir(folder)]
-        for folder in reversed(missing):
-            folder.mkdir(exist_ok=True)
-            sync_folder(folder.parent)
+        made: list[Path] = []
+        try:
+            for folder in reversed(missing):
+                if not os.path.isdir(folder):  # another process may make the same
+                    folder.mkdir(exist_ok=True)
+                    made.append(folder)
+                sync_folder(folder.parent)
+        except BaseException:  # a path that is too long is known in its middle
+            with contextlib.suppress(OSError):
+                for folder in reversed(made):
+                    folder.rmdir()
+            raise
 
 
 def remove(path: Path) -> None:

@@ -48,6 +48,7 @@ def test_two_processes_differ_from_one_with_the_whole_batch(two, tmp_path):
     assert any(not torch.allclose(other[name], value, rtol=1e-4, atol=1e-6) for name, value in one.items())
 
 
+@pytest.mark.slow
 def test_without_batchnorm_two_processes_equal_one_with_the_whole_batch(tmp_path):
     """Teacher, student by KD, and a control; grafted branches bring BatchNorm of their own."""
     program = TESTS / "helpers" / "without_batchnorm.py"

@@ -8,7 +8,9 @@ from helpers.subprocesses import run_interpreted
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 def test_the_kernels():
+    """The executor runs what is compiled of them in the quick set."""
     run_interpreted(HERE / "test_interpreted_kernels.py")
 
 
