@@ -84,7 +84,7 @@ def compiled_layouts(case: Case) -> Iterator[Layout]:
             for registers in REGISTERS[numbers] if case in MAIN else REGISTERS[numbers][:2]:
                 yield Layout(rows, columns, warps, registers, 8)
             if case in MAIN and numbers <= 16:
-                yield Layout(rows, columns, warps, REGISTERS[numbers][0], 8, STAGES=2)
+                yield Layout(rows, columns, warps, REGISTERS[numbers][0], 8, STAGES=3)
 
 
 REGISTERS = {2: (64, 48), 4: (72, 96, 56), 8: (96, 128, 80, 168), 16: (160, 192, 128, 255), 32: (255, 216)}
@@ -219,7 +219,9 @@ def measure(case: Case, rounds: int, bandwidth: float) -> list[dict]:
 
 
 def show(case: Case, records: list[dict], best: int) -> None:
-    default = launch.layout(case.classes)
+    default = launch.layout(
+        case.classes, case.form, partners=case.partners, itemsize=case.dtype.itemsize, samples=case.samples
+    )
     print(f"\n{case}: {len(records)} layouts, at least {case.least_bytes / 1e6:.1f} MB")
     now = [record for record in records if record["layout"] == default._asdict()]
     for record in records[:best] + now[:1]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from functools import cache
+from unittest import mock
 
 import torch
 
 from fastkd.ops import crd
+from fastkd.ops.distill_loss import launch
 from helpers.crd_cases import problem
 from helpers.distill_cases import evaluate, random_logits
 from helpers.executed import executing
@@ -14,8 +16,15 @@ from helpers.mutated import Recorded, recording
 UNKNOWN_Z = (-1.0, -1.0)
 
 
-def _loss(architecture: str, form: str, classes: int, dtype: torch.dtype, samples: int) -> dict[str, Recorded]:
-    with executing(architecture, multiprocessors=1) as gpu, recording(gpu) as kept:
+def _loss(
+    architecture: str, form: str, classes: int, dtype: torch.dtype, samples: int, few: int = launch.FEW
+) -> dict[str, Recorded]:
+    """few: up to how many samples the layout is that of a few."""
+    with (
+        mock.patch.object(launch, "FEW", few),
+        executing(architecture, multiprocessors=1) as gpu,
+        recording(gpu) as kept,
+    ):
         logits, labels = random_logits(3, samples, classes, dtype, seed=classes)
         labels[1] = -100
         evaluate(form, "triton", logits, labels)
@@ -44,8 +53,9 @@ _FEW = {"dim": 20, "samples": 5}
 _WHOLE = {"dim": 64, "samples": 33, "rows": 700, "negatives": 40, "dtype": torch.bfloat16}
 
 _MADE: dict[str, Callable[[], dict[str, Recorded]]] = {
-    "sftn": lambda: _loss("sm_90", "sftn", 100, torch.float32, 37),
-    "kd": lambda: _loss("sm_80", "kd", 1000, torch.bfloat16, 40),
+    "sftn": lambda: _loss("sm_90", "sftn", 300, torch.float32, 37),
+    "sftn, rows at once": lambda: _loss("sm_90", "sftn", 20, torch.float32, 37),
+    "dkd": lambda: _loss("sm_80", "dkd", 1000, torch.bfloat16, 17, few=0),
     "kd wide": lambda: _loss("sm_90", "kd", 5000, torch.bfloat16, 18),
     "crd": lambda: _contrast("sm_80", 2, **_FEW, rows=700, negatives=31),
     "crd, few rows": lambda: _contrast("sm_80", 1, **_FEW, rows=700, negatives=1101),
@@ -56,7 +66,8 @@ _MADE: dict[str, Callable[[], dict[str, Recorded]]] = {
 }
 _LAUNCHES = {
     "rows": ("sftn", "rows_kernel"),
-    "rows ahead": ("kd", "rows_kernel"),
+    "rows at once": ("sftn, rows at once", "rows_kernel"),
+    "rows ahead": ("dkd", "rows_kernel"),
     "wide": ("kd wide", "wide_kernel"),
     "finish": ("sftn", "finish_kernel"),
     "scale": ("sftn", "scale_kernel"),

@@ -35,13 +35,16 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def load_tile(ptr, row, columns, counted, ROW_STRIDE: tl.constexpr, COLUMN_STRIDE: tl.constexpr, K: tl.constexpr):
-    """Logits in float32. Rows that do not count are not read: they are zeros, whose sums are finite."""
+    """Logits in float32. Rows that do not count are not read: they are zeros, whose sums are finite.
+
+    What is masked is 0, as asynchronous copies leave it; -inf would cost a selection of every number.
+    """
     if K * COLUMN_STRIDE >= 2**31:
         pointers = ptr + row[:, None] * ROW_STRIDE + columns[None, :].to(tl.int64) * COLUMN_STRIDE
     else:  # 32 bits take half the registers
         pointers = ptr + row[:, None] * ROW_STRIDE + columns[None, :] * COLUMN_STRIDE
-    padding = tl.where(counted, -float("inf"), 0.0)[:, None].to(ptr.dtype.element_ty)
-    return tl.load(pointers, mask=counted[:, None] & (columns[None, :] < K), other=padding).to(tl.float32)
+    logits = tl.load(pointers, mask=counted[:, None] & (columns[None, :] < K), other=0.0).to(tl.float32)
+    return tl.where(columns[None, :] < K, logits, -float("inf"))
 
 
 @triton.jit
@@ -84,15 +87,20 @@ def below_peak(logits):
 
 
 @triton.jit
-def row_sums(first, second):
-    """The sums over the columns of two tiles, in one reduction: warps that share a row wait for each other once."""
-    return tl.split(tl.sum(tl.join(first, second), 1))
+def row_sums(first, second, SHARED: tl.constexpr):
+    """The sums over the columns of two tiles; in one reduction where several warps share a row, which then wait for
+    each other once."""
+    return tl.split(tl.sum(tl.join(first, second), 1)) if SHARED else (tl.sum(first, 1), tl.sum(second, 1))
 
 
 @triton.jit
-def row_sums_of_four(first, second, third, fourth):
-    firsts, lasts = tl.split(tl.sum(tl.join(tl.join(first, second), tl.join(third, fourth)), 1))
-    return tl.split(firsts) + tl.split(lasts)
+def row_sums_of_four(first, second, third, fourth, SHARED: tl.constexpr):
+    if SHARED:
+        firsts, lasts = tl.split(tl.sum(tl.join(tl.join(first, second), tl.join(third, fourth)), 1))
+        sums = tl.split(firsts) + tl.split(lasts)
+    else:
+        sums = row_sums(first, second, False) + row_sums(third, fourth, False)
+    return sums
 
 
 @triton.jit
@@ -181,10 +189,18 @@ def entropy_of_two(label, other, K: tl.constexpr):
 
 
 @triton.jit
+def number_after(x):
+    """The least float32 greater than x, NaN behind infinity: what is at least that is greater than x."""
+    bits = x.to(tl.int32, bitcast=True)
+    after = tl.where(bits >= 0, bits + 1, bits - 1)
+    return tl.where(x == 0, 1, after).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def ahead_of(logits, own, columns, label):
     """Classes that rank before the label's: greater logits, and equal ones of a lower class."""
-    before = columns[None, :] < label[:, None]
-    return tl.where((logits > own[:, None]) | ((logits == own[:, None]) & before), 1.0, 0.0)
+    threshold = tl.where(columns[None, :] < label[:, None], own[:, None], number_after(own)[:, None])
+    return tl.where(logits >= threshold, 1.0, 0.0)
 
 
 @triton.jit

@@ -66,7 +66,8 @@ def rows_kernel(
     CHECK_LABELS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    STAGES: tl.constexpr,  # stages of the loop over samples: 2 loads the next ones early
+    SHARED: tl.constexpr,  # several warps share a row
+    STAGES: tl.constexpr,  # stages of the loop over samples: 3 load the next ones while these are computed
 ):
     temperature = tl.load(numbers_ptr + TEMPERATURE)
     tau_squared = temperature * temperature if TAU_SQUARED else 1.0
@@ -86,15 +87,13 @@ def rows_kernel(
     thirds = tl.zeros((ROWS,), tl.float32)
     hits = no_hits(1 + PARTNERS if PARTNERS_LEARN else 1, ROWS)
     programs = tl.num_programs(0)
-    label, counted = load_labels(labels_ptr, tl.program_id(0) * ROWS + rows, B, IGNORE_INDEX, K, CHECK_LABELS)
     for block in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), programs, num_stages=STAGES):
         row = (block * ROWS + rows).to(tl.int64)
         exists = row < B
+        label, counted = load_labels(labels_ptr, row, B, IGNORE_INDEX, K, CHECK_LABELS)
         weight = counted.to(tl.float32)  # 0 for a row whose label is ignored
         anchor = load_tile(logits_ptrs[0], row, columns, counted, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
         own, known_label = own_logit(logits_ptrs[0], row, label, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
-        next_row = (block + programs) * ROWS + rows
-        next_label, next_counted = load_labels(labels_ptr, next_row, B, IGNORE_INDEX, K, CHECK_LABELS)
 
         is_label = columns[None, :] == known_label[:, None]
         p_below, p_peak = below_peak(anchor)
@@ -104,16 +103,14 @@ def rows_kernel(
             a_below, a_peak = below_peak(tl.where(is_label, -float("inf"), anchor)) if DECOUPLED else (p_below, p_peak)
             a_bits = a_below * scale
             a = tl.exp2(a_bits)
-            p_total, rank, a_total, _ = row_sums_of_four(p, ahead, a, a)
+            p_total, rank, a_total, _ = row_sums_of_four(p, ahead, a, a, SHARED)
             a *= (1.0 / a_total)[:, None]
-            a_log_total = tl.log2(a_total)
         else:
             below_others = tl.where(is_label | (columns[None, :] >= K), 0.0, p_below)
-            p_total, rank, others, _ = row_sums_of_four(p, ahead, below_others, below_others)
+            p_total, rank, others, _ = row_sums_of_four(p, ahead, below_others, below_others, SHARED)
         p_log_total = tl.log2(p_total) * LN_2
         log_p_label = (own - p_peak) * inverse_ce_temperature - p_log_total
         slope = ce_slope * weight
-        gradient = p * (slope / p_total)[:, None] - tl.where(is_label, slope[:, None], 0.0)
         pair = tl.zeros((ROWS,), tl.float32)
         third = tl.zeros((ROWS,), tl.float32)
 
@@ -122,10 +119,14 @@ def rows_kernel(
             pair += cross_entropy_of_two(q_label, q_other, log_p_label, others - (K - 1) * p_log_total)
             if not CROSS_ENTROPY:
                 pair -= entropy_of_two(q_label, q_other, K)
-            slope = tl.load(numbers_ptr + PAIR_WEIGHT) * per_row * weight
-            p *= (1.0 / p_total)[:, None]
-            gradient += slope[:, None] * (p - tl.where(is_label, q_label, q_other))
+            virtual_slope = tl.load(numbers_ptr + PAIR_WEIGHT) * per_row * weight
+            targets = tl.where(is_label, (slope + virtual_slope * q_label)[:, None], (virtual_slope * q_other)[:, None])
+            slope += virtual_slope
+        else:
+            targets = tl.where(is_label, slope[:, None], 0.0)
+        gradient = p * (slope / p_total)[:, None] - targets
 
+        skew = tl.zeros((ROWS,), tl.float32)
         for i in tl.static_range(1, PARTNERS + 1):
             partner = load_tile(logits_ptrs[i], row, columns, counted, ROW_STRIDES[i], COLUMN_STRIDES[i], K)
             share = partner_share(shares_ptr, i - 1, row, counted, PARTNERS, SHARE_ROW_STRIDE, SHARE_COLUMN_STRIDE)
@@ -135,51 +136,58 @@ def rows_kernel(
             b_below, b_peak = below_peak(tl.where(is_label, -float("inf"), partner) if DECOUPLED else partner)
             b_bits = b_below * scale
             b = tl.exp2(b_bits)
-            gap = kl_gaps(a_bits, b_bits) if ANCHOR_IS_TARGET else kl_gaps(b_bits, a_bits)
-            weighted = gap * (a if ANCHOR_IS_TARGET else b)
+            weighted = kl_gaps(a_bits, b_bits) * a if ANCHOR_IS_TARGET else kl_gaps(b_bits, a_bits) * b
             if PARTNERS_LEARN:
                 q = tl.exp2(b_below * ce_scale)
                 ahead = ahead_of(partner, own_partner, columns, known_label)
-                b_total, mean_gap, q_total, rank_partner = row_sums_of_four(b, weighted, q, ahead)
+                b_total, mean_gap, q_total, rank_partner = row_sums_of_four(b, weighted, q, ahead, SHARED)
             else:
-                b_total, mean_gap = row_sums(b, weighted)
-            b *= (1.0 / b_total)[:, None]
-            b_log_total = tl.log2(b_total)
+                b_total, mean_gap = row_sums(b, weighted, SHARED)
+            inverse_total = 1.0 / b_total
             mean_gap = mean_gap + 0.0 * b_total if ANCHOR_IS_TARGET else mean_gap / b_total  # NaN comes from the total
-            excess_total = a_log_total - b_log_total
+            excess_total = tl.log2(a_total / b_total)
             kl = (mean_gap - excess_total if ANCHOR_IS_TARGET else mean_gap + excess_total) * LN_2
+            difference = b * inverse_total[:, None] - a
 
             if DECOUPLED:
-                a_margin = (own - a_peak) * inverse_temperature - a_log_total * LN_2
-                b_margin = (own_partner - b_peak) * inverse_temperature - b_log_total * LN_2
+                a_margin = (own - a_peak) * inverse_temperature - tl.log2(a_total) * LN_2
+                b_margin = (own_partner - b_peak) * inverse_temperature - tl.log2(b_total) * LN_2
                 target_kl, excess = binary_kl(b_margin, a_margin)
                 pair += share * tau_squared * target_kl
                 third += share * tau_squared * kl
                 others_slope = third_slope * share * tau_squared * inverse_temperature * weight
-                gradient += (slope * excess)[:, None] * (is_label - a) + others_slope[:, None] * (a - b)
+                gradient += (slope * excess)[:, None] * (is_label - a) - others_slope[:, None] * difference
             else:
                 pair += share * tau_squared * kl
-                differences = slope[:, None] * (b - a)
-                skewed = (slope * LN_2)[:, None] * ((a if ANCHOR_IS_TARGET else b) * (gap - mean_gap[:, None]))
+                skewed_slope = slope * LN_2
                 if not DETACHED:
-                    gradient += skewed if ANCHOR_IS_TARGET else -differences
+                    if ANCHOR_IS_TARGET:
+                        gradient += skewed_slope[:, None] * weighted
+                        skew += skewed_slope * mean_gap
+                    else:
+                        gradient -= slope[:, None] * difference
 
             if PARTNERS_LEARN:
                 hits = add_hits(hits, i, counted, own_partner, rank_partner)
                 log_q_label = (own_partner - b_peak) * inverse_ce_temperature - tl.log2(q_total) * LN_2
                 third -= log_q_label * (1.0 / PARTNERS)
                 if gradient_ptrs[i] is not None:
-                    slope = third_slope * inverse_ce_temperature * (1.0 / PARTNERS) * weight
-                    partner_gradient = q * (slope / q_total)[:, None] - tl.where(is_label, slope[:, None], 0.0)
-                    partner_gradient += differences if ANCHOR_IS_TARGET else skewed
+                    q_slope = third_slope * inverse_ce_temperature * (1.0 / PARTNERS) * weight
+                    partner_gradient = q * (q_slope / q_total)[:, None] - tl.where(is_label, q_slope[:, None], 0.0)
+                    if ANCHOR_IS_TARGET:
+                        partner_gradient += slope[:, None] * difference
+                    else:
+                        skewed_slope *= inverse_total
+                        partner_gradient += skewed_slope[:, None] * weighted - (skewed_slope * mean_gap)[:, None] * b
                     store_tile(gradient_ptrs[i], partner_gradient, row, columns, exists, K)
 
         if gradient_ptrs[0] is not None:
+            if ANCHOR_IS_TARGET and not DETACHED:
+                gradient -= skew[:, None] * a
             store_tile(gradient_ptrs[0], gradient, row, columns, exists, K)
         hits = add_hits(hits, 0, counted, own, rank)
         counted_rows += weight
         anchor_ces -= tl.where(counted, log_p_label, 0.0)
         pairs += tl.where(counted, pair, 0.0)
         thirds += tl.where(counted, third, 0.0)
-        label, counted = next_label, next_counted
     store_sums(sums_ptr, counted_rows, anchor_ces, pairs, thirds, hits)

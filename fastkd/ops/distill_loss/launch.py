@@ -83,26 +83,61 @@ class Layout(NamedTuple):
     programs: int
     """Programs on a multiprocessor, at most; each takes every n-th block of samples, n being the number of programs."""
     STAGES: int = 1
-    """Stages of the loop over samples, for rows that fit into registers: 2 loads the next samples early."""
+    """Stages of the loop over samples, for rows that fit into registers: 3 copy the next samples into shared memory
+    while these are computed. (2 have one buffer, which is filled when all is computed: nothing is gained.)"""
 
 
-def layout(classes: int, form: str = "kd") -> Layout:
-    """The layout for rows of so many classes.
+IN_CHUNKS = Layout(1, 1024, 8, 255, programs=8)
+MANY = 1 << 20
+FEW = 256
+"""Samples up to which a batch waits for one row, not for the GPU: more warps share a row, and none is loaded ahead."""
+AHEAD = 48 << 10
+"""Bytes of shared memory, at most, for rows that are loaded ahead."""
 
-    The kernel of the pair forms reads a row several times, which the cache serves: at most 1024 classes at once.
 
-    A thread has eight numbers of a row, which are one 16-byte access in bfloat16, and sixteen at 4096 classes. There
-    are as many programs as are resident at once; rows of 513 to 1024 classes are loaded one sample ahead.
+def layout(classes: int, form: str = "kd", *, partners: int = 1, itemsize: int = 4, samples: int = MANY) -> Layout:
+    """The layout for a batch of so many rows, of so many classes of so many bytes.
+
+    What a row costs besides its numbers, each of its warps pays: they are few, and their threads have as many numbers
+    as fit into registers without spills. There are as many programs as are resident at once.
     """
-    widest = WIDEST_PAIR if isinstance(FORMS[form], PairForm) else WIDEST_ROW
-    if classes > widest:
-        return Layout(1, 1024, 8, 255, programs=8)
+    if isinstance(FORMS[form], PairForm):
+        return _pair_layout(classes)
+    if classes > WIDEST_ROW:
+        return IN_CHUNKS
+    columns = max(triton.next_power_of_2(classes), 16)
+    numbers = 8 if samples <= FEW else _numbers_of_a_thread(form, partners, columns)
+    warps = min(max(columns // (32 * numbers), 1), 8)
+    registers = _registers(columns // (32 * warps), warps)
+    ahead = samples > FEW and columns >= 256 and 2 * (1 + partners) * columns * itemsize <= AHEAD
+    return Layout(
+        max(64 // columns, 1), columns, warps, registers, 65536 // (32 * warps * registers), STAGES=3 if ahead else 1
+    )
+
+
+def _pair_layout(classes: int) -> Layout:
+    """Rows are read several times, which the cache serves: at most 1024 classes at once."""
+    if classes > WIDEST_PAIR:
+        return IN_CHUNKS
     columns = max(triton.next_power_of_2(classes), 16)
     rows = min(max(512 // columns, 1), 4)
-    warps = min(max(rows * columns // 256, 1), 8)
-    registers = 168 if 128 < columns <= 2048 else 255
-    programs = 65536 // (32 * warps * registers)
-    return Layout(rows, columns, warps, registers, programs, STAGES=2 if columns == 1024 else 1)
+    warps = max(rows * columns // 256, 1)
+    registers = 168 if columns > 128 else 255
+    return Layout(rows, columns, warps, registers, 65536 // (32 * warps * registers))
+
+
+def _numbers_of_a_thread(form: str, partners: int, columns: int) -> int:
+    """Numbers of a row that fit into a thread's registers. Where no barrier of several warps stands between two
+    partners, the compiler loads the next one early, which takes registers too."""
+    if FORMS[form].PARTNERS_LEARN or partners > 1:
+        return 8 if columns <= 512 else 16
+    return 16 if FORMS[form].DECOUPLED else 32
+
+
+def _registers(numbers: int, warps: int) -> int:
+    if numbers > 8:
+        return 255
+    return 192 if numbers == 8 and warps == 1 else 168
 
 
 def kernel_for(form: str, classes: int, chosen: Layout):
@@ -128,7 +163,9 @@ def constants(
     strides: (row, column) of the logits of anchor and partners.
     """
     kernel = kernel_for(form, classes, chosen)
-    of_kernel: dict[str, object] = {"STAGES": chosen.STAGES} if kernel is rows_kernel else {}
+    of_kernel: dict[str, object] = {}
+    if kernel is rows_kernel:
+        of_kernel = {"SHARED": chosen.num_warps > 1, "STAGES": chosen.STAGES}
     if kernel is not pair_kernel:
         of_kernel |= {"DETACHED": detached, "TAU_SQUARED": tau_squared}
     return of_kernel | {
@@ -165,7 +202,9 @@ def compute_losses_and_gradients(
     how many rows count; the correction is B over that number, and 1 where no row is ignored.
     """
     (samples, classes), device = logits[0].shape, logits[0].device
-    chosen = chosen or layout(classes, form)
+    chosen = chosen or layout(
+        classes, form, partners=len(logits) - 1, itemsize=logits[0].element_size(), samples=samples
+    )
     programs = min(triton.cdiv(samples, chosen.ROWS), chosen.programs * multiprocessors(device))
     networks = len(logits) if FORMS[form].PARTNERS_LEARN else 1
     quantities = 4 + 2 * networks

@@ -57,5 +57,15 @@ def compiled(
         "registers": used["REG"],
         "spilled": used["STACK"] + used["LOCAL"],
         "shared": result.metadata.shared,
+        "in_flight": _in_flight(result.asm["ttgir"]),
         **{name: len(re.findall(pattern, result.asm["ptx"])) for name, pattern in COUNTED.items()},
     }
+
+
+def _in_flight(intermediate: str) -> int:
+    """How many asynchronous copies of the next rounds a loop does not wait for before its first reduction, which is
+    its only wait; 0 if it copies nothing ahead."""
+    _, loop, body = intermediate.partition("scf.for")
+    waits = re.findall(r"async_wait.*num = (\d+)", body.partition("scf.yield")[0])
+    before = re.findall(r"async_wait.*num = (\d+)", body.partition('"tt.reduce"')[0])
+    return int(before[0]) if loop and len(waits) == len(before) == 1 else 0

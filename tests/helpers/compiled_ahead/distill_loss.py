@@ -12,7 +12,8 @@ from helpers.compiled_ahead import compiled
 
 def large_kernel(form: str, classes: int, dtype: str, partners: int, architecture: int) -> dict:
     """One kernel of the shape table, all gradients wanted that the form has."""
-    layout = launch.layout(classes, form)
+    itemsize = 4 if dtype == "fp32" else 2
+    layout = launch.layout(classes, form, partners=partners, itemsize=itemsize)
     kernel = launch.kernel_for(form, classes, layout)
     constants = launch.constants(form, classes, ((classes, 1),) * (1 + partners), layout)
     partners_learn = launch.FORMS[form].PARTNERS_LEARN
