@@ -116,11 +116,6 @@ def kl_terms(log_p, p, log_q):
 
 
 @triton.jit
-def log_sigmoid(x):
-    return tl.minimum(x, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(x)))
-
-
-@triton.jit
 def exp_minus_1(x):
     """e^x − 1 with its digits also where x is small."""
     small = tl.abs(x) < 0.5
@@ -139,6 +134,11 @@ def log_1_plus(x):
     """log(1 + x) with its digits also where x is small: rounding 1 + x is undone by the quotient (Kahan)."""
     u = 1.0 + x
     return tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
+
+
+@triton.jit
+def log_sigmoid(x):
+    return tl.minimum(x, 0.0) - log_1_plus(tl.exp(-tl.abs(x)))
 
 
 @triton.jit

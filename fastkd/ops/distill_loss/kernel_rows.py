@@ -126,7 +126,6 @@ def rows_kernel(
             targets = tl.where(is_label, slope[:, None], 0.0)
         gradient = p * (slope / p_total)[:, None] - targets
 
-        skew = tl.zeros((ROWS,), tl.float32)
         for i in tl.static_range(1, PARTNERS + 1):
             partner = load_tile(logits_ptrs[i], row, columns, counted, ROW_STRIDES[i], COLUMN_STRIDES[i], K)
             share = partner_share(shares_ptr, i - 1, row, counted, PARTNERS, SHARE_ROW_STRIDE, SHARE_COLUMN_STRIDE)
@@ -136,7 +135,8 @@ def rows_kernel(
             b_below, b_peak = below_peak(tl.where(is_label, -float("inf"), partner) if DECOUPLED else partner)
             b_bits = b_below * scale
             b = tl.exp2(b_bits)
-            weighted = kl_gaps(a_bits, b_bits) * a if ANCHOR_IS_TARGET else kl_gaps(b_bits, a_bits) * b
+            gap = kl_gaps(a_bits, b_bits) if ANCHOR_IS_TARGET else kl_gaps(b_bits, a_bits)
+            weighted = gap * (a if ANCHOR_IS_TARGET else b)
             if PARTNERS_LEARN:
                 q = tl.exp2(b_below * ce_scale)
                 ahead = ahead_of(partner, own_partner, columns, known_label)
@@ -159,13 +159,9 @@ def rows_kernel(
                 gradient += (slope * excess)[:, None] * (is_label - a) - others_slope[:, None] * difference
             else:
                 pair += share * tau_squared * kl
-                skewed_slope = slope * LN_2
+                skewed = (slope * LN_2)[:, None] * (gap - mean_gap[:, None])
                 if not DETACHED:
-                    if ANCHOR_IS_TARGET:
-                        gradient += skewed_slope[:, None] * weighted
-                        skew += skewed_slope * mean_gap
-                    else:
-                        gradient -= slope[:, None] * difference
+                    gradient += a * skewed if ANCHOR_IS_TARGET else -slope[:, None] * difference
 
             if PARTNERS_LEARN:
                 hits = add_hits(hits, i, counted, own_partner, rank_partner)
@@ -177,13 +173,10 @@ def rows_kernel(
                     if ANCHOR_IS_TARGET:
                         partner_gradient += slope[:, None] * difference
                     else:
-                        skewed_slope *= inverse_total
-                        partner_gradient += skewed_slope[:, None] * weighted - (skewed_slope * mean_gap)[:, None] * b
+                        partner_gradient += b * inverse_total[:, None] * skewed
                     store_tile(gradient_ptrs[i], partner_gradient, row, columns, exists, K)
 
         if gradient_ptrs[0] is not None:
-            if ANCHOR_IS_TARGET and not DETACHED:
-                gradient -= skew[:, None] * a
             store_tile(gradient_ptrs[0], gradient, row, columns, exists, K)
         hits = add_hits(hits, 0, counted, own, rank)
         counted_rows += weight

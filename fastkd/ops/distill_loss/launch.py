@@ -13,7 +13,7 @@ from fastkd.ops.distill_loss.kernel_pair import pair_kernel
 from fastkd.ops.distill_loss.kernel_rows import rows_kernel
 from fastkd.ops.distill_loss.kernel_wide import wide_kernel
 from fastkd.ops.numbers import STANDARDISED
-from fastkd.ops.select import checks_labels
+from fastkd.ops.select import checks_labels, interpreting
 
 WIDEST_ROW = 4096
 WIDEST_PAIR = 1024
@@ -165,7 +165,8 @@ def constants(
     kernel = kernel_for(form, classes, chosen)
     of_kernel: dict[str, object] = {}
     if kernel is rows_kernel:
-        of_kernel = {"SHARED": chosen.num_warps > 1, "STAGES": chosen.STAGES}
+        # The interpreter has no warps; numpy adds pair by pair only along rows that are not joined.
+        of_kernel = {"SHARED": chosen.num_warps > 1 and not interpreting(), "STAGES": chosen.STAGES}
     if kernel is not pair_kernel:
         of_kernel |= {"DETACHED": detached, "TAU_SQUARED": tau_squared}
     return of_kernel | {

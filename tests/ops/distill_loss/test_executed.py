@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from helpers.distill_cases import FORMS, assert_no_worse, evaluate, random_logits
+from helpers.distill_cases import FORMS, assert_no_worse, evaluate, forced, random_logits
 from helpers.executed import executing
 
-from fastkd.losses import sftn_loss
+from fastkd.losses import kd_loss, sftn_loss
 from fastkd.ops.distill_loss import launch
 
 pytestmark = pytest.mark.ptx
@@ -180,6 +180,35 @@ def test_the_hardwares_approximations(form, approximation):
         allowed = 10 * (usual.double() - right).norm() + 1e-6 * right.norm() + 1e-9
         assert (one.double() - right).norm() <= allowed
     assert torch.equal(found[2], exact[2])
+
+
+def test_a_label_among_thousands():
+    """DKD's first part is a KL of two probabilities, of which one is nearly 1: its digits are those of a small one."""
+    for seed in range(3):
+        logits, labels = random_logits(2, 4, 4096, torch.float32, seed)
+        exact = evaluate("dkd", "reference", logits, labels, torch.float64)[0]
+        with executing("sm_90"):
+            found = evaluate("dkd", "triton", logits, labels)[0]
+        for one, right in zip(found, exact, strict=True):
+            assert (one.double() - right).abs() <= 1e-5 * right.abs()
+
+
+def test_networks_that_nearly_agree():
+    """τ² KL at a high temperature is what is left of log-probabilities much larger than itself: over some batches it
+    errs no more than plain PyTorch's."""
+    errors = []
+    for seed in range(8):
+        (student, noise), labels = random_logits(2, 8, 100, torch.float32, seed)
+        given = (student, student + 0.1 * noise, labels)
+        numbers = {"temperature": 20.0, "kl_weight": 1.0, "ce_weight": 0.0}
+        exact = kd_loss(given[0].double(), given[1].double(), labels, **numbers).total
+        with forced("reference"):
+            plain = kd_loss(*given, **numbers).total
+        with executing("sm_90"):
+            found = kd_loss(*given, **numbers).total
+        errors.append([(one.double() - exact).square() for one in (found, plain)])
+    ours, plains = map(sum, zip(*errors, strict=True))
+    assert ours <= plains
 
 
 def test_a_label_that_is_no_class_is_caught_on_the_device(monkeypatch):

@@ -36,7 +36,7 @@ LAYOUTS = {
 )
 @pytest.mark.parametrize("classes, layout", [(classes, layout) for classes in LAYOUTS for layout in LAYOUTS[classes]])
 def test_every_layout_with_more_blocks_than_programs(form, classes, layout, monkeypatch):
-    monkeypatch.setattr(launch, "layout", lambda *_: layout)
+    monkeypatch.setattr(launch, "layout", lambda *_, **__: layout)
     logits, labels = random_logits(3, 29 if classes == 10 else 5, classes, torch.float32, 0)
     labels[2] = -100
     assert_no_worse(form, logits, labels)
