@@ -86,12 +86,13 @@ def go_on(arguments):
     assert train.main(arguments) == 0
 
 
-@pytest.mark.parametrize("kills", (3, pytest.param(20, marks=pytest.mark.slow)))
-def test_killed_while_the_store_is_written(kills, teacher, filled, tmp_path):
+@pytest.mark.slow
+def test_killed_at_random_while_the_store_is_written(teacher, filled, tmp_path):
     """A training that fills a store is killed at random instants and begun anew, until it ends by itself."""
     arguments = [*options(teacher, tmp_path / "store"), "--run"]
     assert train.main([*ONE, *BATCH, "--teacher", str(teacher), "--run", str(tmp_path / "live")]) == 0
-    context, chance, exit_code, tries = multiprocessing.get_context("fork"), random.Random(0), None, 0
+    kills, exit_code, tries = 20, None, 0
+    context, chance = multiprocessing.get_context("fork"), random.Random(0)
     while exit_code != 0:
         tries += 1
         run = str(tmp_path / f"run-{tries}")
