@@ -9,10 +9,13 @@ from PIL import Image
 from fastkd import recipes
 from fastkd.methods import find_method, split_methods
 from fastkd.recipes.recipe import Recipe, StageRecipe
+from fastkd.run import Run
 from fastkd.stored import Storing
 from fastkd.support.files import sha256
+from fastkd.support.interrupt import Interrupt
+from fastkd.support.session import Session
 from helpers.real_data import REAL
-from helpers.tiny import tiny_recipe, train
+from helpers.tiny import Quiet, job_of, tiny_recipe, train
 
 SETTINGS = {"crd": {"negatives": 16}, "sskd": {"epochs": 1, "milestones": ()}}
 
@@ -61,3 +64,8 @@ def recipe_of(path, method="kd", store=None, settings=None, storing=None, traini
 
 def student_of(folder: Path) -> bytes:
     return (folder / "student.safetensors").read_bytes()
+
+
+def fill(recipe: Recipe) -> None:
+    """Does as `python -m fastkd.store`."""
+    Run(job_of(recipe), recipe.seed, Path(), Session(Quiet(), Interrupt())).fill_stores()

@@ -1,7 +1,7 @@
 """From a float32 store a student ends with the bytes that the live teacher gives it.
 
-Digits and real CIFAR-100, plain and student-friendly teachers, methods that read logits and one that reads embeddings, and
-every way in which a store comes to be filled.
+Digits and real CIFAR-100, plain and student-friendly teachers, methods that read logits and one that reads embeddings,
+and every way in which a store comes to be filled.
 """
 
 import json

@@ -4,15 +4,22 @@ import errno
 import os
 import shutil
 from dataclasses import replace
+from functools import cache, partial
 
 import pytest
 import torch
 from helpers.courses import taught_recipe
+from helpers.hostile import line_of
 from helpers.recorders import record_everything
 from helpers.stored import SETTINGS, loaded, recipe_of, student_of, trained_teacher
-from helpers.tiny import Quiet, tiny_recipe, train
+from helpers.tiny import Quiet, job_of, tiny_recipe, train
 from safetensors.torch import load
 
+from fastkd.methods import METHODS
+from fastkd.run import open_data
+from fastkd.run.builder import Builder
+from fastkd.run.earlier import Earlier
+from fastkd.run.stores import refuse_unstorable
 from fastkd.stored import Store, Storing
 from fastkd.stored.epochs import EpochFiles
 from fastkd.stored.store import read_about
@@ -262,17 +269,10 @@ def _known(folder):
 
 
 class TestRefused:
-    @pytest.mark.parametrize(
-        "method, words",
-        (
-            ("kd+sp", "sp reads the teacher's feature maps, which no store holds"),
-            ("oh", "oh reads the teacher's feature maps"),
-            ("ce", "changes nothing: ce reads nothing of the teacher"),
-        ),
-    )
-    def test_what_a_store_cannot_give(self, method, words, teachers, tmp_path):
+    def test_what_a_store_cannot_give_before_anything_is_made(self, teachers, tmp_path):
+        words = "sp reads the teacher's feature maps, which no store holds"
         with pytest.raises(UserError, match=words) as error:
-            train(recipe_of(teachers["plain"], method, tmp_path / "store"), tmp_path / "run")
+            train(recipe_of(teachers["plain"], "kd+sp", tmp_path / "store"), tmp_path / "run")
         assert "\n" not in str(error.value) and not (tmp_path / "store").exists()
 
     @pytest.mark.parametrize(
@@ -293,13 +293,6 @@ class TestRefused:
             train(replace(other, **changes), tmp_path / "other")
         assert "\n" not in str(error.value)
         assert {file.name: file.read_bytes() for file in (tmp_path / "store/teacher").iterdir()} == before
-
-    def test_mixed_images_are_no_rows(self, teachers, tmp_path):
-        recipe = recipe_of(teachers["plain"], "kd", tmp_path / "store")
-        for name in ("mixup", "cutmix"):
-            mixed = replace(recipe, augmentation=replace(recipe.augmentation, **{name: 0.2}))
-            with pytest.raises(UserError, match="--teacher-outputs: a mixed image .* is one of its batch alone"):
-                train(mixed, tmp_path / name)
 
     def test_several_temperatures_share_no_tail(self, teachers, tmp_path):
         storing = {"store_top": 3}
@@ -342,3 +335,75 @@ class TestSeeds:
 
     def test_another_data_seed_is_another_training(self, live):
         assert live() == live(data_seed=0) != live(data_seed=1)
+
+
+SERVED = (
+    *(
+        "abkd",
+        "aekd",
+        "aveg",
+        "cc",
+        "crd",
+        "crld",
+        "ctkd",
+        "dist",
+        "dkd",
+        "jsd",
+        "kd",
+        "mlld",
+        "nkd",
+        "pkt",
+        "rkd",
+        "rld",
+    ),
+    *("srd", "srrl", "sskd", "tfkd_self", "ttm", "wttm"),
+)
+MAPS = (
+    *("ab", "aekd_f", "at", "catkd", "fitnet", "fsp", "ft", "nst", "oh", "reviewkd", "sdd", "semckd", "simkd", "sp"),
+    *("vid", "vkd"),
+)
+NOTHING = ("ce", "ls", "tfkd_reg", "uskd")
+ELSEWHERE = {
+    "dml": "its teachers learn, too: nothing can be stored of them",
+    "kdcl": "likewise",
+    "none": "it trains nothing",
+    "rco": "see test_the_rows_of_each_anchor_stand_under_its_name",
+}
+
+
+@cache
+def digits():
+    return open_data(tiny_recipe())
+
+
+class TestEveryMethod:
+    """A store serves a method, or one line names the method that it does not serve."""
+
+    def refusal(self, method, path, store, **settings):
+        settings = {method: SETTINGS.get(method, {}) | settings}
+        recipe = recipe_of(path, method, store, settings=settings)
+        job = job_of(recipe, data=digits())
+        builder, earlier, lines = Builder(job, 0), Earlier(job.course), []
+        for planned in job.course:
+            stage = builder.stage(planned, earlier)
+            earlier.add(planned, stage)
+            lines.append(line_of(partial(refuse_unstorable, job, planned, stage, earlier, 0), method))
+        return next(filter(None, lines), "")
+
+    def test_the_walk_is_whole(self):
+        assert sorted((*SERVED, *MAPS, *NOTHING, *ELSEWHERE)) == sorted(METHODS)
+
+    @pytest.mark.parametrize("method", (*SERVED, *MAPS, *NOTHING))
+    def test_served_or_refused_by_name(self, method, teachers, tmp_path):
+        line = self.refusal(method, teachers["plain"], tmp_path / "store")
+        if method in SERVED:
+            assert line == ""
+        elif method in MAPS:
+            assert f"--teacher-outputs: {method} reads the teacher's feature maps, which no store holds" in line
+        else:
+            assert f"--teacher-outputs changes nothing: {method} reads nothing of the teacher" in line
+
+    def test_what_a_setting_decides(self, teachers, tmp_path):
+        path, store = teachers["plain"], tmp_path / "store"
+        assert self.refusal("simkd", path, store, projector="vector") == ""
+        assert "oh normalises the teacher by each batch" in self.refusal("oh", path, store, teacher_norm="batch")
