@@ -127,9 +127,10 @@ class TestRefused:
             train.main([*options(teacher, filled), "--seed", "4", "--run", str(tmp_path / "run")])
         assert not (tmp_path / "run").exists()
 
-    def test_seeds_with_a_teacher_each(self, tmp_path):
-        with pytest.raises(UserError, match="--teacher-outputs with --seeds 2"):
-            train.main(["--seeds", "2", "--teacher-outputs", str(tmp_path / "store")])
+    def test_seeds_that_follow_the_training_of_a_teacher(self, tmp_path):
+        words = "--teacher-outputs with --seeds 2: rco follows the training of a teacher"
+        with pytest.raises(UserError, match=words):
+            train.main(["--method", "rco", "--seeds", "2", "--teacher-outputs", str(tmp_path / "store")])
 
 
 def test_several_students_and_seeds_from_one_pass_of_the_teacher(teacher, filled, tmp_path, monkeypatch, capsys):
