@@ -156,14 +156,16 @@ def test_one_process_and_two(data, cell, tmp_path):
     for _, kind, method in (one for one in CELLS if one[0] == data):
         folder = tmp_path / f"{kind}-{method}"
         line = command_of(cell(data, kind, method))
-        by_one, by_two = (["--store-exact", "--teacher-outputs", f"{folder}/{name}"] for name in ("by-one", "by-two"))
+        by_one, by_two = (
+            ["--store-exact", "on", "--teacher-outputs", f"{folder}/{name}"] for name in ("by-one", "by-two")
+        )
         assert store.main([*line, *by_one, "--batch-size", "16"]) == 0
         of_two += [[*line, "--run", f"{folder}/live"], [*line, *by_one, "--run", f"{folder}/read"]]
         of_two += [[*line, *by_two, "--run", f"{folder}/filling"]]
         alone = [*line, "--batch-size", "16"]
         of_one += [[*alone, "--run", f"{folder}/one-live"], [*alone, *by_two, "--run", f"{folder}/one-read"]]
     (tmp_path / "commands.json").write_text(json.dumps(of_two))
-    finish(start(tmp_path / "commands.json", program=(str(TESTS / "helpers/several_commands.py"),)))
+    finish(start(tmp_path / "commands.json", program=(str(TESTS / "helpers/several_commands.py"),)), seconds=1200)
     for arguments in of_one:
         assert fastkd_train.main(arguments) == 0
     for folder in (path for path in tmp_path.iterdir() if path.is_dir()):
