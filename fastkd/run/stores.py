@@ -38,7 +38,7 @@ def refuse_unstorable(job: Job, planned: PlannedStage, stage: Stage, earlier: Ea
     loaded = {other.name for other in job.course if isinstance(other, PlannedLoaded)}
     if loaded.issuperset(planned.teachers):
         for name, row in zip(planned.teachers, rows, strict=True):
-            Store.refuse_other(_folder(job, name), _key(job, planned, name, earlier, data_seed), row)
+            Store.refuse_other(_folder(job, name), key_of(job, planned, name, earlier, data_seed), row)
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def opened_shelf(
         stores, today = [], circumstances(job, planned, stage)
         how = {"exact": job.recipe.storing.store_exact, "unlocked": unlocked}
         for name, row in zip(planned.teachers, _row_formats(job, planned, stage, earlier), strict=True):
-            key = _key(job, planned, name, earlier, data_seed)
+            key = key_of(job, planned, name, earlier, data_seed)
             store = Store.opened(_folder(job, name), key, row, today, **how)
             open_stores.callback(store.close)
             stores.append(store)
@@ -177,7 +177,8 @@ def _temperature(methods: dict[str, Method]) -> float:
     return found.pop()
 
 
-def _key(job: Job, planned: PlannedDistillation, teacher: str, earlier: Earlier, data_seed: int) -> Key:
+def key_of(job: Job, planned: PlannedDistillation, teacher: str, earlier: Earlier, data_seed: int) -> Key:
+    """What a teacher's rows mean in a stage of a job."""
     recipe, data = job.recipe, job.data
     network = earlier.teacher(teacher)
     feeding = job.feeding

@@ -279,8 +279,6 @@ class TestRefused:
         "words, changes",
         (
             ("weights", {}),
-            ("data ", {"limit_train": 127}),
-            ("data seed 0, here it is 3", {"data_seed": 3}),
             ("crop padding 1, here it is 2", {"augmentation": {"crop_padding": 2}}),
         ),
     )
