@@ -39,8 +39,9 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
     with held([folder, *folders], unlocked=session.unlocked):
         if is_main():
             _write_environment(folder, job)
-        outlook, group, first = Outlook(job.course, recipe.seeds), side_by_side(job), folders[0]
-        if names := shared_teachers(recipe):
+        names, group, first = shared_teachers(recipe), side_by_side(job), folders[0]
+        outlook = Outlook(job.course, recipe.seeds, once=names)
+        if names:
             session.display.note(
                 f"the {' and '.join(names)} of seed {recipe.seed} will teach the students of all seeds"
             )
