@@ -79,10 +79,10 @@ def silent_teacher(monkeypatch):
     return refuse
 
 
-LONG = ("kd+pkt+rkd", "cc", "srrl", "simkd")
+LONG = ("kd", "kd+pkt+rkd", "cc", "srrl", "simkd")
 
 
-@pytest.mark.parametrize("method", ("kd", "kd+sskd", *(pytest.param(one, marks=pytest.mark.slow) for one in LONG)))
+@pytest.mark.parametrize("method", ("kd+sskd", *(pytest.param(one, marks=pytest.mark.slow) for one in LONG)))
 def test_two_students_of_one_store_end_as_with_the_teacher_itself(method, teachers, tmp_path, silent_teacher):
     """SimKD and SRRL read the teacher's weights, too, which are there."""
     path, store, settings = teachers["plain"], tmp_path / "store", SETTINGS | {"simkd": {"projector": "vector"}}
@@ -304,7 +304,13 @@ class TestRefused:
 
 
 class TestLess:
-    @pytest.mark.parametrize("storing", ({"store_type": "float16"}, {"store_type": "bfloat16"}, {"store_top": 9}))
+    @pytest.mark.parametrize(
+        "storing",
+        (
+            {"store_type": "float16"},
+            *(pytest.param(one, marks=pytest.mark.slow) for one in ({"store_type": "bfloat16"}, {"store_top": 9})),
+        ),
+    )
     def test_narrower_rows_are_near_and_named(self, storing, teachers, live, tmp_path):
         recipe = recipe_of(teachers["plain"], "kd", tmp_path / "store", storing=storing)
         (result,) = train(recipe, tmp_path / "run")
@@ -327,6 +333,7 @@ class TestLess:
 
 
 class TestSeeds:
+    @pytest.mark.slow
     def test_seeds_of_one_store(self, teachers, live, filled, tmp_path, silent_teacher):
         alone = live(seed=1, data_seed=0)
         silent_teacher()
@@ -334,6 +341,7 @@ class TestSeeds:
         assert student_of(tmp_path / "run/seed-1") == alone
         assert student_of(tmp_path / "run/seed-0") == live()
 
+    @pytest.mark.slow
     def test_another_data_seed_is_another_training(self, live):
         assert live() == live(data_seed=0) != live(data_seed=1)
 
