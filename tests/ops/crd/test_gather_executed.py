@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.crd_cases import MOMENTUM, in_float64, near, problem
-from helpers.gather_executed import Gather
+from helpers.gather_executed import ENTRIES, TYPES, VARIANTS, Gather, full_name, module
 from ptx import nvcc
 
 from fastkd.ops import crd
@@ -12,19 +12,6 @@ pytestmark = [
     pytest.mark.ptx,
     pytest.mark.skipif(bool(nvcc.obstacle()), reason=nvcc.obstacle() or "nvcc is there"),
 ]
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-VARIANTS = [
-    ("fp32", 20),
-    ("fp32", 128),
-    ("fp32", 200),
-    ("fp32", 13),
-    ("fp32", 255),
-    ("bf16", 48),
-    ("bf16", 136),
-    ("bf16", 21),
-    ("bf16", 255),
-]
-"""A width for each variant of the gather."""
 
 
 def check(gather: Gather, **options) -> None:
@@ -40,6 +27,11 @@ def check(gather: Gather, **options) -> None:
     for gradient, right in zip(gradients, expected.gradients, strict=True):
         near(gradient, right, 2e-6)
     assert not any(result.depends_on_order for result in gather.launches)
+
+
+def test_every_kernel_that_is_compiled_is_among_the_entries():
+    patterns = [pattern for several in ENTRIES.values() for pattern in several]
+    assert {full_name("sm_80", pattern) for pattern in patterns} == set(module("sm_80"))
 
 
 @pytest.mark.parametrize(("dtype", "dim"), [VARIANTS[1], VARIANTS[7]])
