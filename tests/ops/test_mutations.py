@@ -219,7 +219,7 @@ CODES = {launch: (launch,) for launch in LAUNCHES if launch != "count few"} | {"
 
 
 @pytest.mark.parametrize(
-    "code", [pytest.param(code, marks=[] if code == "rows" else [pytest.mark.slow]) for code in CODES]
+    "code", [pytest.param(code, marks=[] if code == "dense" else [pytest.mark.slow]) for code in CODES]
 )
 def test_every_barrier_wait_and_fence_is_needed_or_listed(code):
     launches = CODES[code]
