@@ -186,6 +186,8 @@ def _data_set(
         told.append(f"{len(ignored)} files that do not end as images do are passed over: {_some(ignored)}")
     if debris := train.debris + test.debris:
         told.append(f"files and folders that tools left, passed over: {len(debris)}, as {_some(debris)}")
+    if again := train.doubles + test.doubles:
+        told.append(f"files that may be copies of others, but are taken: {len(again)}, as {_some(again)}")
     _refuse_what_no_memory_takes(train, test, reading)
     if scaled := train.scaled + test.scaled:
         told.append(f"images with 16 bits a channel, of which the upper 8 are used: {scaled}")

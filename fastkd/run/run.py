@@ -30,7 +30,7 @@ from fastkd.run.folder import below, known_digest, read_results
 from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
 from fastkd.run.outlook import Outlook
-from fastkd.run.stores import opened_shelf, refuse_unstorable, result_of
+from fastkd.run.stores import foreseen_stores, opened_shelf, result_of
 from fastkd.run.trial import refuse_image_size, try_smallest_pass
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
@@ -60,7 +60,7 @@ def check(job: Job, *, tensorboard: bool = False) -> None:
         earlier.add(planned, stage)
         if isinstance(planned, PlannedTraining):
             builder.train_source(planned, stage.views)
-            refuse_unstorable(job, planned, stage, earlier, builder.data_seed)
+            list(foreseen_stores(job, planned, stage, earlier, builder.data_seed))
             refuse_image_size(planned, stage, job.recipe.image_size)
             try_smallest_pass(planned, stage, job)
     if tensorboard:
@@ -108,6 +108,8 @@ class Run:
             stage = self.builder.stage(planned, self.earlier)
             self.earlier.add(planned, stage)
             if isinstance(planned, PlannedTraining):
+                for words in foreseen_stores(self.job, planned, stage, self.earlier, self.builder.data_seed):
+                    self.session.display.note(f"{self._title(planned)}  {words}")
                 rows.append({"stage": planned.name, "network": planned.network} | self._try(planned, stage))
         return rows
 
