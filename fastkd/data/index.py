@@ -119,8 +119,10 @@ def scan(root: Path, folders: Sequence[str], *, threads: int, cache: Path | None
                 _write(file, key, heads)
     bad = {path: reason for part in listed for path, reason in part.bad.items()}
     bad |= {paths[place]: reason for place, reason in heads.bad.items()}
-    told = zip(*((part.ignored, part.debris, part.doubles) for part in listed), strict=True)
-    named = [tuple(itertools.chain.from_iterable(of_part)) for of_part in told] or [(), (), ()]
+    ignored = tuple(itertools.chain.from_iterable(part.ignored for part in listed))
+    debris = tuple(itertools.chain.from_iterable(part.debris for part in listed))
+    again = tuple(itertools.chain.from_iterable(part.doubles for part in listed))
+    named = (ignored, debris, again)
     return Found(paths, labels, heads.sizes, heads.plain, bad, *named, heads.scaled, name, key, heads.bad)
 
 

@@ -40,6 +40,7 @@ from fastkd.support.interrupt import Stopped
 from fastkd.support.log import MetricsLog, import_tensorboard
 from fastkd.support.paths import is_file, is_there
 from fastkd.support.session import Session
+from fastkd.support.words import counted
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.identity import Identity
 from fastkd.training.stages import Stage
@@ -233,7 +234,7 @@ class Run:
         report = self.builder.reports[planned.name]
         left = f", left over: {', '.join(report.unexpected[:3])} …" if report.unexpected else ""
         self.session.display.note(
-            f"{planned.name}  {len(report.mapped)} tensors of {planned.network} from {planned.file}{left}"
+            f"{planned.name}  {counted(len(report.mapped), 'tensor')} of {planned.network} from {planned.file}{left}"
         )
         tests = accuracies(stage.eval().predictions, self.job.test_source(), self.job.device)
         return {"file": planned.file, "sha256": planned.sha256}, dict(tests)

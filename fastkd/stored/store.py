@@ -16,6 +16,7 @@ from fastkd.support.files import make_folder, read_json, write_json
 from fastkd.support.locks import locked
 from fastkd.support.paths import explained, inside, is_folder, is_there
 from fastkd.support.plain import from_plain, to_plain
+from fastkd.support.words import counted
 
 FORMAT = 1
 ABOUT = "store.json"
@@ -107,7 +108,7 @@ class Store:
             sum(_missing(folder, key, row, epoch) for epoch in epochs) * each,
         )
         _refuse_full_disk(folder, needed)
-        rows = f"{len(epochs)} epochs of {key.samples:,} rows, {size_of(whole)}"
+        rows = f"{counted(len(epochs), 'epoch')} of {counted(key.samples, 'row')}, {size_of(whole)}"
         return f"the store {folder} holds {rows}" + (
             f", of which {size_of(needed)} are not there yet" if needed else ""
         )

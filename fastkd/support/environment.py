@@ -16,6 +16,7 @@ import torch
 
 import fastkd
 from fastkd.support.errors import UserError
+from fastkd.support.words import counted
 
 _PACKAGES = ("torch", "torchvision", "triton", "numpy", "safetensors", "tyro", "rich", "nvidia-dali-cuda130")
 
@@ -62,7 +63,9 @@ def threads(wanted: int | None, processes: int = 1) -> int:
     if wanted is not None:
         most = max(64, 8 * cores())
         if wanted > most:
-            raise UserError(f"--threads {wanted}: this machine has {cores()} cores, more than {most} would only wait")
+            raise UserError(
+                f"--threads {wanted}: this machine has {counted(cores(), 'core')}, more than {most} would only wait"
+            )
         return wanted
     named = os.environ.get("OMP_NUM_THREADS", "")
     return int(named) if named.isdigit() and int(named) else max(1, cores() // processes)

@@ -258,7 +258,7 @@ class TestWhatIsTold:
         monkeypatch.setattr(EpochFiles, "write", write)
         train(recipe_of(teachers["plain"], "kd", tmp_path / "store"), tmp_path / "run", display=display)
         (note,) = [note for note in display.notes if "will be written" in note]
-        assert "of the teachers' rows 256 are missing in 2 epochs: 11.3 kB" in note
+        assert "missing of the teachers' rows in 2 epochs: 256; 11.3 kB will be written" in note
 
     def test_a_dry_run_tells_what_a_store_will_take_and_writes_nothing(self, teachers, filled, tmp_path):
         def told(recipe):
@@ -274,7 +274,7 @@ class TestWhatIsTold:
         (words,) = told(recipe_of(path, "kd", filled, training={"epochs": 3}))
         assert words.endswith("16.9 kB, of which 5.63 kB are not there yet")
         (words,) = told(recipe_of(path, "kd", tmp_path / "other", storing={"store_epochs": 1}))
-        assert "holds 1 epochs of 128 rows" in words
+        assert "holds 1 epoch of 128 rows" in words
         assert not (tmp_path / "other").exists() and not (tmp_path / "none").exists()
 
     def test_what_a_store_will_not_do_is_known_before_its_teacher_is_trained(self, filled, tmp_path, monkeypatch):
@@ -310,7 +310,7 @@ class TestWhatIsTold:
         rows.write_bytes(content)
         display = Quiet()
         train(recipe_of(path, "kd", filled), tmp_path / "again", display=display)
-        assert any("1 rows are damaged, they are computed anew" in note for note in display.notes)
+        assert any("1 row is damaged and computed anew" in note for note in display.notes)
         assert live() == student_of(tmp_path / "again")
         assert rows.read_bytes() != bytes(content)
 

@@ -1,8 +1,13 @@
 """What every command does with a mistake in its options."""
 
 import errno
+import re
+import resource
+import subprocess
+import sys
 
 import pytest
+from helpers.processes import ENVIRONMENT
 
 from fastkd import compare, evaluate, report, train
 from fastkd.support.command_line import command
@@ -68,3 +73,30 @@ def test_a_reader_that_has_gone_is_no_mistake(capsys):
         raise BrokenPipeError
 
     assert command(fails, []) == 1 and capsys.readouterr() == ("", "")
+
+
+TRAINING = ["-m", "fastkd.train", "--seeds", "1", "--limit-train", "64", "--epochs", "1", "--teacher-net", "resnet8"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "limit, value, words",
+    [
+        (resource.RLIMIT_FSIZE, 40_000, "fastkd: cannot write .*teacher.pt: File too large"),
+        (resource.RLIMIT_AS, 6 << 30, "fastkd: out of memory on cpu: raise --accumulate, or lower --batch-size"),
+    ],
+    ids=("a file", "memory"),
+)
+def test_a_limit_of_the_system_is_one_line_and_leaves_nothing_half_written(limit, value, words, tmp_path):
+    """The limits themselves, where the tests above make errors up."""
+    many = ["--image-size", "512", "--batch-size", "64"] if limit == resource.RLIMIT_AS else []
+    done = subprocess.run(
+        [sys.executable, *TRAINING, *many, "--threads", "1", "--run", str(tmp_path / "run")],
+        preexec_fn=lambda: resource.setrlimit(limit, (value, value)),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert re.match(words, done.stderr.splitlines()[-1]), done.stderr
+    assert not [path for path in (tmp_path / "run").rglob(".*") if path.name != ".lock"]
