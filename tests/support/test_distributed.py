@@ -207,7 +207,7 @@ def test_resumed_by_another_number_of_processes(began, goes_on, tmp_path):
         done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         err = done.stderr
-    assert f"begun with {began} processes, goes on with {goes_on}" in err
+    assert f"begun with {began} process{'es' * (began > 1)}, goes on with {goes_on}" in err
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     epochs = [record for record in records if record["stage"] == "teacher" and "epoch" in record]
     assert [record["epoch"] for record in epochs] == list(range(1, 61))
