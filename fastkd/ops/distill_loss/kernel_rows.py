@@ -90,6 +90,7 @@ def rows_kernel(
     for block in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), programs, num_stages=STAGES):
         row = (block * ROWS + rows).to(tl.int64)
         exists = row < B
+        # Not carried from round to round: it decides what is copied ahead, and Triton would wait for each copy at once.
         label, counted = load_labels(labels_ptr, row, B, IGNORE_INDEX, K, CHECK_LABELS)
         weight = counted.to(tl.float32)  # 0 for a row whose label is ignored
         anchor = load_tile(logits_ptrs[0], row, columns, counted, ROW_STRIDES[0], COLUMN_STRIDES[0], K)

@@ -33,31 +33,31 @@ class TestLayout:
         assert chosen.COLUMNS <= launch.WIDEST_PAIR and (classes <= chosen.COLUMNS) == (classes <= launch.WIDEST_PAIR)
         assert launch.kernel_for("nkd", classes, chosen) is pair_kernel
 
-    @pytest.mark.parametrize("samples", (64, 4096))
-    @pytest.mark.parametrize("form, partners", (("sftn", 3), ("kd", 1), ("kd", 4), ("dkd", 1), ("ce", 0), ("nkd", 1)))
-    def test_no_more_is_resident_than_a_multiprocessor_has(self, classes, form, partners, samples):
+    def test_no_more_is_resident_than_a_multiprocessor_has(self, classes):
         """65,536 registers and 2,048 threads, on all the architectures that are compiled for; and a thread has few
-        enough numbers to hold, which with their products and its neighbours are up to eight for each."""
-        chosen = launch.layout(classes, form, partners=partners, samples=samples)
-        threads = 32 * chosen.num_warps
-        assert power_of_two(chosen.num_warps) and chosen.programs >= 1
-        assert threads * chosen.programs <= 2048 and chosen.maxnreg <= 255
-        if classes <= chosen.COLUMNS:  # programs on chunks wait for their turn
-            registers = -(-chosen.maxnreg // 8) * 8  # they are handed out in eights to a thread
-            assert threads * registers * chosen.programs <= 65536
-        assert chosen.ROWS * chosen.COLUMNS // threads <= (32 if form in ("kd", "ce") and partners < 2 else 16)
+        enough numbers to hold, which with their products are up to eight for each."""
+        for form, partners in (("sftn", 3), ("kd", 1), ("kd", 4), ("dkd", 1), ("ce", 0), ("nkd", 1)):
+            for samples in (64, 4096):
+                chosen = launch.layout(classes, form, partners=partners, samples=samples)
+                threads = 32 * chosen.num_warps
+                assert power_of_two(chosen.num_warps) and chosen.programs >= 1
+                assert threads * chosen.programs <= 2048 and chosen.maxnreg <= 255
+                if classes <= chosen.COLUMNS:  # programs on chunks wait for their turn
+                    registers = -(-chosen.maxnreg // 8) * 8  # they are handed out in eights to a thread
+                    assert threads * registers * chosen.programs <= 65536
+                held = 32 if form in ("kd", "ce") and partners < 2 else 16
+                assert chosen.ROWS * chosen.COLUMNS // threads <= held
 
     def test_few_samples_have_more_warps_and_nothing_loaded_ahead(self, classes):
         many, few = (launch.layout(classes, "sftn", partners=3, samples=samples) for samples in (4096, 64))
         assert few.num_warps >= many.num_warps and few.ROWS == many.ROWS and few.STAGES == 1
         assert (few.num_warps > many.num_warps) == (512 < classes <= 2048)
 
-    @pytest.mark.parametrize("itemsize", (2, 4))
-    @pytest.mark.parametrize("partners", (0, 1, 4, 20))
-    def test_what_is_loaded_ahead_fits_into_shared_memory(self, classes, partners, itemsize):
-        chosen = launch.layout(classes, partners=partners, itemsize=itemsize)
-        if chosen.STAGES > 1:
-            assert 2 * (1 + partners) * chosen.COLUMNS * itemsize <= 48 << 10
+    def test_what_is_loaded_ahead_fits_into_shared_memory(self, classes):
+        for partners in (0, 1, 4, 20):
+            for itemsize in (2, 4):
+                chosen = launch.layout(classes, partners=partners, itemsize=itemsize)
+                assert chosen.STAGES == 1 or 2 * (1 + partners) * chosen.COLUMNS * itemsize <= 48 << 10
 
 
 @pytest.mark.parametrize("classes", (10, 4097))
