@@ -137,7 +137,7 @@ def _numbers_of_a_thread(form: str, partners: int, columns: int) -> int:
 def _registers(numbers: int, warps: int) -> int:
     if numbers > 8:
         return 255
-    return 192 if numbers == 8 and warps == 1 else 168
+    return 200 if numbers == 8 and warps == 1 else 168
 
 
 def kernel_for(form: str, classes: int, chosen: Layout):
