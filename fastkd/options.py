@@ -309,8 +309,16 @@ def _refuse_idle_storing(options: Options, recipe: Recipe) -> None:
         _refuse("teacher_outputs", "there is no teacher that is finished before the student learns from it")
 
 
+class ChangesNothing(UserError):
+    """An option that would change nothing, by its name."""
+
+    def __init__(self, option: str, why: str):
+        super().__init__(f"--{option} changes nothing: {why}")
+        self.option = option
+
+
 def _refuse(option: str, why: str) -> NoReturn:
-    raise UserError(f"--{option.replace('_', '-')} changes nothing: {why}")
+    raise ChangesNothing(option.replace("_", "-"), why)
 
 
 def _base(options: Options) -> Recipe:
