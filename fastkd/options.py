@@ -24,7 +24,7 @@ from fastkd.run.weights import WeightsFiles
 from fastkd.stored import Storing
 from fastkd.support.command_line import of_group, read_options, refuse_empty
 from fastkd.support.distributed import restarts
-from fastkd.support.errors import UserError, nearest
+from fastkd.support.errors import ChangesNothing, UserError, nearest
 from fastkd.support.fields import fixed, given, group, idle, rare
 from fastkd.support.help import columns
 from fastkd.support.paths import expanded
@@ -307,14 +307,6 @@ def _refuse_idle_storing(options: Options, recipe: Recipe) -> None:
         _refuse(next(iter(wanted)), "it goes with --teacher-outputs")
     if "teacher_outputs" in wanted and (recipe.stage("teacher") is None or learning_together(recipe)):
         _refuse("teacher_outputs", "there is no teacher that is finished before the student learns from it")
-
-
-class ChangesNothing(UserError):
-    """An option that would change nothing, by its name."""
-
-    def __init__(self, option: str, why: str):
-        super().__init__(f"--{option} changes nothing: {why}")
-        self.option = option
 
 
 def _refuse(option: str, why: str) -> NoReturn:

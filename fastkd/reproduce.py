@@ -29,7 +29,7 @@ from fastkd.support.command_line import command, option_names, read_options
 from fastkd.support.console import new_table, table_console
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
-from fastkd.support.errors import UserError, nearest
+from fastkd.support.errors import ChangesNothing, UserError, nearest
 from fastkd.support.files import make_folder, write_text
 from fastkd.support.interrupt import Stopped, interruptible
 from fastkd.support.ranges import Seed, whole
@@ -154,7 +154,7 @@ def _recipe(
         try:
             made = of_trainings.recipe_of(of_trainings.parse(words, program=PROGRAM))
             return beside_the_entry(made, entry)
-        except of_trainings.ChangesNothing as error:
+        except ChangesNothing as error:
             left = _without(given, error.option)
             if left == given:
                 raise
