@@ -44,7 +44,6 @@ TESTED_ELSEWHERE = {
     "plan/views.py": ("tests/plan/test_worker.py", "A cell is held against a run of its own there."),
     "run/memory.py": ("tests/run/test_faults.py", "A training runs out of memory there."),
     "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),
-    "run/seeds.py": ("tests/run/test_run.py", "Runs of one seed and of several are carried out there."),
     "support/session.py": (
         "tests/run/test_run.py",
         "It holds three values and does nothing; runs are carried out there.",

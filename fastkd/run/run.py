@@ -30,7 +30,7 @@ from fastkd.run.folder import below, known_digest, read_results
 from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
 from fastkd.run.outlook import Outlook
-from fastkd.run.stores import opened_shelf, refuse_unstorable, result_of
+from fastkd.run.stores import is_mixed, opened_shelf, refuse_unstorable, result_of
 from fastkd.run.trial import refuse_image_size, try_smallest_pass
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
@@ -114,7 +114,8 @@ class Run:
     def fill_stores(self) -> None:
         """Computes and writes what is missing in the stores of every stage's teachers; trains and writes nothing else.
 
-        The last, shorter batch of an epoch is among it, so that students with other batches find it.
+        The last, shorter batch of an epoch is among it, so that students with other batches find it; not where images
+        are mixed, which makes rows ones of their batches.
         """
         for planned in self.job.course:
             stage = self.builder.stage(planned, self.earlier)
@@ -124,8 +125,11 @@ class Run:
             with self.opened_shelf(planned, stage) as shelf:
                 if shelf is None:
                     continue
-                whole = replace(planned, training=replace(planned.training, drop_last=False))
-                trainer = self.trainer(whole, stage, shelf)
+                for store in shelf.stores:
+                    store.refuse_reading_only()
+                if not is_mixed(self.job.recipe):
+                    planned = replace(planned, training=replace(planned.training, drop_last=False))
+                trainer = self.trainer(planned, stage, shelf)
                 with contextlib.closing(trainer.step):
                     trainer.fill_stores()
 

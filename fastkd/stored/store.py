@@ -34,8 +34,10 @@ class About:
 class Store:
     """One teacher's rows. It is written by one command at a time, whose processes all write; any number read."""
 
-    def __init__(self, folder: Path, about: About, today: Circumstances, *, writable: bool, lock: contextlib.ExitStack):
-        self.folder, self.about, self.today, self.writable, self._lock = folder, about, today, writable, lock
+    def __init__(self, folder: Path, about: About, today: Circumstances, *, read_only: str, lock: contextlib.ExitStack):
+        self.folder, self.about, self.today, self._lock = folder, about, today, lock
+        self.read_only = read_only
+        """Why no row may be added; "" where rows may."""
         self.notes: list[str] = []
         """What a user should know of it."""
 
@@ -53,8 +55,8 @@ class Store:
         """Opens a store, or makes one where there is none; all ranks call it.
 
         Raises UserError for a store whose rows have another key, lack something that `row` has, or, with `exact`, were
-        made in other circumstances. Where another command holds the store, it is only read. unlocked: write where the
-        file system has no locks.
+        made in other circumstances. Where another command holds the store, or its rows have further views, it is only
+        read. unlocked: write where the file system has no locks.
         """
         lock, busy = contextlib.ExitStack(), ""
 
@@ -78,7 +80,10 @@ class Store:
         except BaseException:
             lock.close()
             raise
-        store = cls(folder, about, circumstances, writable=not busy, lock=lock)
+        if about.row.views > row.views:
+            lock.close()
+            busy = f"it holds {about.row.views_in_words}, here there is 1"
+        store = cls(folder, about, circumstances, read_only=busy, lock=lock)
         if busy:
             store.notes.append(f"{busy}: rows that are missing are computed here, and not added")
         if (found := _made_otherwise(about, circumstances)) is not None:
@@ -92,6 +97,10 @@ class Store:
         """Raises UserError where a store stands in the folder that would not serve; writes nothing."""
         if is_there(folder / ABOUT):
             _compare(folder, read_about(folder), key, row)
+
+    @property
+    def writable(self) -> bool:
+        return not self.read_only
 
     @property
     def differs(self) -> list[str]:
@@ -121,6 +130,11 @@ class Store:
     def bytes_a_row(self) -> int:
         """What a row takes on the disk, with its check."""
         return self.about.row.bytes + CHECK
+
+    def refuse_reading_only(self) -> None:
+        """Raises UserError where no row may be added."""
+        if self.read_only:
+            raise UserError(f"nothing can be added to the store {self.folder}: {self.read_only}")
 
     def refuse_full_disk(self, rows: int) -> None:
         """Raises UserError where the disk has no room for so many more rows."""

@@ -214,12 +214,12 @@ class Step:
         branches = f", {len(steps)} trainings side by side" if beside else ""
         return f"captured in {duration(time.perf_counter() - started)}{each}{branches}"
 
-    def _say(self, raw: RawBatch) -> tuple[Tensor, ...]:
-        """The rows of a raw batch, from the very forward passes of the teachers that a step would do."""
+    def _say(self, raw: RawBatch, step: int) -> tuple[Tensor, ...]:
+        """The rows of a raw batch, from the very forward passes of the teachers that this step would do."""
         assert isinstance(self.stage, Distill)
         assert self.stored is not None
-        epoch = torch.full_like(self.epoch, self.stored.epoch)
-        batch, rows = self._laid_out(self.prepare(raw.to(self.device), self.done, epoch)), []
+        at = torch.full_like(self.done, step), torch.full_like(self.epoch, self.stored.epoch)
+        batch, rows = self._laid_out(self.prepare(raw.to(self.device), *at)), []
         with self.forward_context(), self._plain_if_odd(raw):
             for part in _parts(batch, self.training.accumulate):
                 pairs = zip(self.stage.rows, self.stage.say(part), strict=True)
