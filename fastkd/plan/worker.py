@@ -3,7 +3,6 @@
 import contextlib
 import signal
 import time
-from pathlib import Path
 
 import torch
 
@@ -12,13 +11,12 @@ from fastkd.plan.cells import Plan
 from fastkd.plan.claims import claimed, holder
 from fastkd.plan.nodes import Node
 from fastkd.recipes.recipe import Recipe, recipe_to_plain
-from fastkd.run import Job, carry_out, open_data, read_results
+from fastkd.run import Job, carry_out, open_data
 from fastkd.run.memory import out_of_memory_names_the_knobs
 from fastkd.support.distributed import first_of_all, from_main, is_main, on_main
 from fastkd.support.errors import UserError
 from fastkd.support.files import make_folder, write_json
 from fastkd.support.interrupt import Stopped
-from fastkd.support.paths import is_there
 from fastkd.support.plain import to_plain
 from fastkd.support.session import Session
 
@@ -97,7 +95,8 @@ class Worker:
         try:
             recipe = self.plan.recipe(node)
             job = self.job(recipe)
-            on_main(lambda: begin(folder, recipe))
+            # One that was begun goes on, wherever its teachers and its data now lie.
+            on_main(lambda: write_json(folder / "recipe.json", recipe_to_plain(recipe)))
             with out_of_memory_names_the_knobs(job):
                 carry_out(job, folder, self.session)
         except UserError as error:
@@ -110,19 +109,3 @@ def described(node: Node) -> str:
     own = node.own
     how = f" by {own.method}" if own.method else f" with branches of {own.sftn.network}" if own.sftn else ""
     return f"{own.name} {own.network}{how}, seed {node.beside.seed}"
-
-
-def begin(folder: Path, recipe: Recipe) -> None:
-    """Writes the recipe of a node's run. One that was begun goes on, wherever its teachers and its data now lie."""
-    if is_there(folder / "results.json"):
-        _forget_what_moved(folder / "results.json", recipe)
-    write_json(folder / "recipe.json", recipe_to_plain(recipe))
-
-
-def _forget_what_moved(file: Path, recipe: Recipe) -> None:
-    """Takes teachers that were loaded from another place out of the results, so that they are loaded again."""
-    results = read_results(file)
-    places = {stage.name: stage.file for stage in recipe.stages if stage.file}
-    kept = {name: found for name, found in results["stages"].items() if found.get("file") == places.get(name)}
-    if len(kept) < len(results["stages"]):
-        write_json(file, results | {"stages": kept})

@@ -202,6 +202,7 @@ def kd_weights(recipe: str, teacher: str, student: str) -> KDWeights:
     usual = 0.10 if recipe in ("imagenet-tfkd", "tiny-dekd") else 0.95
     return KD_WEIGHTS.get((recipe, teacher, student), KDWeights(20.0, usual))
 
+
 SELF_WEIGHTS = {
     # These are Table 13's, but for the multipliers and DenseNet121's α (0.95 there), which are the code's.
     ("cifar100-tfkd", "tf_mobilenet_v2"): TfWeights(20, 0.95, 1),

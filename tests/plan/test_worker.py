@@ -13,7 +13,7 @@ from fastkd.plan import worker
 from fastkd.plan.cells import Cell, Plan, Seeds
 from fastkd.plan.outlook import kind_of, outlook
 from fastkd.plan.views import show_as_run
-from fastkd.plan.worker import Worker, begin
+from fastkd.plan.worker import Worker
 from fastkd.recipes import RECIPES
 from fastkd.run import open_run, read_results
 from fastkd.support.display import Display
@@ -87,16 +87,26 @@ def test_asked_to_stop_it_stops_and_goes_on(tmp_path):
     assert all(map(plan.finished, plan.nodes.values()))
 
 
-def test_a_node_whose_teacher_now_lies_elsewhere_goes_on(tmp_path):
+def test_a_node_whose_teacher_now_lies_elsewhere_goes_on(tmp_path, monkeypatch):
     plan = plan_of(tmp_path / "here", "kd")
+    asked = Interrupt()
+    carry_out = worker.carry_out
+
+    def asked_in_the_student(job, folder, session):
+        if job.recipe.stages[-1].role == "student":
+            asked.requested = "SIGTERM"  # which stops it after its first step
+        return carry_out(job, folder, session)
+
+    monkeypatch.setattr(worker, "carry_out", asked_in_the_student)
+    with pytest.raises(Stopped):
+        carried_out(plan, asked)
+    monkeypatch.setattr(worker, "carry_out", carry_out)
     teacher, student = plan.nodes.values()
-    carried_out(plan)
+    assert (plan.folder(student) / "checkpoints" / "student.pt").exists()
     (tmp_path / "here").rename(tmp_path / "there")
     moved = plan_of(tmp_path / "there", "kd")
-    folder = moved.folder(student)
-    begin(folder, moved.recipe(student))
-    assert list(read_results(folder / "results.json")["stages"]) == ["student"]
-    assert open_run(folder).stages[0].file == str(moved.folder(teacher) / "teacher.safetensors")
+    assert carried_out(moved).failures == {}
+    assert open_run(moved.folder(student)).stages[0].file == str(moved.folder(teacher) / "teacher.safetensors")
 
 
 def test_hours_are_those_of_this_machine_or_unknown(tmp_path, monkeypatch):
