@@ -22,6 +22,7 @@ from fastkd.recipes.planned import (
 )
 from fastkd.recipes.recipe import Recipe, StageRecipe
 from fastkd.support.errors import UserError
+from fastkd.support.words import counted
 
 Course = tuple[PlannedStage, ...]
 
@@ -145,7 +146,8 @@ def _along_the_way(
 def _epochs_at(waypoints: Waypoints, epochs: int, method: str) -> tuple[int, ...]:
     """The epochs of a teacher's training that are waypoints, but for the last one."""
     if waypoints.count > epochs:
-        raise UserError(f"{method}: the teacher's {epochs} epochs do not divide into {waypoints.count} anchors")
+        taken = f"the teacher's {counted(epochs, 'epoch')} cannot be divided into {waypoints.count} anchors"
+        raise UserError(f"{method}: {taken}")
     return tuple(round(epochs * number / waypoints.count) for number in range(1, waypoints.count))
 
 

@@ -12,6 +12,7 @@ from fastkd.data import ResidentLoader
 from fastkd.data.base import Batch, Loader, Mixed, RawBatch
 from fastkd.support.distributed import any_rank, share_buffers, world_size
 from fastkd.support.live import duration
+from fastkd.support.words import counted
 from fastkd.training.capture import Recorder, first_lines
 from fastkd.training.compilation import compile_stage, undo_compile
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
@@ -183,7 +184,7 @@ class Step:
     ) -> str:
         """Records the step and those beside it; returns the line that says how it went."""
         if len(raw.index) != self.batch_size:
-            return f"not captured: the only batch has {len(raw.index)} images, not {self.batch_size}"
+            return f"not captured: the only batch has {counted(len(raw.index), 'image')}, not {self.batch_size}"
         if not follows_the_device(self.optimizer):
             return f"not captured: {type(self.optimizer).__name__} counts its steps on the host"
         started, steps = time.perf_counter(), (self, *beside)
