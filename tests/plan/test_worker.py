@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.interrupts import AfterSteps
 from helpers.subprocesses import with_paths
 
 from fastkd import train
@@ -24,15 +25,15 @@ from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.session import Session
 
 
-def recipe(method="kd"):
+def recipe(method="kd", epochs=1):
     made = RECIPES["digits"](method=method, teacher_net="resnet8", teacher_training="standard", control=False)
-    quick = {"epochs": 1, "warmup_epochs": 0, "batch_size": 16}
+    quick = {"epochs": epochs, "warmup_epochs": 0, "batch_size": 16}
     stages = tuple(replace(stage, training=replace(stage.training, **quick)) for stage in made.stages)
     return replace(made, stages=stages, limit_train=32, seeds=1)
 
 
-def plan_of(folder, *methods, seeds=None) -> Plan:
-    return Plan(folder, [Cell.of(method, recipe(method), seeds or Seeds()) for method in methods])
+def plan_of(folder, *methods, seeds=None, epochs=1) -> Plan:
+    return Plan(folder, [Cell.of(method, recipe(method, epochs), seeds or Seeds()) for method in methods])
 
 
 def session(interrupt=None) -> Session:
@@ -87,24 +88,14 @@ def test_asked_to_stop_it_stops_and_goes_on(tmp_path):
     assert all(map(plan.finished, plan.nodes.values()))
 
 
-def test_a_node_whose_teacher_now_lies_elsewhere_goes_on(tmp_path, monkeypatch):
-    plan = plan_of(tmp_path / "here", "kd")
-    asked = Interrupt()
-    carry_out = worker.carry_out
-
-    def asked_in_the_student(job, folder, session):
-        if job.recipe.stages[-1].role == "student":
-            asked.requested = "SIGTERM"  # which stops it after its first step
-        return carry_out(job, folder, session)
-
-    monkeypatch.setattr(worker, "carry_out", asked_in_the_student)
-    with pytest.raises(Stopped):
-        carried_out(plan, asked)
-    monkeypatch.setattr(worker, "carry_out", carry_out)
+def test_a_node_whose_teacher_now_lies_elsewhere_goes_on(tmp_path):
+    plan = plan_of(tmp_path / "here", "kd", epochs=3)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        carried_out(plan, AfterSteps(patch, 6 + 3))  # the teacher takes six
     teacher, student = plan.nodes.values()
     assert (plan.folder(student) / "checkpoints" / "student.pt").exists()
     (tmp_path / "here").rename(tmp_path / "there")
-    moved = plan_of(tmp_path / "there", "kd")
+    moved = plan_of(tmp_path / "there", "kd", epochs=3)
     assert carried_out(moved).failures == {}
     assert open_run(moved.folder(student)).stages[0].file == str(moved.folder(teacher) / "teacher.safetensors")
 
