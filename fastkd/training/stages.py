@@ -18,12 +18,24 @@ from fastkd.stored import RowFormat
 from fastkd.support.errors import UserError
 
 
+class Numbers(NamedTuple):
+    """The loss and its terms as one vector, so that what is done with all of them is one operation."""
+
+    names: tuple[str, ...]
+    values: Tensor
+    """[names], detached."""
+
+
 class StageLoss(NamedTuple):
     total: Tensor
     """The one differentiable value."""
     terms: Terms
     hits: Tensor
     """[2] int64: top-1 and top-5 hits of the network that is being trained."""
+
+    def numbers(self) -> Numbers:
+        """The total, as `loss`, and the terms behind it."""
+        return Numbers(("loss", *self.terms), torch.stack([self.total, *self.terms.values()]).detach())
 
 
 class Stage(nn.Module):

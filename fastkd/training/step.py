@@ -15,15 +15,18 @@ from fastkd.support.live import duration
 from fastkd.training.capture import Recorder, first_lines
 from fastkd.training.compilation import compile_stage, undo_compile
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
+from fastkd.training.first_bad import FirstBad
 from fastkd.training.meter import Meter
 from fastkd.training.optimisation import (
+    RateTable,
     Training,
     WeightAverage,
     clip_gradients,
     follows_the_device,
-    gradients_are_finite,
+    gradients_of,
     learning_rates,
-    set_learning_rate,
+    norms_of,
+    not_finite,
 )
 from fastkd.training.replays import STEPS, Beside, ResidentSteps, StreamedSteps
 from fastkd.training.snapshot import Snapshot, restore_all
@@ -35,8 +38,7 @@ class Step:
     """`step(raw)` trains on one raw batch; its loss terms and hits are added to `meter`, still on the device.
 
     Nothing in it waits for the device, and everything it changes is changed in place. A loss or a gradient
-    that is not finite changes no weight; the first such step is kept in `first_bad_step` (-1 while there is none) for
-    the trainer's next look.
+    that is not finite changes no weight; the first such step is kept in `first_bad` for the trainer's next look.
     """
 
     def __init__(
@@ -54,11 +56,10 @@ class Step:
         self.stage, self.prepare, self.optimizer, self.training = stage, prepare, optimizer, training
         self.device, self.execution = device, execution
         self.learning_rates = learning_rates(training, steps_per_epoch).to(device)
+        self.rates = RateTable(optimizer, self.learning_rates)
         self.done = torch.zeros((), dtype=torch.int64, device=device)
         self.epoch = torch.zeros((), dtype=torch.int64, device=device)
-        self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
-        self.bad_terms: dict[str, Tensor] = {}
-        """The loss terms of that step."""
+        self.first_bad = FirstBad(device)
         self.meter = Meter(device)
         self.average = WeightAverage(stage.deployed, training.ema) if training.ema else None
         self.module: nn.Module = stage
@@ -130,7 +131,7 @@ class Step:
         raw = next(iter(loader.epoch(0))).to(self.device)
         raw = raw if self.stored is None else self.stored.blank(raw)
         steps = (self, *beside)
-        known = {id(value) for step in steps for value in step.meter.sums.values()}
+        counted = [step.meter.state() for step in steps]
         snapshots = [step._snapshot() for step in steps]
         told = []
         if self.execution.compile != "off":
@@ -139,14 +140,12 @@ class Step:
         if recorder is not None:
             told.append(self._record(raw, loader, recorder, snapshots, beside))
             restore_all(snapshots)
-        for step in steps:
-            for value in step.meter.sums.values():
-                if id(value) not in known:
-                    value.zero_()
+        for step, before in zip(steps, counted, strict=True):
+            step.meter.put_back(before)
         return told
 
     def _snapshot(self) -> Snapshot:
-        counters = [self.done, self.epoch, self.first_bad_step, self.meter.hits, *self.meter.sums.values()]
+        counters = [self.done, self.epoch, self.first_bad.steps]
         averaged = [self.average.network] if self.average else []
         return Snapshot([self.stage, *averaged], self.optimizer, counters)
 
@@ -231,25 +230,25 @@ class Step:
         if self.stored is not None:
             batch = self.stored.with_rows(batch, raw)
         loss = self._accumulate(batch)
-        bad = any_rank(~(loss.total.isfinite() & gradients_are_finite(self.optimizer)))
-        self._keep_first_bad(bad, {"loss": loss.total, **loss.terms})
+        numbers = loss.numbers()
+        # A finite loss can have gradients that are not.
+        norms = torch.stack([*norms_of(gradients_of(self.optimizer)), loss.total])
+        bad = any_rank(not_finite(norms))
         if self.training.clip_norm is not None:
-            clip_gradients(self.optimizer, self.training.clip_norm)
-        # Indexed by a tensor the table would be read on the host. Warming up may go beyond its end, training does not.
-        place = self.done.clamp(max=len(self.learning_rates) - 1).view(1)
-        rate = self.learning_rates.index_select(0, place).squeeze(0)
-        set_learning_rate(self.optimizer, rate)
+            clip_gradients(self.optimizer, norms[:-1], self.training.clip_norm)
+        self.rates.set(self.done)
+        self.done.add_(1)
+        self.first_bad.keep(bad, self.done, numbers)
         self._update(bad)
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.stage.deployed)
-        self.meter.add(loss)
-        self.done.add_(1)
+        self.meter.add(numbers, loss.hits)
 
     def _update(self, bad: Tensor) -> None:
         """One step of the optimiser, unless the loss or a gradient is not finite."""
         if follows_the_device(self.optimizer):  # a fused optimiser skips the update where this is 1
-            self.optimizer.found_inf = bad.to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
+            self.optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
             self.optimizer.step()
         elif not bad:  # read on the host: such a step is not captured
             self.optimizer.step()
@@ -314,14 +313,6 @@ class Step:
                 yield
         else:
             yield
-
-    def _keep_first_bad(self, bad: Tensor, terms: dict[str, Tensor]) -> None:
-        first = bad & (self.first_bad_step < 0)
-        self.first_bad_step.copy_(torch.where(first, self.done, self.first_bad_step))
-        for name, value in terms.items():
-            if name not in self.bad_terms:
-                self.bad_terms[name] = torch.zeros((), dtype=torch.float64, device=self.device)
-            self.bad_terms[name].copy_(torch.where(first, value.detach().double(), self.bad_terms[name]))
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:

@@ -331,10 +331,10 @@ class Trainer:
 
     def refuse_what_is_not_finite(self) -> None:
         """Raises UserError where a step since the training's begin had a loss or a gradient that was not finite."""
-        bad = self.step.first_bad_step.item()
+        bad = self.step.first_bad.step.item()
         if bad < 0:
             return
-        terms = ", ".join(f"{name} {value.item():g}" for name, value in self.step.bad_terms.items())
+        terms = ", ".join(f"{name} {value.item():g}" for name, value in self.step.first_bad.terms.items())
         kept = (
             f"the last good checkpoint is {self.checkpoint}" if is_there(self.checkpoint) else "there is no checkpoint"
         )
