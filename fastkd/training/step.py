@@ -2,17 +2,19 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fastkd.data import ResidentLoader
 from fastkd.data.base import Batch, Loader, Mixed, RawBatch
-from fastkd.support.distributed import any_rank, share_buffers, world_size
+from fastkd.support.distributed import alone, any_rank, first_of_all, from_all, share_buffers, world_size
+from fastkd.support.errors import UserError
 from fastkd.support.live import duration
-from fastkd.training.capture import Recorder, first_lines
+from fastkd.training.agreement import NotTogether, in_one_line, together
+from fastkd.training.averaging import Averaging
+from fastkd.training.capture import Recorder
 from fastkd.training.compilation import compile_stage, undo_compile
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
 from fastkd.training.first_bad import FirstBad
@@ -32,6 +34,9 @@ from fastkd.training.replays import STEPS, Beside, ResidentSteps, StreamedSteps
 from fastkd.training.snapshot import Snapshot, restore_all
 from fastkd.training.stages import Distill, Stage, StageLoss
 from fastkd.training.taught import Provided, Shelf, StoredTeachers, fits
+
+REHEARSALS = 11
+"""Steps before one with messages is recorded: DDP reads times of its first ten on the host."""
 
 
 class Step:
@@ -62,13 +67,7 @@ class Step:
         self.first_bad = FirstBad(device)
         self.meter = Meter(device)
         self.average = WeightAverage(stage.deployed, training.ema) if training.ema else None
-        self.module: nn.Module = stage
-        if world_size() > 1:
-            ids = [device] if device.type == "cuda" else None
-            # BatchNorm statistics are each rank's own; rank 0's are shared before evaluation and saving.
-            self.module = DistributedDataParallel(
-                stage, device_ids=ids, broadcast_buffers=False, static_graph=training.accumulate == 1
-            )
+        self.averaging = Averaging(stage, device, static_graph=training.accumulate == 1)
         self.batch_size = training.batch_size // world_size()
         self.stored: StoredTeachers | None = None
         """The teachers' rows, in place of the teachers, where they are stored."""
@@ -114,7 +113,7 @@ class Step:
         self.meter.count(len(raw.index))
 
     def _train_any_size(self, raw: RawBatch) -> None:
-        with self._plain_if_odd(raw):
+        with self.averaging.stream(), self._plain_if_odd(raw):
             self._train(raw.to(self.device))
 
     def _plain_if_odd(self, raw: RawBatch) -> contextlib.AbstractContextManager[None]:
@@ -155,13 +154,19 @@ class Step:
         assert self.execution.compile != "off"
         compile_stage(self.stage, self.execution.compile)
         try:
-            self._train(raw)
+            together(lambda: self._train_alone(raw))
         except torch.OutOfMemoryError:  # without compiling it would be no better
             raise
         except Exception as error:  # whatever the compiler may raise: training goes on without it
             self.uncompile()
-            return f"not compiled: {first_lines(error)}"
+            return f"not compiled: {in_one_line(error)}"
         return f"compiled in {duration(time.perf_counter() - started)}"
+
+    def _train_alone(self, raw: RawBatch) -> None:
+        """A step on trial, without the messages for which the others would wait if it failed here."""
+        synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in self.stage.modules())
+        with contextlib.nullcontext() if synchronised else alone():
+            self._train(raw)
 
     def close(self) -> None:
         """Writes what was computed of the teachers' rows."""
@@ -180,38 +185,83 @@ class Step:
         snapshots: Sequence[Snapshot],
         beside: Sequence["Step"],
     ) -> str:
-        """Records the step and those beside it; returns the line that says how it went."""
-        if len(raw.index) != self.batch_size:
-            return f"not captured: the only batch has {len(raw.index)} images, not {self.batch_size}"
-        if not follows_the_device(self.optimizer):
-            return f"not captured: {type(self.optimizer).__name__} counts its steps on the host"
-        started, steps = time.perf_counter(), (self, *beside)
-        groups = [group for step in steps for group in step.optimizer.param_groups if "capturable" in group]
+        """Records the step and those beside it; returns the line that says how it went, the same in every process."""
+        if why := first_of_all(self._why_not_recorded(raw)):
+            return f"not captured: {why}"
+        started, steps, how = time.perf_counter(), (self, *beside), ""
+
+        def record() -> None:
+            restore_all(snapshots)
+            self._record_replays(raw, loader, recorder, beside)
 
         def rehearsal() -> None:
             for step in steps:
-                step._train(raw)
+                step._train_alone(raw)
 
         try:
-            recorder.rehearse(rehearsal)
-            restore_all(snapshots)
-            for group in groups:  # a fused optimiser is capturable, but Adam asks
-                group["capturable"] = True
-            if isinstance(loader, ResidentLoader):
-                others = [Beside(step._train, step._train_any_size, step.done) for step in beside]
-                odd = self._train_any_size
-                self.replays = ResidentSteps(self._train, recorder, loader, odd, step=self.done, beside=others)
-                self.beside = beside
-            else:
-                self.replays = StreamedSteps(self._train, recorder, raw, self._train_any_size)
+            with _capturable(steps):
+                recorder.rehearse(rehearsal)
+                if world_size() > 1:
+                    how = self._record_messages(raw, recorder, record)
+                else:
+                    record()
+        except UserError:
+            raise
         except Exception as error:  # whatever cannot be captured: training goes on without it
-            return f"not captured: {first_lines(error)}"
-        finally:
-            for group in groups:
-                group["capturable"] = False
+            self.averaging.build()
+            return f"not captured: {in_one_line(error)}"
         each = f", {STEPS} steps a replay" if isinstance(self.replays, ResidentSteps) else ""
         branches = f", {len(steps)} trainings side by side" if beside else ""
-        return f"captured in {duration(time.perf_counter() - started)}{each}{branches}"
+        return f"captured in {duration(time.perf_counter() - started)}{each}{branches}{how}"
+
+    def _why_not_recorded(self, raw: RawBatch) -> str:
+        if len(raw.index) != self.batch_size:
+            return f"the only batch has {len(raw.index)} images, not {self.batch_size}"
+        if not follows_the_device(self.optimizer):
+            return f"{type(self.optimizer).__name__} counts its steps on the host"
+        return ""
+
+    def _record_messages(self, raw: RawBatch, recorder: Recorder, record: Callable[[], None]) -> str:
+        """Records with the messages of the processes in it; returns how, where it is not by DDP's reducer."""
+        try:
+            self._rehearse_messages(raw, recorder)
+            record()
+            return ""
+        except NotTogether as error:
+            first = error
+        try:
+            self._rehearse_messages(raw, recorder, one_message=True)
+            record()
+        except NotTogether as error:
+            raise NotTogether(f"{first}; with all gradients in one message: {error}") from error
+        return f", all gradients in one message (DDP's reducer: {first})"
+
+    def _rehearse_messages(self, raw: RawBatch, recorder: Recorder, *, one_message: bool = False) -> None:
+        """Raises UserError where the processes are not at the same step then: their next messages would not fit."""
+        begun = ended = 0
+
+        def rehearsal() -> None:
+            nonlocal begun, ended
+            begun += 1
+            self._train(raw)
+            ended += 1
+
+        self.averaging.build(recorder.on_stream, one_message=one_message)
+        try:
+            recorder.rehearse(rehearsal, REHEARSALS)
+        except NotTogether as error:
+            if len({*from_all((begun, ended))}) > 1:
+                raise UserError(f"{error}; the other processes went on, so that their messages do not fit") from error
+            raise
+
+    def _record_replays(self, raw: RawBatch, loader: Loader, recorder: Recorder, beside: Sequence["Step"]) -> None:
+        odd = self._train_any_size
+        if isinstance(loader, ResidentLoader):
+            others = [Beside(step._train, step._train_any_size, step.done) for step in beside]
+            self.replays = ResidentSteps(self._train, recorder, loader, odd, step=self.done, beside=others)
+            self.beside = beside
+        else:
+            self.replays = StreamedSteps(self._train, recorder, raw, odd)
 
     def _say(self, raw: RawBatch) -> tuple[Tensor, ...]:
         """The rows of a raw batch, from the very forward passes of the teachers that a step would do."""
@@ -230,6 +280,7 @@ class Step:
         if self.stored is not None:
             batch = self.stored.with_rows(batch, raw)
         loss = self._accumulate(batch)
+        self.averaging.finish()
         numbers = loss.numbers()
         # A finite loss can have gradients that are not.
         norms = torch.stack([*norms_of(gradients_of(self.optimizer)), loss.total])
@@ -262,7 +313,7 @@ class Step:
         pieces = _parts(batch, parts)
         shares = [len(part.labels) / count for part in pieces]
         for number, (part, share) in enumerate(zip(pieces, shares, strict=True), start=1):
-            with self._without_reduction(number < len(pieces)):
+            with self.averaging.part(last=number == len(pieces)):
                 losses.append(self._forward_backward(part, share))
 
         def mean(values: list[Tensor]) -> Tensor:
@@ -274,7 +325,7 @@ class Step:
 
     def _forward_backward(self, batch: Batch, weight: float) -> StageLoss:
         with self.forward_context():
-            loss: StageLoss = self.module(self._laid_out(batch))
+            loss = self.averaging(self._laid_out(batch))
         (loss.total * weight if weight != 1.0 else loss.total).backward()
         return StageLoss(loss.total.detach(), loss.terms, loss.hits)
 
@@ -306,13 +357,18 @@ class Step:
         if self.average is not None:
             share_buffers(self.average.network)
 
-    @contextlib.contextmanager
-    def _without_reduction(self, wanted: bool) -> Iterator[None]:
-        if wanted and isinstance(self.module, DistributedDataParallel):
-            with self.module.no_sync():
-                yield
-        else:
-            yield
+
+@contextlib.contextmanager
+def _capturable(steps: Sequence[Step]) -> Iterator[None]:
+    """Within it the optimisers may be captured: a fused one always may, but Adam asks."""
+    groups = [group for step in steps for group in step.optimizer.param_groups if "capturable" in group]
+    for group in groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in groups:
+            group["capturable"] = False
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:

@@ -19,6 +19,7 @@ from fastkd.support.live import Look
 from fastkd.support.log import MetricsLog
 from fastkd.support.paths import is_there
 from fastkd.support.session import Session
+from fastkd.training.agreement import agreeing
 from fastkd.training.capture import CudaRecorder, first_lines
 from fastkd.training.checkpoint import (
     FORMAT,
@@ -35,6 +36,7 @@ from fastkd.training.identity import Identity
 from fastkd.training.meter import Meter, Totals
 from fastkd.training.optimisation import Training, build_optimizer
 from fastkd.training.pace import Pace
+from fastkd.training.replays import STEPS
 from fastkd.training.stages import Stage
 from fastkd.training.step import Step
 from fastkd.training.taught import Shelf
@@ -43,8 +45,8 @@ CHECKPOINT_SECONDS = 600.0
 """Seconds of training between checkpoints inside an epoch."""
 LOG_STEPS = 100
 """Steps between the records inside an epoch."""
-AGREE_STEPS = 8
-"""Steps between those at which the ranks agree on whether one of them was asked to stop."""
+AGREE_STEPS = STEPS
+"""Steps between those at which the ranks agree on whether one of them was asked to stop; a replay ends at each."""
 
 
 @dataclass
@@ -106,7 +108,7 @@ class Trainer:
         self.step = Step(stage, train.prepare, self.optimizer, training, self.steps_per_epoch, device, execution, shelf)
         if self.step.stored is not None:
             self.step.stored.tell = lambda text: session.display.note(f"{self.title}  {text}")
-        self.recorder = CudaRecorder(device) if execution.capture else None
+        self.recorder = agreeing(CudaRecorder(device)) if execution.capture else None
         self.evaluation = Evaluation(
             self.step.predictions, test, device, fixed_shape=execution.compile != "off", recorder=self.recorder
         )
