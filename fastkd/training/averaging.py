@@ -57,17 +57,19 @@ class Averaging:
         self.reducer._set_ddp_runtime_logging_sample_rate(_NEVER)
 
     def __call__(self, batch: Batch) -> StageLoss:
-        if world_size() == 1:
-            return self.stage(batch)
-        if self.reducer is None and not self.one_message:
-            self.build()
-        return (self.reducer or self.stage)(batch)
+        return (self._ready_reducer() or self.stage)(batch)
 
     def part(self, *, last: bool) -> AbstractContextManager[None]:
         """The context of a part of a batch: nothing is sent before the last one."""
-        if world_size() == 1 or self.reducer is None or last:
-            return contextlib.nullcontext()
-        return self.reducer.no_sync()
+        reducer = self._ready_reducer()
+        return contextlib.nullcontext() if reducer is None or last else reducer.no_sync()
+
+    def _ready_reducer(self) -> DistributedDataParallel | None:
+        if world_size() == 1 or self.one_message:
+            return None
+        if self.reducer is None:
+            self.build()
+        return self.reducer
 
     def finish(self) -> None:
         """Called when all gradients are there."""

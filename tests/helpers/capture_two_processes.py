@@ -90,7 +90,8 @@ def plain(rank, make=make_step, **settings):
 
 
 def a_teacher(**settings):
-    return step_of_stage("teacher", **settings)
+    """The student-friendly teacher with its branches: parameters of several networks, terms of three losses."""
+    return step_of_stage("teacher", **(settings | {"epochs": 20}))
 
 
 def loses_images(make):

@@ -45,6 +45,7 @@ def step_of_stage(name, execution=EVERYTHING_OFF, recipe=None, **training):
     builder, stages = built_stages(recipe, execution)
     planned = next(planned for planned in job_of(recipe, execution).course if planned.name == name)
     settings, stage = replace(planned.training, **training), stages[name].train()
+    planned = replace(planned, training=settings)
     source = builder.train_source(planned, stage.views)
     optimizer = build_optimizer(stage, settings, CPU)
     step = Step(stage, source.prepare, optimizer, settings, source.loader.steps, CPU, execution)
