@@ -21,7 +21,7 @@ Context = Callable[[], AbstractContextManager[None]]
 
 
 class Averaging:
-    """Calls a stage so that, after `backward` and `finish`, its gradients are the mean over the processes.
+    """Sees to it that a stage's gradients, after `backward` and `finish`, are the mean over the processes.
 
     Where there is one process, or the process works alone (`distributed.alone`), it is the stage itself.
     """
@@ -56,8 +56,9 @@ class Averaging:
             )
         self.reducer._set_ddp_runtime_logging_sample_rate(_NEVER)
 
-    def __call__(self, batch: Batch) -> StageLoss:
-        return (self._ready_reducer() or self.stage)(batch)
+    def module(self) -> Callable[[Batch], StageLoss]:
+        """What is called with a batch; the reducer of several processes is built now, if it was not before."""
+        return self._ready_reducer() or self.stage
 
     def part(self, *, last: bool) -> AbstractContextManager[None]:
         """The context of a part of a batch: nothing is sent before the last one."""
@@ -90,7 +91,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         for piece, gradient in zip(pieces, gradients, strict=True)
     ]
     torch._foreach_copy_(laid_out, gradients)  # pyright: ignore[reportPrivateImportUsage]
-    flat.mul_(1 / world_size())
+    flat.mul_(1 / dist.get_world_size())
     dist.all_reduce(flat)
     for parameter, gradient in zip(parameters, laid_out, strict=True):
         parameter.grad = gradient

@@ -15,7 +15,8 @@ from fastkd.support.live import duration
 from fastkd.training.agreement import NotTogether, in_one_line, together
 from fastkd.training.averaging import Averaging
 from fastkd.training.capture import Recorder
-from fastkd.training.compilation import compile_stage, undo_compile
+from fastkd.training.casting import CastWeights
+from fastkd.training.compilation import compile_stage, trained_parts, undo_compile
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
 from fastkd.training.first_bad import FirstBad
 from fastkd.training.meter import Meter
@@ -67,6 +68,8 @@ class Step:
         self.first_bad = FirstBad(device)
         self.meter = Meter(device)
         self.average = WeightAverage(stage.deployed, training.ema) if training.ema else None
+        cast = CastWeights(trained_parts(stage)) if execution.bfloat16 else contextlib.nullcontext
+        self._cast_weights: Callable[[], contextlib.AbstractContextManager[None]] = cast
         self.averaging = Averaging(stage, device, static_graph=training.accumulate == 1)
         self.batch_size = training.batch_size // world_size()
         self.stored: StoredTeachers | None = None
@@ -324,8 +327,9 @@ class Step:
         return StageLoss(mean([loss.total for loss in losses]), terms, hits)
 
     def _forward_backward(self, batch: Batch, weight: float) -> StageLoss:
-        with self.forward_context():
-            loss = self.averaging(self._laid_out(batch))
+        module = self.averaging.module()
+        with self.forward_context(), self._cast_weights():
+            loss = module(self._laid_out(batch))
         (loss.total * weight if weight != 1.0 else loss.total).backward()
         return StageLoss(loss.total.detach(), loss.terms, loss.hits)
 

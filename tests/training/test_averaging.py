@@ -21,7 +21,7 @@ def test_one_process_calls_the_stage_itself():
         mean.finish()
     batch = step.prepare(next(iter(step.loader.epoch(0))), step.done, step.epoch)
     step.stage.eval()
-    assert mean(batch).total == step.stage(batch).total
+    assert mean.module()(batch).total == step.stage(batch).total
 
 
 class TestOneOfTwo:
@@ -37,6 +37,7 @@ class TestOneOfTwo:
 
         monkeypatch.setattr(averaging, "world_size", lambda: 1 if distributed._alone else 2)
         monkeypatch.setattr(averaging.dist, "all_reduce", all_reduce)
+        monkeypatch.setattr(averaging.dist, "get_world_size", lambda: 2)
 
     def parameters(self):
         torch.manual_seed(0)
