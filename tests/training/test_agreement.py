@@ -38,11 +38,19 @@ def assert_parameters_are_equal(found):
     assert all(torch.equal(one[name], other[name]) for name in one if "running" not in name)
 
 
-class TestTwoProcesses:
-    @pytest.fixture(scope="class")
-    def ran(self, tmp_path_factory):
-        return carried_out(tmp_path_factory.mktemp("two"), "plain", "captured", "one message", "refused")
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    return carried_out(tmp_path_factory.mktemp("two"), "plain", "captured", "one message", "refused")
 
+
+@pytest.fixture(scope="module")
+def all_ran(tmp_path_factory):
+    from helpers.capture_two_processes import SCENARIOS
+
+    return carried_out(tmp_path_factory.mktemp("two"), *SCENARIOS)
+
+
+class TestTwoProcesses:
     def test_a_step_that_is_replayed_is_the_step(self, ran):
         assert_trained_as(ran["captured"], ran["plain"])
         assert_parameters_are_equal(ran["plain"])
@@ -76,14 +84,6 @@ class TestTwoProcesses:
 
 @pytest.mark.slow
 class TestTwoProcessesSlowly:
-    PLAIN = ("plain", "parts, plain", "teacher, plain", "lost images, plain")
-
-    @pytest.fixture(scope="class")
-    def ran(self, tmp_path_factory):
-        from helpers.capture_two_processes import SCENARIOS
-
-        return carried_out(tmp_path_factory.mktemp("two"), *SCENARIOS)
-
     @pytest.mark.parametrize(
         "scenario, told",
         [
@@ -94,10 +94,10 @@ class TestTwoProcessesSlowly:
             ("teacher, one message", "in one message (DDP's reducer: process 1: RuntimeError: call 3 of the"),
         ],
     )
-    def test_it_is_captured(self, scenario, told, ran):
+    def test_it_is_captured(self, scenario, told, all_ran):
         kind = scenario.partition(",")[0]
-        assert_trained_as(ran[scenario], ran[f"{kind}, plain" if kind in ("parts", "teacher") else "plain"])
-        for found in ran[scenario]:
+        assert_trained_as(all_ran[scenario], all_ran[f"{kind}, plain" if kind in ("parts", "teacher") else "plain"])
+        for found in all_ran[scenario]:
             assert found["told"][0].startswith("captured in") and told in found["told"][0]
             assert found["replays"] == 14
 
@@ -110,24 +110,24 @@ class TestTwoProcessesSlowly:
             ("not compiled", "not compiled: process 1: StopIteration"),
         ],
     )
-    def test_it_is_not_and_both_are_told_the_first_reason(self, scenario, told, ran):
-        assert_trained_as(ran[scenario], ran["plain"])
-        assert ran[scenario][0]["told"] == ran[scenario][1]["told"]
-        for found in ran[scenario]:
+    def test_it_is_not_and_both_are_told_the_first_reason(self, scenario, told, all_ran):
+        assert_trained_as(all_ran[scenario], all_ran["plain"])
+        assert all_ran[scenario][0]["told"] == all_ran[scenario][1]["told"]
+        for found in all_ran[scenario]:
             assert found["told"][0].startswith(told) and found["replays"] == 0
 
-    def test_a_process_that_fails_among_its_messages_ends_the_run_of_both(self, ran):
-        for found in ran["out of step"]:
+    def test_a_process_that_fails_among_its_messages_ends_the_run_of_both(self, all_ran):
+        for found in all_ran["out of step"]:
             assert found["mistake"].startswith("process 1: RuntimeError: the meter is full")
             assert found["mistake"].endswith("; the other processes went on, so that their messages do not fit")
 
-    def test_a_batch_of_which_one_process_has_lost_images_is_replayed_by_neither(self, ran):
-        assert_trained_as(ran["lost images, captured"], ran["lost images, plain"])
-        assert [found["replays"] for found in ran["lost images, captured"]] == [30, 30]
+    def test_a_batch_of_which_one_process_has_lost_images_is_replayed_by_neither(self, all_ran):
+        assert_trained_as(all_ran["lost images, captured"], all_ran["lost images, plain"])
+        assert [found["replays"] for found in all_ran["lost images, captured"]] == [30, 30]
 
-    def test_ddp_measures_nothing_in_steps_that_are_recorded(self, ran):
+    def test_ddp_measures_nothing_in_steps_that_are_recorded(self, all_ran):
         """It would again after a hundred."""
-        longer = ran["longer than DDP's pause between measurements"]
+        longer = all_ran["longer than DDP's pause between measurements"]
         assert [(found["timed"], 8 * len(found["taken"])) for found in longer] == [(10, 56)] * 2
 
 

@@ -29,18 +29,17 @@ def test_a_training_is_that_of_autocast_bit_for_bit(name):
     assert ours.meter.read() == plain.meter.read()
 
 
-OF_CLASSIFIERS = ("catkd", "sdd", "simkd", "srrl", "kdcl", "dml")
-"""Methods that use a classifier by themselves, or train several networks."""
+USES_A_CLASSIFIER = ("catkd", "simkd")
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=[] if name in ("catkd", "simkd") else pytest.mark.slow) for name in METHODS]
+    "method", [pytest.param(name, marks=[] if name in USES_A_CLASSIFIER else pytest.mark.slow) for name in METHODS]
 )
 def test_with_every_method(method):
     name = {"none": "none+fitnet", "aekd_f": "aekd+aekd_f"}.get(method, method)
     recipe = digits(teacher_net="resnet8", student="resnet8", method=name)
     recipe = tiny_recipe(stages=tuple(recipe.stages), threads=1)
-    (ours, raws), (plain, _) = (step_of_stage("student", BFLOAT16, recipe, batch_size=16) for _ in range(2))
+    (ours, raws), (plain, _) = (step_of_stage("student", BFLOAT16, recipe) for _ in range(2))
     one_by_one(plain)
     for raw in raws[:2]:
         ours(raw)
