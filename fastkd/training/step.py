@@ -17,6 +17,7 @@ from fastkd.training.averaging import Averaging
 from fastkd.training.capture import Recorder
 from fastkd.training.casting import CastWeights
 from fastkd.training.compilation import compile_stage, trained_parts, undo_compile
+from fastkd.training.counters import BatchCounters
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
 from fastkd.training.first_bad import FirstBad
 from fastkd.training.meter import Meter
@@ -70,6 +71,7 @@ class Step:
         self.average = WeightAverage(stage.deployed, training.ema) if training.ema else None
         cast = CastWeights(trained_parts(stage)) if execution.bfloat16 else contextlib.nullcontext
         self._cast_weights: Callable[[], contextlib.AbstractContextManager[None]] = cast
+        self.counters = BatchCounters(stage)
         self.averaging = Averaging(stage, device, static_graph=training.accumulate == 1)
         self.batch_size = training.batch_size // world_size()
         self.stored: StoredTeachers | None = None
@@ -136,6 +138,10 @@ class Step:
         counted = [step.meter.state() for step in steps]
         snapshots = [step._snapshot() for step in steps]
         told = []
+        if self.execution.compile != "off" or recorder is not None:
+            for step in steps:
+                step._learn_passes(raw)
+            restore_all(snapshots)
         if self.execution.compile != "off":
             told.append(self._compile(raw))
             snapshots[0].restore()
@@ -145,6 +151,12 @@ class Step:
         for step, before in zip(steps, counted, strict=True):
             step.meter.put_back(before)
         return told
+
+    def _learn_passes(self, raw: RawBatch) -> None:
+        """Takes a step on trial, to see how often each BatchNorm is used in one."""
+        before = self.counters.counts()
+        self._train_alone(raw)
+        self.counters.learn(before, min(self.training.accumulate, len(raw.index)))
 
     def _snapshot(self) -> Snapshot:
         counters = [self.done, self.epoch, self.first_bad.steps]
@@ -328,7 +340,7 @@ class Step:
 
     def _forward_backward(self, batch: Batch, weight: float) -> StageLoss:
         module = self.averaging.module()
-        with self.forward_context(), self._cast_weights():
+        with self.forward_context(), self._cast_weights(), self.counters():
             loss = module(self._laid_out(batch))
         (loss.total * weight if weight != 1.0 else loss.total).backward()
         return StageLoss(loss.total.detach(), loss.terms, loss.hits)
