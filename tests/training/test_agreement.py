@@ -1,5 +1,7 @@
 """Two gloo processes record a step together or not at all, by a recorder that needs no GPU; none of them hangs."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -16,8 +18,14 @@ def carried_out(folder, *scenarios):
     """What both processes report of each scenario."""
     environment = with_paths(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
     command = [sys.executable, "-m", "helpers.capture_two_processes", str(folder), *scenarios]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+    try:
+        _, err = process.communicate(timeout=1800)
+    finally:
+        if process.poll() is None:  # its own processes would wait for each other for ever
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, err
     # Our own file of a moment ago; what is in it is more than tensors.
     return {
         name: [torch.load(folder / f"{name}-{rank}.pt", weights_only=False) for rank in range(2)] for name in scenarios
