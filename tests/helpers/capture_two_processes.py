@@ -134,13 +134,13 @@ def not_compiled(rank):
 
 
 def out_of_step(rank):
-    """Process 1 fails within its last rehearsal, behind all of its messages."""
+    """Process 1 fails within its last rehearsal but one, behind all of that step's messages."""
     step, _ = make_step(**BATCHES)
     plain, added = step.meter.add, []
 
     def add(*arguments):
         added.append(1)
-        if rank == 1 and len(added) == 14:  # 3 alone, 11 with messages
+        if rank == 1 and len(added) == 14:  # one that learns, 3 alone, the tenth of 11 with messages
             raise RuntimeError("the meter is full")
         plain(*arguments)
 

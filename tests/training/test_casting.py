@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.inductor_code import calls, written_for_a_gpu
 from helpers.launches import Launches
 from helpers.steps import close, make_step, step_of_stage, steps_of, weights
 from helpers.tiny import tiny_recipe
@@ -10,6 +11,7 @@ from torch import nn
 from fastkd.methods import METHODS
 from fastkd.recipes import digits
 from fastkd.training.casting import CastWeights
+from fastkd.training.compilation import compile_stage
 from fastkd.training.execution import EVERYTHING_OFF
 
 BFLOAT16 = EVERYTHING_OFF._replace(bfloat16=True)
@@ -81,3 +83,26 @@ def test_a_weight_that_is_not_used_or_not_trained_has_no_gradient():
         (used(images) + frozen(images)).float().square().sum().backward()
     assert used.weight.grad.dtype == torch.float32 and used.bias.grad is not None
     assert unused.weight.grad is None and frozen.weight.grad is None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own
+def test_what_inductor_writes_casts_every_layer_by_itself_unless_that_is_done_before():
+    """And raises every BatchNorm's counter. The weights are in channels_last, as on a GPU."""
+    found = {}
+    for which in ("autocast", "ours"):
+        step, raws = make_step(BFLOAT16._replace(compile="blocks", channels_last=True))
+        step.stage.to(memory_format=torch.channels_last)
+        if which == "ours":
+            step.counters.passes = [1] * len(step.counters.norms)
+        else:
+            one_by_one(step)
+        with written_for_a_gpu() as codes:
+            compile_stage(step.stage, "blocks")
+            step._accumulate(step.prepare(raws[0], step.done, step.epoch))
+        kinds = calls(codes)
+        found[which] = (kinds["triton_poi_fused__to_copy"], kinds["triton_poi_fused_add_copy_"], kinds.total())
+    layers, norms, images = 10, 9, 1
+    cast = (layers + 1) + layers  # the bias has a cast of its own, but its gradient is summed and cast in one kernel
+    assert found["autocast"] == (cast + images, norms, 78)
+    assert found["ours"] == (images, 0, 78 - cast - norms)
