@@ -14,7 +14,7 @@ from fastkd.data.base import Batch
 from fastkd.support.distributed import world_size
 from fastkd.training.stages import Stage, StageLoss
 
-# DDP times its first ten steps and every so manieth one after them, by events that are read on the host.
+# DDP times its first ten steps, and after them one in so many, by events that are read on the host.
 _NEVER = 2**31 - 1
 
 Context = Callable[[], AbstractContextManager[None]]

@@ -18,6 +18,7 @@ from fastkd.support.errors import UserError
 from fastkd.training import averaging
 from fastkd.training import step as steps
 from fastkd.training.agreement import AgreeingRecorder
+from fastkd.training.execution import EVERYTHING_OFF
 from helpers.recorders import RunAgain
 from helpers.steps import Streamed, make_step, step_of_stage, steps_of, weights
 
@@ -94,6 +95,10 @@ def a_teacher(**settings):
     return step_of_stage("teacher", **(settings | {"epochs": 20}))
 
 
+def in_bfloat16(**settings):
+    return make_step(EVERYTHING_OFF._replace(bfloat16=True), **settings)
+
+
 def loses_images(make):
     """Steps whose third batch has one image less in process 1."""
 
@@ -117,8 +122,6 @@ def loses_images(make):
 
 
 def not_compiled(rank):
-    from fastkd.training.execution import EVERYTHING_OFF
-
     step, _ = make_step(EVERYTHING_OFF._replace(compile="blocks"), **BATCHES)
 
     def compile_stage(stage, mode):
@@ -171,6 +174,9 @@ SCENARIOS = {
     "teacher, plain": lambda rank: plain(rank, a_teacher),
     "teacher, captured": lambda rank: captured(RunAgain(), a_teacher),
     "teacher, one message": lambda rank: captured(in_process(rank, 1, lambda: Fails(3)), a_teacher),
+    "bfloat16, plain": lambda rank: plain(rank, in_bfloat16),
+    "bfloat16, captured": lambda rank: captured(RunAgain(), in_bfloat16),
+    "bfloat16, one message": lambda rank: captured(in_process(rank, 1, lambda: Fails(3)), in_bfloat16),
     "lost images, plain": lambda rank: plain(rank, loses_images(make_step)),
     "lost images, captured": lambda rank: captured(RunAgain(), loses_images(make_step)),
 }

@@ -99,12 +99,16 @@ class TestTwoProcessesSlowly:
             ("parts, captured", "10 steps a replay"),
             ("parts, one message", "in one message (DDP's reducer: process 1: RuntimeError: call 3 of the"),
             ("teacher, captured", "10 steps a replay"),
+            ("bfloat16, captured", "10 steps a replay"),
+            ("bfloat16, one message", "in one message (DDP's reducer: process 1: RuntimeError: call 3 of the"),
             ("teacher, one message", "in one message (DDP's reducer: process 1: RuntimeError: call 3 of the"),
         ],
     )
     def test_it_is_captured(self, scenario, told, all_ran):
         kind = scenario.partition(",")[0]
-        assert_trained_as(all_ran[scenario], all_ran[f"{kind}, plain" if kind in ("parts", "teacher") else "plain"])
+        assert_trained_as(
+            all_ran[scenario], all_ran[f"{kind}, plain" if kind in ("parts", "teacher", "bfloat16") else "plain"]
+        )
         for found in all_ran[scenario]:
             assert found["told"][0].startswith("captured in") and told in found["told"][0]
             assert found["replays"] == 14

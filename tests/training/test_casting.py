@@ -31,13 +31,11 @@ def test_a_training_is_that_of_autocast_bit_for_bit(name):
     assert ours.meter.read() == plain.meter.read()
 
 
-USES_A_CLASSIFIER = ("catkd", "simkd")
-
-
 @pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=[] if name in USES_A_CLASSIFIER else pytest.mark.slow) for name in METHODS]
+    "method", [pytest.param(name, marks=[] if name == "catkd" else pytest.mark.slow) for name in METHODS]
 )
 def test_with_every_method(method):
+    """CAT-KD uses the student's classifier by itself, SimKD another one."""
     name = {"none": "none+fitnet", "aekd_f": "aekd+aekd_f"}.get(method, method)
     recipe = digits(teacher_net="resnet8", student="resnet8", method=name)
     recipe = tiny_recipe(stages=tuple(recipe.stages), threads=1)
@@ -104,5 +102,5 @@ def test_what_inductor_writes_casts_every_layer_by_itself_unless_that_is_done_be
         found[which] = (kinds["triton_poi_fused__to_copy"], kinds["triton_poi_fused_add_copy_"], kinds.total())
     layers, norms, images = 10, 9, 1
     cast = (layers + 1) + layers  # the bias has a cast of its own, but its gradient is summed and cast in one kernel
-    assert found["autocast"] == (cast + images, norms, 78)
-    assert found["ours"] == (images, 0, 78 - cast - norms)
+    assert found["autocast"][:2] == (cast + images, norms)
+    assert found["ours"] == (images, 0, found["autocast"][2] - cast - norms), "nothing else has come in their place"

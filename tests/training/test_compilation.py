@@ -204,7 +204,7 @@ def test_a_compiled_network_equals_itself_uncompiled(name, backend):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("mode", ("blocks", "whole"))
+@pytest.mark.parametrize("mode", ("blocks", pytest.param("whole", marks=pytest.mark.slow)))
 def test_a_compiled_run_is_the_run(mode, tmp_path, monkeypatch):
     """By the eager backend: bit for bit; nothing is left compiled when a stage is done."""
     torch._dynamo.reset()
