@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.launches import Launches
+from helpers.dispatched import Launches
 from helpers.steps import make_step
 from helpers.tiny import CPU
 from torch import nn

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from helpers.dispatched import Launches
 from helpers.inductor_code import calls, written_for_a_gpu
-from helpers.launches import Launches
 from helpers.steps import close, make_step, step_of_stage, steps_of, weights
 from helpers.tiny import tiny_recipe
 from torch import nn

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.launches import Launches
+from helpers.dispatched import Launches
 from helpers.recorders import RunAgain
 from helpers.steps import close, make_step, step_of_stage, steps_of, weights
 from helpers.tiny import tiny_recipe

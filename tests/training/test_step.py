@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.launches import beside_forward_and_backward
+from helpers.dispatched import beside_forward_and_backward
 from helpers.recorders import Refuses, RunAgain
 from helpers.steps import close, make_step, step_of_stage, steps_of, weights
 from helpers.tiny import tiny_recipe, train
