@@ -12,6 +12,7 @@ from fastkd.data.base import Batch, Loader, Mixed, RawBatch
 from fastkd.support.distributed import alone, any_rank, first_of_all, from_all, share_buffers, world_size
 from fastkd.support.errors import UserError
 from fastkd.support.live import duration
+from fastkd.support.words import counted
 from fastkd.training.agreement import NotTogether, in_one_line, together
 from fastkd.training.averaging import Averaging
 from fastkd.training.capture import Recorder
@@ -135,7 +136,7 @@ class Step:
         raw = next(iter(loader.epoch(0))).to(self.device)
         raw = raw if self.stored is None else self.stored.blank(raw)
         steps = (self, *beside)
-        counted = [step.meter.state() for step in steps]
+        meters = [step.meter.state() for step in steps]
         snapshots = [step._snapshot() for step in steps]
         told = []
         if self.execution.compile != "off" or recorder is not None:
@@ -148,7 +149,7 @@ class Step:
         if recorder is not None:
             told.append(self._record(raw, loader, recorder, snapshots, beside))
             restore_all(snapshots)
-        for step, before in zip(steps, counted, strict=True):
+        for step, before in zip(steps, meters, strict=True):
             step.meter.put_back(before)
         return told
 
@@ -231,7 +232,7 @@ class Step:
 
     def _why_not_recorded(self, raw: RawBatch) -> str:
         if len(raw.index) != self.batch_size:
-            return f"the only batch has {len(raw.index)} images, not {self.batch_size}"
+            return f"the only batch has {counted(len(raw.index), 'image')}, not {self.batch_size}"
         if not follows_the_device(self.optimizer):
             return f"{type(self.optimizer).__name__} counts its steps on the host"
         return ""
@@ -278,12 +279,12 @@ class Step:
         else:
             self.replays = StreamedSteps(self._train, recorder, raw, odd)
 
-    def _say(self, raw: RawBatch) -> tuple[Tensor, ...]:
-        """The rows of a raw batch, from the very forward passes of the teachers that a step would do."""
+    def _say(self, raw: RawBatch, step: int) -> tuple[Tensor, ...]:
+        """The rows of a raw batch, from the very forward passes of the teachers that this step would do."""
         assert isinstance(self.stage, Distill)
         assert self.stored is not None
-        epoch = torch.full_like(self.epoch, self.stored.epoch)
-        batch, rows = self._laid_out(self.prepare(raw.to(self.device), self.done, epoch)), []
+        at = torch.full_like(self.done, step), torch.full_like(self.epoch, self.stored.epoch)
+        batch, rows = self._laid_out(self.prepare(raw.to(self.device), *at)), []
         with self.forward_context(), self._plain_if_odd(raw):
             for part in _parts(batch, self.training.accumulate):
                 pairs = zip(self.stage.rows, self.stage.say(part), strict=True)
