@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
