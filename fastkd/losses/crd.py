@@ -11,6 +11,7 @@ from fastkd.losses.module import Loss
 from fastkd.ops import crd
 from fastkd.ops.crd import Contrast, DrawPlan, Inputs
 from fastkd.ops.numbers import CRDNumbers
+from fastkd.support.distributed import world_size
 
 BANK_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -147,7 +148,7 @@ def _first_bank(samples: int, dim: int, seed: int) -> Tensor:
 
 
 def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return dist.is_available() and world_size() > 1
 
 
 def _of_all_processes(rows_B: Tensor, student_BD: Tensor, teacher_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:

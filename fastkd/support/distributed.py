@@ -25,7 +25,21 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return 1 if _alone or not dist.is_initialized() else dist.get_world_size()
+
+
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it this process is the only one: nothing that asks here sends a message. SyncBatchNorm does not ask."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def is_main() -> bool:
@@ -150,12 +164,10 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def any_rank(flag: Tensor) -> Tensor:
-    """A boolean scalar on the device: whether it is true on any rank."""
-    if world_size() == 1:
-        return flag
-    found = flag.to(torch.float32)
-    dist.all_reduce(found, op=dist.ReduceOp.MAX)
-    return found > 0
+    """Sets a flag on the device, a number that is 0 or 1, to 1 where it is 1 on any rank; returns it."""
+    if world_size() > 1:
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return flag
 
 
 def share_buffers(module: nn.Module) -> None:

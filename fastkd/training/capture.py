@@ -1,6 +1,7 @@
 """Functions without arguments, recorded as CUDA graphs and replayed: no Python between two kernels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
@@ -9,8 +10,15 @@ Work = Callable[[], None]
 
 
 class Recorder(Protocol):
-    def rehearse(self, work: Work) -> None:
-        """Runs `work` until nothing is left to be compiled, chosen or allocated for the first time."""
+    def on_stream(self) -> AbstractContextManager[None]:
+        """Within it, work is done where recordings are made: behind what came before, and what follows waits for it."""
+        ...
+
+    def rehearse(self, work: Work, times: int = 3) -> None:
+        """Runs `work` so many times, until nothing is left to be compiled, chosen or allocated for the first time.
+
+        cuDNN measures its algorithms in the first, autograd's streams settle in the second.
+        """
 
     def record(self, work: Work, times: int = 1, *, beside: Sequence[Work] = ()) -> Work:
         """Records `work` so many times without running it; returns what replays the recording.
@@ -33,13 +41,20 @@ class CudaRecorder:
         # Waiting for a blocking event costs no processor time; other waits spin.
         self.events = [torch.cuda.Event(blocking=True) for _ in range(2)]
 
-    def rehearse(self, work: Work) -> None:
+    @contextmanager
+    def on_stream(self) -> Iterator[None]:
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            for _ in range(3):  # cuDNN measures its algorithms in the first, autograd's streams settle in the second
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:
+            current.wait_stream(self.stream)
+
+    def rehearse(self, work: Work, times: int = 3) -> None:
+        with self.on_stream():
+            for _ in range(times):
                 work()
-        current.wait_stream(self.stream)
 
     def record(self, work: Work, times: int = 1, *, beside: Sequence[Work] = ()) -> Work:
         graph, branches = torch.cuda.CUDAGraph(), [torch.cuda.Stream(self.device) for _ in beside]

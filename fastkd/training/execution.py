@@ -22,7 +22,7 @@ class Execution(Checked):
     compile: Literal["auto", "blocks", "whole", "off"] = "auto"
     """torch.compile, block by block or the whole stage (default: blocks on a GPU)."""
     capture: Switch = "auto"
-    """Record the whole step as one CUDA graph and replay it (default: on one GPU)."""
+    """Record the whole step as one CUDA graph and replay it (default: on one GPU); `on` does so with several, too."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of convolutions and matrix products; losses are always float32 (default: bfloat16 on a GPU)."""
     channels_last: Switch = "auto"
@@ -69,11 +69,9 @@ def resolve(execution: Execution, device: torch.device, processes: int = 1) -> t
         raise UserError("--channels-last on: on the CPU it makes convolutions slower; leave it out")
     if execution.capture == "on" and not gpu:
         raise UserError("--capture on: only a GPU replays a captured step; leave it out")
-    if execution.capture == "on" and processes > 1:
-        raise UserError("--capture on: with several processes the step is not captured; leave it out")
     resolved = Resolved(
         compile=("blocks" if gpu else "off") if execution.compile == "auto" else execution.compile,
-        capture=gpu and processes == 1 and execution.capture != "off",
+        capture=gpu and (processes == 1 if execution.capture == "auto" else execution.capture == "on"),
         bfloat16=gpu if execution.precision == "auto" else execution.precision == "bfloat16",
         channels_last=gpu if execution.channels_last == "auto" else execution.channels_last == "on",
         fold=gpu if execution.fold == "auto" else execution.fold == "on",
@@ -81,7 +79,7 @@ def resolve(execution: Execution, device: torch.device, processes: int = 1) -> t
     )
     why = ""
     if gpu and processes > 1 and execution.capture == "auto":
-        why = "the step is not captured with several processes: their messages would have to be part of it"
+        why = "with several processes the step is captured by --capture on alone: no two GPUs have tried it yet"
     if not gpu and resolved.compile == "off" and execution.compile == "auto":
         why = "compiling is off on the CPU, where it takes longer than a short run: --compile blocks turns it on"
     return resolved, why

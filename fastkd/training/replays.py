@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastkd.data import ResidentLoader
 from fastkd.data.base import Loader, RawBatch
+from fastkd.support.distributed import agreed
 from fastkd.training.capture import Recorder
 
 STEPS = 10
@@ -32,7 +33,8 @@ class Beside(NamedTuple):
 class StreamedSteps:
     """One step a replay; every batch is copied to where the recorded step reads it.
 
-    train_odd: trains on a batch of another size than the recorded one, without a replay.
+    train_odd: trains on a batch of another size than the recorded one, without a replay. Of several processes all
+    replay a step, or none: where one of them has lost images of a batch, the others do without a replay, too.
     """
 
     def __init__(
@@ -49,12 +51,12 @@ class StreamedSteps:
     def epoch(self, loader: Loader, epoch: int, start: int) -> Iterator[Trained]:
         """Trains on an epoch from its step `start` on; yields after each replay what it trained on."""
         for raw in loader.epoch(epoch, start):
-            if len(raw.index) == len(self.raw.index):
+            if agreed(len(raw.index) != len(self.raw.index)):
+                self.train_odd(raw)
+            else:
                 self.raw.fill(raw)
                 self.one()
                 self.recorder.pace()
-            else:
-                self.train_odd(raw)
             yield Trained(len(raw.index))
 
 

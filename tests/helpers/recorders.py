@@ -1,5 +1,7 @@
 """A recorder without a GPU: what it records is run again, as it was."""
 
+from contextlib import contextmanager
+
 import torch
 
 from fastkd.training.evaluation import Evaluation
@@ -9,10 +11,22 @@ from fastkd.training.trainer import Trainer
 class RunAgain:
     def __init__(self):
         self.recorded, self.replays = 0, 0
+        self.rehearsed: list[int] = []
+        """How often each rehearsal ran its work."""
+        self.inside = False
+        """Whether what happens is on the recorder's stream."""
 
-    def rehearse(self, work):
-        for _ in range(3):
-            work()
+    @contextmanager
+    def on_stream(self):
+        before, self.inside = self.inside, True
+        yield
+        self.inside = before
+
+    def rehearse(self, work, times=3):
+        self.rehearsed.append(times)
+        with self.on_stream():
+            for _ in range(times):
+                work()
 
     def record(self, work, times=1, *, beside=()):
         self.recorded += 1

@@ -82,7 +82,7 @@ def test_captured_steps_equal_eager_ones(kind, optimizer):
     close(weights(other), weights(eager), rtol=1e-5, atol=1e-6)
     found, expected = other.meter.read(), eager.meter.read()
     assert found.means() == pytest.approx(expected.means(), rel=1e-5) and found.steps == expected.steps == 64
-    assert other.step == 64 and other.first_bad_step == -1
+    assert other.step == 64 and other.first_bad.step == -1
 
 
 STAGES = [("student", name) for name in METHODS if name not in ("none", "fsp")]
@@ -180,7 +180,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight():
         step.stage.network.head.classifier.bias[0] = float("nan")
     train(step)
     after = weights(step)
-    assert step.first_bad_step == 32
+    assert step.first_bad.step == 32
     before.pop("network.head.classifier.bias"), after.pop("network.head.classifier.bias")
     trained = {name for name, _ in step.stage.named_parameters()}
     for name, value in before.items():

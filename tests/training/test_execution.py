@@ -18,11 +18,12 @@ class TestExecution:
         resolved, why = resolve(Execution(), torch.device("cuda"))
         assert resolved == Resolved("blocks", True, True, True, True, deterministic=False) and not why
 
-    def test_several_processes_capture_nothing_and_say_so(self):
+    def test_several_processes_capture_when_they_are_told_to_and_say_so(self):
         resolved, why = resolve(Execution(), torch.device("cuda"), processes=2)
-        assert not resolved.capture and "not captured with several processes" in why
-        with pytest.raises(UserError, match="--capture on: with several processes"):
-            resolve(Execution(capture="on"), torch.device("cuda"), processes=2)
+        assert not resolved.capture and "captured by --capture on alone" in why
+        resolved, why = resolve(Execution(capture="on"), torch.device("cuda"), processes=2)
+        assert resolved.capture and not why
+        assert not resolve(Execution(capture="off"), torch.device("cuda"), processes=1)[0].capture
 
     def test_capturing_on_the_cpu_is_refused(self):
         with pytest.raises(UserError, match="--capture on: only a GPU"):
