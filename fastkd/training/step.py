@@ -12,7 +12,7 @@ from fastkd.data import ResidentLoader
 from fastkd.data.base import Batch, Loader, Mixed, RawBatch
 from fastkd.support.distributed import any_rank, share_buffers, world_size
 from fastkd.support.live import duration
-from fastkd.training.capture import Recorder, first_lines
+from fastkd.training.capture import Recorder, first_lines, refuse_out_of_memory
 from fastkd.training.compilation import compile_stage, undo_compile
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
 from fastkd.training.meter import Meter
@@ -157,9 +157,8 @@ class Step:
         compile_stage(self.stage, self.execution.compile)
         try:
             self._train(raw)
-        except torch.OutOfMemoryError:  # without compiling it would be no better
-            raise
         except Exception as error:  # whatever the compiler may raise: training goes on without it
+            refuse_out_of_memory(error)
             self.uncompile()
             return f"not compiled: {first_lines(error)}"
         return f"compiled in {duration(time.perf_counter() - started)}"
@@ -206,6 +205,7 @@ class Step:
             else:
                 self.replays = StreamedSteps(self._train, recorder, raw, self._train_any_size)
         except Exception as error:  # whatever cannot be captured: training goes on without it
+            refuse_out_of_memory(error)
             return f"not captured: {first_lines(error)}"
         finally:
             for group in groups:

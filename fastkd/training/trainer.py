@@ -19,7 +19,7 @@ from fastkd.support.live import Look
 from fastkd.support.log import MetricsLog
 from fastkd.support.paths import is_there
 from fastkd.support.session import Session
-from fastkd.training.capture import CudaRecorder, first_lines
+from fastkd.training.capture import CudaRecorder, first_lines, refuse_out_of_memory
 from fastkd.training.checkpoint import (
     FORMAT,
     check_meter,
@@ -252,6 +252,7 @@ class Trainer:
         try:
             progress.test = self.evaluation()
         except TorchDynamoException as error:  # what compiles in training may not in evaluation
+            refuse_out_of_memory(error)
             self.session.display.note(f"{self.title}  not compiled: {first_lines(error)}")
             self.step.uncompile()
             progress.test = self.evaluation()

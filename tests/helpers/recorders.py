@@ -34,6 +34,16 @@ class Refuses(RunAgain):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
 
+class HasNoMemory(RunAgain):
+    """The memory runs out inside of a capture, whose end then raises an error of its own."""
+
+    def record(self, work, times=1, *, beside=()):
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+
 def record_everything(monkeypatch):
     """Every training and evaluation of a run goes through a recorder."""
     plain = Trainer.__init__
