@@ -71,7 +71,9 @@ class Meter:
         return Totals(dict(zip(names, means, strict=True)), (top1, top5), self.steps, self.images)
 
     def state(self) -> dict:
-        return {"sums": self.sums, "hits": self.hits, "steps": self.steps, "images": self.images}
+        """What a checkpoint keeps, on the host: every rank gets it of all others, whose devices are not its own."""
+        sums = {name: value.cpu() for name, value in self.sums.items()}
+        return {"sums": sums, "hits": self.hits.cpu(), "steps": self.steps, "images": self.images}
 
     @staticmethod
     def shared(states: list[dict], among: int) -> list[dict]:

@@ -15,10 +15,22 @@ from helpers.tiny import assert_same, job_of, outcome
 
 from fastkd import train
 from fastkd.recipes.recipe import read_recipe
+from fastkd.support import distributed
 from fastkd.training.evaluation import accuracies
 
 TINY += ["--ema", "0.9"]
 TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
+
+
+def test_no_rank_sends_what_lies_on_a_device(monkeypatch):
+    """Every other rank would unpickle it on that device. A meta tensor stands for one of a GPU."""
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_gather_object", lambda boxes, value: boxes.__setitem__(0, value))
+    sent = {"sums": [torch.ones(1)], "steps": 3}
+    assert distributed.from_all(sent)[0] is sent
+    sent["sums"].append(torch.ones(1, device="meta"))
+    with pytest.raises(AssertionError, match="lies on a device"):
+        distributed.from_all(sent)
 
 
 @pytest.fixture(scope="module")
