@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.captured import assert_equal_from_equal_states, assert_several_are_as_good, kept
 from helpers.fake_cuda import INVALIDATED, FakeCuda
-from helpers.recorders import record_everything
+from helpers.recorders import RoundsOtherwise, RunAgain, RunsOnStaleWeights, RunsTwice, record_everything
+from helpers.steps import make_step
 from helpers.tiny import CPU, assert_same, outcome, tiny_recipe, train
 
 from fastkd.support.interrupt import Interrupt, Stopped
@@ -51,6 +53,38 @@ def test_a_captured_run_is_the_run(count, tmp_path, monkeypatch):
             train(recipe, tmp_path / "captured", interrupt)
     train(recipe, tmp_path / "captured")
     assert_same(outcome(tmp_path / "captured"), outcome(tmp_path / "plain"))
+
+
+class TestTheComparisonOfCapturedSteps:
+    """The one that the gpu tests make, with recorders that stand in for a GPU."""
+
+    def steps(self, recorder, **how):
+        settings = {"batch_size": 4, "lr": 0.01, "ema": 0.9, "clip_norm": 5.0} | how
+        eager, other = (make_step(**settings)[0] for _ in range(2))
+        other.recorder = recorder()
+        other.warm_up(other.loader, other.recorder)
+        assert other.replays is not None
+        return eager, other
+
+    @pytest.mark.parametrize("optimizer", ("sgd", "adam"))
+    def test_it_allows_for_rounding(self, optimizer):
+        eager, other = self.steps(RoundsOtherwise, optimizer=optimizer)
+        assert_equal_from_equal_states(eager, other)
+        assert any(not torch.equal(value, kept(eager)[name]) for name, value in kept(other).items())
+        assert_several_are_as_good(eager, other)
+        assert other.recorder.replays == 4, "ten steps are one replay"
+
+    @pytest.mark.parametrize("recorder", (RunsTwice, RunsOnStaleWeights))
+    def test_it_finds_a_replay_that_is_no_step(self, recorder):
+        with pytest.raises(AssertionError, match="apart"):
+            assert_equal_from_equal_states(*self.steps(recorder), states=(1,))
+
+    @pytest.mark.parametrize("optimizer", ("sgd", "adam"))
+    def test_it_finds_a_learning_rate_that_was_recorded(self, optimizer):
+        eager, other = self.steps(RunAgain, optimizer=optimizer)
+        other.learning_rates.mul_(1.1)
+        with pytest.raises(AssertionError, match="apart"):
+            assert_equal_from_equal_states(eager, other, states=(1,))
 
 
 def forbidden():
