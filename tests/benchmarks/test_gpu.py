@@ -78,6 +78,18 @@ def test_the_benchmarks_understand_their_command_lines(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_tests_of_captured_steps_pass_with_a_stand_in_for_the_gpu():
+    """So that what fails on a GPU is not the tests: they are written where there is none."""
+    chosen = "equal_eager or every_method or streamed or not_finite or evaluation or waits or random_numbers"
+    line = (sys.executable, "-m", "pytest", "-p", "helpers.rehearsal", "-q", "-m", "gpu", "-k", chosen)
+    environment = os.environ | {"PYTHONPATH": str(TESTS)}
+    done = subprocess.run(
+        [*line, "tests/training/test_capture_gpu.py"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.slow
 def test_every_test_is_found_where_there_is_no_gpu(tmp_path):
     """Also with torch, triton, numpy and pytest alone, those of the operations."""
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}

@@ -12,6 +12,7 @@ from helpers.tiny import Quiet, tiny_recipe
 from fastkd.data.augment import Augmentation, Normalise, StreamedImages
 from fastkd.methods import METHODS
 from fastkd.recipes import digits
+from fastkd.recipes.planned import PlannedDistillation
 from fastkd.run import Job, Run, open_data
 from fastkd.run.builder import Builder
 from fastkd.run.earlier import Earlier
@@ -44,7 +45,7 @@ def make_step(kind="control", execution=EVERYTHING_OFF, method="kd", **training)
     planned = next(stage for stage in job.course if stage.name == kind)
     settings = replace(planned.training, **({"epochs": 400, "batch_size": 4, "warmup_epochs": 0} | training))
     planned = replace(planned, training=settings)
-    if kind.startswith("student"):
+    if isinstance(planned, PlannedDistillation):  # peers have no teacher
         planned = replace(planned, after=())
         torch.manual_seed(1)
         earlier.networks["teacher"] = builder.network("resnet8").to(CUDA).eval()
