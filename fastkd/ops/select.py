@@ -78,15 +78,15 @@ def words(device: str) -> dict[str, str]:
     return found
 
 
-def runs_triton(device: str) -> bool:
-    """Whether a device type runs Triton's kernels."""
-    return not _triton_obstacle(device, False)
+def able(operation: str, implementation: str, device: str) -> bool:
+    """Whether an implementation could run on a device type, chosen or not."""
+    return not OPERATIONS[operation][implementation](device, False)
 
 
 # Dynamo does not trace through these: it calls them once, when it compiles, and takes the answers as constants.
 # (This is what torch.compiler.assume_constant_result sets, without the second that importing Dynamo takes.)
 choose._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
-runs_triton._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+able._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def forced_implementations() -> dict[str, str]:
