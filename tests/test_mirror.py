@@ -38,7 +38,6 @@ TESTED_ELSEWHERE = {
         "It holds three values; the losses that take it are held against formulas there.",
     ),
     "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),
-    "run/seeds.py": ("tests/run/test_run.py", "Runs of one seed and of several are carried out there."),
     "support/session.py": (
         "tests/run/test_run.py",
         "It holds three values and does nothing; runs are carried out there.",

@@ -22,6 +22,7 @@ from fastkd.recipes.planned import (
 )
 from fastkd.recipes.recipe import Recipe, StageRecipe
 from fastkd.support.errors import UserError
+from fastkd.support.words import counted
 
 Course = tuple[PlannedStage, ...]
 
@@ -128,7 +129,8 @@ def _along_the_way(
         raise UserError(f"{student.method} follows the teacher's training: give each point of it, as in {each}")
     epochs = teacher.training.epochs
     if waypoints.count > epochs:
-        raise UserError(f"{student.method}: the teacher's {epochs} epochs do not divide into {waypoints.count} anchors")
+        taken = f"the teacher's {counted(epochs, 'epoch')} cannot be divided into {waypoints.count} anchors"
+        raise UserError(f"{student.method}: {taken}")
     points = [round(epochs * number / waypoints.count) for number in range(1, waypoints.count)]
     return (*(f"{teacher.name}@{epoch}" for epoch in points), teacher.name)
 

@@ -64,14 +64,21 @@ def stage_identity(recipe: Recipe, planned: PlannedStage, seed: int, images: Dat
     What a data set decided on was not written by fastkd 0.1, and is not compared then.
     """
     data, store = DataUsed.by(recipe, images, seed), StoreUsed.by(recipe, planned)
-    own = {"kind": planned.kind, **to_plain(planned)}
+    own = _without_place({"kind": planned.kind, **to_plain(planned)})
     plain = {"format": FORMAT, "stage": own, "data": to_plain(data), "store": to_plain(store), "seed": seed}
 
     def today(then: dict[str, Any]) -> dict[str, Any]:
         then = {"store": {}} | format_1.identity(then)
+        if isinstance(then.get("stage"), dict):
+            then = then | {"stage": _without_place(then["stage"])}
         known = then.get("data")
         if isinstance(known, dict) and "classes" not in known:
             then = then | {"data": known | {name: to_plain(getattr(data, name)) for name in ("mean", "std", "classes")}}
         return with_defaults(then, {"stage": planned, "data": data, "store": store})
 
     return Identity(plain, today)
+
+
+def _without_place(stage: dict[str, Any]) -> dict[str, Any]:
+    """A stage without the place of the file that it is loaded from, where a digest says which file that is."""
+    return {name: value for name, value in stage.items() if name != "file" or not stage.get("sha256")}
