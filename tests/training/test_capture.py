@@ -29,7 +29,7 @@ class AfterReplays(Interrupt):
             self.requested = "SIGINT"
 
 
-@pytest.mark.parametrize("count", (None, 14, 31))
+@pytest.mark.parametrize("count", (pytest.param(None, marks=pytest.mark.slow), 14, 31))
 def test_a_captured_run_is_the_run(count, tmp_path, monkeypatch):
     """Both stages and evaluation, also stopped in the middle of an epoch and resumed; bit for bit.
 

@@ -59,7 +59,14 @@ def test_nor_has_what_a_method_trains_before(name):
         before(batch()).total.backward()
 
 
-@pytest.mark.parametrize("name", ("tf_cnn", "tf_alexnet", "vgg8", "resnet8", "ResNet18", "ShuffleV2_0_2"))
+@pytest.mark.parametrize(
+    "name",
+    (
+        "tf_cnn",
+        "vgg8",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("tf_alexnet", "ResNet18", "ShuffleV2")),
+    ),
+)
 def test_nor_have_networks_that_pool(name):
     network = networks.build(name, num_classes=10)
     with NothingNondeterministic():
