@@ -37,6 +37,12 @@ TESTED_ELSEWHERE = {
         "tests/losses/test_teachers.py",
         "It holds three values; the losses that take it are held against formulas there.",
     ),
+    "plan/measures.py": ("tests/plan/test_filled.py", "Every row of MEASURES is read there."),
+    "plan/output.py": ("tests/plan/test_filled.py", "The made-up table is written there in every form."),
+    "plan/outlook.py": ("tests/plan/test_worker.py", "The hours are those of what is carried out there."),
+    "plan/versions.py": ("tests/plan/test_nodes.py", "They are a part of a node's digest."),
+    "plan/views.py": ("tests/plan/test_worker.py", "A cell is held against a run of its own there."),
+    "run/memory.py": ("tests/run/test_faults.py", "A training runs out of memory there."),
     "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),
     "support/session.py": (
         "tests/run/test_run.py",
