@@ -301,9 +301,11 @@ def main() -> None:
     on_gpu = options.device == "cuda"
     cases = [CIFAR, IMAGENET] if on_gpu else [CIFAR] if options.quick else [CIFAR, IMAGENET_64]
     repetitions = (30 if on_gpu else 5) if options.quick else (100 if on_gpu else 15)
-    found = [record for case in cases for record in measure(case, options.device, repetitions)]
-    if options.json:
-        write_json(found, options.json)
+    found: list[Record] = []
+    for case in cases:
+        found += measure(case, options.device, repetitions)
+        if options.json:  # after every case, so that one that fails loses nothing
+            write_json(found, options.json)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastkd.losses.checks import check_choice, check_pairs
-from fastkd.losses.maps import pooled_to, to_smaller
+from fastkd.losses.maps import to_smaller
 from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
+from fastkd.support.pooling import pooled_to
 from fastkd.support.ranges import whole
 
 Power = Annotated[int, whole(1, 16)]
@@ -156,7 +157,7 @@ def hierarchical_distance(student: Tensor, teacher: Tensor) -> Tensor:
         if side < student.shape[2]:
             weight /= 2
             total += weight
-            pooled, goal = (F.adaptive_avg_pool2d(x, (side, side)) for x in (student, teacher))
+            pooled, goal = (pooled_to(x, (side, side)) for x in (student, teacher))
             loss = loss + weight * F.mse_loss(pooled, goal)
     return loss / total
 

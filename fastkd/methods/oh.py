@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.losses.maps import pooled_to
 from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
 from fastkd.methods.maps import blocks_left_out
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
 from fastkd.support.plain import Checked
+from fastkd.support.pooling import pooled_to
 from fastkd.support.ranges import Weight
 
 LEAST_SHARE = 1e-3

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastkd.losses.maps import map_of, pooled_to, rows_of
+from fastkd.losses.maps import map_of, rows_of
 from fastkd.losses.precision import full_precision
+from fastkd.support.pooling import pooled_to
 
 LAYER_NORM_EPSILON = 1e-5
 

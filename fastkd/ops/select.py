@@ -9,8 +9,11 @@ import importlib.util
 import os
 from collections.abc import Callable
 
+import torch
+
 from fastkd.ops.compiled import instructions
 from fastkd.ops.compiled import obstacle as missing
+from fastkd.support.environment import without_bfloat16
 from fastkd.support.errors import UserError, nearest
 
 FORCED = "forced by FASTKD_OPS"
@@ -124,6 +127,20 @@ def _triton_obstacle(device: str, interpreted: bool) -> str:
     return f"triton does not run on {device}" + (" without TRITON_INTERPRET=1" if device == "cpu" else "")
 
 
+def _dense_obstacle(device: str, interpreted: bool) -> str:
+    return _triton_obstacle(device, interpreted) or _old_gpu(device)
+
+
+def _gather_obstacle(device: str, interpreted: bool) -> str:
+    return _compiled_obstacle("cuda")(device, interpreted) or _old_gpu(device)
+
+
+def _old_gpu(device: str) -> str:
+    """CRD's kernels multiply in bfloat16, or are compiled for what does."""
+    old = without_bfloat16(torch.device(device)) if device == "cuda" else ""
+    return f"the {old} has no bfloat16" if old else ""
+
+
 def _compiled_obstacle(library: str) -> Callable[[str, bool], str]:
     def obstacle(device: str, interpreted: bool) -> str:
         return f"the compiled {library} code does not run on {device}" if device != library else missing(library)
@@ -155,8 +172,8 @@ OPERATIONS: dict[str, dict[str, Callable[[str, bool], str]]] = {
     },
     "row_loss": {"triton": _triton_obstacle, "reference": _runs_everywhere},
     "crd": {
-        "dense": _triton_obstacle,
-        "gather": _compiled_obstacle("cuda"),
+        "dense": _dense_obstacle,
+        "gather": _gather_obstacle,
         "cpu_tiles": _compiled_obstacle("cpu"),
         "cpu": _compiled_obstacle("cpu"),
         "reference": _runs_everywhere,

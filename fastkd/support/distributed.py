@@ -134,12 +134,22 @@ def on_main(action: Callable[[], None]) -> None:
 
 
 def from_all(value: Any) -> list[Any]:
-    """Every rank's value, in the order of the ranks."""
+    """Every rank's value, in the order of the ranks; tensors in it are on the host.
+
+    One on a GPU would be unpickled on that GPU by every rank: half a GiB of memory there for each.
+    """
     if world_size() == 1:
         return [value]
+    assert _is_on_host(value), "what is sent to the other ranks lies on a device"
     boxes: list[Any] = [None] * world_size()
     dist.all_gather_object(boxes, value)
     return boxes
+
+
+def _is_on_host(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return all(_is_on_host(item) for item in (value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, Tensor) or value.device.type == "cpu"
 
 
 def first_of_all(value: Any) -> Any:

@@ -82,12 +82,10 @@ class Meter:
         return Totals(dict(zip(self.names, means, strict=True)), (top1, top5), self.steps, self.images)
 
     def state(self) -> dict:
-        """What `load` takes up, as tensors on the CPU; waits for the device."""
-        sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in self._sums_on_host().items()}
-        return {"sums": sums, "hits": self.hits.cpu().clone(), "steps": self.steps, "images": self.images}
-
-    def _sums_on_host(self) -> dict[str, float]:
-        return dict(zip(self.names, self.values.tolist(), strict=True))
+        """What `load` takes up, on the CPU: every rank gets it of all others, whose devices are not its own."""
+        sums = [value.clone() for value in self.values.cpu().unbind()]
+        of_names = dict(zip(self.names, sums, strict=True))
+        return {"sums": of_names, "hits": self.hits.cpu().clone(), "steps": self.steps, "images": self.images}
 
     def put_back(self, state: dict) -> None:
         """Returns to the sums and hits of an earlier state, in place; a term that it has not is zero."""

@@ -15,7 +15,7 @@ from fastkd.support.live import duration
 from fastkd.support.words import counted
 from fastkd.training.agreement import NotTogether, in_one_line, together
 from fastkd.training.averaging import Averaging
-from fastkd.training.capture import Recorder
+from fastkd.training.capture import Recorder, refuse_out_of_memory
 from fastkd.training.casting import CastWeights
 from fastkd.training.compilation import compile_stage, trained_parts, undo_compile
 from fastkd.training.counters import BatchCounters
@@ -171,9 +171,8 @@ class Step:
         compile_stage(self.stage, self.execution.compile)
         try:
             together(lambda: self._train_alone(raw))
-        except torch.OutOfMemoryError:  # without compiling it would be no better
-            raise
         except Exception as error:  # whatever the compiler may raise: training goes on without it
+            refuse_out_of_memory(error)
             self.uncompile()
             return f"not compiled: {in_one_line(error)}"
         return f"compiled in {duration(time.perf_counter() - started)}"
@@ -224,6 +223,7 @@ class Step:
         except UserError:
             raise
         except Exception as error:  # whatever cannot be captured: training goes on without it
+            refuse_out_of_memory(error)
             self.averaging.build()
             return f"not captured: {in_one_line(error)}"
         each = f", {STEPS} steps a replay" if isinstance(self.replays, ResidentSteps) else ""

@@ -21,7 +21,7 @@ from fastkd.support.paths import is_there
 from fastkd.support.session import Session
 from fastkd.support.words import counted
 from fastkd.training.agreement import agreeing
-from fastkd.training.capture import CudaRecorder, first_lines
+from fastkd.training.capture import CudaRecorder, first_lines, refuse_out_of_memory
 from fastkd.training.checkpoint import (
     FORMAT,
     check_meter,
@@ -255,6 +255,7 @@ class Trainer:
         try:
             progress.test = self.evaluation()
         except TorchDynamoException as error:  # what compiles in training may not in evaluation
+            refuse_out_of_memory(error)
             self.session.display.note(f"{self.title}  not compiled: {first_lines(error)}")
             self.step.uncompile()
             progress.test = self.evaluation()

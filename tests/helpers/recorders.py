@@ -43,9 +43,47 @@ class RunAgain:
         pass
 
 
+class RoundsOtherwise(RunAgain):
+    """Replays by other algorithms of convolutions, as a library may choose for a graph."""
+
+    def record(self, work, times=1, *, beside=()):
+        replay = super().record(work, times, beside=beside)
+
+        def replay_otherwise():
+            torch._C._set_mkldnn_enabled(False)  # the public context warns of GPUs that are not there
+            try:
+                replay()
+            finally:
+                torch._C._set_mkldnn_enabled(True)
+
+        return replay_otherwise
+
+
+class RunsTwice(RunAgain):
+    def record(self, work, times=1, *, beside=()):
+        return super().record(work, 2 * times, beside=beside)
+
+
+class RunsOnStaleWeights(RunAgain):
+    """What a replay reads is what stood there when it was recorded; what it writes is lost."""
+
+    def record(self, work, times=1, *, beside=()):
+        return lambda: None
+
+
 class Refuses(RunAgain):
     def record(self, work, times=1, *, beside=()):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+class HasNoMemory(RunAgain):
+    """The memory runs out inside of a capture, whose end then raises an error of its own."""
+
+    def record(self, work, times=1, *, beside=()):
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
 
 
 def record_everything(monkeypatch):

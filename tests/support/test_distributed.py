@@ -22,6 +22,17 @@ TINY += ["--ema", "0.9"]
 TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
 
 
+def test_no_rank_sends_what_lies_on_a_device(monkeypatch):
+    """Every other rank would unpickle it on that device. A meta tensor stands for one of a GPU."""
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_gather_object", lambda boxes, value: boxes.__setitem__(0, value))
+    sent = {"sums": [torch.ones(1)], "steps": 3}
+    assert distributed.from_all(sent)[0] is sent
+    sent["sums"].append(torch.ones(1, device="meta"))
+    with pytest.raises(AssertionError, match="lies on a device"):
+        distributed.from_all(sent)
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two") / "run"

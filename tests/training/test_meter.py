@@ -84,6 +84,15 @@ def test_what_was_counted_goes_on_after_a_checkpoint():
     assert again.read() == meter.read()
 
 
+def test_what_a_checkpoint_keeps_is_on_the_host(monkeypatch):
+    """Other ranks unpickle it. A meta tensor stands for one of a GPU."""
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda value: torch.empty_like(value, device="cpu"))
+    meter = Meter(torch.device("meta"))
+    meter.names, meter.values = ("loss",), torch.ones(1, dtype=torch.float64, device="meta")
+    state = meter.state()
+    assert [value.device for value in (state["hits"], *state["sums"].values())] == [CPU, CPU]
+
+
 @pytest.mark.parametrize("among", (1, 2, 3))
 @pytest.mark.parametrize("began", (1, 2, 4))
 def test_another_number_of_ranks_counts_on_with_the_same_means_and_hits(began, among):

@@ -142,6 +142,6 @@ def _chosen(inputs: Inputs) -> Tensor:
     contrast, bank_n2D = inputs.contrast, inputs.bank_n2D
     if contrast.chosen_BK is not None:
         return contrast.chosen_BK
-    # Drawn in PyTorch, the permutation's walk would wait for the GPU.
-    path = "dense" if select.able("crd", "dense", bank_n2D.device.type) else "reference"
+    # Drawn in PyTorch, the permutation's walk would wait for the GPU; the kernel that draws runs wherever Triton does.
+    path = "dense" if select.able("augment", "triton", bank_n2D.device.type) else "reference"
     return draw(contrast.rows_B, len(bank_n2D), contrast.plan, path)
