@@ -85,7 +85,8 @@ def crd_task(case: crd.Case, samples: int, path: str, dtype: torch.dtype, archit
         gather.update(bank, z.clone(), step, *moved)
     else:
         with executing(architecture, **COUNTING) as gpu:
-            total, launches = crd_loss(inputs, path).total, gpu.launches
+            known, scaled = crd.crd.prepare(inputs, path)
+            total, launches = crd_loss(inputs._replace(z=known), path, scaled=scaled).total, gpu.launches
             update_(bank, z.clone(), step, *moved, path)
     checked = bool((total - exact).abs() <= 1e-3 * exact.abs())
     name = f"{path} {'bf16' if dtype == BF16 else 'fp32'}"

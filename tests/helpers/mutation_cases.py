@@ -25,8 +25,8 @@ def _loss(architecture: str, form: str, classes: int, dtype: torch.dtype, sample
 def _contrast(architecture: str, multiprocessors: int, **sizes) -> dict[str, Recorded]:
     case = problem(**sizes)
     with executing(architecture, multiprocessors=multiprocessors) as gpu, recording(gpu) as kept:
-        z = crd.normaliser(case.inputs(torch.tensor(UNKNOWN_Z)), "dense")
-        crd.loss(case.inputs(z), "dense")
+        z, scaled = crd.prepare(case.inputs(torch.tensor(UNKNOWN_Z)), "dense")
+        crd.loss(case.inputs(z), "dense", scaled=scaled)
     return kept
 
 
@@ -48,7 +48,6 @@ _MADE: dict[str, Callable[[], dict[str, Recorded]]] = {
     "kd": lambda: _loss("sm_80", "kd", 1000, torch.bfloat16, 40),
     "kd wide": lambda: _loss("sm_90", "kd", 5000, torch.bfloat16, 18),
     "crd": lambda: _contrast("sm_80", 2, **_FEW, rows=700, negatives=31),
-    "crd, few rows": lambda: _contrast("sm_80", 1, **_FEW, rows=700, negatives=1101),
     "crd, replaced": lambda: _contrast("sm_80", 1, **_FEW, rows=700, negatives=1100, replacement=True),
     "crd whole, sm_80": lambda: _contrast("sm_80", 1, **_WHOLE),
     "crd whole, sm_90": lambda: _contrast("sm_90", 1, **_WHOLE),
@@ -60,9 +59,8 @@ _LAUNCHES = {
     "wide": ("kd wide", "wide_kernel"),
     "finish": ("sftn", "finish_kernel"),
     "scale": ("sftn", "scale_kernel"),
-    "measure": ("crd", "measure_kernel"),
-    "count": ("crd", "count_kernel"),
-    "count few": ("crd, few rows", "count_kernel"),
+    "prepare": ("crd", "prepare_kernel"),
+    "mark": ("crd", "mark_kernel"),
     "draw": ("crd, replaced", "draw_kernel"),
     "scores": ("crd", "scores_kernel"),
     "scores mma": ("crd whole, sm_80", "scores_kernel"),

@@ -2,13 +2,16 @@
 
 import torch
 
+from fastkd.support.branches import offering
 from fastkd.training.evaluation import Evaluation
 from fastkd.training.trainer import Trainer
 
 
 class RunAgain:
-    def __init__(self):
+    def __init__(self, *, late: bool = False):
+        """late: what may run beside other work does so when its result is asked for, not at once."""
         self.recorded, self.replays = 0, 0
+        self.late, self.forks, self.unjoined = late, 0, 0
 
     def rehearse(self, work):
         for _ in range(3):
@@ -19,11 +22,23 @@ class RunAgain:
 
         def replay():
             self.replays += 1
-            for _ in range(times):
-                for one in (*beside, work):
-                    one()
+            with offering(self.fork):
+                for _ in range(times):
+                    for one in (*beside, work):
+                        one()
+            assert not self.unjoined, f"{self.unjoined} branches do not end"
 
         return replay
+
+    def fork(self, work):
+        self.forks, self.unjoined = self.forks + 1, self.unjoined + 1
+        result = None if self.late else work()
+
+        def joined():
+            self.unjoined -= 1
+            return work() if self.late else result
+
+        return joined
 
     def pace(self):
         pass

@@ -24,7 +24,7 @@ from ptx.findings import (
 pytestmark = [pytest.mark.ptx, needs_compiler]
 VALUES = "other values, nothing else"
 """In place of a kind: no access has moved, and only the results tell."""
-LONG = ("count", "count few", "scores mma", "measure", "update", "wide")
+LONG = ("mark", "scores mma", "prepare", "update", "wide")
 """Launches whose mutations take a second or more."""
 
 
@@ -49,7 +49,6 @@ _ARRIVED = r"(cp\.async\.wait_group\s+\w+;)"
 _MATRIX_LOAD = r"(ldmatrix\S* \{[^}]*\}, \[%r\d+)\]"
 _MATRICES_DONE = r"wgmma\.wait_group\.sync\.aligned 0;"
 _PROXY_FENCE = r"fence\.proxy\.async\.shared::cta;"
-_SHARED_ATOMIC = r"atom\.shared\.add\.u32\s+%r\d+, (\[[^\]]*\]), (%r\d+);"
 
 MUTATIONS = [
     Mutation(
@@ -106,7 +105,6 @@ MUTATIONS = [
         nth=1,
     ),
     Mutation("scores wgmma", "a copy that is not waited for", IN_FLIGHT, _ARRIVED),
-    Mutation("count few", "a plain store in place of an atomic", RACE, _SHARED_ATOMIC, r"st.shared.b32 \1, \2;"),
     Mutation("draw", "an atomic for the block alone", RACE_BETWEEN_BLOCKS, r"atom\.global\.gpu", "atom.global.cta"),
     Mutation("update", "a barrier before a store", RACE, r"bar\.sync\s+0;", nth=3),
     Mutation("update", "a barrier before the step is counted", RACE, r"bar\.sync\s+0;", nth=4),
@@ -148,9 +146,7 @@ _SAME_ACCUMULATORS = (
     "Products that add to the same registers need nothing between them, and the next commit takes them along."
 )
 _FENCED_AGAIN = "The fence that fastkd adds stands between the wait for the copies and the product that reads them."
-_OWN = "On both sides of it a thread touches only its own numbers."
 REDUNDANT: dict[str, dict[str, tuple[int, ...]]] = {
-    "count": {_OWN: (7, 10, 13)},
     "rows ahead": {_NEXT_COMMIT: (0, 1, 2, 3, 5, 6, 7, 8), _DRAINED: (23, 24)},
     "scores": {_NEXT_COMMIT: (4, 12)},
     "scores mma": {_NEXT_COMMIT: (6, 11), _DRAINED: (13, 14)},
@@ -171,25 +167,18 @@ EXPECTED = {
 """What leaving out a synchronising instruction is reported as, by its first word."""
 
 
-CODES = {launch: (launch,) for launch in LAUNCHES if launch != "count few"} | {"count": ("count", "count few")}
-"""The launches that execute a code: one of them comes to each of its instructions."""
-
-
 @pytest.mark.parametrize(
-    "code", [pytest.param(code, marks=[] if code == "rows" else [pytest.mark.slow]) for code in CODES]
+    "launch", [pytest.param(launch, marks=[] if launch == "rows" else [pytest.mark.slow]) for launch in LAUNCHES]
 )
-def test_every_barrier_wait_and_fence_is_needed_or_listed(code):
-    launches = CODES[code]
-    assert len({recorded(launch).text for launch in launches}) == 1
-    redundant = {number for numbers in REDUNDANT.get(code, {}).values() for number in numbers}
-    for number, text in enumerate(recorded(code).synchronising):
-        found = [recorded(launch).run(without(SYNCHRONISES, number)) for launch in launches]
-        kinds = set().union(*(outcome.kinds for outcome in found))
-        where = f"{code}, {number}: {text}: {kinds}"
+def test_every_barrier_wait_and_fence_is_needed_or_listed(launch):
+    redundant = {number for numbers in REDUNDANT.get(launch, {}).values() for number in numbers}
+    for number, text in enumerate(recorded(launch).synchronising):
+        found = recorded(launch).run(without(SYNCHRONISES, number))
+        where = f"{launch}, {number}: {text}: {found.kinds}"
         if number in redundant:
-            came = [recorded(launch).run(replaced(SYNCHRONISES, number, "trap;")).kinds for launch in launches]
-            assert {TRAP} in came, f"{where} is not reached"
-            assert not kinds, where
-            assert all(one.same_values(unchanged(name)) for one, name in zip(found, launches, strict=True)), where
+            came = recorded(launch).run(replaced(SYNCHRONISES, number, "trap;"))
+            assert came.kinds == {TRAP}, f"{where} is not reached"
+            assert not found.kinds, where
+            assert found.same_values(unchanged(launch)), where
         else:
-            assert kinds & EXPECTED[text.partition(".")[0]], where
+            assert found.kinds & EXPECTED[text.partition(".")[0]], where
