@@ -1,13 +1,12 @@
 """Functions without arguments, recorded as CUDA graphs and replayed: no Python between two kernels."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 
 from fastkd.support.branches import offering
-
-T = TypeVar("T")
+from fastkd.training.forks import Forks
 
 Work = Callable[[], None]
 
@@ -65,33 +64,6 @@ class CudaRecorder:
         last.record()
         before.synchronize()
         self.events.reverse()
-
-
-class Forks:
-    """Forks the streams of one recording: `fastkd.support.branches` offers it to losses."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.branches: dict[torch.cuda.Stream, torch.cuda.Stream] = {}
-        self.results: list[object] = []
-        """They live as long as the recording: their memory belongs to their branch, which would take it again while
-        another stream still reads it."""
-
-    def __call__(self, work: Callable[[], T]) -> Callable[[], T]:
-        trunk = torch.cuda.current_stream(self.device)
-        if trunk not in self.branches:
-            self.branches[trunk] = torch.cuda.Stream(self.device)
-        branch = self.branches[trunk]
-        branch.wait_stream(trunk)  # what waits for a stream that is captured is captured, too
-        with torch.cuda.stream(branch):
-            result = work()
-        self.results.append(result)
-
-        def joined() -> T:
-            torch.cuda.current_stream(self.device).wait_stream(branch)
-            return result
-
-        return joined
 
 
 def first_lines(error: Exception) -> str:

@@ -8,10 +8,8 @@ from fastkd.training.trainer import Trainer
 
 
 class RunAgain:
-    def __init__(self, *, late: bool = False):
-        """late: what may run beside other work does so when its result is asked for, not at once."""
+    def __init__(self):
         self.recorded, self.replays = 0, 0
-        self.late, self.forks, self.unjoined = late, 0, 0
 
     def rehearse(self, work):
         for _ in range(3):
@@ -22,13 +20,38 @@ class RunAgain:
 
         def replay():
             self.replays += 1
-            with offering(self.fork):
-                for _ in range(times):
-                    for one in (*beside, work):
-                        one()
-            assert not self.unjoined, f"{self.unjoined} branches do not end"
+            for _ in range(times):
+                for one in (*beside, work):
+                    one()
 
         return replay
+
+    def pace(self):
+        pass
+
+
+class Refuses(RunAgain):
+    def record(self, work, times=1, *, beside=()):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+class RunBeside(RunAgain):
+    """It offers branches, as a recorder with a GPU does."""
+
+    def __init__(self, *, late: bool = False):
+        """late: what may run beside other work does so when its result is asked for, not at once."""
+        super().__init__()
+        self.late, self.forks, self.unjoined = late, 0, 0
+
+    def record(self, work, times=1, *, beside=()):
+        replay = super().record(work, times, beside=beside)
+
+        def offering_branches():
+            with offering(self.fork):
+                replay()
+            assert not self.unjoined, f"{self.unjoined} branches do not end"
+
+        return offering_branches
 
     def fork(self, work):
         self.forks, self.unjoined = self.forks + 1, self.unjoined + 1
@@ -39,14 +62,6 @@ class RunAgain:
             return work() if self.late else result
 
         return joined
-
-    def pace(self):
-        pass
-
-
-class Refuses(RunAgain):
-    def record(self, work, times=1, *, beside=()):
-        raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
 
 def record_everything(monkeypatch):

@@ -1,7 +1,7 @@
 """Work beside other work: begun where somebody offers a branch, and nowhere else."""
 
 import pytest
-from helpers.recorders import RunAgain
+from helpers.recorders import RunBeside
 
 from fastkd.support.branches import begun_beside, offering
 
@@ -18,7 +18,7 @@ def test_a_branch_is_offered_within_and_not_behind():
 
 @pytest.mark.parametrize("late", (False, True))
 def test_a_recorder_without_a_gpu_runs_it_at_once_or_as_late_as_can_be(late):
-    done, recorder = [], RunAgain(late=late)
+    done, recorder = [], RunBeside(late=late)
 
     def work():
         joined = begun_beside(lambda: done.append("beside"))
@@ -31,4 +31,4 @@ def test_a_recorder_without_a_gpu_runs_it_at_once_or_as_late_as_can_be(late):
 
 def test_a_branch_that_does_not_end_is_a_mistake():
     with pytest.raises(AssertionError, match="1 branches do not end"):
-        RunAgain().record(lambda: begun_beside(lambda: None))()
+        RunBeside().record(lambda: begun_beside(lambda: None))()

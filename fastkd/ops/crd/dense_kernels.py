@@ -286,7 +286,8 @@ def prepare_kernel(
     to_power = LOG2_E / tl.load(numbers_ptr)
     lane = tl.arange(0, DRAW_LANES)
     ours, theirs = 0.0, 0.0
-    for one in range(samples):
+    for number in range(samples):
+        one = sample + number  # the first program's is 0
         student_D = tl.load(student_ptr + one.to(tl.int64) * D + d, d < D, 0.0)
         teacher_D = tl.load(teacher_ptr + one.to(tl.int64) * D + d, d < D, 0.0)
         own, its = 0.0, 0.0

@@ -67,3 +67,11 @@ def test_every_barrier_is_needed_or_listed(kernel):
             assert kinds == {RACE}, number
     with pytest.raises(IndexError):
         changed(kernel, without(SYNCHRONISES, BARRIERS[kernel]))
+
+
+def test_rows_are_marked_by_atomics():
+    """Words are shared by rows that several threads draw: stored plainly, they race and lose some."""
+    assert not unchanged()[0]
+    atomic = r"atom\.shared\.or\.b32\s+%r\d+, (\[[^\]]*\]), (%r\d+);"
+    kinds, results = changed("fastkd4mark", replaced(atomic, 0, r"st.shared.b32 \1, \2;"))
+    assert kinds == {RACE} and not all(map(torch.equal, results, unchanged()[1]))
