@@ -9,6 +9,7 @@ from ptx import NotExecuted
 
 from fastkd.losses import CRDLoss
 from fastkd.ops import crd
+from fastkd.ops.crd import operation
 
 pytestmark = pytest.mark.ptx
 TOLERANCE = 2e-5  # as on a GPU: two products of bfloat16, or three, for one of float32
@@ -175,3 +176,21 @@ def test_draws_for_another_batch_are_thrown_away():
             assert loss(*given, torch.arange(4)).total == expected
 
         RunBeside().record(step, 2)()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scarce", (False, True))
+def test_opcheck_the_operations_of_the_dense_path(scarce):
+    case = problem(dim=20, rows=100, samples=5, negatives=30)
+    batch, bank, z, numbers = case.inputs(torch.tensor((30.0, 40.0)))
+    plan = batch.plan._replace(scarce=scarce)
+    embeddings = batch.student_BD.detach(), batch.teacher_BD.detach()
+    with executing("sm_90"):
+        torch.library.opcheck(operation.crd_count, (batch.rows_B, None, *plan, len(bank)))
+        inputs = (*embeddings, batch.rows_B, None, *plan, bank, z, numbers)
+        torch.library.opcheck(operation.crd_prepare, inputs)
+        drawn, scaled = crd.count(batch.rows_B, len(bank), plan), operation.crd_prepare(*inputs)[1]
+        # Its gradients are outputs too, for the backward pass; opcheck would differentiate them.
+        tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+        score = (*batch[:2], *drawn, scaled, bank, z, numbers, plan.negatives)
+        torch.library.opcheck(operation.crd_score, score, test_utils=tests)

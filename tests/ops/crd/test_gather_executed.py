@@ -121,7 +121,10 @@ MARKED = {
 @pytest.mark.parametrize(
     "architecture", ("sm_90", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_80", "sm_100")))
 )
-@pytest.mark.parametrize("name", MARKED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name.startswith(("several", "more")) else [pytest.mark.slow]) for name in MARKED],
+)
 def test_marks_are_those_of_the_draws(name, architecture):
     """Against the reference, and against the kernel that writes a table of the draws."""
     case = problem(**MARKED[name])

@@ -70,6 +70,7 @@ def test_the_reference_marks_the_same(monkeypatch):
             assert all(map(torch.equal, by_triton, crd.count(*arguments)))
 
 
+@pytest.mark.slow
 def test_a_plan_that_may_be_scarce_counts_what_a_sure_one_marks():
     """The two formats of the counts, one loss."""
     case = problem()
