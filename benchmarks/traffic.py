@@ -89,8 +89,8 @@ def crd_task(case: crd.Case, samples: int, path: str, dtype: torch.dtype, archit
         with executing(architecture, **COUNTING) as gpu:
             known, scaled = prepare(inputs, path)
             total = crd_loss(inputs._replace(z=known), path, drawn=drawn, scaled=scaled).total
-            launches = [*marking.launches, *gpu.launches]
             update_(bank, z.clone(), step, *moved, path)
+        launches = [*marking.launches, *gpu.launches]
     checked = bool((total - exact).abs() <= 1e-3 * exact.abs())
     name = f"{path} {'bf16' if dtype == BF16 else 'fp32'}"
     floor = run.least_bytes(dtype, dense=path == "dense")

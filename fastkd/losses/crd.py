@@ -116,6 +116,7 @@ class CRDLoss(Loss):
         """Draws for the next call, which gets this very index, beside whatever runs before it, where a recorder offers
         a branch for that: what is drawn depends on seed, step and rows alone. Elsewhere the call itself draws.
         """
+        self._ahead = None  # of a recording that failed
         if not len(index) or crd.implementation(self.bank, len(index), self.negatives)[0] != "dense":
             return
 

@@ -3,7 +3,7 @@
 reference.py   plain PyTorch: what runs where nothing is compiled, the oracle, the definition of the loss
 draws.py       the definition of the draws
 operation.py   registration with torch.library; csrc/ has the compiled paths
-dense.py       Triton: every row of a small bank once, on the matrix units; what it knows before it starts, by itself
+dense.py       Triton: every row of a small bank once, on the matrix units
 inputs.py      what they read
 
 This file is the choice between them. `fastkd.losses.crd` has the module that owns bank, Z and step counter.

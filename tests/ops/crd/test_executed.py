@@ -10,6 +10,7 @@ from ptx import NotExecuted
 from fastkd.losses import CRDLoss
 from fastkd.ops import crd
 from fastkd.ops.crd import operation
+from fastkd.support.branches import offering
 
 pytestmark = pytest.mark.ptx
 TOLERANCE = 2e-5  # as on a GPU: two products of bfloat16, or three, for one of float32
@@ -176,6 +177,10 @@ def test_draws_for_another_batch_are_thrown_away():
             assert loss(*given, torch.arange(4)).total == expected
 
         RunBeside().record(step, 2)()
+        with offering(lambda work: lambda: pytest.fail("joined")):
+            loss.draw_ahead(torch.arange(4))  # of a recording that fails before the loss is called
+        loss.draw_ahead(torch.arange(4))
+        assert loss(*given, torch.arange(4)).total == expected
 
 
 @pytest.mark.slow
