@@ -5,6 +5,7 @@ compared are those of one process.
 """
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,10 @@ from torch import Tensor
 
 from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
+from fastkd.support.ranges import Positive, Weight, whole
 
+Order = Annotated[int, whole(1, 64)]
+"""The last power of the series that CC's kernel is computed by."""
 PKT_EPSILON = 1e-7
 """Added to norms, and to both probabilities in the logarithm, as in the authors' code of PKT."""
 
@@ -24,8 +28,8 @@ class RKDLoss(TensorLoss):
     cosines of the angles of all triples. The angles take B³ numbers.
     """
 
-    def __init__(self, *, distance_weight: float = 25.0, angle_weight: float = 50.0):
-        super().__init__()
+    def __init__(self, *, distance_weight: Weight = 25.0, angle_weight: Weight = 50.0):
+        super().__init__(distance_weight=distance_weight, angle_weight=angle_weight)
         self.distance_weight, self.angle_weight = distance_weight, angle_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -65,8 +69,8 @@ class CCLoss(TensorLoss):
     ICCV 2019, arXiv 1904.01802): the mean squared difference of the batch's correlation matrices under a Gaussian
     kernel exp(−gamma ‖x − y‖²), by its Taylor series up to `order`."""
 
-    def __init__(self, *, gamma: float = 0.4, order: int = 2):
-        super().__init__()
+    def __init__(self, *, gamma: Positive = 0.4, order: Order = 2):
+        super().__init__(gamma=gamma, order=order)
         self.gamma, self.order = gamma, order
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

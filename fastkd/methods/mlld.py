@@ -10,6 +10,7 @@ the best epoch). This is what the authors' code computes, which is not what the 
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from fastkd.losses import KDLoss, ce_loss
 from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Temperature, Weight
 
@@ -38,9 +40,9 @@ class MLLDSettings(Checked):
 
     ce_weight: Weight = 0.1
     kd_weight: Weight = 0.9
-    temperature: Temperature = 4.0
+    temperature: Annotated[Temperature, OnlyWith("kd_weight")] = 4.0
     """The first of the five temperatures."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith("kd_weight")] = False
     """KL compares standardised logits (see kd); the Gram terms do not."""
 
 
