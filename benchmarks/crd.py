@@ -82,7 +82,14 @@ def inputs(case: Case, device: str, sets: int) -> Problems:
         student, teacher = (torch.nn.functional.normalize(t, dim=1).requires_grad_() for t in (student, teacher))
         rows = torch.randint(case.rows, (case.samples,), generator=generator).to(device)
         plan = DrawPlan(
-            starts, torch.tensor(step, device=device), case.negatives, 7, 0, case.replacement, relaxed=False
+            starts,
+            torch.tensor(step, device=device),
+            case.negatives,
+            7,
+            0,
+            case.replacement,
+            relaxed=False,
+            scarce=case.rows - case.rows // case.classes - 1 < case.negatives,
         )
         batches.append(Contrast(student, teacher, rows, None, plan))
         path = crd.implementation(bank, case.samples, case.negatives)[0]
@@ -116,8 +123,8 @@ def plain_step(bank_1: Tensor, bank_2: Tensor, batch: Contrast, chosen_BK: Tenso
 
 
 def our_step(bank: Tensor, z: Tensor, step: Tensor, batch: Contrast, numbers: Tensor, path: str) -> tuple[Tensor, ...]:
-    known = crd.normaliser(Inputs(batch, bank, z, numbers), path)
-    total = crd.loss(Inputs(batch, bank, known, numbers), path).total
+    known, scaled = crd.prepare(Inputs(batch, bank, z, numbers), path)
+    total = crd.loss(Inputs(batch, bank, known, numbers), path, scaled=scaled).total
     gradients = torch.autograd.grad(total, batch[:2])
     student, teacher = batch.student_BD.detach(), batch.teacher_BD.detach()
     crd.update_(bank, z, step, batch.rows_B, student, teacher, known, numbers, path)

@@ -70,6 +70,8 @@ def words(device: str) -> dict[str, str]:
     """
     found = {}
     for operation, implementations in OPERATIONS.items():
+        if operation in PARTS:
+            continue
         chosen, reason = choose(operation, device)
         better = list(implementations)[: list(implementations).index(chosen)]
         missing = [implementations[name](device, False) for name in better if MADE_FOR.get(name, device) == device]
@@ -152,13 +154,16 @@ def _runs_everywhere(device: str, interpreted: bool) -> str:
     return ""
 
 
-MADE_FOR = {"triton": "cuda", "dense": "cuda", "gather": "cuda", "cpu_tiles": "cpu", "cpu": "cpu"}
+MADE_FOR = {"cuda": "cuda", "triton": "cuda", "dense": "cuda", "gather": "cuda", "cpu_tiles": "cpu", "cpu": "cpu"}
 """The device type that an implementation was made for; one that is not here was made for all."""
+PARTS = ("crd_marks",)
+"""Operations within others, of which nobody is told that does not ask."""
 _CALLED = {
     "reference": "PyTorch",
     "triton": "Triton",
     "dense": "Triton (dense)",
     "gather": "CUDA",
+    "cuda": "CUDA",
     "cpu_tiles": "C++",
     "cpu": "C++",
 }
@@ -178,6 +183,7 @@ OPERATIONS: dict[str, dict[str, Callable[[str, bool], str]]] = {
         "cpu": _compiled_obstacle("cpu"),
         "reference": _runs_everywhere,
     },
+    "crd_marks": {"cuda": _compiled_obstacle("cuda"), "triton": _triton_obstacle, "reference": _runs_everywhere},
     "augment": {"triton": _triton_obstacle, "reference": _runs_everywhere},
 }
 """Implementations in the order of preference, each with what keeps it from running on a device ("": nothing).

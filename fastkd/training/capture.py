@@ -8,6 +8,9 @@ from typing import Protocol
 
 import torch
 
+from fastkd.support.branches import offering
+from fastkd.training.forks import Forks
+
 Work = Callable[[], None]
 
 _broken: list[torch.cuda.CUDAGraph] = []
@@ -65,7 +68,7 @@ class CudaRecorder:
 
     def record(self, work: Work, times: int = 1, *, beside: Sequence[Work] = ()) -> Work:
         graph, branches = torch.cuda.CUDAGraph(), [torch.cuda.Stream(self.device) for _ in beside]
-        with self._left_clean(graph), self._capturing(graph):
+        with self._left_clean(graph), self._capturing(graph), offering(Forks(self.device)):
             for _ in range(times):
                 for other, branch in zip(beside, branches, strict=True):
                     branch.wait_stream(self.stream)  # what waits for a stream that is captured is captured, too

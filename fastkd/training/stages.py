@@ -165,6 +165,9 @@ class Distill(Stage):
         return self._deployed[0]
 
     def forward(self, batch: Batch) -> StageLoss:
+        for method in self.methods.values():
+            assert isinstance(method, Method)
+            method.begin_step(batch)
         count, images = len(batch.labels), self._images(batch)
         teachers = self._said(batch, images, self.views.count)
         student = self.network(images, preacts=self.preacts)

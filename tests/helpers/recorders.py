@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import torch
 
+from fastkd.support.branches import offering
 from fastkd.training.evaluation import Evaluation
 from fastkd.training.trainer import Trainer
 
@@ -84,6 +85,35 @@ class HasNoMemory(RunAgain):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         finally:
             raise RuntimeError("operation failed due to a previous error during capture")
+
+
+class RunBeside(RunAgain):
+    """It offers branches, as a recorder with a GPU does."""
+
+    def __init__(self, *, late: bool = False):
+        """late: what may run beside other work does so when its result is asked for, not at once."""
+        super().__init__()
+        self.late, self.forks, self.unjoined = late, 0, 0
+
+    def record(self, work, times=1, *, beside=()):
+        replay = super().record(work, times, beside=beside)
+
+        def offering_branches():
+            with offering(self.fork):
+                replay()
+            assert not self.unjoined, f"{self.unjoined} branches do not end"
+
+        return offering_branches
+
+    def fork(self, work):
+        self.forks, self.unjoined = self.forks + 1, self.unjoined + 1
+        result = None if self.late else work()
+
+        def joined():
+            self.unjoined -= 1
+            return work() if self.late else result
+
+        return joined
 
 
 def record_everything(monkeypatch):
