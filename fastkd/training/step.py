@@ -110,7 +110,7 @@ class Step:
 
     def __call__(self, raw: RawBatch) -> None:
         self._train_any_size(raw)
-        self.meter.count(len(raw.index))
+        self.meter.count(raw.size)
 
     def _train_any_size(self, raw: RawBatch) -> None:
         with self._plain_if_odd(raw):
@@ -118,7 +118,7 @@ class Step:
 
     def _plain_if_odd(self, raw: RawBatch) -> contextlib.AbstractContextManager[None]:
         """A batch of another size than the one that was compiled for would compile once more: it runs as PyTorch."""
-        odd = self.execution.compile != "off" and len(raw.index) != self.batch_size
+        odd = self.execution.compile != "off" and raw.size != self.batch_size
         return torch.compiler.set_stance("force_eager") if odd else contextlib.nullcontext()  # pyright: ignore
 
     def warm_up(self, loader: Loader, recorder: Recorder | None = None, *, beside: Sequence["Step"] = ()) -> list[str]:
@@ -182,8 +182,8 @@ class Step:
         beside: Sequence["Step"],
     ) -> str:
         """Records the step and those beside it; returns the line that says how it went."""
-        if len(raw.index) != self.batch_size:
-            return f"not captured: the only batch has {len(raw.index)} images, not {self.batch_size}"
+        if raw.size != self.batch_size:
+            return f"not captured: the only batch has {raw.size} images, not {self.batch_size}"
         if not follows_the_device(self.optimizer):
             return f"not captured: {type(self.optimizer).__name__} counts its steps on the host"
         started, steps = time.perf_counter(), (self, *beside)
