@@ -60,5 +60,5 @@ class VID(Method):
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         pairs = zip(self.blocks, student.features, teachers[0].features, strict=False)
-        losses = [likelihood.of(s, t) for likelihood, s, t in pairs]
+        losses = [block.of(s, t) for block, s, t in pairs if isinstance(block, VIDLoss)]
         return weighted("vid", self.settings.weight, torch.stack(losses).sum())
