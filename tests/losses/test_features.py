@@ -99,6 +99,22 @@ def test_golden_numbers_of_dist():
     close(16 * paper, case["loss/dist_b1_g1_tau4.0"])
 
 
+def test_a_pixel_is_a_row_of_dist():
+    case = Case("modern/dist", "seg")
+    for name, loss in (
+        ("seg_b1_g1", DISTLoss()),
+        ("seg_inter", DISTLoss(gamma=0.0)),
+        ("seg_intra", DISTLoss(beta=0.0)),
+    ):
+        student = case.input("zs")
+        found = loss(student, case["in/zt"])
+        found.backward()
+        close(found, case[f"loss/{name}"])
+        close(student.grad, case[f"grad/{name}/zs"])
+    tokens = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+    torch.testing.assert_close(DISTLoss()(*tokens), DISTLoss()(*(x.flatten(0, 1) for x in tokens)))
+
+
 def test_several_maps_are_summed():
     student = [torch.randn(2, 3, 8, 8), torch.randn(2, 4, 4, 4)]
     teacher = [torch.randn(2, 5, 8, 8), torch.randn(2, 6, 4, 4)]
