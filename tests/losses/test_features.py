@@ -38,6 +38,7 @@ MAPS = {
     "rkd": (RKDLoss(), (4, 8), (4, 5)),
     "pkt": (PKTLoss(), (4, 8), (4, 5)),
     "cc": (CCLoss(), (4, 8), (4, 5)),
+    "cc, neighbours": (CCLoss(form="neighbours"), (4, 8), (4, 8)),
     "dist": (DISTLoss(temperature=2.0), (4, 8), (4, 8)),
     "ab": (ABLoss(), (2, 3, 4, 4), (2, 3, 4, 4)),
     "ft": (FTLoss(), (2, 3, 8, 8), (2, 3, 4, 4)),
@@ -68,7 +69,12 @@ def test_only_the_student_learns_and_arithmetic_is_float32(name):
         torch.testing.assert_close(loss(student, teacher), found)
 
 
-@pytest.mark.parametrize("name", MAPS)
+TRACED_QUICKLY = ("at", "rkd", "vkd, as wide")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in TRACED_QUICKLY)) for name in MAPS]
+)
 def test_it_traces_whole(name):
     loss, *shapes = MAPS[name]
     given = [torch.randn(shape) for shape in shapes]
