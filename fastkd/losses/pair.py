@@ -7,7 +7,7 @@ from torch import Tensor
 from fastkd.losses import by_row
 from fastkd.losses.checks import check_choice, check_row_weights
 from fastkd.losses.module import Loss
-from fastkd.losses.row_checks import check_ce_weight, check_kept, check_rows
+from fastkd.losses.row_checks import WITHOUT_LABELS, check_ce_weight, check_kept, check_rows
 from fastkd.losses.rows import REDUCTIONS, Counting, Reduction
 from fastkd.ops import distill_loss, kept
 from fastkd.ops.distill_loss import Numbers
@@ -44,7 +44,7 @@ class PairLoss(Loss):
         count: Scalar | None = None,
     ) -> Any:
         """row_weights: how much the comparison of the two networks alone counts in each row; 1 by default."""
-        if labels is None:
+        if labels is None and self._form.removesuffix(STANDARDISED) in WITHOUT_LABELS:
             check_ce_weight(self.ce_weight, labels)
         counting = Counting(self.ignore_index, weights, self.reduction, count)
         logits = student_logits, teacher_logits
