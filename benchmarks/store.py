@@ -3,7 +3,8 @@
 `live` runs the teacher in every step, `store` reads its rows (float32 logits, filled before the clock runs), `alone` is
 the student with labels. `live` and `store` are compared first: after the same steps the students are equal, on a CPU
 bit for bit. A turn begins anew with the epoch, so that `store` pays for reading the epoch's rows as a training does.
-Below the steps: what a row takes, and how long the rows of an epoch and of a batch take to read.
+Where steps are captured, `five seeds` are five students of the store, as branches of one graph. Below the steps: what a
+row takes, and how long the rows of an epoch and of a batch take to read.
 """
 
 import argparse
@@ -43,6 +44,9 @@ CIFAR_PAIRS = (
 """Pairs of SFTN's Tables 1 and 2."""
 
 
+SEEDS, SEVERAL = 5, "five seeds"
+
+
 class Case(NamedTuple):
     name: str
     recipe: Callable[..., Recipe]
@@ -73,35 +77,51 @@ class Contender(NamedTuple):
     def turn(self) -> None:
         """An epoch; the learning rate stays that of the first one."""
         assert sum(self.step.epoch_of(self.source.loader, 0)) == self.source.loader.steps
-        self.step.done.zero_()
+        for step in (self.step, *self.step.beside):
+            step.done.zero_()
 
 
 def contender(job: Job, name: str, folder: Path, kept: ExitStack) -> Contender:
-    """The step of the student, or of its control where it is `alone`."""
-    storing = Storing(teacher_outputs=folder) if name == "store" else Storing()
-    job = replace(job, recipe=replace(job.recipe, storing=storing))
-    builder, earlier = Builder(job, 0), Earlier(job.course)
-    torch.manual_seed(1)  # every contender has the same teacher
-    earlier.networks["teacher"] = builder.network(job.recipe.stages[0].network).to(job.device).eval()
+    """The step of the student, or of its control where it is `alone`; of five students where they are `five seeds`."""
+    stored = name in ("store", SEVERAL)
+    storing = Storing(teacher_outputs=folder) if stored else Storing()
+    job = replace(job, recipe=replace(job.recipe, storing=storing, data_seed=0))
     planned = job.course[2 if name == "alone" else 1]
     assert isinstance(planned, PlannedTraining)
-    stage = builder.stage(planned, earlier).train()
-    source = builder.train_source(planned, stage.views)
-    source.prepare.to(job.device)
-    if job.execution.channels_last:
-        stage.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    shelf = kept.enter_context(opened_shelf(job, planned, stage, earlier, data_seed=builder.data_seed))
-    optimizer = build_optimizer(stage, planned.training, job.device)
-    steps = source.loader.steps
-    step = Step(stage, source.prepare, optimizer, planned.training, steps, job.device, job.execution, shelf)
-    kept.callback(step.close)
-    if step.stored is not None:
-        step.stored.tell = lambda text: print(f"  {text}", flush=True)
-        for _ in step.fill_store(source.loader, 0):
+    earlier, shelf, made = Earlier(job.course), None, []
+    torch.manual_seed(1)  # every contender has the same teacher
+    network = Builder(job, 0).network(job.recipe.stages[0].network)
+    earlier.networks["teacher"] = network.to(job.device).eval()
+    for seed in range(SEEDS if name == SEVERAL else 1):
+        builder = Builder(job, seed)
+        stage = builder.stage(planned, earlier).train()
+        if job.execution.channels_last:
+            stage.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if stored and shelf is None:
+            shelf = kept.enter_context(opened_shelf(job, planned, stage, earlier, data_seed=0))
+        source = builder.train_source(planned, stage.views)
+        source.prepare.to(job.device)
+        optimizer, steps = build_optimizer(stage, planned.training, job.device), source.loader.steps
+        step = Step(stage, source.prepare, optimizer, planned.training, steps, job.device, job.execution, shelf)
+        kept.callback(step.close)
+        made.append(Contender(step, source))
+    return _ready(made, name, job)
+
+
+def _ready(made: Sequence[Contender], name: str, job: Job) -> Contender:
+    """The first of the contenders, filled, compiled and captured, with the others beside it."""
+    first, *others = made
+    if first.step.stored is not None:
+        first.step.stored.tell = lambda text: print(f"  {text}", flush=True)
+        for _ in first.step.fill_store(first.source.loader, 0):
             pass
-    for line in step.warm_up(source.loader, CudaRecorder(job.device) if job.execution.capture else None):
+    for other in others:
+        other.step.stored = first.step.stored
+        other.step.warm_up(other.source.loader)
+    recorder = CudaRecorder(job.device) if job.execution.capture else None
+    for line in first.step.warm_up(first.source.loader, recorder, beside=[other.step for other in others]):
         print(f"  {name}: {line}", flush=True)
-    return Contender(step, source)
+    return first
 
 
 def check(live: Contender, store: Contender, device: torch.device) -> None:
@@ -125,7 +145,8 @@ def measure(case: Case, device: torch.device, quick: bool) -> list[Record]:
     job = Job.of(recipe, case.data(steps * case.batch), device)
     set_up(job.execution, device)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as kept:
-        contenders = {name: contender(job, name, Path(folder), kept) for name in ("live", "store", "alone")}
+        names = ("live", "store", "alone", *((SEVERAL,) if job.execution.capture else ()))
+        contenders = {name: contender(job, name, Path(folder), kept) for name in names}
         check(contenders["live"], contenders["store"], device)
         turns: dict[str, Sequence[Callable[[], object]]] = {name: [one.turn] for name, one in contenders.items()}
         timings = interleaved(turns, 5 if quick else 20, device.type)
@@ -136,10 +157,15 @@ def measure(case: Case, device: torch.device, quick: bool) -> list[Record]:
             to_live = timing.cpu_s / (timings["live"].cpu_s / steps)
             to_alone = timing.cpu_s / (timings["alone"].cpu_s / steps)
             print(
-                f"  {name:6} {timing.median_s * 1e3:9.3f} ms ({timing.p20_s * 1e3:.3f} to {timing.p80_s * 1e3:.3f})"
+                f"  {name:10} {timing.median_s * 1e3:9.3f} ms ({timing.p20_s * 1e3:.3f} to {timing.p80_s * 1e3:.3f})"
                 f"  cpu {timing.cpu_s * 1e3:8.3f} ms  {to_live:.3f} of live, {to_alone:.3f} of alone (cpu)",
                 flush=True,
             )
+            if name == SEVERAL:
+                print(
+                    f"  {SEEDS} seeds take {whole.median_s / timings['store'].median_s:.2f} times one's time",
+                    flush=True,
+                )
             peak = peak_bytes(contenders[name].turn, device.type)
             at = ("store", name, str(case), device_name(device.type))
             times = (timing.median_s, timing.p20_s, timing.p80_s, timing.cpu_s)

@@ -36,6 +36,7 @@ from fastkd.support.interrupt import Stopped, interruptible
 from fastkd.support.plain import to_plain
 from fastkd.support.ranges import Epochs, Images, Threads, whole
 from fastkd.support.session import Session
+from fastkd.support.words import counted
 
 METHODS = ("kd", "kd+fitnet", "kd+at", "kd+sp", "simkd", "crd")
 TEACHERS: tuple[TeacherTraining, ...] = ("standard", "sftn")
@@ -162,7 +163,7 @@ def _train(recipe: Recipe, folder: Path, options: Options) -> list[dict[str, Any
     elif to_plain(open_run(folder)) != to_plain(recipe):
         raise UserError(f"{folder} holds a comparison with other settings: give another --out")
     with Display() as display, interruptible() as interrupt:
-        display.note(f"{recipe.name}  {recipe.data}, {recipe.seeds} seeds  ->  {folder}")
+        display.note(f"{recipe.name}  {recipe.data}, {counted(recipe.seeds, 'seed')}  ->  {folder}")
         try:
             return carry_out(job, folder, Session(display, interrupt, unlocked=options.unlocked))
         except Stopped as stopped:

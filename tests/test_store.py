@@ -86,12 +86,13 @@ def go_on(arguments):
     assert train.main(arguments) == 0
 
 
-@pytest.mark.parametrize("kills", (3, pytest.param(20, marks=pytest.mark.slow)))
-def test_killed_while_the_store_is_written(kills, teacher, filled, tmp_path):
+@pytest.mark.slow
+def test_killed_at_random_while_the_store_is_written(teacher, filled, tmp_path):
     """A training that fills a store is killed at random instants and begun anew, until it ends by itself."""
     arguments = [*options(teacher, tmp_path / "store"), "--run"]
     assert train.main([*ONE, *BATCH, "--teacher", str(teacher), "--run", str(tmp_path / "live")]) == 0
-    context, chance, exit_code, tries = multiprocessing.get_context("fork"), random.Random(0), None, 0
+    kills, exit_code, tries = 20, None, 0
+    context, chance = multiprocessing.get_context("fork"), random.Random(0)
     while exit_code != 0:
         tries += 1
         run = str(tmp_path / f"run-{tries}")
@@ -126,9 +127,10 @@ class TestRefused:
             train.main([*options(teacher, filled), "--seed", "4", "--run", str(tmp_path / "run")])
         assert not (tmp_path / "run").exists()
 
-    def test_seeds_with_a_teacher_each(self, tmp_path):
-        with pytest.raises(UserError, match="--teacher-outputs with --seeds 2"):
-            train.main(["--seeds", "2", "--teacher-outputs", str(tmp_path / "store")])
+    def test_seeds_that_follow_the_training_of_a_teacher(self, tmp_path):
+        words = "--teacher-outputs with --seeds 2: rco follows the training of a teacher"
+        with pytest.raises(UserError, match=words):
+            train.main(["--method", "rco", "--seeds", "2", "--teacher-outputs", str(tmp_path / "store")])
 
 
 def test_several_students_and_seeds_from_one_pass_of_the_teacher(teacher, filled, tmp_path, monkeypatch, capsys):

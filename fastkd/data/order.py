@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastkd.data.mixing import partners_of_steps
 from fastkd.support.errors import UserError
+from fastkd.support.words import counted
 
 
 class Order:
@@ -29,9 +30,11 @@ class Order:
         if batch_size < 1:
             raise UserError(f"the batch size is at least 1, got {batch_size}")
         if batch_size % world_size:
-            raise UserError(f"the global batch of {batch_size} images does not divide by {world_size} processes")
+            raise UserError(
+                f"the global batch of {counted(batch_size, 'image')} does not divide by {world_size} processes"
+            )
         if batch_size > samples:
-            raise UserError(f"a batch of {batch_size} images is larger than the training set of {samples}")
+            raise UserError(f"a batch of {counted(batch_size, 'image')} is larger than the training set of {samples}")
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.largest = batch_size // world_size
@@ -79,7 +82,7 @@ class InOrder:
         if batch_size < 1:
             raise UserError(f"the batch size is at least 1, got {batch_size}")
         if samples < world_size:
-            raise UserError(f"a test set of {samples} images cannot be shared by {world_size} processes")
+            raise UserError(f"a test set of {counted(samples, 'image')} cannot be shared by {world_size} processes")
         self.samples, self.batch_size, self.largest = samples, batch_size, batch_size
         self.first, self.end = samples * rank // world_size, samples * (rank + 1) // world_size
         self.steps = -(-(self.end - self.first) // batch_size)

@@ -71,11 +71,16 @@ def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) ->
     require_tensor("teacher_weights", weights, expected)
     if list(weights.shape) not in ([networks], [networks, *samples]):
         raise ValueError(f"teacher_weights are {expected}, got {list(weights.shape)}")
-    if weights.dtype == torch.bool or weights.is_complex():
-        raise ValueError(f"teacher_weights are numbers, got {weights.dtype}")
     require_device("teacher_weights", weights, teachers[0])
+    check_numbers("teacher_weights", weights)
+
+
+def check_numbers(name: str, weights: Tensor) -> None:
+    """Weights in a tensor are numbers, finite ones where that can be seen. They may be negative, as advantages are."""
+    if weights.dtype == torch.bool or weights.is_complex():
+        raise ValueError(f"{name} are numbers, got {weights.dtype}")
     if _may_be_read(weights) and not bool(weights.isfinite().all()):
-        raise ValueError("teacher_weights are finite, got one that is not")
+        raise ValueError(f"{name} are finite, got one that is not")
 
 
 def check_row_weights(weights: Tensor | None, logits: Tensor) -> None:
@@ -87,6 +92,7 @@ def check_row_weights(weights: Tensor | None, logits: Tensor) -> None:
     if weights.shape != shape or not weights.is_floating_point():
         raise ValueError(f"row_weights are {expected}, got {weights.dtype} {list(weights.shape)}")
     require_device("row_weights", weights, logits)
+    check_numbers("row_weights", weights)
 
 
 def check_scalar(name: str, value: Scalar, logits: Tensor, allowed: Range) -> None:

@@ -8,6 +8,7 @@ from fastkd.losses.checks import check_logits
 from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
 from fastkd.losses.shapes import as_matrix
+from fastkd.support.ranges import Positive, Weight
 
 EPSILON = 1e-8
 """Added to the product of the norms, as in the authors' code: for a class that nobody predicts it is the greater."""
@@ -44,8 +45,10 @@ class DISTLoss(TensorLoss):
     tau_squared: the authors' code multiplies by τ², the paper's listing does not.
     """
 
-    def __init__(self, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0, tau_squared: bool = True):
-        super().__init__()
+    def __init__(
+        self, *, beta: Weight = 1.0, gamma: Weight = 1.0, temperature: Positive = 1.0, tau_squared: bool = True
+    ):
+        super().__init__(beta=beta, gamma=gamma, temperature=temperature)
         self.beta, self.gamma, self.temperature, self.tau_squared = beta, gamma, temperature, tau_squared
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:

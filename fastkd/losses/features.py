@@ -5,7 +5,7 @@ float32 at least. Weights are the caller's.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,12 @@ from fastkd.losses.checks import check_choice, check_pairs
 from fastkd.losses.maps import pooled_to, to_smaller
 from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
+from fastkd.support.ranges import whole
 
+Power = Annotated[int, whole(1, 16)]
+"""The power of AT, of what a channel says at a place."""
+Resolution = Annotated[int, whole(1, 1_000)]
+"""The side that CAT pools its maps to."""
 LEVELS = (4, 2, 1)
 """Sides of the pooled maps that HCL compares beside the full one."""
 LEAST_NORM = 1e-12
@@ -39,9 +44,9 @@ class ATLoss(TensorLoss):
         the difference, mean over the samples (the paper).
     """
 
-    def __init__(self, *, power: int = 2, form: Literal["squared", "norm"] = "squared"):
+    def __init__(self, *, power: Power = 2, form: Literal["squared", "norm"] = "squared"):
         check_choice("form", form, ("squared", "norm"))
-        super().__init__()
+        super().__init__(power=power)
         self.power, self.form = power, form
 
     def forward(self, student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tensor]) -> Tensor:
@@ -107,8 +112,8 @@ class CATLoss(TensorLoss):
     absolute values, else 0.
     """
 
-    def __init__(self, *, resolution: int = 2, normalise: bool = True, binary: bool = False):
-        super().__init__()
+    def __init__(self, *, resolution: Resolution = 2, normalise: bool = True, binary: bool = False):
+        super().__init__(resolution=resolution)
         self.resolution, self.normalise, self.binary = resolution, normalise, binary
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

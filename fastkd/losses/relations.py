@@ -5,7 +5,7 @@ compared are those of one process.
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,10 @@ from torch import Tensor
 from fastkd.losses.checks import check_choice
 from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
+from fastkd.support.ranges import Positive, Weight, whole
 
+Order = Annotated[int, whole(1, 64)]
+"""The last power of the series that CC's kernel is computed by."""
 PKT_EPSILON = 1e-7
 """Added to norms, and to both probabilities in the logarithm, as in the authors' code of PKT."""
 
@@ -26,8 +29,8 @@ class RKDLoss(TensorLoss):
     cosines of the angles of all triples. The angles take B³ numbers.
     """
 
-    def __init__(self, *, distance_weight: float = 25.0, angle_weight: float = 50.0):
-        super().__init__()
+    def __init__(self, *, distance_weight: Weight = 25.0, angle_weight: Weight = 50.0):
+        super().__init__(distance_weight=distance_weight, angle_weight=angle_weight)
         self.distance_weight, self.angle_weight = distance_weight, angle_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -71,9 +74,9 @@ class CCLoss(TensorLoss):
         are apart at a sample of the batch and at the next, in one space (RepDistiller's code).
     """
 
-    def __init__(self, *, form: Literal["kernel", "neighbours"] = "kernel", gamma: float = 0.4, order: int = 2):
+    def __init__(self, *, form: Literal["kernel", "neighbours"] = "kernel", gamma: Positive = 0.4, order: Order = 2):
         check_choice("form", form, ("kernel", "neighbours"))
-        super().__init__()
+        super().__init__(gamma=gamma, order=order)
         self.form, self.gamma, self.order = form, gamma, order
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

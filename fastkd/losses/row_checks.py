@@ -5,7 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastkd.losses.checks import as_several, check_batch, check_logits, check_scalar, require_device, require_tensor
+from fastkd.losses.checks import (
+    as_several,
+    check_batch,
+    check_logits,
+    check_numbers,
+    check_scalar,
+    require_device,
+    require_tensor,
+)
 from fastkd.losses.shapes import class_axis, shape_of_labels
 from fastkd.losses.teachers import LinearTeacher, TeacherProbabilities
 from fastkd.ops.kept import FORMS
@@ -171,6 +179,7 @@ def check_row_options(logits: Tensor, shape: tuple[int, ...], weights: Any, redu
         if tuple(weights.shape) != shape:
             raise ValueError(f"weights are a tensor {list(shape)}, got {list(weights.shape)}")
         require_device("weights", weights, logits)
+        check_numbers("weights", weights)
     if count is None:
         return
     if reduction != "mean":

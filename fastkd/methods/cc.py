@@ -13,12 +13,12 @@ from typing import Annotated, Literal
 from torch import nn
 
 from fastkd.data.base import Batch
-from fastkd.losses.relations import kernel_distance, neighbour_products
+from fastkd.losses.relations import Order, kernel_distance, neighbour_products
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
 from fastkd.networks.base import Network, Output
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
-from fastkd.support.ranges import Positive, Weight, Width, whole
+from fastkd.support.ranges import Positive, Weight, Width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class CCSettings(Checked):
     """Dimensions of the space that both embeddings are mapped to, in the form "neighbours"."""
     gamma: Annotated[Positive, OnlyWith("form", "kernel")] = 0.4
     """γ of the kernel exp(-γ ‖x - y‖²)."""
-    order: Annotated[int, whole(1, 64), OnlyWith("form", "kernel")] = 2
+    order: Annotated[Order, OnlyWith("form", "kernel")] = 2
     """Order of the kernel's Taylor series."""
 
 

@@ -34,7 +34,7 @@ class FTSettings(Checked):
     """The default is RepDistiller's, for the form "attention"."""
     rate: Annotated[float, between(0.001, 16)] = 0.5
     """Channels of a factor, as a share of the teacher's."""
-    form: Literal["attention", "factor"] = "attention"
+    form: Annotated[Literal["attention", "factor"], OnlyWith("weight")] = "attention"
     """attention: the channels' mean square of each factor is compared (RepDistiller); factor: the whole factor, as in
     the paper."""
     epochs: EpochsOrNone = 30

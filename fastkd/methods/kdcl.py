@@ -2,7 +2,7 @@
 networks learn together from one target that is made of their logits."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.methods.smallest_combination import least_quadratic
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Temperature, Weight
 
@@ -26,15 +27,15 @@ HALVINGS = 6
 class KDCLSettings(Checked):
     """The loss of each network is CE + kl_weight · τ² KL(target ‖ network)."""
 
-    target: Literal["naive", "linear", "min_logit"] = "naive"
+    target: Annotated[Literal["naive", "linear", "min_logit"], OnlyWith("kl_weight")] = "naive"
     """naive: for each sample the logits of the network with the least cross-entropy; linear: the weighted mean of all
     logits with the least cross-entropy over the batch; min_logit: for each class the least distance from the label's
     logit that any network gives it."""
     kl_weight: Weight = 1.0
-    temperature: Temperature = 2.0
+    temperature: Annotated[Temperature, OnlyWith("kl_weight")] = 2.0
     own_augmentation: bool = True
     """Whether each network sees its own random crops of the same images, as in the paper."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith("kl_weight")] = False
     """KL compares standardised logits (see kd)."""
 
 

@@ -12,7 +12,7 @@ In the paper's form every temperature has KL and both Gram terms, of each view b
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from fastkd.losses import KDLoss, ce_loss
 from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Temperature, Weight
 
@@ -41,12 +42,12 @@ class MLLDSettings(Checked):
 
     ce_weight: Weight = 0.1
     kd_weight: Weight = 0.9
-    temperature: Temperature = 4.0
+    temperature: Annotated[Temperature, OnlyWith("kd_weight")] = 4.0
     """The first of the five temperatures."""
     arithmetic: Literal["code", "paper"] = "code"
     """paper: no loss is scaled by the shares, the strong view's KLs are its own at all temperatures, and it has Gram
     terms, too."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith("kd_weight")] = False
     """KL compares standardised logits (see kd); the Gram terms do not."""
 
 

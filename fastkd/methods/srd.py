@@ -6,7 +6,7 @@ ResNet34 → ResNet18 on ImageNet: 71.87 (authors' README), with `--method kd+sr
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from fastkd.data.base import Batch
 from fastkd.losses.projected import SRDLoss
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
 from fastkd.networks.base import Network, Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Weight
 
@@ -24,7 +25,7 @@ class SRDSettings(Checked):
 
     weight: Weight = 2.0
     """The authors' for convolutional networks on ImageNet (1 for the form "correlations")."""
-    form: Literal["differences", "correlations"] = "differences"
+    form: Annotated[Literal["differences", "correlations"], OnlyWith("weight")] = "differences"
     """What is taken to the fourth power. differences: that of every entry (the authors' ImageNet code); correlations: 1
     less each feature's correlation (their code for DeiT)."""
 

@@ -13,6 +13,7 @@ from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weight
 from fastkd.methods.maps import blocks_left_out
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Weight, between
 
@@ -26,8 +27,8 @@ class VIDSettings(Checked):
 
     weight: Weight = 1.0
     """The default of RepDistiller, SimKD and mdistiller."""
-    initial_variance: Annotated[float, between(1e-9, 100)] = 5.0
-    least_variance: Annotated[float, between(1e-12, 100)] = 1e-5
+    initial_variance: Annotated[float, between(1e-9, 100), OnlyWith("weight")] = 5.0
+    least_variance: Annotated[float, between(1e-12, 100), OnlyWith("weight")] = 1e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from fastkd.methods import find_method, split_methods
 from fastkd.recipes.recipe import Recipe, StageRecipe
 from fastkd.support.errors import UserError
 
@@ -29,13 +30,28 @@ def with_one_data_seed(recipe: Recipe) -> Recipe:
     """With stored teachers all seeds see the same crops, those of the rows; raises UserError where they cannot."""
     if recipe.storing.teacher_outputs is None or recipe.seeds == 1:
         return recipe
-    trained = next((stage.name for stage in recipe.of_role("teacher") if stage.training is not None), None)
-    if trained is not None:
+    if shared_teachers(recipe) and (following := _followed_along(recipe)):
         raise UserError(
-            f"--teacher-outputs with --seeds {recipe.seeds}: every seed would train a {trained} of its own; "
-            "give one by --teacher RUN"
+            f"--teacher-outputs with --seeds {recipe.seeds}: {following} follows the training of a teacher, and every "
+            "seed would train one of its own; give its points by --teacher RUN@EPOCH"
         )
     return replace(recipe, data_seed=recipe.seed) if recipe.data_seed is None else recipe
+
+
+def shared_teachers(recipe: Recipe) -> tuple[str, ...]:
+    """The names of the teachers that the first seed trains for all of them: stored, they are paid once."""
+    if recipe.storing.teacher_outputs is None or recipe.seeds == 1:
+        return ()
+    return tuple(stage.name for stage in recipe.of_role("teacher") if stage.training is not None)
+
+
+def _followed_along(recipe: Recipe) -> str:
+    """The first method that learns from points along the teacher's training; "" where none does."""
+    for stage in (stage for stage in recipe.stages if stage.method):
+        for name in split_methods(stage.method):
+            if find_method(name).waypoints(stage.settings[name]) is not None:
+                return name
+    return ""
 
 
 def _renamed(stage: StageRecipe) -> StageRecipe:

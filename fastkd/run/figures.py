@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastkd.recipes.recipe import Published, Recipe
+from fastkd.recipes.recipe import Published, Recipe, StageRecipe
+from fastkd.recipes.several import shared_teachers
 from fastkd.run.job import Job
 from fastkd.support.console import new_table, table_console
 
@@ -37,10 +38,13 @@ class Row(NamedTuple):
 
 
 def rows(recipe: Recipe, results: Sequence[dict[str, Any]]) -> list[Row]:
-    """One row for each evaluated network of the finished stages, the means over the seeds that finished them."""
+    """One row for each evaluated network of the finished stages, the means over the seeds that finished them.
+
+    A teacher that one seed trained for all of them is that seed's alone.
+    """
     found = []
     for stage in recipe.stages:
-        finished = [result for result in results if stage.name in result["stages"]]
+        finished = [result for result in results if _is_own(stage, result["stages"].get(stage.name))]
         if not finished:
             continue
         stages = [result["stages"][stage.name] for result in finished]
@@ -60,6 +64,11 @@ def rows(recipe: Recipe, results: Sequence[dict[str, Any]]) -> list[Row]:
             published = stage.published if own else None
             found.append(Row(name, network, top1, mean_and_std(bests) if bests else None, published, similarity))
     return found
+
+
+def _is_own(stage: StageRecipe, result: dict[str, Any] | None) -> bool:
+    """Whether a seed finished a stage itself, and did not load what another has trained."""
+    return result is not None and (stage.training is None or "file" not in result)
 
 
 def print_table(recipe: Recipe, results: Sequence[dict[str, Any]], folder: Path) -> None:
@@ -88,6 +97,8 @@ def print_table(recipe: Recipe, results: Sequence[dict[str, Any]], folder: Path)
             "weights and draws alone",
             markup=False,
         )
+    if names := shared_teachers(recipe):
+        console.print(f"the {' and '.join(names)} of seed {recipe.seed} taught every seed", markup=False)
     inside = folder if recipe.seeds == 1 else folder / "seed-*"
     names = ", ".join(f"{stage.name}.safetensors" for stage in recipe.stages)
     console.print(f"weights  {inside}: {names}\nreport   {folder / 'report.html'}", markup=False, soft_wrap=True)

@@ -19,6 +19,7 @@ class DataUsed:
     """The part of a recipe that decides which pixels are trained on."""
 
     data: str
+    """The name of the data set, wherever it lies."""
     image_size: int
     augmentation: Augmentation
     mean: Triple
@@ -32,7 +33,12 @@ class DataUsed:
 
     @classmethod
     def by(cls, recipe: Recipe, data: DataSet, seed: int) -> Self:
-        of_data = {"mean": recipe.mean or data.mean, "std": recipe.std or data.std, "classes": data.classes}
+        of_data: dict[str, Any] = {
+            "data": recipe.data.partition(":")[0],
+            "mean": recipe.mean or data.mean,
+            "std": recipe.std or data.std,
+            "classes": data.classes,
+        }
         of_data["data_seed"] = None if recipe.data_seed == seed else recipe.data_seed
         return cls(
             **{name: getattr(recipe, name) for name in cls.__dataclass_fields__ if name not in of_data}, **of_data
@@ -64,14 +70,24 @@ def stage_identity(recipe: Recipe, planned: PlannedStage, seed: int, images: Dat
     What a data set decided on was not written by fastkd 0.1, and is not compared then.
     """
     data, store = DataUsed.by(recipe, images, seed), StoreUsed.by(recipe, planned)
-    own = {"kind": planned.kind, **to_plain(planned)}
+    own = _without_place({"kind": planned.kind, **to_plain(planned)})
     plain = {"format": FORMAT, "stage": own, "data": to_plain(data), "store": to_plain(store), "seed": seed}
 
     def today(then: dict[str, Any]) -> dict[str, Any]:
         then = {"store": {}} | format_1.identity(then)
+        if isinstance(then.get("stage"), dict):
+            then = then | {"stage": _without_place(then["stage"])}
         known = then.get("data")
+        if isinstance(known, dict) and isinstance(known.get("data"), str):  # with its path, as it once was written
+            known = known | {"data": known["data"].partition(":")[0]}
+            then = then | {"data": known}
         if isinstance(known, dict) and "classes" not in known:
             then = then | {"data": known | {name: to_plain(getattr(data, name)) for name in ("mean", "std", "classes")}}
         return with_defaults(then, {"stage": planned, "data": data, "store": store})
 
     return Identity(plain, today)
+
+
+def _without_place(stage: dict[str, Any]) -> dict[str, Any]:
+    """A stage without the place of the file that it is loaded from, where a digest says which file that is."""
+    return {name: value for name, value in stage.items() if name != "file" or not stage.get("sha256")}

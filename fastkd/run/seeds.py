@@ -1,25 +1,28 @@
 """Carries out a job for all its seeds, in a run folder: one after the other, or students side by side."""
 
 import contextlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastkd.ops import select
+from fastkd.recipes.course import course
 from fastkd.recipes.planned import PlannedDistillation
 from fastkd.recipes.recipe import recipe_to_plain
-from fastkd.run.folder import held
+from fastkd.recipes.several import shared_teachers
+from fastkd.run.folder import held, read_environment
 from fastkd.run.job import Job
 from fastkd.run.outlook import Outlook
 from fastkd.run.run import Run
 from fastkd.run.stores import side_by_side
+from fastkd.run.teachers import with_teachers_of
 from fastkd.support import environment
 from fastkd.support.distributed import is_main, local_processes
 from fastkd.support.errors import UserError
-from fastkd.support.files import read_json, write_json
-from fastkd.support.paths import is_there
+from fastkd.support.files import write_json
 from fastkd.support.session import Session
 from fastkd.training.execution import set_up
 from fastkd.training.together import Together, alike
@@ -35,30 +38,46 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
     with held([folder, *folders], unlocked=session.unlocked):
         if is_main():
             _write_environment(folder, job)
-        outlook, group = Outlook(job.course, recipe.seeds), side_by_side(job)
-        runs = (_run(job, seed, own, session, outlook) for seed, own in zip(seeds, folders, strict=True))
+        names, group, first = shared_teachers(recipe), side_by_side(job), folders[0]
+        outlook = Outlook(job.course, recipe.seeds, once=names)
+        if names:
+            session.display.note(
+                f"the {' and '.join(names)} of seed {recipe.seed} will teach the students of all seeds"
+            )
+        runs = (_run(job, seed, own, first, session, outlook) for seed, own in zip(seeds, folders, strict=True))
         if len(group) * recipe.seeds < 2:
             return [run.carry_out() for run in runs]
-        return _carry_out_together(list(runs), group)
+        return _carry_out_together(runs, group)
 
 
-def _run(job: Job, seed: int, folder: Path, session: Session, outlook: Outlook) -> Run:
+def _run(job: Job, seed: int, folder: Path, first: Path, session: Session, outlook: Outlook) -> Run:
+    """The run of a seed. Where seeds share teachers, those of the `first` one's folder are finished by then."""
+    if folder != first and (names := shared_teachers(job.recipe)):
+        recipe = with_teachers_of(job.recipe, names, first, job.files)
+        job = replace(job, recipe=recipe, course=course(recipe))
     if is_main() and job.recipe.seeds > 1:
         write_json(folder / "recipe.json", recipe_to_plain(replace(job.recipe, seed=seed, seeds=1)))
     return Run(job, seed, folder, session, outlook)
 
 
-def _carry_out_together(runs: Sequence[Run], group: tuple[PlannedDistillation, ...]) -> list[dict[str, Any]]:
-    """Carries out the runs stage by stage, with the stages of the group side by side for all of them."""
-    for run in runs:
+def _carry_out_together(runs: Iterator[Run], group: tuple[PlannedDistillation, ...]) -> list[dict[str, Any]]:
+    """Carries out the runs stage by stage, with the stages of the group side by side for all of them.
+
+    What comes before the group is done by the first run first: others may need it to begin.
+    """
+    first, begun = next(runs), []
+    before = first.job.course.index(group[0])
+    for run in itertools.chain([first], runs):
         run.begin()
-    for planned in runs[0].job.course:
-        if planned is group[0]:
-            _train_together([(run, one) for run in runs for one in group])
-        elif planned not in group:
-            for run in runs:
+        for planned in run.job.course[:before]:
+            run.carry_out_stage(planned)
+        begun.append(run)
+    _train_together([(run, one) for run in begun for one in group])
+    for run in begun:
+        for planned in run.job.course[before:]:
+            if planned not in group:
                 run.carry_out_stage(planned)
-    return [run.results for run in runs]
+    return [run.results for run in begun]
 
 
 def _train_together(members: Sequence[tuple[Run, PlannedDistillation]]) -> None:
@@ -88,10 +107,8 @@ def _train_together(members: Sequence[tuple[Run, PlannedDistillation]]) -> None:
 
 def _write_environment(folder: Path, job: Job) -> None:
     """Writes env.json: what this call of the program runs on, and the calls before it."""
-    path = folder / "env.json"
     before = []
-    if is_there(path):
-        with contextlib.suppress(UserError):  # what it tells is no reason not to go on
-            before = environment.calls(read_json(path))
+    with contextlib.suppress(UserError):  # what it tells is no reason not to go on
+        before = environment.calls(read_environment(folder))
     how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
-    write_json(path, environment.this_call() | {"earlier": before} | environment.collect() | how)
+    write_json(folder / "env.json", environment.this_call() | {"earlier": before} | environment.collect() | how)

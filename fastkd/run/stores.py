@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastkd.data import AUGMENTATION_VERSION, FileSplit
+from fastkd.data.order import Order
 from fastkd.methods import Method
 from fastkd.networks.base import output_shapes
 from fastkd.recipes.planned import PlannedDistillation, PlannedLoaded, PlannedStage
@@ -25,19 +26,28 @@ from fastkd.training.stages import Distill, Stage
 from fastkd.training.taught import Shelf
 
 
-def refuse_unstorable(job: Job, planned: PlannedStage, stage: Stage, earlier: Earlier, data_seed: int) -> None:
-    """Raises UserError where a stage cannot learn from stored rows, as far as it is known before anything is trained.
+def foreseen_stores(job: Job, planned: PlannedStage, stage: Stage, earlier: Earlier, data_seed: int) -> Iterator[str]:
+    """What the store of each of a stage's teachers will take, in words; none where nothing is stored.
 
-    A store that is there is compared with what a teacher that is loaded would write.
+    Raises UserError where the stage cannot learn from stored rows, as far as it is known before anything is trained. A
+    store that is there is compared with what its teacher would write, but for the weights of one that is not trained.
     """
     if not _is_stored(job.recipe, stage):
         return
     assert isinstance(planned, PlannedDistillation) and isinstance(stage, Distill)
     rows = _row_formats(job, planned, stage, earlier)
     loaded = {other.name for other in job.course if isinstance(other, PlannedLoaded)}
-    if loaded.issuperset(planned.teachers):
-        for name, row in zip(planned.teachers, rows, strict=True):
-            Store.refuse_other(_folder(job, name), _key(job, name, earlier, data_seed), row)
+    for place, (name, row) in enumerate(zip(planned.teachers, rows, strict=True)):
+        key, epochs = key_of(job, planned, name, earlier, data_seed), _stored_epochs(job, planned, stage, place)
+        yield Store.foreseen(_folder(job, name), key, row, epochs, trained=name in loaded)
+
+
+def _stored_epochs(job: Job, planned: PlannedDistillation, stage: Distill, place: int) -> set[int]:
+    """The epochs that are read of the store of the teacher in that place."""
+    turns, count = stage.epochs_in_turn, len(planned.teachers)
+    epochs = (epoch for epoch in range(planned.training.epochs) if not turns or epoch * count // turns == place)
+    distinct = job.recipe.storing.store_epochs
+    return {epoch if distinct is None else epoch % distinct for epoch in epochs}
 
 
 @contextlib.contextmanager
@@ -56,7 +66,7 @@ def opened_shelf(
         stores, today = [], circumstances(job, planned, stage)
         how = {"exact": job.recipe.storing.store_exact, "unlocked": unlocked}
         for name, row in zip(planned.teachers, _row_formats(job, planned, stage, earlier), strict=True):
-            key = _key(job, name, earlier, data_seed)
+            key = key_of(job, planned, name, earlier, data_seed)
             store = Store.opened(_folder(job, name), key, row, today, **how)
             open_stores.callback(store.close)
             stores.append(store)
@@ -98,6 +108,8 @@ def _is_stored(recipe: Recipe, stage: Stage) -> bool:
 
 def _shelf(job: Job, planned: PlannedDistillation, stage: Distill, stores: Sequence[Store]) -> Shelf:
     rows = [store.about.row for store in stores]
+    if stage.views.count == 1:
+        rows = [row.of_first_view for row in rows]
     if stage.epochs_in_turn and len(set(rows)) > 1:
         raise UserError(f"--teacher-outputs: the stores of {' and '.join(planned.teachers)} do not hold the same")
     views = job.recipe.storing.store_epochs
@@ -116,15 +128,12 @@ def _row_formats(job: Job, planned: PlannedDistillation, stage: Distill, earlier
     """What the rows of each teacher have to hold."""
     methods = {name: method for name, method in stage.methods.items() if isinstance(method, Method)}
     for name, method in methods.items():
+        if method.teacher_norm == "batch":
+            raise UserError(f"--teacher-outputs: {name} normalises the teacher by each batch: leave the option out")
         if not set(KEPT).issuperset(method.reads):
             what = "the teacher's feature maps, which no store holds"
             raise UserError(f"--teacher-outputs: {name} reads {what}: leave the option out")
-        if method.teacher_norm == "batch":
-            raise UserError(f"--teacher-outputs: {name} normalises the teacher by each batch: leave the option out")
-    if job.recipe.augmentation.mixup or job.recipe.augmentation.cutmix:
-        raise UserError(
-            "--teacher-outputs: a mixed image (--mixup, --cutmix) is one of its batch alone, and no row: leave one out"
-        )
+    _refuse_beside_mixing(job.recipe)
     outputs: tuple[Kept, ...] = tuple(read for read in KEPT if any(read in method.reads for method in methods.values()))
     if not outputs:
         raise UserError(f"--teacher-outputs changes nothing: {planned.method} reads nothing of the teacher")
@@ -149,6 +158,22 @@ def _row_formats(job: Job, planned: PlannedDistillation, stage: Distill, earlier
     ]
 
 
+def is_mixed(recipe: Recipe) -> bool:
+    """Whether images are mixed with others of their batch, so that a row is one of this batch alone."""
+    return bool(recipe.augmentation.mixup or recipe.augmentation.cutmix)
+
+
+def _refuse_beside_mixing(recipe: Recipe) -> None:
+    if not is_mixed(recipe):
+        return
+    if recipe.storing.store_epochs is not None:
+        why = "with --mixup or --cutmix the images of an epoch come in no other: the order decides which are mixed"
+        raise UserError(f"--store-epochs: {why}")
+    if recipe.storing.store_top is not None:
+        why = "with --mixup or --cutmix an image has two labels, and one of them alone is among what is kept"
+        raise UserError(f"--store-top: {why}")
+
+
 def _temperature(methods: dict[str, Method]) -> float:
     """The temperature at which the methods read what is left out of the logits."""
     reading = {name: method for name, method in methods.items() if "logits" in method.reads}
@@ -161,7 +186,8 @@ def _temperature(methods: dict[str, Method]) -> float:
     return found.pop()
 
 
-def _key(job: Job, teacher: str, earlier: Earlier, data_seed: int) -> Key:
+def key_of(job: Job, planned: PlannedDistillation, teacher: str, earlier: Earlier, data_seed: int) -> Key:
+    """What a teacher's rows mean in a stage of a job."""
     recipe, data = job.recipe, job.data
     network = earlier.teacher(teacher)
     feeding = job.feeding
@@ -179,8 +205,16 @@ def _key(job: Job, teacher: str, earlier: Earlier, data_seed: int) -> Key:
         decoder=recipe.reading.loader if isinstance(data.train, FileSplit) else "",
         augmentation=to_plain(recipe.augmentation),
         augmentation_version=AUGMENTATION_VERSION,
+        mixing=_mixing(planned, len(data.train)) if is_mixed(recipe) else "",
         data_seed=data_seed,
     )
+
+
+def _mixing(planned: PlannedDistillation, samples: int) -> str:
+    """Which batches images are mixed in: their draws are of a step, whose number depends on how many an epoch has."""
+    training = planned.training
+    whole = Order(samples, training.batch_size, 0, drop_last=training.drop_last, world_size=world_size())
+    return f"in {whole.steps} batches of {training.batch_size} an epoch"
 
 
 def _network_name(recipe: Recipe, teacher: str) -> str:

@@ -1,6 +1,8 @@
 """Teachers that are given to a recipe instead of being trained in it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from fastkd.recipes.recipe import Recipe, StageRecipe
 from fastkd.run.weights import WeightsFiles, find_weights
@@ -42,6 +44,17 @@ def with_more_teachers(
         stages += [stage, *more] if stage.name == "teacher" else [stage]
     words = f"{1 + len(more)} teachers instead of one"
     return replace(recipe, stages=tuple(stages), deviations=(*recipe.deviations, words))
+
+
+def with_teachers_of(recipe: Recipe, names: Sequence[str], run: Path, files: WeightsFiles) -> Recipe:
+    """The recipe with the teachers of these names loaded from a run that has trained them."""
+    stages = tuple(
+        _loaded(stage.name, str(run / f"{stage.name}.safetensors"), stage.network, files)
+        if stage.name in names
+        else stage
+        for stage in recipe.stages
+    )
+    return replace(recipe, stages=stages)
 
 
 def _loaded(name: str, spec: str, network: str | None, files: WeightsFiles) -> StageRecipe:

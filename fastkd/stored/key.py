@@ -1,6 +1,6 @@
 """What the rows of a store mean, and what their last bits depend on beside it.
 
-Order and batch size are in neither: which images make up a batch changes no row's meaning.
+Order and batch size are in neither: which images make up a batch changes no row's meaning, unless they are mixed.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ class Key:
     """What happens to the images."""
     augmentation_version: int
     mixing: str = ""
-    """How images are mixed with others; empty: they are not."""
+    """The batches in which images are mixed with others (how is part of `augmentation`); empty: they are not mixed."""
     data_seed: int
     """Seed of crops and flips."""
 

@@ -4,7 +4,7 @@ Every field begins at a whole word, so that a row that was gathered is read in p
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -59,13 +59,26 @@ class RowFormat:
     def bytes(self) -> int:
         return 4 * self.words
 
+    @property
+    def of_first_view(self) -> "RowFormat":
+        """The format of the words that a row begins with: those of its plain view."""
+        return replace(self, views=1, quarter_turns=False, strong=False)
+
+    @property
+    def views_in_words(self) -> str:
+        how = " at quarter turns" if self.quarter_turns else " weak and strong" if self.strong else ""
+        return f"{self.views} view{'s' * (self.views > 1)}{how}"
+
     def lacks(self, wanted: "RowFormat") -> str:
-        """What rows of this format have not, or have otherwise, of what rows of `wanted` have; "" where nothing."""
+        """What rows of this format have not, or have otherwise, of what rows of `wanted` have; "" where nothing.
+
+        Rows of several views have the plain one, which is the same whatever the others are.
+        """
         missing = [name for name in wanted.outputs if name not in self.outputs]
         if missing:
             return f"it holds no {missing[0]}"
-        if _views(self) != _views(wanted):
-            return f"it holds {_views(self)}, not {_views(wanted)}"
+        if wanted.views > 1 and self.views_in_words != wanted.views_in_words:
+            return f"it holds {self.views_in_words}, not {wanted.views_in_words}"
         names = ("classes", "type", *(("top", "temperature") if "logits" in wanted.outputs else ()))
         names = (*names, *(("embedding",) if "embedding" in wanted.outputs else ()))
         for name in names:
@@ -154,12 +167,6 @@ _WORDS = {
     "temperature": "tail's temperature",
     "embedding": "embedding's width",
 }
-
-
-def _views(row: RowFormat) -> str:
-    return f"{row.views} view{'s' * (row.views > 1)}" + (
-        " at quarter turns" if row.quarter_turns else " weak and strong" if row.strong else ""
-    )
 
 
 def _dtype(name: Precision) -> torch.dtype:

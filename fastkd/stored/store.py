@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,8 +14,9 @@ from fastkd.support.distributed import from_main, on_main
 from fastkd.support.errors import UserError
 from fastkd.support.files import make_folder, read_json, write_json
 from fastkd.support.locks import locked
-from fastkd.support.paths import explained, inside, is_there
+from fastkd.support.paths import explained, inside, is_folder, is_there
 from fastkd.support.plain import from_plain, to_plain
+from fastkd.support.words import counted
 
 FORMAT = 1
 ABOUT = "store.json"
@@ -34,8 +36,10 @@ class About:
 class Store:
     """One teacher's rows. It is written by one command at a time, whose processes all write; any number read."""
 
-    def __init__(self, folder: Path, about: About, today: Circumstances, *, writable: bool, lock: contextlib.ExitStack):
-        self.folder, self.about, self.today, self.writable, self._lock = folder, about, today, writable, lock
+    def __init__(self, folder: Path, about: About, today: Circumstances, *, read_only: str, lock: contextlib.ExitStack):
+        self.folder, self.about, self.today, self._lock = folder, about, today, lock
+        self.read_only = read_only
+        """Why no row may be added; "" where rows may."""
         self.notes: list[str] = []
         """What a user should know of it."""
 
@@ -53,8 +57,8 @@ class Store:
         """Opens a store, or makes one where there is none; all ranks call it.
 
         Raises UserError for a store whose rows have another key, lack something that `row` has, or, with `exact`, were
-        made in other circumstances. Where another command holds the store, it is only read. unlocked: write where the
-        file system has no locks.
+        made in other circumstances. Where another command holds the store, or its rows have further views, it is only
+        read. unlocked: write where the file system has no locks.
         """
         lock, busy = contextlib.ExitStack(), ""
 
@@ -64,7 +68,7 @@ class Store:
                 _refuse_other_contents(folder)
                 make_folder(folder)
             try:
-                lock.enter_context(locked(folder, unlocked=unlocked))
+                lock.enter_context(locked(folder, unlocked=unlocked, doing="storing rows in"))
             except UserError as error:
                 if not is_there(folder / ABOUT):
                     raise
@@ -78,7 +82,10 @@ class Store:
         except BaseException:
             lock.close()
             raise
-        store = cls(folder, about, circumstances, writable=not busy, lock=lock)
+        if about.row.views > row.views:
+            lock.close()
+            busy = f"it holds {about.row.views_in_words}, here there is 1"
+        store = cls(folder, about, circumstances, read_only=busy, lock=lock)
         if busy:
             store.notes.append(f"{busy}: rows that are missing are computed here, and not added")
         if (found := _made_otherwise(about, circumstances)) is not None:
@@ -88,10 +95,32 @@ class Store:
         return store
 
     @classmethod
-    def refuse_other(cls, folder: Path, key: Key, row: RowFormat) -> None:
-        """Raises UserError where a store stands in the folder that would not serve; writes nothing."""
+    def foreseen(cls, folder: Path, key: Key, row: RowFormat, epochs: Collection[int], *, trained: bool = True) -> str:
+        """What a store will take, in words; writes nothing.
+
+        Raises UserError where what stands in the folder would not serve, or what is missing does not fit on the disk.
+        epochs: those of the store that are read. trained: whether the key's weights are those of the teacher.
+        """
         if is_there(folder / ABOUT):
-            _compare(folder, read_about(folder), key, row)
+            about = read_about(folder)
+            _compare(folder, about, key if trained else replace(key, weights=about.key.weights), row)
+            row = about.row
+        else:
+            _refuse_other_contents(folder)
+        each = row.bytes + CHECK
+        whole, needed = (
+            len(epochs) * key.samples * each,
+            sum(_missing(folder, key, row, epoch) for epoch in epochs) * each,
+        )
+        _refuse_full_disk(folder, needed)
+        rows = f"{counted(len(epochs), 'epoch')} of {counted(key.samples, 'row')}, {size_of(whole)}"
+        return f"the store {folder} holds {rows}" + (
+            f", of which {size_of(needed)} are not there yet" if needed else ""
+        )
+
+    @property
+    def writable(self) -> bool:
+        return not self.read_only
 
     @property
     def differs(self) -> list[str]:
@@ -111,29 +140,48 @@ class Store:
 
     def missing(self, epoch: int) -> int:
         """How many rows of an epoch are not there."""
-        files = EpochFiles(self.folder, epoch, self.about.key.samples, self.about.row.words, writable=False)
-        try:
-            return int((files.checks() == 0).sum())
-        finally:
-            files.close()
+        return _missing(self.folder, self.about.key, self.about.row, epoch)
 
     @property
     def bytes_a_row(self) -> int:
         """What a row takes on the disk, with its check."""
         return self.about.row.bytes + CHECK
 
+    def refuse_reading_only(self) -> None:
+        """Raises UserError where no row may be added."""
+        if self.read_only:
+            raise UserError(f"nothing can be added to the store {self.folder}: {self.read_only}")
+
     def refuse_full_disk(self, rows: int) -> None:
         """Raises UserError where the disk has no room for so many more rows."""
-        with explained("cannot read", self.folder):
-            needed, free = rows * self.bytes_a_row, shutil.disk_usage(self.folder).free
-        if self.writable and needed > free:
-            raise UserError(
-                f"the store {self.folder} needs {size_of(needed)} more, the disk has {size_of(free)}: "
-                "a narrower --store-type, --store-top or --store-epochs takes less"
-            )
+        if self.writable:
+            _refuse_full_disk(self.folder, rows * self.bytes_a_row)
 
     def close(self) -> None:
         self._lock.close()
+
+
+def _missing(folder: Path, key: Key, row: RowFormat, epoch: int) -> int:
+    files = EpochFiles(folder, epoch, key.samples, row.words, writable=False)
+    try:
+        return int((files.checks() == 0).sum())
+    finally:
+        files.close()
+
+
+def _refuse_full_disk(folder: Path, needed: int) -> None:
+    with explained("cannot read", folder):
+        free = shutil.disk_usage(_standing(folder)).free
+    if needed > free:
+        raise UserError(
+            f"the store {folder} needs {size_of(needed)} more, the disk has {size_of(free)}: "
+            "a narrower --store-type, --store-top or --store-epochs takes less"
+        )
+
+
+def _standing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next((one for one in (folder, *folder.parents) if is_folder(one)), folder)
 
 
 def size_of(count: int) -> str:

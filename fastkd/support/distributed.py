@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.rendezvous import rendezvous
 
 from fastkd.support.errors import UserError
 
@@ -50,7 +52,8 @@ def processes(device: torch.device) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     # Objects and flags of the host travel by gloo, so that they never wait for a GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend)
+    store, number, size = next(rendezvous("env://"))
+    dist.init_process_group(backend, store=PrefixStore(_attempt(), store), rank=number, world_size=size)
     try:
         yield device
         dist.barrier()  # a process that leaves while another one still talks to it can take that one down
@@ -61,6 +64,14 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     finally:
         gc.collect()  # threads of a group that something still holds would abort the interpreter at its end
         dist.destroy_process_group()
+
+
+def _attempt() -> str:
+    """A name for these processes among all that torchrun starts for a job.
+
+    Its store outlives processes that are started anew, and holds the addresses of those before, which are gone.
+    """
+    return f"fastkd, {restarts()[0]} restarts, {os.environ['WORLD_SIZE']} processes"
 
 
 _PEER_IS_GONE = re.compile(

@@ -14,6 +14,7 @@ from fastkd.support.errors import UserError
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Decay, Epochs, EpochsOrNone, Images, NotNegative, Positive
+from fastkd.support.words import counted
 from fastkd.training.stages import Stage
 
 
@@ -59,11 +60,13 @@ class Training(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.warmup_epochs <= self.epochs:
-            raise UserError(f"warm-up takes 0 to {self.epochs} epochs, got {self.warmup_epochs}")
+            raise UserError(f"warm-up takes 0 to {counted(self.epochs, 'epoch')}, got {self.warmup_epochs}")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise UserError(f"milestones rise, got {list(self.milestones)}")
         if self.batch_size % self.accumulate:
-            raise UserError(f"a batch of {self.batch_size} images does not divide into {self.accumulate} parts")
+            raise UserError(
+                f"a batch of {counted(self.batch_size, 'image')} does not divide into {self.accumulate} parts"
+            )
         if self.nesterov and (self.optimizer not in ("sgd", "lars") or self.momentum == 0):
             raise UserError("Nesterov momentum belongs to SGD or LARS with a momentum above 0")
         if self.schedule == "multistep":

@@ -12,6 +12,7 @@ from fastkd.data import ResidentLoader
 from fastkd.data.base import Batch, Loader, Mixed, RawBatch
 from fastkd.support.distributed import any_rank, share_buffers, world_size
 from fastkd.support.live import duration
+from fastkd.support.words import counted
 from fastkd.training.capture import Recorder, first_lines
 from fastkd.training.compilation import compile_stage, undo_compile
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
@@ -183,7 +184,7 @@ class Step:
     ) -> str:
         """Records the step and those beside it; returns the line that says how it went."""
         if raw.size != self.batch_size:
-            return f"not captured: the only batch has {raw.size} images, not {self.batch_size}"
+            return f"not captured: the only batch has {counted(raw.size, 'image')}, not {self.batch_size}"
         if not follows_the_device(self.optimizer):
             return f"not captured: {type(self.optimizer).__name__} counts its steps on the host"
         started, steps = time.perf_counter(), (self, *beside)
@@ -214,12 +215,12 @@ class Step:
         branches = f", {len(steps)} trainings side by side" if beside else ""
         return f"captured in {duration(time.perf_counter() - started)}{each}{branches}"
 
-    def _say(self, raw: RawBatch) -> tuple[Tensor, ...]:
-        """The rows of a raw batch, from the very forward passes of the teachers that a step would do."""
+    def _say(self, raw: RawBatch, step: int) -> tuple[Tensor, ...]:
+        """The rows of a raw batch, from the very forward passes of the teachers that this step would do."""
         assert isinstance(self.stage, Distill)
         assert self.stored is not None
-        epoch = torch.full_like(self.epoch, self.stored.epoch)
-        batch, rows = self._laid_out(self.prepare(raw.to(self.device), self.done, epoch)), []
+        at = torch.full_like(self.done, step), torch.full_like(self.epoch, self.stored.epoch)
+        batch, rows = self._laid_out(self.prepare(raw.to(self.device), *at)), []
         with self.forward_context(), self._plain_if_odd(raw):
             for part in _parts(batch, self.training.accumulate):
                 pairs = zip(self.stage.rows, self.stage.say(part), strict=True)

@@ -19,14 +19,15 @@ from fastkd.stored.epochs import EpochFiles
 from fastkd.stored.store import size_of
 from fastkd.support.environment import free_memory
 from fastkd.support.live import duration
+from fastkd.support.words import counted
 
 SYNC_ROWS = 20_000
 """Rows that are written before the disk is waited for."""
 AHEAD = 3
 """Batches whose rows are read ahead, where an epoch's rows do not fit the device."""
 
-Say = Callable[[RawBatch], tuple[Tensor, ...]]
-"""The rows [B,words] of every teacher for a raw batch, as the live teachers have them."""
+Say = Callable[[RawBatch, int], tuple[Tensor, ...]]
+"""The rows [B,words] of every teacher for a raw batch of an optimisation step, as the live teachers have them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Shelf:
     stores: tuple[Store, ...]
     """One of each teacher, or of each waypoint where the teachers are followed one after the other."""
     rows: tuple[RowFormat, ...]
-    """What their rows hold: one of each teacher that is used at once."""
+    """What is read of their rows, from the beginning of each: one of each teacher that is used at once."""
     epochs: int
     """Epochs of the training."""
     epochs_in_turn: int = 0
@@ -105,16 +106,17 @@ class StoredTeachers:
         self.there = np.full(self.samples, True)
         for held, files in zip(self.held, self.files, strict=True):
             rows, there, damaged = files.whole()
-            held.copy_(torch.from_numpy(rows))
+            held.copy_(torch.from_numpy(rows[:, : held.shape[1]]))
             self.there &= there
             if damaged:
-                self.tell(f"{files.rows_path}: {damaged} rows are damaged, they are computed anew")
+                self.tell(f"{files.rows_path}: {counted(damaged, 'row', 'are')} damaged and computed anew")
 
     def provided(self, loader: Loader, epoch: int, start: int) -> Iterator[RawBatch]:
         """The batches of an epoch whose rows are all there: computed now, where they were not stored."""
+        steps = itertools.count(epoch * loader.steps + start)
         if self.resident:
-            for raw in loader.epoch(epoch, start):
-                self.provide(raw)
+            for raw, step in zip(loader.epoch(epoch, start), steps, strict=False):
+                self.provide(raw, step)
                 yield raw
             return
         with ThreadPoolExecutor(1) as reader:
@@ -126,14 +128,15 @@ class StoredTeachers:
                 if not waiting:
                     return
                 raw, rows = waiting.popleft()
-                yield raw._replace(taught=rows.result() or self._computed(raw))
+                step = next(steps)
+                yield raw._replace(taught=rows.result() or self._computed(raw, step))
 
-    def provide(self, raw: RawBatch) -> None:
-        """Computes what is missing of a batch's rows, where they are resident."""
+    def provide(self, raw: RawBatch, step: int) -> None:
+        """Computes what is missing of the rows of a step's batch, where they are resident."""
         places = raw.index.cpu()
         if self.there[places.numpy()].all():
             return
-        for held, rows in zip(self.held, self._computed(raw), strict=True):
+        for held, rows in zip(self.held, self._computed(raw, step), strict=True):
             held[places.to(self.device)] = rows
 
     def is_complete(self) -> bool:
@@ -143,8 +146,8 @@ class StoredTeachers:
     def complete(self, loader: Loader, epoch: int, start: int) -> None:
         """Computes what is missing of the epoch from step `start` on, for steps that nobody on the host feeds."""
         if not self.there.all():
-            for raw in loader.epoch(epoch, start):
-                self.provide(raw)
+            for _ in self.provided(loader, epoch, start):
+                pass
 
     def blank(self, raw: RawBatch) -> RawBatch:
         """The batch with rows of zeros, for steps that are no training."""
@@ -165,11 +168,11 @@ class StoredTeachers:
                 closing.callback(files.close)
             self.files = ()
 
-    def _computed(self, raw: RawBatch) -> tuple[Tensor, ...]:
-        """The rows of a batch as the live teachers have them; those that are missing are written."""
+    def _computed(self, raw: RawBatch, step: int) -> tuple[Tensor, ...]:
+        """The rows of a step's batch as the live teachers have them; those that are missing are written."""
         if not self.announced:
-            self._announce(raw)
-        rows, places = self.say(raw), raw.index.cpu().numpy()
+            self._announce(raw, step)
+        rows, places = self.say(raw, step), raw.index.cpu().numpy()
         for store, files, own in zip(self.stores, self.files, rows, strict=True):
             missing = ~(self.there[places] if self.resident else files.gather(places)[1])
             if store.writable:
@@ -183,7 +186,7 @@ class StoredTeachers:
                 files.sync()
         return rows
 
-    def _announce(self, raw: RawBatch) -> None:
+    def _announce(self, raw: RawBatch, step: int) -> None:
         """Says what is going to be computed and written, before the first byte; refuses what the disk has no room for.
 
         The batch is computed on trial: the first one also pays for whatever is done once.
@@ -192,25 +195,25 @@ class StoredTeachers:
         writable = [store for store in self.shelf.stores if store.writable]
         for store in writable:
             store.refuse_full_disk(missing[store.folder])
-        self.say(raw)
+        self.say(raw, step)
         started = time.monotonic()
-        self.say(raw)
+        self.say(raw, step)
         most = sum(missing.values()) if self.shelf.epochs_in_turn else max(missing.values())
         seconds = (time.monotonic() - started) / len(raw.index) * most
         needed = sum(missing[store.folder] * store.bytes_a_row for store in writable)
         self.tell(
-            f"of the teachers' rows {most:,} are missing in {self.shelf.epochs} epochs: {size_of(needed)} will be "
-            f"written, computing them takes about {duration(seconds)}"
+            f"missing of the teachers' rows in {counted(self.shelf.epochs, 'epoch')}: {most:,}; {size_of(needed)} will "
+            f"be written, computing them takes about {duration(seconds)}"
         )
 
     def _read(self, index: Tensor) -> tuple[Tensor, ...] | None:
         """The rows of these images out of the files; None where some are missing or damaged."""
         found = []
-        for files in self.files:
+        for row, files in zip(self.shelf.rows, self.files, strict=True):
             rows, there = files.gather(index.cpu().numpy())
             if not there.all():
                 return None
-            found.append(torch.from_numpy(rows))
+            found.append(torch.from_numpy(rows[:, : row.words]).contiguous())
         return tuple(found)
 
 

@@ -19,6 +19,7 @@ from fastkd.support.live import Look
 from fastkd.support.log import MetricsLog
 from fastkd.support.paths import is_there
 from fastkd.support.session import Session
+from fastkd.support.words import counted
 from fastkd.training.capture import CudaRecorder, first_lines
 from fastkd.training.checkpoint import (
     FORMAT,
@@ -149,7 +150,7 @@ class Trainer:
             self.step.close()
             self.progress.epoch = number + 1
             self.stop_if_asked()
-        self.session.display.note(f"{self.title}  {len(epochs)} epochs are stored")
+        self.session.display.note(f"{self.title}  {counted(len(epochs), 'epoch', 'are')} stored")
 
     def _show_filling(self, number: int, epochs: int, taken: int, seconds: float) -> None:
         """Shows how far the stores are filled: `taken` batches of the epoch of that number, in so many seconds."""
@@ -399,8 +400,8 @@ class Trainer:
             self.session.display.note(damage)
         if state["threads"] != torch.get_num_threads():
             self.session.display.note(
-                f"{self.name}: begun with {state['threads']} threads, goes on with {torch.get_num_threads()}: "
-                "results are the same but for the last bits"
+                f"{self.name}: begun with {counted(state['threads'], 'thread')}, goes on with "
+                f"{torch.get_num_threads()}: results are the same but for the last bits"
             )
         epoch, step = self.progress.epoch, self.progress.step
         self.session.display.note(f"{self.title}  resumed after epoch {epoch}" + (f", step {step}" if step else ""))
@@ -410,8 +411,8 @@ class Trainer:
         began, mine = len(state["rngs"]), rank()
         if began != world_size():
             self.session.display.note(
-                f"{self.name}: begun with {began} processes, goes on with {world_size()}: the batches are the same, "
-                "BatchNorm's shares of them are not"
+                f"{self.name}: begun with {counted(began, 'process')}, goes on with {world_size()}: the batches are "
+                "the same, BatchNorm's shares of them are not"
             )
         meters = state["meters"] if began == world_size() else Meter.shared(state["meters"], world_size())
         check_meter(meters[mine], self.checkpoint)

@@ -21,6 +21,19 @@ from helpers.places import ROOT
 TILE, WARPS, THREADS = 128, 4, 128
 DRAWS, PASS = "PPPPqqqqII??", "PPPPPiii?PP"
 """The structs Draws and Pass of csrc: pointers, 64-bit and 32-bit numbers, flags."""
+VARIANTS = [
+    ("fp32", 20),
+    ("fp32", 128),
+    ("fp32", 200),
+    ("fp32", 13),
+    ("fp32", 255),
+    ("bf16", 48),
+    ("bf16", 136),
+    ("bf16", 21),
+    ("bf16", 255),
+]
+"""A width for each variant of the gather."""
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @cache
@@ -64,6 +77,16 @@ def variant(dim: int, dtype: torch.dtype) -> str:
     else:
         shape = (4, 1, 8) if dim <= 64 else (4, 2, 8) if dim <= 128 else (4, 4, 4)
     return "gatherIfLi{}ELi{}ELi{}E".format(*shape)
+
+
+ENTRIES = {
+    "gather": tuple(variant(dim, TYPES[dtype]) for dtype, dim in VARIANTS),
+    "finish": ("6finishE",),
+    "finish_normaliser": ("17finish_normaliser",),
+    "update": ("updateIfE", "updateI13__nv_bfloat16E"),
+    "draw": ("fastkd4draw",),
+}
+"""{kernel of csrc: what the mangled names of its templates contain}: all that are launched."""
 
 
 class Gather:

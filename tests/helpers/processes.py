@@ -24,8 +24,8 @@ def start(*arguments, program=("-m", "--", "fastkd.train")):
     return subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process, code=0):
-    out, err = process.communicate(timeout=120)
+def finish(process, code=0, *, seconds=120):
+    out, err = process.communicate(timeout=seconds)
     assert process.returncode == code, err
     return out, err
 

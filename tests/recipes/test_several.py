@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fastkd.recipes import cifar100_sftn
-from fastkd.recipes.several import joined, with_one_data_seed
+from fastkd.recipes.several import joined, shared_teachers, with_one_data_seed
 from fastkd.stored import Storing
 from fastkd.support.errors import UserError
 
@@ -41,7 +41,10 @@ def test_seeds_share_the_crops_of_a_store():
     assert with_one_data_seed(replace(recipe, storing=storing, seeds=1)).data_seed is None
 
 
-def test_seeds_with_teachers_of_their_own_share_no_store():
+def test_seeds_of_one_store_share_the_teacher_that_the_first_trains():
     recipe = replace(cifar100_sftn(), seeds=3, storing=Storing(teacher_outputs=Path("store")))
-    with pytest.raises(UserError, match="--teacher-outputs with --seeds 3: .* give one by --teacher RUN"):
-        with_one_data_seed(recipe)
+    assert shared_teachers(recipe) == ("teacher",) and with_one_data_seed(recipe).data_seed == recipe.seed
+    following = replace(cifar100_sftn(method="rco"), seeds=3, storing=recipe.storing)
+    words = "--teacher-outputs with --seeds 3: rco follows the training of a teacher, .* by --teacher RUN@EPOCH"
+    with pytest.raises(UserError, match=words):
+        with_one_data_seed(following)

@@ -9,12 +9,12 @@ from fastkd.recipes.course import course
 from fastkd.run.outlook import Outlook
 
 
-def outlook(seeds=1):
+def outlook(seeds=1, **options):
     """A teacher of 4 epochs, a student and a control of 2."""
     recipe = tiny_recipe()
     teacher, *others = recipe.stages
     stages = (replace(teacher, training=replace(teacher.training, epochs=4)), *others)
-    return Outlook(course(replace(recipe, stages=stages)), seeds)
+    return Outlook(course(replace(recipe, stages=stages)), seeds, **options)
 
 
 def test_before_anything_is_known_every_epoch_is_like_the_running_ones():
@@ -50,3 +50,10 @@ def test_what_is_loaded_takes_no_training():
     known = outlook()
     known.finished("teacher-2", 0.0)
     assert "teacher-2" not in known.took
+
+
+def test_a_teacher_that_is_trained_once_is_not_waited_for_again():
+    known = outlook(seeds=3, once=("teacher",))
+    for name, seconds in (("teacher", 80.0), ("student", 10.0), ("control", 6.0), ("teacher", 0.0)):
+        known.finished(name, seconds)
+    assert known.seconds_after("student", 1.0) == pytest.approx(6 + 10 + 6)

@@ -4,23 +4,29 @@ import errno
 import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
+from functools import cache, partial
 
 import pytest
 import torch
 from helpers.courses import taught_recipe
+from helpers.hostile import line_of
 from helpers.recorders import record_everything
-from helpers.tiny import Quiet, tiny_recipe, train
+from helpers.stored import SETTINGS, loaded, recipe_of, student_of, trained_teacher
+from helpers.tiny import Quiet, job_of, tiny_recipe, train
 from safetensors.torch import load
 
-from fastkd.methods import find_method, split_methods
-from fastkd.recipes.recipe import StageRecipe
+from fastkd.methods import METHODS
+from fastkd.run import check, open_data
+from fastkd.run.builder import Builder
+from fastkd.run.earlier import Earlier
+from fastkd.run.run import Run
+from fastkd.run.stores import foreseen_stores
 from fastkd.stored import Store, Storing
 from fastkd.stored.epochs import EpochFiles
 from fastkd.stored.store import read_about
 from fastkd.support.errors import UserError
-from fastkd.support.files import sha256
 from fastkd.support.interrupt import Interrupt, Stopped
+from fastkd.support.session import Session
 from fastkd.training.stages import Distill
 from fastkd.training.step import Step
 
@@ -28,35 +34,8 @@ from fastkd.training.step import Step
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory):
     """The weights of a plain and of a student-friendly teacher."""
-    found = {}
-    for kind in ("plain", "sftn"):
-        recipe = tiny_recipe()
-        teacher = recipe.stages[0] if kind == "sftn" else replace(recipe.stages[0], sftn=None)
-        folder = tmp_path_factory.mktemp(kind) / "run"
-        train(replace(recipe, stages=(teacher,)), folder)
-        found[kind] = folder / "teacher.safetensors"
-    return found
-
-
-SETTINGS = {"crd": {"negatives": 16}, "sskd": {"epochs": 1, "milestones": ()}}
-
-
-def loaded(path: Path, name="teacher") -> StageRecipe:
-    return StageRecipe(name=name, role="teacher", network="resnet8", file=str(path), sha256=sha256(path))
-
-
-def recipe_of(path, method="kd", store=None, settings=None, storing=None, training=None, **changes):
-    """A loaded teacher and a student; two epochs of four steps."""
-    base = tiny_recipe()
-    given = {name: find_method(name).Settings(**(settings or {}).get(name, {})) for name in split_methods(method)}
-    own = replace(base.stages[1].training, **(training or {}))
-    student = replace(base.stages[1], method=method, settings=given, training=own)
-    options = Storing(teacher_outputs=store, **(storing or {})) if store else Storing()
-    return replace(base, **{"stages": (loaded(path), student), "storing": options} | changes)
-
-
-def student_of(folder):
-    return (folder / "student.safetensors").read_bytes()
+    kinds = ("plain", "sftn")
+    return {kind: trained_teacher(tiny_recipe(), kind, tmp_path_factory.mktemp(kind) / "run") for kind in kinds}
 
 
 @pytest.fixture(scope="module")
@@ -102,23 +81,18 @@ def silent_teacher(monkeypatch):
     return refuse
 
 
-LONG = [("plain", method) for method in ("dkd", "crd", "kd+pkt+rkd", "cc", "srrl")] + [("sftn", "kd")]
+LONG = ("kd", "kd+pkt+rkd", "cc", "srrl", "simkd")
 
 
-@pytest.mark.parametrize(
-    "kind, method",
-    [
-        *(("plain", "kd"), ("sftn", "crd"), ("plain", "kd+sskd")),
-        *(pytest.param(*one, marks=pytest.mark.slow) for one in LONG),
-    ],
-)
-def test_two_students_of_one_store_end_as_with_the_teacher_itself(
-    kind, method, teachers, live, tmp_path, silent_teacher
-):
-    path, store, expected = teachers[kind], tmp_path / "store", live(kind, method)
-    train(recipe_of(path, method, store, SETTINGS), tmp_path / "first")
+@pytest.mark.parametrize("method", ("kd+sskd", *(pytest.param(one, marks=pytest.mark.slow) for one in LONG)))
+def test_two_students_of_one_store_end_as_with_the_teacher_itself(method, teachers, tmp_path, silent_teacher):
+    """SimKD and SRRL read the teacher's weights, too, which are there."""
+    path, store, settings = teachers["plain"], tmp_path / "store", SETTINGS | {"simkd": {"projector": "vector"}}
+    train(recipe_of(path, method, settings=settings), tmp_path / "live")
+    train(recipe_of(path, method, store, settings), tmp_path / "first")
     silent_teacher()
-    train(recipe_of(path, method, store, SETTINGS), tmp_path / "second")
+    train(recipe_of(path, method, store, settings), tmp_path / "second")
+    expected = student_of(tmp_path / "live")
     assert expected == student_of(tmp_path / "first") == student_of(tmp_path / "second")
 
 
@@ -165,15 +139,14 @@ def test_a_batch_in_parts(teachers, live, tmp_path):
         assert live(training=parts) == student_of(tmp_path / name)
 
 
-@pytest.mark.parametrize("steps", (pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(6, marks=pytest.mark.slow)))
-def test_stopped_in_the_middle_and_resumed(steps, teachers, live, tmp_path, monkeypatch):
+def test_stopped_in_the_middle_and_resumed(teachers, live, tmp_path, monkeypatch):
     recipe, expected = recipe_of(teachers["plain"], "kd", tmp_path / "store"), live()
     plain, interrupt, taken = Step.__call__, Interrupt(), [0]
 
     def counting(self, raw):
         plain(self, raw)
         taken[0] += 1
-        if taken[0] == steps:
+        if taken[0] == 3:
             interrupt.requested = "SIGTERM"
 
     monkeypatch.setattr(Step, "__call__", counting)
@@ -255,7 +228,36 @@ class TestWhatIsTold:
         monkeypatch.setattr(EpochFiles, "write", write)
         train(recipe_of(teachers["plain"], "kd", tmp_path / "store"), tmp_path / "run", display=display)
         (note,) = [note for note in display.notes if "will be written" in note]
-        assert "of the teachers' rows 256 are missing in 2 epochs: 11.3 kB" in note
+        assert "missing of the teachers' rows in 2 epochs: 256; 11.3 kB will be written" in note
+
+    def test_a_dry_run_tells_what_a_store_will_take_and_writes_nothing(self, teachers, filled, tmp_path):
+        def told(recipe):
+            display = Quiet()
+            Run(job_of(recipe), 0, tmp_path / "none", Session(display)).dry_run()
+            return [note for note in display.notes if "store" in note]
+
+        path = teachers["plain"]
+        whole = f"student  the store {filled / 'teacher'} holds 2 epochs of 128 rows, 11.3 kB"
+        assert told(recipe_of(path, "kd", filled)) == [whole]
+        (words,) = told(recipe_of(path, "kd", tmp_path / "other", training={"epochs": 3}))
+        assert words.endswith("holds 3 epochs of 128 rows, 16.9 kB, of which 16.9 kB are not there yet")
+        (words,) = told(recipe_of(path, "kd", filled, training={"epochs": 3}))
+        assert words.endswith("16.9 kB, of which 5.63 kB are not there yet")
+        (words,) = told(recipe_of(path, "kd", tmp_path / "other", storing={"store_epochs": 1}))
+        assert "holds 1 epoch of 128 rows" in words
+        assert not (tmp_path / "other").exists() and not (tmp_path / "none").exists()
+
+    def test_what_a_store_will_not_do_is_known_before_its_teacher_is_trained(self, filled, tmp_path, monkeypatch):
+        recipe = replace(tiny_recipe(), storing=Storing(teacher_outputs=filled))
+        with pytest.raises(UserError, match="was made with data seed 0, here it is 3"):
+            check(job_of(replace(recipe, data_seed=3)))
+        (tmp_path / "taken/teacher").mkdir(parents=True)
+        (tmp_path / "taken/teacher/thesis.tex").touch()
+        with pytest.raises(UserError, match="is no store: it has no store.json, but thesis.tex"):
+            check(job_of(replace(recipe, storing=Storing(teacher_outputs=tmp_path / "taken"))))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+        with pytest.raises(UserError, match=r"needs 11.3 kB more, the disk has 1 kB: a narrower --store-type"):
+            check(job_of(replace(recipe, storing=Storing(teacher_outputs=tmp_path / "new"))))
 
     def test_other_circumstances_are_a_field_of_the_result(self, teachers, filled, tmp_path, monkeypatch):
         path, store, same = teachers["plain"], filled, Quiet()
@@ -278,7 +280,7 @@ class TestWhatIsTold:
         rows.write_bytes(content)
         display = Quiet()
         train(recipe_of(path, "kd", filled), tmp_path / "again", display=display)
-        assert any("1 rows are damaged, they are computed anew" in note for note in display.notes)
+        assert any("1 row is damaged and computed anew" in note for note in display.notes)
         assert live() == student_of(tmp_path / "again")
         assert rows.read_bytes() != bytes(content)
 
@@ -290,7 +292,8 @@ class TestWhatIsTold:
         display = Quiet()
         train(recipe_of(path, "kd", store), tmp_path / "run", display=display)
         holder.close()
-        assert any("computed here, and not added" in note for note in display.notes)
+        words = f"another process is storing rows in {store / 'teacher'}: rows that are missing are computed here"
+        assert any(f"{words}, and not added" in note for note in display.notes)
         assert live() == student_of(tmp_path / "run")
         assert {file.name: file.read_bytes() for file in (store / "teacher").iterdir()} == before
 
@@ -301,25 +304,16 @@ def _known(folder):
 
 
 class TestRefused:
-    @pytest.mark.parametrize(
-        "method, words",
-        (
-            ("kd+sp", "sp reads the teacher's feature maps, which no store holds"),
-            ("oh", "oh reads the teacher's feature maps"),
-            ("ce", "changes nothing: ce reads nothing of the teacher"),
-        ),
-    )
-    def test_what_a_store_cannot_give(self, method, words, teachers, tmp_path):
+    def test_what_a_store_cannot_give_before_anything_is_made(self, teachers, tmp_path):
+        words = "sp reads the teacher's feature maps, which no store holds"
         with pytest.raises(UserError, match=words) as error:
-            train(recipe_of(teachers["plain"], method, tmp_path / "store"), tmp_path / "run")
+            train(recipe_of(teachers["plain"], "kd+sp", tmp_path / "store"), tmp_path / "run")
         assert "\n" not in str(error.value) and not (tmp_path / "store").exists()
 
     @pytest.mark.parametrize(
         "words, changes",
         (
             ("weights", {}),
-            ("data ", {"limit_train": 127}),
-            ("data seed 0, here it is 3", {"data_seed": 3}),
             ("crop padding 1, here it is 2", {"augmentation": {"crop_padding": 2}}),
         ),
     )
@@ -333,13 +327,6 @@ class TestRefused:
         assert "\n" not in str(error.value)
         assert {file.name: file.read_bytes() for file in (tmp_path / "store/teacher").iterdir()} == before
 
-    def test_mixed_images_are_no_rows(self, teachers, tmp_path):
-        recipe = recipe_of(teachers["plain"], "kd", tmp_path / "store")
-        for name in ("mixup", "cutmix"):
-            mixed = replace(recipe, augmentation=replace(recipe.augmentation, **{name: 0.2}))
-            with pytest.raises(UserError, match="--teacher-outputs: a mixed image .* is one of its batch alone"):
-                train(mixed, tmp_path / name)
-
     def test_several_temperatures_share_no_tail(self, teachers, tmp_path):
         storing = {"store_top": 3}
         with pytest.raises(UserError, match="--store-top: sskd reads all of the teacher's logits"):
@@ -349,7 +336,13 @@ class TestRefused:
 
 
 class TestLess:
-    @pytest.mark.parametrize("storing", ({"store_type": "float16"}, {"store_type": "bfloat16"}, {"store_top": 9}))
+    @pytest.mark.parametrize(
+        "storing",
+        (
+            {"store_type": "float16"},
+            *(pytest.param(one, marks=pytest.mark.slow) for one in ({"store_type": "bfloat16"}, {"store_top": 9})),
+        ),
+    )
     def test_narrower_rows_are_near_and_named(self, storing, teachers, live, tmp_path):
         recipe = recipe_of(teachers["plain"], "kd", tmp_path / "store", storing=storing)
         (result,) = train(recipe, tmp_path / "run")
@@ -372,6 +365,7 @@ class TestLess:
 
 
 class TestSeeds:
+    @pytest.mark.slow
     def test_seeds_of_one_store(self, teachers, live, filled, tmp_path, silent_teacher):
         alone = live(seed=1, data_seed=0)
         silent_teacher()
@@ -379,5 +373,79 @@ class TestSeeds:
         assert student_of(tmp_path / "run/seed-1") == alone
         assert student_of(tmp_path / "run/seed-0") == live()
 
+    @pytest.mark.slow
     def test_another_data_seed_is_another_training(self, live):
         assert live() == live(data_seed=0) != live(data_seed=1)
+
+
+SERVED = (
+    *(
+        "abkd",
+        "aekd",
+        "aveg",
+        "cc",
+        "crd",
+        "crld",
+        "ctkd",
+        "dist",
+        "dkd",
+        "jsd",
+        "kd",
+        "mlld",
+        "nkd",
+        "pkt",
+        "rkd",
+        "rld",
+    ),
+    *("srd", "srrl", "sskd", "tfkd_self", "ttm", "wttm"),
+)
+MAPS = (
+    *("ab", "aekd_f", "at", "catkd", "fitnet", "fsp", "ft", "nst", "oh", "reviewkd", "sdd", "semckd", "simkd", "sp"),
+    *("vid", "vkd"),
+)
+NOTHING = ("ce", "ls", "tfkd_reg", "uskd")
+ELSEWHERE = {
+    "dml": "its teachers learn, too: nothing can be stored of them",
+    "kdcl": "likewise",
+    "none": "it trains nothing",
+    "rco": "see test_the_rows_of_each_anchor_stand_under_its_name",
+}
+
+
+@cache
+def digits():
+    return open_data(tiny_recipe())
+
+
+class TestEveryMethod:
+    """A store serves a method, or one line names the method that it does not serve."""
+
+    def refusal(self, method, path, store, **settings):
+        settings = {method: SETTINGS.get(method, {}) | settings}
+        recipe = recipe_of(path, method, store, settings=settings)
+        job = job_of(recipe, data=digits())
+        builder, earlier, lines = Builder(job, 0), Earlier(job.course), []
+        for planned in job.course:
+            stage = builder.stage(planned, earlier)
+            earlier.add(planned, stage)
+            foreseen = foreseen_stores(job, planned, stage, earlier, 0)
+            lines.append(line_of(partial(list, foreseen), method))
+        return next(filter(None, lines), "")
+
+    def test_the_walk_is_whole(self):
+        assert sorted((*SERVED, *MAPS, *NOTHING, *ELSEWHERE)) == sorted(METHODS)
+
+    @pytest.mark.parametrize("method", (*SERVED, *MAPS, *NOTHING))
+    def test_served_or_refused_by_name(self, method, teachers, tmp_path):
+        line = self.refusal(method, teachers["plain"], tmp_path / "store")
+        if method in SERVED:
+            assert line == ""
+        elif method in MAPS:
+            assert f"--teacher-outputs: {method} reads the teacher's feature maps, which no store holds" in line
+        else:
+            assert f"--teacher-outputs changes nothing: {method} reads nothing of the teacher" in line
+
+    def test_what_a_setting_decides(self, teachers, tmp_path):
+        path, store = teachers["plain"], tmp_path / "store"
+        assert self.refusal("simkd", path, store, projector="vector") == ""
+        assert "oh normalises the teacher by each batch" in self.refusal("oh", path, store, teacher_norm="batch")

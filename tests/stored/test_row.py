@@ -78,6 +78,11 @@ def test_the_sizes_that_the_page_names():
         (row("logits", top=3, temperature=4.0), row("logits"), "kept logits is 3, not None"),
         (row("logits", top=3, temperature=4.0), row("logits", top=3, temperature=1.0), "temperature is 4.0, not 1.0"),
         (row("logits"), row("logits", views=4, quarter_turns=True), "1 view, not 4 views at quarter turns"),
+        (
+            row("logits", views=4, quarter_turns=True),
+            row("logits", views=2, strong=True),
+            "not 2 views weak and strong",
+        ),
         (row("embedding"), row("embedding", embedding=9), "width is 7, not 9"),
     ),
 )
@@ -93,3 +98,12 @@ def test_more_than_is_wanted_serves():
 def test_all_classes_are_no_choice_of_the_largest():
     with pytest.raises(UserError, match="--store-top is below the 11 classes"):
         row("logits", top=K, temperature=1.0)
+
+
+def test_a_row_of_several_views_begins_with_one_of_the_plain_view():
+    outputs, labels = said(views=4)
+    kept = row("logits", "embedding", type="float16", views=4, quarter_turns=True)
+    plain = Output(*(part[:B] if torch.is_tensor(part) else part for part in outputs))
+    first = kept.of_first_view
+    assert torch.equal(kept.packed(outputs, labels)[:, : first.words], first.packed(plain, labels))
+    assert kept.lacks(first) == "" and first.lacks(kept) != ""

@@ -146,6 +146,21 @@ def test_one_command_writes_and_the_others_read(tmp_path):
     reader.close()
 
 
+def test_a_store_of_more_views_is_read_only_and_left_to_others(tmp_path):
+    turned = replace(ROW, views=4, quarter_turns=True)
+    opened(tmp_path, row=turned).close()
+    reader = opened(tmp_path)
+    assert reader.notes == [
+        "it holds 4 views at quarter turns, here there is 1: rows that are missing are computed here, and not added"
+    ]
+    with pytest.raises(UserError, match="nothing can be added to the store .*: it holds 4 views at quarter turns"):
+        reader.refuse_reading_only()
+    writer = opened(tmp_path, row=turned)
+    assert writer.writable
+    writer.close()
+    reader.close()
+
+
 def test_a_mistake_leaves_the_lock_to_others(tmp_path):
     opened(tmp_path).close()
     mistake(tmp_path, replace(KEY, data_seed=1))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.crd_cases import MOMENTUM, in_float64, near, problem
-from helpers.gather_executed import Gather
+from helpers.gather_executed import ENTRIES, TYPES, VARIANTS, Gather, full_name, module
 from ptx import nvcc
 
 from fastkd.ops import crd
@@ -12,19 +12,6 @@ pytestmark = [
     pytest.mark.ptx,
     pytest.mark.skipif(bool(nvcc.obstacle()), reason=nvcc.obstacle() or "nvcc is there"),
 ]
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-VARIANTS = [
-    ("fp32", 20),
-    ("fp32", 128),
-    ("fp32", 200),
-    ("fp32", 13),
-    ("fp32", 255),
-    ("bf16", 48),
-    ("bf16", 136),
-    ("bf16", 21),
-    ("bf16", 255),
-]
-"""A width for each variant of the gather."""
 
 
 def check(gather: Gather, **options) -> None:
@@ -42,9 +29,14 @@ def check(gather: Gather, **options) -> None:
     assert not any(result.depends_on_order for result in gather.launches)
 
 
+def test_every_kernel_that_is_compiled_is_among_the_entries():
+    patterns = [pattern for several in ENTRIES.values() for pattern in several]
+    assert {full_name("sm_80", pattern) for pattern in patterns} == set(module("sm_80"))
+
+
 @pytest.mark.parametrize(("dtype", "dim"), [VARIANTS[1], VARIANTS[7]])
 def test_variants(dtype, dim):
-    check(Gather("sm_90"), dtype=TYPES[dtype], dim=dim, samples=3)
+    check(Gather("sm_80"), dtype=TYPES[dtype], dim=dim, samples=3)
 
 
 @pytest.mark.slow
@@ -82,12 +74,13 @@ def test_odd_shapes(options):
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_every_row_is_read_once_for_a_draw(dtype):
+@pytest.mark.parametrize("architecture", ("sm_80", pytest.param("sm_90", marks=pytest.mark.slow)))
+def test_every_row_is_read_once_for_a_draw(architecture, dtype):
     """Without replacement the rows of one sample are different ones: nothing of them is read twice, and nothing else of
     the bank but its first row, for the places behind the last draw. Embeddings, numbers and borders of classes come on
     top."""
     case = problem(samples=1, rows=3000, negatives=2000, dim=128, dtype=TYPES[dtype])
-    gather = Gather("sm_90")
+    gather = Gather(architecture)
     gather.loss(case.inputs(torch.full((2,), 1000.0)))
     counts, row = gather.launches[0].counts, 2 * 128 * TYPES[dtype].itemsize
     assert 0 <= counts.read.unique_bytes - 2001 * row <= row + 2 * 128 * 4 + 256

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 from helpers.crd_cases import problem
-from helpers.gather_executed import Gather, edited
+from helpers.gather_executed import ENTRIES, Gather, edited
 from helpers.mutated import SYNCHRONISES, replaced, without
 from ptx import Program, nvcc
 from ptx.findings import RACE, TRAP
@@ -33,6 +33,10 @@ def outcome(programs: dict[str, Program] | None = None) -> tuple[frozenset[str],
     gather.update(bank, old_z, torch.tensor(7), rows, student, teacher, new_z, case.numbers)
     kinds = {finding.kind for result in gather.launches for finding in result.findings}
     return frozenset(kinds), [*results, bank, old_z]
+
+
+def test_every_kernel_is_mutated():
+    assert all(any(pattern in BARRIERS for pattern in patterns) for patterns in ENTRIES.values())
 
 
 @cache
