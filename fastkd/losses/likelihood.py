@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastkd.losses.maps import to_smaller
 from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
+from fastkd.support.ranges import Positive, Width
 
 
 class VIDLoss(TensorLoss):
@@ -20,17 +21,17 @@ class VIDLoss(TensorLoss):
 
     def __init__(
         self,
-        student_channels: int,
-        teacher_channels: int,
+        student_channels: Width,
+        teacher_channels: Width,
         *,
-        initial_variance: float = 5.0,
-        least_variance: float = 1e-5,
+        initial_variance: Positive = 5.0,
+        least_variance: Positive = 1e-5,
     ):
-        """Raises ValueError unless initial_variance is above least_variance, and that above 0."""
-        if not initial_variance > least_variance > 0:
-            given = f"{initial_variance!r} and {least_variance!r}"
-            raise ValueError(f"initial_variance is above least_variance, and that above 0, got {given}")
-        super().__init__()
+        """Raises ValueError unless initial_variance is above least_variance."""
+        numbers = {"initial_variance": initial_variance, "least_variance": least_variance}
+        super().__init__(student_channels=student_channels, teacher_channels=teacher_channels, **numbers)
+        if not initial_variance > least_variance:
+            raise ValueError(f"initial_variance is above least_variance {least_variance!r}, got {initial_variance!r}")
         self.regressor = nn.Sequential(
             nn.Conv2d(student_channels, teacher_channels, 1, bias=False),
             nn.ReLU(),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastkd.losses.checks import check_pairs
 from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
+from fastkd.support.ranges import NotNegative
 
 LEAST_SHARE = 1e-3
 """Share of a channel's values that must be below 0 for their mean to be its margin, else -3 standard deviations."""
@@ -46,8 +47,8 @@ class ABLoss(TensorLoss):
     by hidden neurons", AAAI 2019, arXiv 1811.03233): how far the student's neurons are from the teacher's side of zero,
     by a margin, squared; summed over neurons, a mean over the samples, times 3 / 1000."""
 
-    def __init__(self, *, margin: float = 1.0):
-        super().__init__()
+    def __init__(self, *, margin: NotNegative = 1.0):
+        super().__init__(margin=margin)
         self.margin = margin
 
     def forward(self, student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tensor]) -> Tensor:

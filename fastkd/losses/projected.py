@@ -14,6 +14,7 @@ from fastkd.losses.maps import rows_of, to_smaller
 from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
 from fastkd.losses.projectors import NormalisedProjector, OrthogonalProjector
+from fastkd.support.ranges import Width
 
 EPSILON = {"differences": 1e-4, "correlations": torch.finfo(torch.float32).tiny}
 """Added to the variances by SRD; none in the authors' code for DeiT, which PyTorch refuses."""
@@ -32,10 +33,10 @@ class SRDLoss(TensorLoss):
     """
 
     def __init__(
-        self, student_dim: int, teacher_dim: int, *, form: Literal["differences", "correlations"] = "differences"
+        self, student_dim: Width, teacher_dim: Width, *, form: Literal["differences", "correlations"] = "differences"
     ):
         check_choice("form", form, tuple(EPSILON))
-        super().__init__()
+        super().__init__(student_dim=student_dim, teacher_dim=teacher_dim)
         self.form = form
         self.projector = NormalisedProjector(student_dim, teacher_dim, eps=EPSILON[form])
 
@@ -54,9 +55,9 @@ class VkDLoss(TensorLoss):
         feature (the authors' code for detectors).
     """
 
-    def __init__(self, student_dim: int, teacher_dim: int, *, form: Literal["embedding", "places"] = "embedding"):
+    def __init__(self, student_dim: Width, teacher_dim: Width, *, form: Literal["embedding", "places"] = "embedding"):
         check_choice("form", form, ("embedding", "places"))
-        super().__init__()
+        super().__init__(student_dim=student_dim, teacher_dim=teacher_dim)
         self.form = form
         if form == "places":
             self.scale = nn.Parameter(torch.ones(teacher_dim))
