@@ -108,6 +108,7 @@ def sanitized() -> list[Job]:
     which = {
         "gather": "gather and (against_float64 or update or draws_are)",
         "dense": "dense and (draws_are or against_float64 and (plain or replacement or enough or whole))",
+        "marks": "counts_of and cuda",
     }
     jobs = []
     for name, chosen in which.items():

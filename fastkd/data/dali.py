@@ -125,7 +125,8 @@ class DALILoader:
         else:
             pixels, index = self._next_on_gpu(size)
         places = torch.from_numpy(np.array(index.as_tensor()))
-        return RawBatch(places[: len(places) // views], pixels.view(views, -1, size, size, 3))
+        index = places[: len(places) // views]
+        return RawBatch(index, pixels.view(views, -1, size, size, 3), paired=self._order.paired)
 
     def _next_on_gpu(self, size: int) -> tuple[Tensor, Any]:
         """Copies the pixels on a stream of its own, which does not wait for the step that is running."""
@@ -148,7 +149,7 @@ class DALILoader:
             device_id = torch.cuda.current_device() if gpu.index is None else gpu.index
             self._stream = torch.cuda.Stream(gpu)
         pipeline = _graph(
-            batch_size=self._order.largest * plan.images,
+            batch_size=self._order.largest * plan.images * (2 if self._order.paired else 1),
             num_threads=self._threads,
             device_id=device_id,
             prefetch_queue_depth=PREFETCH,

@@ -166,6 +166,8 @@ def is_mixed(recipe: Recipe) -> bool:
 def _refuse_beside_mixing(recipe: Recipe) -> None:
     if not is_mixed(recipe):
         return
+    if world_size() > 1:
+        raise UserError("--teacher-outputs: beside --mixup and --cutmix a store is filled and read by one process")
     if recipe.storing.store_epochs is not None:
         why = "with --mixup or --cutmix the images of an epoch come in no other: the order decides which are mixed"
         raise UserError(f"--store-epochs: {why}")

@@ -116,7 +116,7 @@ class Step:
 
     def __call__(self, raw: RawBatch) -> None:
         self._train_any_size(raw)
-        self.meter.count(len(raw.index))
+        self.meter.count(raw.size)
 
     def _train_any_size(self, raw: RawBatch) -> None:
         with self.averaging.stream(), self._plain_if_odd(raw):
@@ -124,7 +124,7 @@ class Step:
 
     def _plain_if_odd(self, raw: RawBatch) -> contextlib.AbstractContextManager[None]:
         """A batch of another size than the one that was compiled for would compile once more: it runs as PyTorch."""
-        odd = self.execution.compile != "off" and len(raw.index) != self.batch_size
+        odd = self.execution.compile != "off" and raw.size != self.batch_size
         return torch.compiler.set_stance("force_eager") if odd else contextlib.nullcontext()  # pyright: ignore
 
     def warm_up(self, loader: Loader, recorder: Recorder | None = None, *, beside: Sequence["Step"] = ()) -> list[str]:
@@ -157,7 +157,7 @@ class Step:
         """Takes a step on trial, to see how often each BatchNorm is used in one."""
         before = self.counters.counts()
         self._train_alone(raw)
-        self.counters.learn(before, min(self.training.accumulate, len(raw.index)))
+        self.counters.learn(before, min(self.training.accumulate, raw.size))
 
     def _snapshot(self) -> Snapshot:
         counters = [self.done, self.epoch, self.first_bad.steps]
@@ -231,8 +231,8 @@ class Step:
         return f"captured in {duration(time.perf_counter() - started)}{each}{branches}{how}"
 
     def _why_not_recorded(self, raw: RawBatch) -> str:
-        if len(raw.index) != self.batch_size:
-            return f"the only batch has {counted(len(raw.index), 'image')}, not {self.batch_size}"
+        if raw.size != self.batch_size:
+            return f"the only batch has {counted(raw.size, 'image')}, not {self.batch_size}"
         if not follows_the_device(self.optimizer):
             return f"{type(self.optimizer).__name__} counts its steps on the host"
         return ""

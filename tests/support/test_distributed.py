@@ -61,6 +61,18 @@ def test_two_processes_differ_from_one_with_the_whole_batch(two, tmp_path):
 
 
 @pytest.mark.slow
+def test_mixed_images_have_partners_on_the_other_process(tmp_path):
+    """A student is left out: the running statistics of its teacher's BatchNorm are those of a rank's own shards."""
+    how = [*TINY, "--mixup", "0.4", "--cutmix", "1", "--teacher-training", "standard"]
+    finish(start(*how, "--run", tmp_path / "two"))
+    train.main([*how, "--accumulate", "2", "--run", str(tmp_path / "one")])
+    for name in ("teacher", "control"):
+        one, other = (parameters(tmp_path / run, name) for run in ("one", "two"))
+        for key, value in one.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.slow
 def test_without_batchnorm_two_processes_equal_one_with_the_whole_batch(tmp_path):
     """Teacher, student by KD, and a control; grafted branches bring BatchNorm of their own."""
     program = TESTS / "helpers" / "without_batchnorm.py"
