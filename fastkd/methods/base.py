@@ -44,6 +44,9 @@ class MethodLoss(NamedTuple):
     """[2] int64: top-1 and top-5 hits, which the one logit method of a `Distill` stage counts."""
 
 
+PeerLoss = Callable[[Output, tuple[Output, ...], Batch], MethodLoss]
+
+
 def weighted(name: str, weight: float | Tensor, loss: Tensor) -> MethodLoss:
     """The usual contribution of a feature method: one term, reported before its weight."""
     return MethodLoss(weight * loss, {name: loss.detach()})
@@ -145,6 +148,25 @@ class Method(nn.Module):
         Several teachers that are given are the waypoints themselves.
         """
         return None
+
+    @classmethod
+    def held_out(cls, settings: Any) -> float:
+        """The share of the training images that peers do not train on: they are weighed by it before each epoch."""
+        return 0.0
+
+    def is_weighed(self, epoch: int) -> bool:
+        """Whether the peers have their weights of an epoch, as in one that is resumed in its middle."""
+        return True
+
+    def weigh(self, epoch: int, logits_MNK: Tensor, labels_N: Tensor) -> None:
+        """Changes what the peers count in an epoch, in place, by what they say of the N images held out.
+
+        The student is the first of the peers.
+        """
+
+    def seen_from(self, place: int) -> "PeerLoss":
+        """The loss of the peer at a place, the student's being 0; `teachers` are the other peers, in order."""
+        return self
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         """The parts of the student that get a gradient from this loss; what no method of a stage reaches is frozen."""

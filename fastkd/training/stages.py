@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, Views
+from fastkd.data.sources import Source
 from fastkd.losses import SFTNLoss, ce_loss
 from fastkd.methods import short_name
 from fastkd.methods.base import Method, MethodLoss, Terms
@@ -264,6 +265,8 @@ class Mutual(Stage):
         self.notes = method.notes
         if method.own_augmentation:
             self.views = Views(len(networks))
+        self.held_out: Source | None = None
+        """Images that nothing is trained on, by which the method weighs the networks before each epoch."""
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -279,7 +282,8 @@ class Mutual(Stage):
         losses: list[MethodLoss] = []
         for place, own in enumerate(outputs):
             others = tuple(_constant(output) for output in (*outputs[:place], *outputs[place + 1 :]))
-            losses.append(loss_on_mixed(partial(self.method, own, others), batch, labels_of_mixed(self.method)))
+            loss = partial(self.method.seen_from(place), own, others)
+            losses.append(loss_on_mixed(loss, batch, labels_of_mixed(self.method)))
         named = zip(self.names, losses, strict=True)
         terms = {f"{name}.{term}": value for name, loss in named for term, value in loss.terms.items()}
         assert losses[0].hits is not None, "the method is a logit method"
@@ -299,6 +303,21 @@ class Mutual(Stage):
 
     def begin_epoch(self, epoch: int) -> None:
         self.method.begin_epoch(epoch)
+        if self.held_out is not None and not self.method.is_weighed(epoch):
+            self.method.weigh(epoch, *self._said_of(self.held_out))
+
+    @torch.no_grad()
+    def _said_of(self, source: Source) -> tuple[Tensor, Tensor]:
+        """The logits [M,N,K] of all networks in eval mode, and the labels [N], of all images of a source."""
+        device = next(self.parameters()).device
+        logits, labels, training, zero = [], [], self.training, torch.zeros((), dtype=torch.int64, device=device)
+        self.eval()
+        for raw in source.loader.epoch(0):
+            batch = source.prepare(raw.to(device), zero, zero)
+            logits.append(torch.stack([network(batch.images[0]).logits.float() for network in self.networks]))
+            labels.append(batch.labels)
+        self.train(training)
+        return torch.cat(logits, 1), torch.cat(labels)
 
 
 def _of_stage(loss: MethodLoss) -> StageLoss:

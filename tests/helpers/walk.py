@@ -58,6 +58,7 @@ VARIANTS = {
     "fsp": {"weight": 1.0},
     "kdcl linear": {"target": "linear"},
     "kdcl min_logit": {"target": "min_logit"},
+    "kdcl general": {"target": "general"},
     "simkd joint": {"ce_weight": 0.5, "kl_weight": 0.5},
     "simkd vector": {"projector": "vector"},
     "simkd normalised": {"projector": "normalised"},
