@@ -42,6 +42,17 @@ class MethodLoss(NamedTuple):
     terms: Terms
     hits: Tensor | None = None
     """[2] int64: top-1 and top-5 hits, which the one logit method of a `Distill` stage counts."""
+    gated: Tensor | None = None
+    """What is added to the total only where its gradient agrees with that of the rest, see `Gate`."""
+
+
+class Gate(NamedTuple):
+    """When a gated loss is added: in each batch for which its gradient and that of what has no gate agree."""
+
+    least_cosine: float
+    """The least cosine between the two gradients."""
+    compared: Literal["all", "classifier"] = "all"
+    """The parameters of the student whose gradients are compared."""
 
 
 PeerLoss = Callable[[Output, tuple[Output, ...], Batch], MethodLoss]
@@ -115,6 +126,8 @@ class Method(nn.Module):
     """Whether the teachers' logits may be a `fastkd.losses.SparseTeacher` at the settings' `temperature`."""
     views: Views = ONE_VIEW
     """What a batch has to hold. With several views `forward` gets the outputs for all, view by view: [V·B, …]."""
+    gate: Gate | None = None
+    """What `MethodLoss.gated` has to pass, and the losses of all methods that are joined to this one."""
     teacher_norm: Literal["running", "batch"] = "running"
     """Which statistics the teacher's BatchNorms normalise by. With "batch" the teacher is not folded."""
     fixed_batch_size: ClassVar[bool] = False

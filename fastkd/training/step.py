@@ -15,6 +15,7 @@ from fastkd.support.live import duration
 from fastkd.training.capture import Recorder, first_lines
 from fastkd.training.compilation import compile_stage, undo_compile
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
+from fastkd.training.gates import Gates
 from fastkd.training.meter import Meter
 from fastkd.training.optimisation import (
     Training,
@@ -61,8 +62,9 @@ class Step:
         """The loss terms of that step."""
         self.meter = Meter(device)
         self.average = WeightAverage(stage.deployed, training.ema) if training.ema else None
+        self.gates = Gates(stage) if stage.gate is not None else None
         self.module: nn.Module = stage
-        if world_size() > 1:
+        if world_size() > 1 and self.gates is None:
             ids = [device] if device.type == "cuda" else None
             # BatchNorm statistics are each rank's own; rank 0's are shared before evaluation and saving.
             self.module = DistributedDataParallel(
@@ -231,6 +233,8 @@ class Step:
         if self.stored is not None:
             batch = self.stored.with_rows(batch, raw)
         loss = self._accumulate(batch)
+        if self.gates is not None:
+            loss = self.gates.open(loss)
         bad = any_rank(~(loss.total.isfinite() & gradients_are_finite(self.optimizer)))
         self._keep_first_bad(bad, {"loss": loss.total, **loss.terms})
         if self.training.clip_norm is not None:
@@ -257,6 +261,8 @@ class Step:
     def _accumulate(self, batch: Batch) -> StageLoss:
         """Takes the batch in `accumulate` parts, one after the other; gradients and terms are those of their mean."""
         parts = self.training.accumulate
+        if self.gates is not None:
+            self.gates.begin()
         if parts == 1:
             return self._forward_backward(batch, 1.0)
         losses, count = [], len(batch.labels)
@@ -270,14 +276,19 @@ class Step:
             return torch.stack([value * share for value, share in zip(values, shares, strict=True)]).sum()
 
         terms = {name: mean([loss.terms[name] for loss in losses]) for name in losses[0].terms}
+        gated = {name: mean([loss.gated[name] for loss in losses]) for name in losses[0].gated}
         hits = torch.stack([loss.hits for loss in losses]).sum(0)
-        return StageLoss(mean([loss.total for loss in losses]), terms, hits)
+        return StageLoss(mean([loss.total for loss in losses]), terms, hits, gated)
 
     def _forward_backward(self, batch: Batch, weight: float) -> StageLoss:
         with self.forward_context():
             loss: StageLoss = self.module(self._laid_out(batch))
-        (loss.total * weight if weight != 1.0 else loss.total).backward()
-        return StageLoss(loss.total.detach(), loss.terms, loss.hits)
+        if self.gates is not None:
+            self.gates.backward(loss, weight)
+        else:
+            (loss.total * weight if weight != 1.0 else loss.total).backward()
+        gated = {name: value.detach() for name, value in loss.gated.items()}
+        return StageLoss(loss.total.detach(), loss.terms, loss.hits, gated)
 
     def _laid_out(self, batch: Batch) -> Batch:
         """The batch with its images in the memory layout that the networks have."""

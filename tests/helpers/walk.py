@@ -36,7 +36,7 @@ PAIRS = {
 }
 
 
-ON_LOGITS = ("abkd", "crld", "ctkd", "dist", "jsd", "mlld", "nkd", "rld", "ttm", "wttm")
+ON_LOGITS = ("abkd", "crld", "ctkd", "dist", "jsd", "mlld", "nkd", "rld", "sckd", "ttm", "wttm")
 """Methods that look at logits alone: one pair of networks is as good as any."""
 
 
