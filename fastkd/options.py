@@ -24,7 +24,7 @@ from fastkd.run.weights import WeightsFiles
 from fastkd.stored import Storing
 from fastkd.support.command_line import of_group, read_options, refuse_empty
 from fastkd.support.distributed import restarts
-from fastkd.support.errors import UserError, nearest
+from fastkd.support.errors import ChangesNothing, UserError, nearest
 from fastkd.support.fields import fixed, given, group, idle, rare
 from fastkd.support.help import columns
 from fastkd.support.paths import expanded
@@ -259,24 +259,24 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
     learns = student.method if student is not None else ""
     of_branches = [f"sftn.{name}" for name in given(options.sftn)]
     of_branches += [name for name in ("branch", "branch_blocks") if name in wanted]
-    of_training = [name for name in ("teacher_training",) if name in wanted]
+    of_training = ["teacher_training"] * ("teacher_training" in wanted)
     of_training += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
-    of_teacher = [*of_training, *(name for name in ("teacher_net",) if name in wanted), *of_branches]
+    of_teacher = [*of_training, *["teacher_net"] * ("teacher_net" in wanted), *of_branches]
     if teacher is None and of_teacher:
         _refuse(of_teacher[0], f"the method {learns} has no teacher")
     if teacher is not None and teacher.sftn is None and of_branches:
         _refuse(of_branches[0], "the teacher is not trained with branches")
-    for name in of_training:
-        if teacher is not None and teacher.training is None:
-            _refuse(name, "the teacher is loaded, not trained")
-        if learning_together(recipe):
-            _refuse(name, "the teacher learns together with the student")
+    if learning_together(recipe) and (of_nothing := [*of_training, *of_branches]):
+        _refuse(of_nothing[0], "the teacher learns together with the student")
+    if teacher is not None and teacher.training is None and of_training:
+        _refuse(of_training[0], "the teacher is loaded, not trained")
     for method, settings in options.methods.items():
         changed, prefix = list(given(settings)), f"{short_name(method)}."
-        own = [stage.settings[method] for stage in recipe.stages if method in stage.settings]
-        if changed and not own:
+        learning = [stage for stage in recipe.stages if method in stage.settings]
+        if changed and not learning:
             _refuse(prefix + changed[0], f"the student learns by {learns}")
-        _refuse_idle_settings(changed, own, prefix)
+        most = max((len(stage.teachers) for stage in learning), default=1)
+        _refuse_idle_settings(changed, [stage.settings[method] for stage in learning], prefix, most)
     _refuse_idle_settings(given(options.training), [stage.training for stage in recipe.stages if stage.training])
     _refuse_idle_settings(given(options.augmentation), [recipe.augmentation])
     _refuse_idle_reading(options, recipe)
@@ -285,12 +285,12 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
         raise UserError("the recipe digits trains on 8 pixels: give --image-size, or take another recipe")
 
 
-def _refuse_idle_settings(names: Iterable[str], settings: Sequence[Any], prefix: str = "") -> None:
+def _refuse_idle_settings(names: Iterable[str], own: Sequence[Any], prefix: str = "", teachers: int = 1) -> None:
     """Refuses an option that none of the settings takes any notice of. prefix: that of the options' names."""
     for name in names:
-        unmet = [found[1] for one in settings if (found := idle(one, [name])) is not None]
-        if settings and len(unmet) == len(settings):
-            _refuse(prefix + name, f"it goes with --{prefix}{unmet[0].words()}")
+        unmet = [found[1] for one in own if (found := idle(one, [name], teachers)) is not None]
+        if own and len(unmet) == len(own):
+            _refuse(prefix + name, f"it goes with {unmet[0].words(prefix)}")
 
 
 def _refuse_idle_reading(options: Options, recipe: Recipe) -> None:
@@ -310,7 +310,7 @@ def _refuse_idle_storing(options: Options, recipe: Recipe) -> None:
 
 
 def _refuse(option: str, why: str) -> NoReturn:
-    raise UserError(f"--{option.replace('_', '-')} changes nothing: {why}")
+    raise ChangesNothing(option.replace("_", "-"), why)
 
 
 def _base(options: Options) -> Recipe:

@@ -128,10 +128,7 @@ def _epochs(recipe: Recipe) -> str:
 def _made(run: Shown) -> tuple[str, str]:
     """When the run was begun, and on what."""
     first = next(iter(calls(run.environment)), {"date": "", "host": ""})
-    gpus = run.environment.get("gpus")
-    device = (
-        ", ".join(map(str, gpus)) if isinstance(gpus, list) and gpus else "CPU" if "gpus" in run.environment else ""
-    )
+    device = ", ".join(run.environment["gpus"]) or "CPU" if run.environment else ""
     return first["date"][:16].replace("T", " "), ", ".join(filter(None, (device, first["host"])))
 
 

@@ -30,7 +30,7 @@ from fastkd.run import check, open_run, seed_folders
 from fastkd.run.description import KEY
 from fastkd.run.run import Run
 from fastkd.run.weights import WeightsFiles, describe, open_network, rebuilt_for
-from fastkd.support import files
+from fastkd.support import environment, files
 from fastkd.support.interrupt import Stopped
 from fastkd.support.log import MetricsLog, read_metrics
 from fastkd.support.session import Session
@@ -47,7 +47,7 @@ def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz") / "run"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         train(tiny_recipe(keep_epochs=(1,)), folder, AfterSteps(patch, 11))
-    files.write_json(folder / "env.json", {"python": "3", "packages": {"torch": "2"}, "gpus": []})
+    files.write_json(folder / "env.json", environment.this_call() | {"earlier": []} | environment.collect())
     return folder
 
 

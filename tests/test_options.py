@@ -164,6 +164,18 @@ IDLE = [
         ["--method", "ft", "--ft.epochs", "0", "--ft.paraphraser-lr", "1"],
         "--ft.paraphraser-lr changes nothing: it goes with --ft.epochs above 0",
     ),
+    (["--method", "kd", "--kd.kl-weight", "0", "--kd.temperature", "2"], "it goes with --kd.kl-weight above 0"),
+    (["--method", "aekd", "--aekd.unit-length", "on"], "--aekd.unit-length changes nothing: it goes with 2 teachers"),
+    (
+        ["--teacher-net", "resnet8+resnet14", "--method", "aekd", "--aekd.unit-length", "on", "--aekd.cap", "0.5"],
+        "--aekd.cap changes nothing: it goes with 3 teachers or more, or --aekd.unit-length off",
+    ),
+    (
+        ["--method", "abkd", "--abkd.arithmetic", "paper"],
+        "it goes with alpha, beta or alpha \\+ beta at 0, where code and",
+    ),
+    (["--method", "dkd", "--dkd.alpha", "0", "--dkd.beta", "0", "--dkd.temperature", "2"], "--dkd.alpha or --dkd.beta"),
+    (["--method", "kdcl", "--sftn.kl-weight", "1"], "changes nothing: the teacher learns together with the student"),
     (["--method", "simkd", "--simkd.temperature", "2"], "it goes with --simkd.kl-weight above 0"),
     (
         ["imagenet-sftn", "--data", "imagefolder:x", "--crop-padding", "2"],

@@ -3,7 +3,9 @@
 A folder of it would become a class and shift all labels behind it, a file of it a sample.
 """
 
-from collections.abc import Collection, Iterable
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping
 
 _NAMES = frozenset(
     (
@@ -15,7 +17,10 @@ _NAMES = frozenset(
 )
 _BEGINNINGS = (".", "~$", "synofile_thumb", "synophoto_thumb")
 _ENDINGS = ("~", ".bak", ".orig", ".tmp", ".temp", ".swp", ".part", ".partial", ".crdownload", ".download")
-_COPIES = (" copy", " - copy", " (copy)", "_copy", "-copy")
+_COPY = re.compile(
+    r"(.+?)( copy| - copy|_copy|-copy|( \((another |\d+(st|nd|rd|th) )?copy\)))( ?\d+| ?\(\d+\))?", re.IGNORECASE
+)
+_NUMBERED = re.compile(r"(.+?) ?\(\d+\)")
 
 
 def is_debris(name: str) -> bool:
@@ -25,9 +30,18 @@ def is_debris(name: str) -> bool:
 
 
 def copies(names: Collection[str]) -> set[str]:
-    """Those of the names that a file manager gives to the copy of a folder which is there, too: `cat - Copy`."""
+    """Those of the names that a file manager gives to the copy of what is there, too: `cat - Copy`, `1 copy 2.png`."""
     perhaps = [name for name in names if "copy" in name.lower()]
     return {name for name in perhaps if any(original in names for original in _originals(name))}
+
+
+def doubles(sizes: Mapping[str, int]) -> list[str]:
+    """Those of some files, {name: bytes}, that have the size of another one and its name with a number: `cat (1).png`.
+
+    A browser names the second download of a picture so, and a series of different ones is named so, too.
+    """
+    perhaps = [(name, found) for name in sizes if "(" in name and (found := _split(_NUMBERED, name))]
+    return [name for name, original in perhaps if sizes.get(original) == sizes[name]]
 
 
 def odd(names: Iterable[str]) -> list[str]:
@@ -36,10 +50,18 @@ def odd(names: Iterable[str]) -> list[str]:
 
 
 def _originals(name: str) -> list[str]:
-    found = [name[: -len(ending)] for ending in _COPIES if name.lower().endswith(ending)]
-    return found + ([name[len("copy of ") :]] if name.lower().startswith("copy of ") else [])
+    found = [_split(_COPY, name), name[len("copy of ") :] if name.lower().startswith("copy of ") else ""]
+    return [original for original in found if original]
+
+
+def _split(added: re.Pattern[str], name: str) -> str:
+    """The name without what was added to it, in front of its ending or behind all of it; "" where nothing was."""
+    stem, ending = os.path.splitext(name)
+    for part, rest in ((stem, ending), (name, "")):
+        if found := added.fullmatch(part):
+            return found[1] + rest
+    return ""
 
 
 def _numbered(name: str) -> bool:
-    stem, bracket, number = name.rpartition("(")
-    return bool(stem and bracket) and number.endswith(")") and number[:-1].isdigit()
+    return _NUMBERED.fullmatch(name) is not None

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from fastkd.support.errors import UserError
+from fastkd.support.words import counted
 
 _SHOWN = 10
 
@@ -32,5 +33,5 @@ class Failures:
     def summary(self) -> str:
         count, listed = len(self.reasons), [f"{path} {reason}" for path, reason in self.reasons.items()]
         more = f"; and {count - _SHOWN} more" if count > _SHOWN else ""
-        images = "1 image cannot be used" if count == 1 else f"{count} images cannot be used"
+        images = f"{counted(count, 'image')} cannot be used"
         return f"{images} (--max-bad-images allows {self.allowed}): {'; '.join(listed[:_SHOWN])}{more}"

@@ -21,6 +21,7 @@ from fastkd.support.environment import free_memory
 from fastkd.support.errors import UserError
 from fastkd.support.files import read_text
 from fastkd.support.paths import expanded, is_file, is_folder, is_there
+from fastkd.support.words import counted
 
 _TEST_FOLDERS = ("val", "validation", "valid", "test")
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -183,9 +184,11 @@ def _data_set(
     for path, reason in failures.reasons.items():
         told.append(f"{path} {reason}: left out")
     if ignored := train.ignored + test.ignored:
-        told.append(f"{len(ignored)} files that do not end as images do are passed over: {_some(ignored)}")
+        told.append(f"files that do not end as images do, passed over: {len(ignored)}, as {_some(ignored)}")
     if debris := train.debris + test.debris:
         told.append(f"files and folders that tools left, passed over: {len(debris)}, as {_some(debris)}")
+    if again := train.doubles + test.doubles:
+        told.append(f"files that may be copies of others, but are taken: {len(again)}, as {_some(again)}")
     _refuse_what_no_memory_takes(train, test, reading)
     if scaled := train.scaled + test.scaled:
         told.append(f"images with 16 bits a channel, of which the upper 8 are used: {scaled}")
@@ -211,7 +214,7 @@ def _refuse_what_no_memory_takes(train: Found, test: Found, reading: Reading) ->
     if free is not None and need > free:
         place = int(largest.sizes.astype(np.int64).prod(1).argmax())
         width, height = largest.sizes[place].tolist()
-        taken = f"decoded by {max(1, reading.decoders())} workers it takes {need / 2**30:,.1f} GiB"
+        taken = f"decoded by {counted(max(1, reading.decoders()), 'worker')} it takes {need / 2**30:,.1f} GiB"
         raise UserError(
             f"{largest.paths[place]} has {width} x {height} pixels: {taken}, {free / 2**30:,.1f} are free: "
             "make it smaller, or lower --workers"

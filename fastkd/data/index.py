@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastkd.data.debris import copies, is_debris
+from fastkd.data.debris import copies, doubles, is_debris
 from fastkd.data.decoding import EXTENSIONS, BadImage, probe
 from fastkd.data.paths import Paths
 from fastkd.support.errors import UserError
@@ -48,6 +48,8 @@ class Found:
     """Files whose names do not end as an image's does."""
     debris: tuple[str, ...]
     """Files and folders that tools left there, see `debris`."""
+    doubles: tuple[str, ...]
+    """Files that may be copies of others, by their names and sizes; they are taken all the same."""
     scaled: int
     """How many files have 16 bits a channel, of which the upper 8 are kept."""
     name: str
@@ -85,6 +87,7 @@ class _Listed(NamedTuple):
     bad: dict[str, str]
     ignored: list[str]
     debris: list[str]
+    doubles: list[str]
 
 
 def scan(root: Path, folders: Sequence[str], *, threads: int, cache: Path | None = None, name: str = "") -> Found:
@@ -118,7 +121,9 @@ def scan(root: Path, folders: Sequence[str], *, threads: int, cache: Path | None
     bad |= {paths[place]: reason for place, reason in heads.bad.items()}
     ignored = tuple(itertools.chain.from_iterable(part.ignored for part in listed))
     debris = tuple(itertools.chain.from_iterable(part.debris for part in listed))
-    return Found(paths, labels, heads.sizes, heads.plain, bad, ignored, debris, heads.scaled, name, key, heads.bad)
+    again = tuple(itertools.chain.from_iterable(part.doubles for part in listed))
+    named = (ignored, debris, again)
+    return Found(paths, labels, heads.sizes, heads.plain, bad, *named, heads.scaled, name, key, heads.bad)
 
 
 def class_folders(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -134,10 +139,13 @@ def class_folders(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _list_files(root: str, folder: str) -> _Listed:
-    listed = _Listed(Paths.of(root, ()), np.empty((0, 2), np.int64), {}, [], [])
+    listed = _Listed(Paths.of(root, ()), np.empty((0, 2), np.int64), {}, [], [], [])
     found = sorted(_walk(root, folder, listed))
     if not found:
         return listed
+    if any(b"(" in entry[0] for entry in found):
+        again = doubles({os.fsdecode(name): size for name, size, _ in found})
+        listed.doubles.extend(os.path.join(root, name) for name in again)
     state = np.array([entry[1:] for entry in found], dtype=np.int64)
     return listed._replace(paths=Paths.of(root, [entry[0] for entry in found]), state=state)
 
@@ -177,10 +185,11 @@ def _walk(root: str, first: str, listed: _Listed) -> Iterator[tuple[bytes, int, 
         except OSError as error:
             listed.bad[path] = f"cannot be read: {error.strerror or error}"
             continue
+        copied = copies({entry.name for entry in inside})
         for entry in inside:
             name = os.path.join(folder, entry.name)
             try:
-                if is_debris(entry.name):
+                if is_debris(entry.name) or entry.name in copied:
                     listed.debris.append(entry.path)
                 elif entry.is_dir():
                     waiting.append((name, _Above(own, above)))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastkd.losses.shapes import SHAPES, class_axis, shape_of_labels
+from fastkd.losses.shapes import SHAPES, shape_of_labels
 from fastkd.ops.distill_loss.reference import is_transforming
 from fastkd.ops.numbers import Scalar
 from fastkd.support.ranges import Range
@@ -40,29 +40,18 @@ def check_logits(**logits: Any) -> None:
         require_device(name, tensor, first)
 
 
-def check_several(labels: Tensor, name: str, several: Tensor | Sequence[Tensor], **logits: Tensor) -> list[Tensor]:
-    """Does as `check_batch`, with the logits of N more networks: [N,B,K] or N times [B,K]. Returns these N.
-
-    Their rows may have any of the `SHAPES`.
-    """
+def as_several(name: str, several: Any, logits: Any) -> list[Any]:
+    """N more networks' logits, given as [N,B,K] or N times [B,K], one by one; [B,K] may be any of the `SHAPES`."""
     expected = "a tensor [N,B,K] or a sequence of N tensors [B,K], N at least 1"
     if isinstance(several, Tensor):
-        if several.ndim != next(iter(logits.values())).ndim + 1:
+        if isinstance(logits, Tensor) and several.ndim != logits.ndim + 1:
             raise ValueError(f"{name} are {expected}, got a tensor {list(several.shape)}")
         several = several.unbind(0)
     if not isinstance(several, Sequence):
         raise TypeError(f"{name} are {expected}, got {type(several).__name__}")
     if len(several) == 0:
         raise ValueError(f"{name} are {expected}, got none")
-    check_batch(labels, **logits, **{f"{name}[{i}]": tensor for i, tensor in enumerate(several)})
     return list(several)
-
-
-def check_decoupled(labels: Tensor, **logits: Tensor) -> None:
-    check_batch(labels, **logits)
-    first = next(iter(logits.values()))
-    if first.shape[class_axis(first)] < 2:
-        raise ValueError("this loss needs classes other than the label's: K is at least 2, got 1")
 
 
 def check_pairs(student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -82,11 +71,16 @@ def check_teacher_weights(weights: Tensor | None, teachers: Sequence[Tensor]) ->
     require_tensor("teacher_weights", weights, expected)
     if list(weights.shape) not in ([networks], [networks, *samples]):
         raise ValueError(f"teacher_weights are {expected}, got {list(weights.shape)}")
-    if weights.dtype == torch.bool or weights.is_complex():
-        raise ValueError(f"teacher_weights are numbers, got {weights.dtype}")
     require_device("teacher_weights", weights, teachers[0])
+    check_numbers("teacher_weights", weights)
+
+
+def check_numbers(name: str, weights: Tensor) -> None:
+    """Weights in a tensor are numbers, finite ones where that can be seen. They may be negative, as advantages are."""
+    if weights.dtype == torch.bool or weights.is_complex():
+        raise ValueError(f"{name} are numbers, got {weights.dtype}")
     if _may_be_read(weights) and not bool(weights.isfinite().all()):
-        raise ValueError("teacher_weights are finite, got one that is not")
+        raise ValueError(f"{name} are finite, got one that is not")
 
 
 def check_row_weights(weights: Tensor | None, logits: Tensor) -> None:
@@ -98,6 +92,7 @@ def check_row_weights(weights: Tensor | None, logits: Tensor) -> None:
     if weights.shape != shape or not weights.is_floating_point():
         raise ValueError(f"row_weights are {expected}, got {weights.dtype} {list(weights.shape)}")
     require_device("row_weights", weights, logits)
+    check_numbers("row_weights", weights)
 
 
 def check_scalar(name: str, value: Scalar, logits: Tensor, allowed: Range) -> None:

@@ -6,13 +6,14 @@
 import inspect
 from abc import ABCMeta
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from fastkd.losses.checks import check_scalar
 from fastkd.ops.numbers import NUMBERS, Row, Scalar, neutral
+from fastkd.support.ranges import range_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,6 +58,18 @@ class OwnMembers(ABCMeta):
 
 class TensorLoss(nn.Module, metaclass=OwnMembers):
     """A loss between tensors of a student and a teacher, which has no numbers on the device."""
+
+    def __init__(self, **numbers: float):
+        """numbers: those of a subclass, whose constructor's annotations say what they may be.
+
+        Raises ValueError or TypeError for one that is not.
+        """
+        super().__init__()
+        hints = get_type_hints(type(self).__init__, include_extras=True)
+        for name, value in numbers.items():
+            allowed = range_of(hints[name])
+            assert allowed is not None, f"{type(self).__name__}.{name} is no number"
+            allowed.check(name, value)
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *dir(nn.Module)})

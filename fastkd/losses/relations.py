@@ -5,14 +5,19 @@ compared are those of one process.
 """
 
 import math
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastkd.losses.checks import check_choice
 from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
+from fastkd.support.ranges import Positive, Weight, whole
 
+Order = Annotated[int, whole(1, 64)]
+"""The last power of the series that CC's kernel is computed by."""
 PKT_EPSILON = 1e-7
 """Added to norms, and to both probabilities in the logarithm, as in the authors' code of PKT."""
 
@@ -24,8 +29,8 @@ class RKDLoss(TensorLoss):
     cosines of the angles of all triples. The angles take B³ numbers.
     """
 
-    def __init__(self, *, distance_weight: float = 25.0, angle_weight: float = 50.0):
-        super().__init__()
+    def __init__(self, *, distance_weight: Weight = 25.0, angle_weight: Weight = 50.0):
+        super().__init__(distance_weight=distance_weight, angle_weight=angle_weight)
         self.distance_weight, self.angle_weight = distance_weight, angle_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -61,15 +66,22 @@ class PKTLoss(TensorLoss):
 
 
 class CCLoss(TensorLoss):
-    """Correlation congruence as its paper has it (Peng et al.: "Correlation congruence for knowledge distillation",
-    ICCV 2019, arXiv 1904.01802): the mean squared difference of the batch's correlation matrices under a Gaussian
-    kernel exp(−gamma ‖x − y‖²), by its Taylor series up to `order`."""
+    """Correlation congruence (Peng et al.: "Correlation congruence for knowledge distillation", ICCV 2019,
+    arXiv 1904.01802).
 
-    def __init__(self, *, gamma: float = 0.4, order: int = 2):
-        super().__init__()
-        self.gamma, self.order = gamma, order
+    form: "kernel", the mean squared difference of the batch's correlation matrices under a Gaussian kernel
+        exp(−gamma ‖x − y‖²), by its Taylor series up to `order` (the paper); "neighbours", the products of how far both
+        are apart at a sample of the batch and at the next, in one space (RepDistiller's code).
+    """
+
+    def __init__(self, *, form: Literal["kernel", "neighbours"] = "kernel", gamma: Positive = 0.4, order: Order = 2):
+        check_choice("form", form, ("kernel", "neighbours"))
+        super().__init__(gamma=gamma, order=order)
+        self.form, self.gamma, self.order = form, gamma, order
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.form == "neighbours":
+            return neighbour_products(student, teacher.detach())
         return kernel_distance(student, teacher.detach(), self.gamma, self.order)
 
 
@@ -145,3 +157,10 @@ def kernel(embedding_BD: Tensor, gamma: float, order: int) -> Tensor:
     cosine = direction @ direction.T
     powers = [(2 * gamma) ** p / math.factorial(p) * cosine**p for p in range(order + 1)]
     return math.exp(-2 * gamma) * torch.stack(powers).sum(0)
+
+
+@full_precision
+def neighbour_products(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+    """|student - teacher| at one sample times the same at the next, summed, averaged over all such pairs."""
+    apart = (student_BD - teacher_BD).abs()
+    return (apart[:-1] * apart[1:]).sum(1).mean()

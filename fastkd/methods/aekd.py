@@ -2,6 +2,7 @@
 gradient space", NeurIPS 2020): AEKD on logits, and AEKD-F on features beside it (`--method aekd+aekd_f`)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,13 @@ from fastkd.methods.fitnet import hint_place
 from fastkd.methods.regressors import Regressor
 from fastkd.methods.smallest_combination import MOST, smallest_combination
 from fastkd.networks.base import Network, Output
+from fastkd.support.fields import OnlyWith, OnlyWithTeachers
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import EpochsOrNone, Place, Positive, Temperature, Weight
+
+SEVERAL = OnlyWithTeachers(2)
+BOUND = OnlyWithTeachers(3, unless=OnlyWith("unit_length", False))
+"""When the cap may bind: the shortest combination of two vectors of unit length is their mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +34,12 @@ class AEKDSettings(Checked):
     ce_weight: Weight = 1.0
     """CA-MKD's code has this default and the next two (the authors' code has α = 0.9 for KL)."""
     kl_weight: Weight = 1.0
-    temperature: Temperature = 4.0
-    cap: Positive = 0.6
+    temperature: Annotated[Temperature, OnlyWith("kl_weight")] = 4.0
+    cap: Annotated[Positive, OnlyWith("kl_weight"), SEVERAL, BOUND] = 0.6
     """C: the most that one teacher may have."""
-    unit_length: bool = False
+    unit_length: Annotated[bool, OnlyWith("kl_weight"), SEVERAL] = False
     """Normalise the gradients first."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith("kl_weight")] = False
     """KL compares standardised logits (see kd); the gradients are then those with respect to them."""
 
 
@@ -89,11 +95,11 @@ class AEKDFSettings(Checked):
     """The default of CA-MKD's script."""
     block: Place = 2
     """Block, from 1, behind which the hints are taken."""
-    cap: Positive = 0.6
+    cap: Annotated[Positive, OnlyWith("weight"), SEVERAL, BOUND] = 0.6
     """C: the most that one teacher may have."""
-    unit_length: bool = True
+    unit_length: Annotated[bool, OnlyWith("weight"), SEVERAL] = True
     """Normalise the gradients first."""
-    idle_epochs: EpochsOrNone = 1
+    idle_epochs: Annotated[EpochsOrNone, OnlyWith("weight")] = 1
     """First epochs without this loss (CA-MKD's code)."""
 
 

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from fastkd.data.base import Batch
-from fastkd.losses.features import attention_distance
+from fastkd.losses.features import Power, attention_distance
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weighted
 from fastkd.methods.maps import blocks_left_out
 from fastkd.networks.base import Network, Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
-from fastkd.support.ranges import Weight, whole
+from fastkd.support.ranges import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +22,9 @@ class ATSettings(Checked):
 
     weight: Weight = 1000.0
     """The default is for the form "squared", in which RepDistiller, SimKD and mdistiller publish it."""
-    power: Annotated[int, whole(1, 16)] = 2
+    power: Annotated[Power, OnlyWith("weight")] = 2
     """p: the map is the channels' mean of |F|^p."""
-    form: Literal["squared", "norm"] = "squared"
+    form: Annotated[Literal["squared", "norm"], OnlyWith("weight")] = "squared"
     """squared: mean over all pixels of the squared difference (RepDistiller and its family); norm: the L2 norm of the
     difference, mean over the samples (the paper)."""
 

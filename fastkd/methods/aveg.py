@@ -2,11 +2,13 @@
 networks", KDD 2017)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from fastkd.data.base import Batch
 from fastkd.losses import MultiTeacherLoss
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Temperature, Weight
 
@@ -21,8 +23,8 @@ class AVEGSettings(Checked):
     ce_weight: Weight = 1.0
     """CA-MKD's code has this default and the next two."""
     kl_weight: Weight = 1.0
-    temperature: Temperature = 4.0
-    standardise: bool = False
+    temperature: Annotated[Temperature, OnlyWith("kl_weight")] = 4.0
+    standardise: Annotated[bool, OnlyWith("kl_weight")] = False
     """KL compares standardised logits (see kd)."""
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastkd.data.base import Batch
-from fastkd.losses.features import CATLoss
+from fastkd.losses.features import CATLoss, Resolution
 from fastkd.methods.base import Context, Method, MethodLoss, weighted
 from fastkd.methods.class_maps import Classifiers, class_map
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
-from fastkd.support.ranges import Weight, whole
+from fastkd.support.ranges import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +25,11 @@ class CATKDSettings(Checked):
     """
 
     weight: Weight = 400.0
-    resolution: Annotated[int, whole(1, 1_000)] = 2
+    resolution: Annotated[Resolution, OnlyWith("weight")] = 2
     """Height and width that both maps are pooled to."""
-    normalise: bool = True
+    normalise: Annotated[bool, OnlyWith("weight")] = True
     """Compare each class's map divided by its length."""
-    binary: bool = False
+    binary: Annotated[bool, OnlyWith("weight")] = False
     """Replace the teacher's map by 1 where it is above the mean of its absolute values, else 0."""
 
 

@@ -10,16 +10,15 @@ kernel, by its Taylor series.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from fastkd.data.base import Batch
-from fastkd.losses.precision import full_precision
-from fastkd.losses.relations import kernel_distance
+from fastkd.losses.relations import Order, kernel_distance, neighbour_products
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
 from fastkd.networks.base import Network, Output
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
-from fastkd.support.ranges import Positive, Weight, Width, whole
+from fastkd.support.ranges import Positive, Weight, Width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class CCSettings(Checked):
     """Dimensions of the space that both embeddings are mapped to, in the form "neighbours"."""
     gamma: Annotated[Positive, OnlyWith("form", "kernel")] = 0.4
     """γ of the kernel exp(-γ ‖x - y‖²)."""
-    order: Annotated[int, whole(1, 64), OnlyWith("form", "kernel")] = 2
+    order: Annotated[Order, OnlyWith("form", "kernel")] = 2
     """Order of the kernel's Taylor series."""
 
 
@@ -66,10 +65,3 @@ class CC(Method):
         else:
             loss = kernel_distance(x, y, self.settings.gamma, self.settings.order)
         return weighted("cc", self.settings.weight, loss)
-
-
-@full_precision
-def neighbour_products(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-    """|student - teacher| at one sample times the same at the next, summed, averaged over all such pairs."""
-    apart = (student_BD - teacher_BD).abs()
-    return (apart[:-1] * apart[1:]).sum(1).mean()

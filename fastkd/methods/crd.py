@@ -12,6 +12,7 @@ from fastkd.losses import CRDLoss
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Decay, Temperature, Weight, Width, whole
 
@@ -23,16 +24,16 @@ class CRDSettings(Checked):
     weight: Weight = 0.8
     embed_dim: Width = 128
     """Dimensions of the space that both embeddings are mapped to."""
-    negatives: Annotated[int, whole(1, 2**24)] = 16384
+    negatives: Annotated[int, whole(1, 2**24), OnlyWith("weight")] = 16384
     """How many are drawn for every sample and step, from the other classes."""
-    temperature: Temperature = 0.07
-    momentum: Decay = 0.5
+    temperature: Annotated[Temperature, OnlyWith("weight")] = 0.07
+    momentum: Annotated[Decay, OnlyWith("weight")] = 0.5
     """Share of the old embedding in the bank's new one."""
-    replacement: bool = False
+    replacement: Annotated[bool, OnlyWith("weight")] = False
     """Whether a negative may be drawn twice (the authors' code: not on CIFAR, but on ImageNet)."""
-    positive: Literal["exact", "relaxed"] = "exact"
+    positive: Annotated[Literal["exact", "relaxed"], OnlyWith("weight")] = "exact"
     """exact: the sample itself; relaxed: any sample of its class."""
-    bank_dtype: Literal["float32", "bfloat16"] = "float32"
+    bank_dtype: Annotated[Literal["float32", "bfloat16"], OnlyWith("weight")] = "float32"
 
 
 class CRD(Method):
@@ -62,6 +63,9 @@ class CRD(Method):
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         return up_to_embedding(student)
+
+    def begin_step(self, batch: Batch) -> None:
+        self.loss.draw_ahead(batch.index)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         terms = self.loss(student.embedding, teachers[0].embedding, batch.index)

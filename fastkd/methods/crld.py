@@ -2,6 +2,7 @@
 MM 2024, arXiv 2412.16493). The authors' tables print the best epoch."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from fastkd.losses import MultiTeacherLoss
 from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Share, Temperature, Weight
 
@@ -29,12 +31,12 @@ class CRLDSettings(Checked):
     """Weight of KL between the networks on the same view."""
     across_weight: Weight = 0.5
     """Weight of KL from the teacher on one view to the student on the other."""
-    temperature: Temperature = 4.0
-    weak_threshold: Share = 0.9
+    temperature: Annotated[Temperature, OnlyWith(("within_weight", "across_weight"))] = 4.0
+    weak_threshold: Annotated[Share, OnlyWith("within_weight")] = 0.9
     """The teacher's least confidence on the weak view for KL within both views: not, as one might expect, on each."""
-    strong_threshold: Share = 0.2
+    strong_threshold: Annotated[Share, OnlyWith("across_weight")] = 0.2
     """The teacher's least confidence on the strong view for KL across the views."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith(("within_weight", "across_weight"))] = False
     """KL compares standardised logits (see kd)."""
 
 

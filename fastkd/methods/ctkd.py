@@ -16,6 +16,7 @@ from fastkd.data.base import Batch
 from fastkd.losses import kd_loss, standardised_logits
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Epochs, Temperature, Weight, between
 
@@ -30,12 +31,12 @@ class CTKDSettings(Checked):
 
     ce_weight: Weight = 0.1
     kl_weight: Weight = 0.9
-    start: Temperature = 1.0
-    span: Annotated[float, between(0, 1_000)] = 20.0
+    start: Annotated[Temperature, OnlyWith("kl_weight")] = 1.0
+    span: Annotated[float, between(0, 1_000), OnlyWith("kl_weight")] = 20.0
     """τ lies between start and start + span: up to 21, where the paper says 20."""
-    epochs_of_rise: Epochs = 10
+    epochs_of_rise: Annotated[Epochs, OnlyWith("kl_weight"), OnlyWith("span")] = 10
     """Epochs until the factor is −1; epoch e, counted from 1, is e of them."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith("kl_weight")] = False
     """KL compares standardised logits (see kd); their authors have kl-weight 9."""
 
 

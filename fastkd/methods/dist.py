@@ -4,6 +4,7 @@ resnet32x4 → resnet8x4 on CIFAR-100: 76.31±0.19; ResNet34 → ResNet18 on Ima
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from fastkd.losses import ce_loss, standardised_logits
 from fastkd.losses.correlation import DISTLoss
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Temperature, Weight
 
@@ -25,14 +27,14 @@ class DISTSettings(Checked):
 
     ce_weight: Weight = 1.0
     weight: Weight = 2.0
-    beta: Weight = 1.0
+    beta: Annotated[Weight, OnlyWith("weight")] = 1.0
     """Weight of the correlation over the classes, averaged over the samples."""
-    gamma: Weight = 1.0
+    gamma: Annotated[Weight, OnlyWith("weight")] = 1.0
     """Weight of the correlation over the samples, averaged over the classes."""
-    temperature: Temperature = 4.0
-    tau_squared: bool = True
+    temperature: Annotated[Temperature, OnlyWith("weight"), OnlyWith(("beta", "gamma"))] = 4.0
+    tau_squared: Annotated[bool, OnlyWith("weight"), OnlyWith(("beta", "gamma"))] = True
     """Multiply by τ², as the authors' code does; the paper's listing does not."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith("weight"), OnlyWith(("beta", "gamma"))] = False
     """The networks are compared by standardised logits (see kd)."""
 
 

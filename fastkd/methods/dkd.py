@@ -2,11 +2,13 @@
 arXiv 2203.08679)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from fastkd.data.base import Batch
 from fastkd.losses import DKDLoss
 from fastkd.methods.base import Context, Method, MethodLoss, warm_up_share
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import EpochsOrNone, Temperature, Weight
 
@@ -20,10 +22,10 @@ class DKDSettings(Checked):
     """Weight of KL between (label, all other classes)."""
     beta: Weight = 8.0
     """Weight of KL within the other classes (mdistiller on CIFAR-100: 2, 6 or 8, by the pair)."""
-    temperature: Temperature = 4.0
-    warmup_epochs: EpochsOrNone = 20
+    temperature: Annotated[Temperature, OnlyWith(("alpha", "beta"))] = 4.0
+    warmup_epochs: Annotated[EpochsOrNone, OnlyWith(("alpha", "beta"))] = 20
     """Epochs over which KL's weights rise: epoch e, from 1, has e / warmup of them (20 on CIFAR, 1 on ImageNet)."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith(("alpha", "beta"))] = False
     """Both KLs compare standardised logits (see kd): its authors have alpha 9, 9 times the beta of the
     pair, and temperature 2 with it."""
 

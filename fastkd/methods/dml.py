@@ -2,11 +2,13 @@
 networks learn together, each from all the others."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from fastkd.data.base import Batch
 from fastkd.losses import MultiTeacherLoss
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Temperature, Weight
 
@@ -16,8 +18,8 @@ class DMLSettings(Checked):
     """The loss of each network is CE + kl_weight · mean over the others of τ² KL(other ‖ network)."""
 
     kl_weight: Weight = 1.0
-    temperature: Temperature = 1.0
-    standardise: bool = False
+    temperature: Annotated[Temperature, OnlyWith("kl_weight")] = 1.0
+    standardise: Annotated[bool, OnlyWith("kl_weight")] = False
     """KL compares standardised logits (see kd)."""
 
 

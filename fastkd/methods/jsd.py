@@ -2,11 +2,13 @@
 self-generated mistakes", ICLR 2024, arXiv 2306.13649)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from fastkd.data.base import Batch
 from fastkd.losses import JSDLoss
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Share, Temperature, Weight
 
@@ -20,10 +22,10 @@ class JSDSettings(Checked):
 
     ce_weight: Weight = 1.0
     weight: Weight = 1.0
-    beta: Share = 0.5
+    beta: Annotated[Share, OnlyWith("weight")] = 0.5
     """The teacher's share of the mixture; at 0 it is KL(teacher ‖ student), at 1 KL(student ‖ teacher)."""
-    temperature: Temperature = 1.0
-    standardise: bool = False
+    temperature: Annotated[Temperature, OnlyWith("weight")] = 1.0
+    standardise: Annotated[bool, OnlyWith("weight")] = False
     """The networks are compared by standardised logits (see kd)."""
 
 

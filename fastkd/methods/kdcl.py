@@ -29,18 +29,18 @@ HALVINGS = 6
 class KDCLSettings(Checked):
     """The loss of each network is CE + kl_weight · τ² KL(target ‖ network)."""
 
-    target: Literal["naive", "linear", "min_logit", "general"] = "naive"
+    target: Annotated[Literal["naive", "linear", "min_logit", "general"], OnlyWith("kl_weight")] = "naive"
     """naive: for each sample the logits of the network with the least cross-entropy; linear: the weighted mean of all
     logits with the least cross-entropy over the batch; min_logit: for each class the least distance from the label's
     logit that any network gives it; general: the weighted mean of all logits, whose weights have the least squared
     error on images that are held out. These weights may be negative, and change before each epoch."""
-    held_out: Annotated[float, BETWEEN_0_AND_1, OnlyWith("target", "general")] = 0.1
+    held_out: Annotated[float, BETWEEN_0_AND_1, OnlyWith("target", "general"), OnlyWith("kl_weight")] = 0.1
     """Share of the training images that are held out. The paper does not print it: this one is a choice."""
     kl_weight: Weight = 1.0
-    temperature: Temperature = 2.0
+    temperature: Annotated[Temperature, OnlyWith("kl_weight")] = 2.0
     own_augmentation: bool = True
     """Whether each network sees its own random crops of the same images, as in the paper."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith("kl_weight")] = False
     """KL compares standardised logits (see kd)."""
 
 
@@ -97,8 +97,10 @@ class KDCL(Method):
 
 @full_precision
 def naive_target(logits_MBK: Tensor, labels_B: Tensor) -> Tensor:
-    errors_MB = F.cross_entropy(logits_MBK.mT, labels_B.expand(logits_MBK.shape[:2]), reduction="none")
-    best_B = errors_MB.argmin(0)
+    networks = len(logits_MBK)
+    # Row by row: what torch has for [M,K,B] is not deterministic on a GPU.
+    errors = F.cross_entropy(logits_MBK.flatten(0, 1), labels_B.repeat(networks), reduction="none")
+    best_B = errors.view(networks, -1).argmin(0)
     return logits_MBK.gather(0, best_B[None, :, None].expand(1, *logits_MBK.shape[1:]))[0]
 
 

@@ -2,12 +2,13 @@
 compares with it (Yuan et al. 2020, Table 8)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastkd.data.base import Batch
 from fastkd.losses import LabelSmoothingLoss
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Share
 
@@ -18,7 +19,7 @@ class LSSettings(Checked):
 
     smoothing: Share = 0.1
     """The probability that the label gives up (Tf-KD's code: 0.1)."""
-    spread: Literal["others", "all"] = "others"
+    spread: Annotated[Literal["others", "all"], OnlyWith("smoothing")] = "others"
     """others: it goes evenly to the other classes (Tf-KD's code); all: to all classes (torch's `label_smoothing`)."""
 
 

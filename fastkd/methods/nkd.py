@@ -5,11 +5,13 @@ ResNet34 → ResNet18 on ImageNet: 71.96 (authors' README). Its form without a t
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from fastkd.data.base import Batch
 from fastkd.losses import NKDLoss
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Temperature, Weight
 
@@ -26,9 +28,9 @@ class NKDSettings(Checked):
     """Weight of the label's term, which is at temperature 1."""
     gamma: Weight = 1.5
     """Weight of the other classes' term."""
-    temperature: Temperature = 1.0
+    temperature: Annotated[Temperature, OnlyWith("gamma")] = 1.0
     """Temperature among the other classes."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith(("alpha", "gamma"))] = False
     """The networks are compared by standardised logits (see kd)."""
 
 

@@ -2,6 +2,7 @@
 mdistiller has it."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from fastkd.losses.features import hierarchical_distance
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import EpochsOrNone, Weight, Width
 
@@ -22,9 +24,9 @@ class ReviewKDSettings(Checked):
 
     weight: Weight = 5.0
     """mdistiller's for resnet32x4 to resnet8x4 (ImageNet: 1 for ResNet34 to ResNet18, 8 for ResNet50 to MobileNet)."""
-    warmup_epochs: EpochsOrNone = 20
+    warmup_epochs: Annotated[EpochsOrNone, OnlyWith("weight")] = 20
     """Epochs over which the weight rises: epoch e, from 1, has e / warmup of it (mdistiller: 1 on ImageNet)."""
-    student_preacts: bool = False
+    student_preacts: Annotated[bool, OnlyWith("weight")] = False
     """Take the student's maps before their last activation, as the teacher's always are."""
     widest: Width = 512
     """Most channels of the fused maps."""

@@ -2,6 +2,7 @@
 arXiv 1904.05068)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import nn
 
@@ -9,6 +10,7 @@ from fastkd.data.base import Batch
 from fastkd.losses.relations import RKDLoss
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding
 from fastkd.networks.base import Network, Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Weight
 
@@ -19,8 +21,8 @@ class RKDSettings(Checked):
 
     weight: Weight = 1.0
     """RepDistiller and mdistiller have this default and the next two."""
-    distance_weight: Weight = 25.0
-    angle_weight: Weight = 50.0
+    distance_weight: Annotated[Weight, OnlyWith("weight")] = 25.0
+    angle_weight: Annotated[Weight, OnlyWith("weight")] = 50.0
 
 
 class RKD(Method):

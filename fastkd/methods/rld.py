@@ -4,11 +4,13 @@ The authors' tables print the best epoch.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from fastkd.data.base import Batch
 from fastkd.losses import RLDLoss
 from fastkd.methods.base import Context, Method, MethodLoss, warm_up_share
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import EpochsOrNone, Temperature, Weight
 
@@ -26,13 +28,13 @@ class RLDSettings(Checked):
     """Weight of SCD: the teacher's greatest probability against the student's of the label."""
     beta: Weight = 8.0
     """Weight of MCD: KL within the classes to which the teacher gives less than to the label."""
-    temperature: Temperature = 4.0
+    temperature: Annotated[Temperature, OnlyWith("beta")] = 4.0
     """Temperature of MCD."""
-    target_temperature: Temperature = 1.0
+    target_temperature: Annotated[Temperature, OnlyWith("alpha")] = 1.0
     """Temperature of SCD; the authors' option --same-t makes it that of MCD."""
-    warmup_epochs: EpochsOrNone = 20
+    warmup_epochs: Annotated[EpochsOrNone, OnlyWith(("alpha", "beta"))] = 20
     """Epochs over which both weights rise: epoch e, from 1, has e / warmup of them."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith(("alpha", "beta"))] = False
     """The networks are compared by standardised logits (see kd)."""
 
 

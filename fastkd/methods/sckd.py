@@ -8,6 +8,7 @@ from fastkd.data.base import Batch
 from fastkd.losses import KDLoss, ce_loss
 from fastkd.methods.base import Context, Gate, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Temperature, Weight, between
 
@@ -20,9 +21,9 @@ class SCKDSettings(Checked):
     """Weight of the KL term (a choice: that of kd)."""
     ce_weight: Weight = 0.1
     """Weight of the cross-entropy with the labels (a choice: that of kd)."""
-    temperature: Temperature = 4.0
+    temperature: Annotated[Temperature, OnlyWith("kl_weight")] = 4.0
     """τ of the KL term; the cross-entropy is taken at 1."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith("kl_weight")] = False
     """KL compares standardised logits (see kd)."""
     least_cosine: Annotated[float, between(-1, 1)] = 0.0
     """The gate is open where the gradients of CE and KL have this cosine at least; 0 is the paper's best."""

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from fastkd.data.base import Batch
 from fastkd.losses import DKDLoss, MultiTeacherLoss, NKDLoss, ce_loss, standardised_logits
-from fastkd.losses.maps import pooled_to
 from fastkd.methods.base import Context, Method, MethodLoss, warm_up_share
 from fastkd.methods.class_maps import Classifiers
 from fastkd.networks.base import Output
 from fastkd.support.errors import UserError
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
+from fastkd.support.pooling import pooled_to
 from fastkd.support.ranges import EpochsOrNone, Temperature, Weight, whole
 
 FINEST = 4
@@ -33,13 +34,13 @@ class SDDSettings(Checked):
     base: Literal["kd", "dkd", "nkd"] = "dkd"
     """kd: alpha · τ² KL. dkd: τ² (alpha · TCKD + beta · NCKD). nkd: alpha · target + beta · τ² others."""
     alpha: Weight = 1.0
-    beta: Weight = 8.0
+    beta: Annotated[Weight, OnlyWith("base", ("dkd", "nkd"))] = 8.0
     """The authors set gamma of NKD by it."""
     temperature: Temperature = 4.0
     scales: tuple[Annotated[int, whole(1, 4)], ...] = (1, 2, 4)
     """Parts along a side: 1 is the whole image, and always among them; (1, 2) for some of the authors' pairs."""
     warmup_epochs: EpochsOrNone = 20
-    arithmetic: Literal["code", "paper"] = "code"
+    arithmetic: Annotated[Literal["code", "paper"], OnlyWith("base", "nkd")] = "code"
     """How base nkd is meant. code: "the other classes" are all classes, the label among them, as the authors' code
     masks none; paper: those of NKD."""
     standardise: bool = False

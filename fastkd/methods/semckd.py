@@ -2,6 +2,7 @@
 arXiv 2012.03236)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weighted
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Positive, Weight, Width
 
@@ -23,7 +25,7 @@ class SemCKDSettings(Checked):
 
     weight: Weight = 400.0
     """The default of SimKD's code on CIFAR-100 (the authors': 50 on ImageNet)."""
-    softness: Positive = 1.0
+    softness: Annotated[Positive, OnlyWith("weight")] = 1.0
     """Divides the products of queries and keys."""
     factor: Width = 4
     """Queries and keys have batch size / factor dimensions."""

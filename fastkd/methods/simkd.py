@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from fastkd.data.base import Batch
 from fastkd.losses import KDLoss, ce_loss
 from fastkd.losses.features import mean_squared_error
-from fastkd.losses.maps import pooled_to
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, up_to_embedding
 from fastkd.methods.projectors import PROJECTORS, ProjectedMap
 from fastkd.methods.regressors import Frozen
@@ -22,7 +21,11 @@ from fastkd.networks.base import Head, Network, Output
 from fastkd.support.errors import UserError
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
+from fastkd.support.pooling import pooled_to
 from fastkd.support.ranges import Temperature, Weight, Width, whole
+
+MAPPED = ("full", "depthwise", "normalised", "orthogonal")
+"""The projectors of maps; the other is one of embeddings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +37,13 @@ class SimKDSettings(Checked):
     """
 
     weight: Weight = 1.0
-    factor: Width = 2
+    factor: Annotated[Width, OnlyWith("projector", ("full", "depthwise"))] = 2
     """r: the projector's inner width is the teacher's divided by it."""
     projector: Literal["full", "depthwise", "vector", "normalised", "orthogonal"] = "full"
     """full: 1x1, 3x3 and 1x1 convolutions; depthwise: the 3x3 is depthwise (ImageNet); vector: a matrix between the
     embeddings (SimKD_v); normalised: SRD's, place by place, brought back to the teacher's mean and deviation;
     orthogonal: VkD's, place by place (not in the paper: what is reused asks for the teacher's own scale)."""
-    source: Literal["feature", "final_map"] = "feature"
+    source: Annotated[Literal["feature", "final_map"], OnlyWith("projector", MAPPED)] = "feature"
     """feature: the student's last feature (the authors' code); final_map: the map that it pools (what the paper's
     parameter counts of ShuffleNetV2 and MobileNetV2 say)."""
     reused_blocks: Annotated[int, whole(0, 1_000)] = 0
@@ -51,7 +54,7 @@ class SimKDSettings(Checked):
     """Weight of KL between the teacher and the student's own classifier."""
     temperature: Annotated[Temperature, OnlyWith("kl_weight")] = 4.0
     """Temperature of this KL."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith("kl_weight")] = False
     """KL compares standardised logits (see kd)."""
 
     def __post_init__(self) -> None:

@@ -25,15 +25,15 @@ class SSKDSettings(Checked):
     The paper's losses on the plain images are those of kd: `--method kd+sskd`, with its CE 0.1 and KL 0.9.
     """
 
-    tf_weight: Weight = 2.7
+    tf_weight: Annotated[Weight, OnlyWith("tf_ratio")] = 2.7
     """Weight of KD on the rotated images."""
     ss_weight: Weight = 10.0
     """Weight of KL between the similarities."""
-    tf_temperature: Temperature = 4.0
-    ss_temperature: Temperature = 0.5
-    tf_ratio: Share = 1.0
+    tf_temperature: Annotated[Temperature, OnlyWith("tf_weight"), OnlyWith("tf_ratio")] = 4.0
+    ss_temperature: Annotated[Temperature, OnlyWith("ss_weight")] = 0.5
+    tf_ratio: Annotated[Share, OnlyWith("tf_weight")] = 1.0
     """The share that is kept of the rotated images that the teacher gets wrong: those it ranks best."""
-    ss_ratio: Share = 0.75
+    ss_ratio: Annotated[Share, OnlyWith("ss_weight")] = 0.75
     """The share that is kept of those whose plain image is not the most similar one to the teacher."""
     epochs: EpochsOrNone = 60
     """Epochs of the training of the teacher's head, which comes before the student's; 0 for none."""

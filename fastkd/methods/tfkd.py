@@ -21,6 +21,7 @@ from fastkd.losses import KDLoss, VirtualTeacherLoss
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
 from fastkd.support.errors import UserError
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import BETWEEN_0_AND_1, Share, Temperature, Weight
 
@@ -35,12 +36,12 @@ class TfKDSelfSettings(Checked):
     """
 
     alpha: Share = 0.95
-    temperature: Temperature = 20.0
-    arithmetic: Arithmetic = "paper"
+    temperature: Annotated[Temperature, OnlyWith("alpha")] = 20.0
+    arithmetic: Annotated[Arithmetic, OnlyWith("alpha")] = "paper"
     """paper: the formula as printed; code: what the authors' code computes, alpha · multiplier · τ² KL / K."""
-    multiplier: Weight = 1.0
+    multiplier: Annotated[Weight, OnlyWith("arithmetic", "code")] = 1.0
     """What the authors' code multiplies KL by (1, 50 or 100, by the network); the paper's formula has none."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith("alpha")] = False
     """KL compares standardised logits (see kd)."""
 
     def __post_init__(self) -> None:
@@ -57,12 +58,12 @@ class TfKDRegSettings(Checked):
     """
 
     alpha: Share = 0.1
-    temperature: Temperature = 20.0
-    label_probability: Annotated[float, BETWEEN_0_AND_1] = 0.99
+    temperature: Annotated[Temperature, OnlyWith("alpha")] = 20.0
+    label_probability: Annotated[float, BETWEEN_0_AND_1, OnlyWith("alpha")] = 0.99
     """What the virtual teacher gives to the label; the rest goes evenly to the other classes (Eq. 8)."""
-    arithmetic: Arithmetic = "paper"
+    arithmetic: Annotated[Arithmetic, OnlyWith("alpha")] = "paper"
     """paper: the formula as printed; code: the authors' code, alpha · multiplier · KL / K, softened twice."""
-    multiplier: Weight = 1.0
+    multiplier: Annotated[Weight, OnlyWith("arithmetic", "code")] = 1.0
     """What the authors' code multiplies KL by; the paper's formula has none."""
 
     def __post_init__(self) -> None:

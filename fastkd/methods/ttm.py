@@ -12,6 +12,7 @@ from fastkd.data.base import Batch
 from fastkd.losses import TTMLoss
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Weight, between
 
@@ -26,9 +27,9 @@ class TTMSettings(Checked):
     ce_weight: Weight = 1.0
     kl_weight: Weight = 45.0
     """Weight of KL; large, as no τ² stands in front of it."""
-    exponent: Annotated[float, between(0, 1_000)] = 0.1
+    exponent: Annotated[float, between(0, 1_000), OnlyWith("kl_weight")] = 0.1
     """γ of the paper: the power of the teacher's probabilities, 1 over its temperature."""
-    standardise: bool = False
+    standardise: Annotated[bool, OnlyWith("kl_weight")] = False
     """The networks are compared by standardised logits (see kd)."""
 
 
@@ -40,7 +41,7 @@ class WTTMSettings(TTMSettings):
     """
 
     kl_weight: Weight = 4.0
-    exponent: Annotated[float, between(0, 1_000)] = 0.2
+    exponent: Annotated[float, between(0, 1_000), OnlyWith("kl_weight")] = 0.2
 
 
 class TTM(Method):

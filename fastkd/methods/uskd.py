@@ -3,7 +3,7 @@ distillation to self-knowledge distillation: a unified approach with normalized 
 2023, arXiv 2303.13005): NKD's losses without a teacher."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from fastkd.losses.precision import full_precision
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.methods.fitnet import hint_place
 from fastkd.networks.base import Output
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Place, Weight
 
@@ -38,7 +39,7 @@ class USKDSettings(Checked):
     mu: Weight = 0.005
     block: Place | None = None
     """Block, from 1, behind which the weak head stands; None: the last but one."""
-    ranking: Literal["code", "paper"] = "code"
+    ranking: Annotated[Literal["code", "paper"], OnlyWith("beta")] = "code"
     """What the network itself says in the order of the classes: code, its log-probabilities, as a variable is
     overwritten in the authors' code; paper, its probabilities, as those of the weak head."""
 

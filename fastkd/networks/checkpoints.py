@@ -22,6 +22,7 @@ from fastkd.networks.base import Network
 from fastkd.support.errors import UserError
 from fastkd.support.files import read_bytes
 from fastkd.support.paths import is_file
+from fastkd.support.words import counted
 
 # The function that rebuilds a NumPy scalar: NumPy 1 and 2 store it under different module names.
 _numpy_scalar = np.float64(0).__reduce__()[0]
@@ -201,7 +202,7 @@ def _what_it_holds(place: _Place, found: Mapping[str, Tensor]) -> str:
 
 
 def _examples(found: Mapping[str, Tensor]) -> str:
-    return f"the file holds {len(found)} tensors: {_first(found, ', ')}"
+    return f"the file holds {counted(len(found), 'tensor')}: {_first(found, ', ')}"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

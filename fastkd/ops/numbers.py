@@ -57,8 +57,8 @@ class KDNumbers(TypedDict, total=False):
 
     temperature: Annotated[Scalar, Number(Role.TEMPERATURE, 4.0, ABOVE_ZERO)]
     """τ. Only KL is taken at it."""
-    kl_weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 0.9)]
-    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 0.1)]
+    kl_weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 0.9, AT_LEAST_ZERO)]
+    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 0.1, AT_LEAST_ZERO)]
 
 
 class LogitNumbers(TypedDict, total=False):
@@ -82,11 +82,11 @@ class SFTNNumbers(TypedDict, total=False):
     """τ of KL."""
     ce_temperature: Annotated[Scalar, Number(Role.CE_TEMPERATURE, 1.0, ABOVE_ZERO)]
     """The cross-entropies are taken at it; the paper prints them at τ."""
-    teacher_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 1.0)]
+    teacher_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 1.0, AT_LEAST_ZERO)]
     """λ_T."""
-    kl_weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 3.0)]
+    kl_weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 3.0, AT_LEAST_ZERO)]
     """λ_KL; 3 on CIFAR-100, 1 on ImageNet."""
-    ce_weight: Annotated[Scalar, Number(Role.PARTNER_CE_WEIGHT, 1.0)]
+    ce_weight: Annotated[Scalar, Number(Role.PARTNER_CE_WEIGHT, 1.0, AT_LEAST_ZERO)]
     """λ_CE."""
 
 
@@ -94,9 +94,9 @@ class DKDNumbers(TypedDict, total=False):
     """ce_weight · CE + τ² (alpha · TCKD + beta · NCKD)."""
 
     temperature: Annotated[Scalar, Number(Role.TEMPERATURE, 4.0, ABOVE_ZERO)]
-    alpha: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 1.0)]
-    beta: Annotated[Scalar, Number(Role.OTHERS_WEIGHT, 8.0)]
-    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 1.0)]
+    alpha: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 1.0, AT_LEAST_ZERO)]
+    beta: Annotated[Scalar, Number(Role.OTHERS_WEIGHT, 8.0, AT_LEAST_ZERO)]
+    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 1.0, AT_LEAST_ZERO)]
 
 
 class NKDNumbers(TypedDict, total=False):
@@ -104,9 +104,9 @@ class NKDNumbers(TypedDict, total=False):
 
     temperature: Annotated[Scalar, Number(Role.TEMPERATURE, 1.0, ABOVE_ZERO)]
     """τ of the second part, among the classes other than the label's."""
-    alpha: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 1.0)]
-    gamma: Annotated[Scalar, Number(Role.OTHERS_WEIGHT, 1.5)]
-    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 1.0)]
+    alpha: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 1.0, AT_LEAST_ZERO)]
+    gamma: Annotated[Scalar, Number(Role.OTHERS_WEIGHT, 1.5, AT_LEAST_ZERO)]
+    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 1.0, AT_LEAST_ZERO)]
 
 
 class RLDNumbers(TypedDict, total=False):
@@ -116,9 +116,9 @@ class RLDNumbers(TypedDict, total=False):
     """τ of MCD."""
     target_temperature: Annotated[Scalar, Number(Role.TARGET_TEMPERATURE, 1.0, ABOVE_ZERO)]
     """τ_a of SCD."""
-    alpha: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 1.0)]
-    beta: Annotated[Scalar, Number(Role.OTHERS_WEIGHT, 8.0)]
-    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 1.0)]
+    alpha: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 1.0, AT_LEAST_ZERO)]
+    beta: Annotated[Scalar, Number(Role.OTHERS_WEIGHT, 8.0, AT_LEAST_ZERO)]
+    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 1.0, AT_LEAST_ZERO)]
 
 
 class TTMNumbers(TypedDict, total=False):
@@ -126,8 +126,8 @@ class TTMNumbers(TypedDict, total=False):
 
     exponent: Annotated[Scalar, Number(Role.TEACHER_EXPONENT, 0.1, AT_LEAST_ZERO)]
     """γ: the power of the teacher's probabilities, 1 over its temperature."""
-    kl_weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 45.0)]
-    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 1.0)]
+    kl_weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 45.0, AT_LEAST_ZERO)]
+    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 1.0, AT_LEAST_ZERO)]
 
 
 class ABNumbers(TypedDict, total=False):
@@ -137,8 +137,8 @@ class ABNumbers(TypedDict, total=False):
     alpha: Annotated[Scalar, Number(Role.TEACHER_EXPONENT, 0.8)]
     """(1, 0) is KL(teacher ‖ student), (0, 1) is KL(student ‖ teacher)."""
     beta: Annotated[Scalar, Number(Role.STUDENT_EXPONENT, 0.3)]
-    weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 32.0)]
-    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 1.0)]
+    weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 32.0, AT_LEAST_ZERO)]
+    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 1.0, AT_LEAST_ZERO)]
 
 
 class JSDNumbers(TypedDict, total=False):
@@ -147,8 +147,8 @@ class JSDNumbers(TypedDict, total=False):
     temperature: Annotated[Scalar, Number(Role.TEMPERATURE, 1.0, ABOVE_ZERO)]
     beta: Annotated[Scalar, Number(Role.MIXTURE, 0.5, FROM_0_TO_1)]
     """The teacher's share of the mixture; at 0 it is KL(teacher ‖ student), at 1 KL(student ‖ teacher)."""
-    weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 1.0)]
-    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 0.0)]
+    weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 1.0, AT_LEAST_ZERO)]
+    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 0.0, AT_LEAST_ZERO)]
 
 
 class JSDRowNumbers(JSDNumbers, LogitNumbers, total=False):
@@ -159,8 +159,8 @@ class VirtualTeacherNumbers(TypedDict, total=False):
     """ce_weight · CE + kl_weight · KL(virtual teacher ‖ student)."""
 
     label_probability: Annotated[Scalar, Number(Role.LABEL_PROBABILITY, 0.99, FROM_0_TO_1)]
-    kl_weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 0.1)]
-    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 0.9)]
+    kl_weight: Annotated[Scalar, Number(Role.PAIR_WEIGHT, 0.1, AT_LEAST_ZERO)]
+    ce_weight: Annotated[Scalar, Number(Role.ANCHOR_CE_WEIGHT, 0.9, AT_LEAST_ZERO)]
 
 
 class SoftenedTeacherNumbers(VirtualTeacherNumbers, total=False):

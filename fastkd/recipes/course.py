@@ -22,6 +22,7 @@ from fastkd.recipes.planned import (
 )
 from fastkd.recipes.recipe import Recipe, StageRecipe
 from fastkd.support.errors import UserError
+from fastkd.support.words import counted
 
 Course = tuple[PlannedStage, ...]
 
@@ -47,6 +48,14 @@ def course(recipe: Recipe) -> Course:
 def learning_together(recipe: Recipe) -> set[str]:
     """The names of the teachers that learn together with the student, without a training of their own."""
     return {name for stage in recipe.stages if _among_peers(stage) for name in stage.teachers}
+
+
+def followed_epochs(student: StageRecipe, teacher: StageRecipe) -> tuple[int, ...]:
+    """The epochs of its one teacher's training that a student follows, but for the last one; mostly there are none."""
+    waypoints = _waypoints(student) if student.method and len(student.teachers) == 1 else None
+    if waypoints is None or teacher.training is None:
+        return ()
+    return _epochs_at(waypoints, teacher.training.epochs, student.method)
 
 
 def kept_epochs(stages: Course, name: str) -> set[int]:
@@ -99,8 +108,7 @@ def _mutual(stage: StageRecipe, teachers: Sequence[StageRecipe]) -> PlannedMutua
 
 
 def _distillation(student: PlannedDistillation, by_name: dict[str, StageRecipe]) -> list[PlannedDistillation]:
-    methods = [(find_method(name), student.settings[name]) for name in split_methods(student.method)]
-    waypoints = next((found for method, given in methods if (found := method.waypoints(given)) is not None), None)
+    waypoints = _waypoints(student)
     if waypoints is None:
         before = _prestages(student)
         return [*before, replace(student, after=_names(before))]
@@ -116,6 +124,11 @@ def _distillation(student: PlannedDistillation, by_name: dict[str, StageRecipe])
     return [*before, *trainings]
 
 
+def _waypoints(student: PlannedDistillation | StageRecipe) -> Waypoints | None:
+    methods = [(find_method(name), student.settings[name]) for name in split_methods(student.method)]
+    return next((found for method, given in methods if (found := method.waypoints(given)) is not None), None)
+
+
 def _along_the_way(
     student: PlannedDistillation, waypoints: Waypoints, by_name: dict[str, StageRecipe]
 ) -> tuple[str, ...]:
@@ -126,11 +139,16 @@ def _along_the_way(
     if teacher.training is None:
         each = " ".join(f"--teacher RUN@{epoch}" for epoch in (60, 120, 180))
         raise UserError(f"{student.method} follows the teacher's training: give each point of it, as in {each}")
-    epochs = teacher.training.epochs
-    if waypoints.count > epochs:
-        raise UserError(f"{student.method}: the teacher's {epochs} epochs do not divide into {waypoints.count} anchors")
-    points = [round(epochs * number / waypoints.count) for number in range(1, waypoints.count)]
+    points = _epochs_at(waypoints, teacher.training.epochs, student.method)
     return (*(f"{teacher.name}@{epoch}" for epoch in points), teacher.name)
+
+
+def _epochs_at(waypoints: Waypoints, epochs: int, method: str) -> tuple[int, ...]:
+    """The epochs of a teacher's training that are waypoints, but for the last one."""
+    if waypoints.count > epochs:
+        taken = f"the teacher's {counted(epochs, 'epoch')} cannot be divided into {waypoints.count} anchors"
+        raise UserError(f"{method}: {taken}")
+    return tuple(round(epochs * number / waypoints.count) for number in range(1, waypoints.count))
 
 
 def _prestages(student: PlannedDistillation) -> list[PlannedDistillation]:

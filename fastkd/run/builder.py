@@ -36,6 +36,7 @@ from fastkd.support import distributed
 from fastkd.support.errors import UserError
 from fastkd.support.paths import is_file
 from fastkd.support.plain import check_fields, to_plain
+from fastkd.support.words import counted
 from fastkd.training.stages import Distill, Mutual, Prestage, Stage, StudentAware, Supervised
 
 
@@ -179,7 +180,7 @@ class Builder:
         for stage in self.job.recipe.stages:
             own = stage.training.epochs if stage.training else 0
             if stage.name in together and (stage.sftn is not None or own not in (0, epochs)):
-                how = f"{epochs} epochs" + (" and no branches" if stage.sftn is not None else "")
+                how = counted(epochs, "epoch") + (" and no branches" if stage.sftn is not None else "")
                 method.notes.append(f"{planned.method}: the {stage.name} learns together with the student: {how}")
         return Mutual(together, method, [1.0, *(peer.lr_factor for peer in planned.peers)])
 

@@ -16,6 +16,7 @@ from fastkd.support.errors import UserError
 from fastkd.support.files import parse_json
 from fastkd.support.plain import from_plain
 from fastkd.support.schemas import Metadata, checked
+from fastkd.support.words import counted
 from fastkd.training.stages import deployed
 
 KEY = "fastkd"
@@ -151,11 +152,11 @@ def _refuse_unknown_one(one: Description, what: str) -> None:
     if one.network not in networks.NETWORKS:
         raise UserError(f"{what} name the network {one.network!r}, which this fastkd does not have")
     if one.classes is not None and not len(set(one.classes)) == len(one.classes) == one.num_classes:
-        raise UserError(f"{what} name {len(one.classes)} classes, expected {one.num_classes} that differ")
+        raise UserError(f"{what} name {counted(len(one.classes), 'class')}, expected {one.num_classes} that differ")
     for name in one.deployment.methods if one.deployment else ():
         if not find_method(name).changes_network():
             raise UserError(f"{what} name the method {name!r}, which leaves a network as it is")
         least, most = find_method(name).teachers_needed
         teachers = len(one.deployment.teachers) if one.deployment else 0
         if teachers < least or (most is not None and teachers > most):
-            raise UserError(f"{what} name {teachers} teachers for the method {name}")
+            raise UserError(f"{what} name {counted(teachers, 'teacher')} for the method {name}")

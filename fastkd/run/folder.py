@@ -12,7 +12,7 @@ from fastkd.support.errors import UserError
 from fastkd.support.files import make_folder, read_json, write_json
 from fastkd.support.locks import clear_aside, locked
 from fastkd.support.paths import inside, is_file, is_folder, is_there
-from fastkd.support.schemas import Results, checked
+from fastkd.support.schemas import Environment, Results, checked
 
 
 def create_folder(folder: Path, recipe: Recipe, *, unlocked: bool = False) -> None:
@@ -71,6 +71,12 @@ def seed_folders(folder: Path) -> list[Path]:
 def read_results(path: Path) -> dict[str, Any]:
     """The results that a run wrote, see `Run.results`."""
     return checked(Results, read_json(path), str(path))
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What the env.json of a run says it was made with; nothing where there is none."""
+    path = folder / "env.json"
+    return checked(Environment, read_json(path), str(path)) if is_there(path) else {}
 
 
 def known_digest(file: Path) -> str | None:

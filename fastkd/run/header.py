@@ -16,6 +16,7 @@ from fastkd.recipes.planned import (
 )
 from fastkd.run.job import Job
 from fastkd.support import distributed, environment
+from fastkd.support.words import counted
 
 
 def header(job: Job, folder: Path) -> str:
@@ -39,21 +40,21 @@ def _plan(job: Job) -> str:
     what = f"{len(trained)} trainings" if len(trained) > 1 else "one training"
     names = ", ".join(planned.name for planned in trained)
     seeds = f", for each of the seeds {recipe.seed} to {recipe.seed + recipe.seeds - 1}" if recipe.seeds > 1 else ""
-    return f"{what} ({names}), {epochs} epochs{' in all' if len(trained) > 1 else ''}{seeds}"
+    return f"{what} ({names}), {counted(epochs, 'epoch')}{' in all' if len(trained) > 1 else ''}{seeds}"
 
 
 def _where(job: Job, processes: int) -> str:
     name = torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else "CPU"
     threads = environment.threads(job.recipe.threads, distributed.local_processes())
     if processes > 1:
-        return f"{processes} processes, each on {name} with {threads} threads"
-    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+        return f"{processes} processes, each on {name} with {counted(threads, 'thread')}"
+    return f"{name}, {counted(threads, 'thread')}"
 
 
 def _images(job: Job) -> str:
     data = job.data
-    counts = f"{len(data.train):,} images to train on, {len(data.test):,} to test on"
-    return f"{job.recipe.data}: {counts}, {job.recipe.image_size} pixels, {len(data.classes):,} classes"
+    counts = f"{counted(len(data.train), 'image')} to train on, {len(data.test):,} to test on"
+    return f"{job.recipe.data}: {counts}, {counted(job.recipe.image_size, 'pixel')}, {len(data.classes):,} classes"
 
 
 def _stage(planned: PlannedStage, processes: int) -> str:
@@ -63,7 +64,7 @@ def _stage(planned: PlannedStage, processes: int) -> str:
     training = planned.training
     share = f" ({training.batch_size // processes} a process)" if processes > 1 else ""
     rate = f"{training.optimizer} lr {training.lr:g} for the whole batch of {training.batch_size}{share}"
-    return f"{_what(planned)}, {training.epochs} epochs, {rate}"
+    return f"{_what(planned)}, {counted(training.epochs, 'epoch')}, {rate}"
 
 
 def _what(planned: PlannedTraining) -> str:

@@ -30,7 +30,7 @@ from fastkd.run.folder import below, known_digest, read_results
 from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
 from fastkd.run.outlook import Outlook
-from fastkd.run.stores import is_mixed, opened_shelf, refuse_unstorable, result_of
+from fastkd.run.stores import foreseen_stores, is_mixed, opened_shelf, result_of
 from fastkd.run.trial import refuse_image_size, try_smallest_pass
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
@@ -40,6 +40,7 @@ from fastkd.support.interrupt import Stopped
 from fastkd.support.log import MetricsLog, import_tensorboard
 from fastkd.support.paths import is_file, is_there
 from fastkd.support.session import Session
+from fastkd.support.words import counted
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.identity import Identity
 from fastkd.training.stages import Mutual, Stage
@@ -60,7 +61,7 @@ def check(job: Job, *, tensorboard: bool = False) -> None:
         earlier.add(planned, stage)
         if isinstance(planned, PlannedTraining):
             builder.train_source(planned, stage.views)
-            refuse_unstorable(job, planned, stage, earlier, builder.data_seed)
+            list(foreseen_stores(job, planned, stage, earlier, builder.data_seed))
             refuse_image_size(planned, stage, job.recipe.image_size)
             try_smallest_pass(planned, stage, job)
     if tensorboard:
@@ -108,6 +109,8 @@ class Run:
             stage = self.builder.stage(planned, self.earlier)
             self.earlier.add(planned, stage)
             if isinstance(planned, PlannedTraining):
+                for words in foreseen_stores(self.job, planned, stage, self.earlier, self.builder.data_seed):
+                    self.session.display.note(f"{self._title(planned)}  {words}")
                 rows.append({"stage": planned.name, "network": planned.network} | self._try(planned, stage))
         return rows
 
@@ -235,7 +238,7 @@ class Run:
         report = self.builder.reports[planned.name]
         left = f", left over: {', '.join(report.unexpected[:3])} …" if report.unexpected else ""
         self.session.display.note(
-            f"{planned.name}  {len(report.mapped)} tensors of {planned.network} from {planned.file}{left}"
+            f"{planned.name}  {counted(len(report.mapped), 'tensor')} of {planned.network} from {planned.file}{left}"
         )
         tests = accuracies(stage.eval().predictions, self.job.test_source(), self.job.device)
         return {"file": planned.file, "sha256": planned.sha256}, dict(tests)

@@ -13,7 +13,7 @@ from fastkd.recipes.course import course
 from fastkd.recipes.planned import PlannedDistillation
 from fastkd.recipes.recipe import recipe_to_plain
 from fastkd.recipes.several import shared_teachers
-from fastkd.run.folder import held
+from fastkd.run.folder import held, read_environment
 from fastkd.run.job import Job
 from fastkd.run.outlook import Outlook
 from fastkd.run.run import Run
@@ -22,8 +22,7 @@ from fastkd.run.teachers import with_teachers_of
 from fastkd.support import environment
 from fastkd.support.distributed import is_main, local_processes
 from fastkd.support.errors import UserError
-from fastkd.support.files import read_json, write_json
-from fastkd.support.paths import is_there
+from fastkd.support.files import write_json
 from fastkd.support.session import Session
 from fastkd.training.execution import set_up
 from fastkd.training.together import Together, alike
@@ -108,10 +107,8 @@ def _train_together(members: Sequence[tuple[Run, PlannedDistillation]]) -> None:
 
 def _write_environment(folder: Path, job: Job) -> None:
     """Writes env.json: what this call of the program runs on, and the calls before it."""
-    path = folder / "env.json"
     before = []
-    if is_there(path):
-        with contextlib.suppress(UserError):  # what it tells is no reason not to go on
-            before = environment.calls(read_json(path))
+    with contextlib.suppress(UserError):  # what it tells is no reason not to go on
+        before = environment.calls(read_environment(folder))
     how = {"execution": job.execution._asdict(), "operations": select.choices(job.device.type)}
-    write_json(path, environment.this_call() | {"earlier": before} | environment.collect() | how)
+    write_json(folder / "env.json", environment.this_call() | {"earlier": before} | environment.collect() | how)

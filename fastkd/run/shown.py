@@ -8,10 +8,9 @@ from typing import Any
 from fastkd.methods import short_name
 from fastkd.recipes.recipe import Recipe
 from fastkd.run.curves import Curves, coloured
-from fastkd.run.folder import open_run, read_results, seed_folders
+from fastkd.run.folder import open_run, read_environment, read_results, seed_folders
 from fastkd.run.labels import labels, settings
 from fastkd.run.page import Html, join, swatch
-from fastkd.support.files import read_json
 from fastkd.support.log import read_metrics
 from fastkd.support.paths import is_there
 
@@ -53,8 +52,7 @@ def _read(folder: Path) -> Shown:
     seeds = seed_folders(folder) or [folder]
     results = [read_results(seed / "results.json") for seed in seeds if is_there(seed / "results.json")]
     logs = [read_metrics(seed / "metrics.jsonl") for seed in seeds]
-    environment = read_json(folder / "env.json") if is_there(folder / "env.json") else {}
-    given = {"environment": environment if isinstance(environment, dict) else {}, "settings": settings(recipe)}
+    given = {"environment": read_environment(folder), "settings": settings(recipe)}
     return Shown(folder=folder, recipe=recipe, results=results, logs=logs, **given)
 
 

@@ -26,19 +26,28 @@ from fastkd.training.stages import Distill, Stage
 from fastkd.training.taught import Shelf
 
 
-def refuse_unstorable(job: Job, planned: PlannedStage, stage: Stage, earlier: Earlier, data_seed: int) -> None:
-    """Raises UserError where a stage cannot learn from stored rows, as far as it is known before anything is trained.
+def foreseen_stores(job: Job, planned: PlannedStage, stage: Stage, earlier: Earlier, data_seed: int) -> Iterator[str]:
+    """What the store of each of a stage's teachers will take, in words; none where nothing is stored.
 
-    A store that is there is compared with what a teacher that is loaded would write.
+    Raises UserError where the stage cannot learn from stored rows, as far as it is known before anything is trained. A
+    store that is there is compared with what its teacher would write, but for the weights of one that is not trained.
     """
     if not _is_stored(job.recipe, stage):
         return
     assert isinstance(planned, PlannedDistillation) and isinstance(stage, Distill)
     rows = _row_formats(job, planned, stage, earlier)
     loaded = {other.name for other in job.course if isinstance(other, PlannedLoaded)}
-    if loaded.issuperset(planned.teachers):
-        for name, row in zip(planned.teachers, rows, strict=True):
-            Store.refuse_other(_folder(job, name), key_of(job, planned, name, earlier, data_seed), row)
+    for place, (name, row) in enumerate(zip(planned.teachers, rows, strict=True)):
+        key, epochs = key_of(job, planned, name, earlier, data_seed), _stored_epochs(job, planned, stage, place)
+        yield Store.foreseen(_folder(job, name), key, row, epochs, trained=name in loaded)
+
+
+def _stored_epochs(job: Job, planned: PlannedDistillation, stage: Distill, place: int) -> set[int]:
+    """The epochs that are read of the store of the teacher in that place."""
+    turns, count = stage.epochs_in_turn, len(planned.teachers)
+    epochs = (epoch for epoch in range(planned.training.epochs) if not turns or epoch * count // turns == place)
+    distinct = job.recipe.storing.store_epochs
+    return {epoch if distinct is None else epoch % distinct for epoch in epochs}
 
 
 @contextlib.contextmanager
@@ -66,7 +75,7 @@ def opened_shelf(
 
 def side_by_side(job: Job) -> tuple[PlannedDistillation, ...]:
     """The students of one GPU, for all seeds, that are trained at once: those of the same stored teachers."""
-    if not job.execution.capture or job.recipe.storing.teacher_outputs is None:
+    if not job.execution.capture or world_size() > 1 or job.recipe.storing.teacher_outputs is None:
         return ()
     learning = [planned for planned in job.course if type(planned) is PlannedDistillation and not planned.after]
     return tuple(planned for planned in learning if planned.teachers and planned.teachers == learning[0].teachers)
@@ -157,6 +166,8 @@ def is_mixed(recipe: Recipe) -> bool:
 def _refuse_beside_mixing(recipe: Recipe) -> None:
     if not is_mixed(recipe):
         return
+    if world_size() > 1:
+        raise UserError("--teacher-outputs: beside --mixup and --cutmix a store is filled and read by one process")
     if recipe.storing.store_epochs is not None:
         why = "with --mixup or --cutmix the images of an epoch come in no other: the order decides which are mixed"
         raise UserError(f"--store-epochs: {why}")

@@ -11,6 +11,7 @@ from fastkd.recipes.planned import PlannedTraining
 from fastkd.run.job import Job
 from fastkd.support import distributed
 from fastkd.support.errors import UserError
+from fastkd.support.words import counted
 from fastkd.training.optimisation import Training
 from fastkd.training.stages import Stage
 
@@ -35,7 +36,7 @@ def smallest_pass(samples: int, training: Training, processes: int = 1) -> Small
     mend = "raise --batch-size"
     if order.steps * training.batch_size > samples:
         least = samples % training.batch_size
-        where = f"the last batch of an epoch ({samples:,} images in batches of {training.batch_size})"
+        where = f"the last batch of an epoch ({counted(samples, 'image')} in batches of {training.batch_size})"
         mend = "give --drop-last on, or another --batch-size"
     least //= processes
     if training.accumulate > 1 and least > 1:  # as `torch.tensor_split` divides it, without parts that are empty

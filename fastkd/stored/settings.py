@@ -6,6 +6,7 @@ from typing import Literal
 
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Epochs, Width
+from fastkd.support.words import counted
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -33,5 +34,7 @@ class Storing(Checked):
             return ()
         words = [] if self.store_type == "float32" else [f"the teacher's outputs in {self.store_type}"]
         words += [] if self.store_top is None else [f"the teacher's {self.store_top} largest logits instead of all"]
-        words += [] if self.store_epochs is None else [f"crops and flips of {self.store_epochs} epochs, repeated"]
+        words += (
+            [] if self.store_epochs is None else [f"crops and flips of {counted(self.store_epochs, 'epoch')}, repeated"]
+        )
         return tuple(words)

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,8 +14,9 @@ from fastkd.support.distributed import from_main, on_main
 from fastkd.support.errors import UserError
 from fastkd.support.files import make_folder, read_json, write_json
 from fastkd.support.locks import locked
-from fastkd.support.paths import explained, inside, is_there
+from fastkd.support.paths import explained, inside, is_folder, is_there
 from fastkd.support.plain import from_plain, to_plain
+from fastkd.support.words import counted
 
 FORMAT = 1
 ABOUT = "store.json"
@@ -66,7 +68,7 @@ class Store:
                 _refuse_other_contents(folder)
                 make_folder(folder)
             try:
-                lock.enter_context(locked(folder, unlocked=unlocked))
+                lock.enter_context(locked(folder, unlocked=unlocked, doing="storing rows in"))
             except UserError as error:
                 if not is_there(folder / ABOUT):
                     raise
@@ -93,10 +95,28 @@ class Store:
         return store
 
     @classmethod
-    def refuse_other(cls, folder: Path, key: Key, row: RowFormat) -> None:
-        """Raises UserError where a store stands in the folder that would not serve; writes nothing."""
+    def foreseen(cls, folder: Path, key: Key, row: RowFormat, epochs: Collection[int], *, trained: bool = True) -> str:
+        """What a store will take, in words; writes nothing.
+
+        Raises UserError where what stands in the folder would not serve, or what is missing does not fit on the disk.
+        epochs: those of the store that are read. trained: whether the key's weights are those of the teacher.
+        """
         if is_there(folder / ABOUT):
-            _compare(folder, read_about(folder), key, row)
+            about = read_about(folder)
+            _compare(folder, about, key if trained else replace(key, weights=about.key.weights), row)
+            row = about.row
+        else:
+            _refuse_other_contents(folder)
+        each = row.bytes + CHECK
+        whole, needed = (
+            len(epochs) * key.samples * each,
+            sum(_missing(folder, key, row, epoch) for epoch in epochs) * each,
+        )
+        _refuse_full_disk(folder, needed)
+        rows = f"{counted(len(epochs), 'epoch')} of {counted(key.samples, 'row')}, {size_of(whole)}"
+        return f"the store {folder} holds {rows}" + (
+            f", of which {size_of(needed)} are not there yet" if needed else ""
+        )
 
     @property
     def writable(self) -> bool:
@@ -120,11 +140,7 @@ class Store:
 
     def missing(self, epoch: int) -> int:
         """How many rows of an epoch are not there."""
-        files = EpochFiles(self.folder, epoch, self.about.key.samples, self.about.row.words, writable=False)
-        try:
-            return int((files.checks() == 0).sum())
-        finally:
-            files.close()
+        return _missing(self.folder, self.about.key, self.about.row, epoch)
 
     @property
     def bytes_a_row(self) -> int:
@@ -138,16 +154,34 @@ class Store:
 
     def refuse_full_disk(self, rows: int) -> None:
         """Raises UserError where the disk has no room for so many more rows."""
-        with explained("cannot read", self.folder):
-            needed, free = rows * self.bytes_a_row, shutil.disk_usage(self.folder).free
-        if self.writable and needed > free:
-            raise UserError(
-                f"the store {self.folder} needs {size_of(needed)} more, the disk has {size_of(free)}: "
-                "a narrower --store-type, --store-top or --store-epochs takes less"
-            )
+        if self.writable:
+            _refuse_full_disk(self.folder, rows * self.bytes_a_row)
 
     def close(self) -> None:
         self._lock.close()
+
+
+def _missing(folder: Path, key: Key, row: RowFormat, epoch: int) -> int:
+    files = EpochFiles(folder, epoch, key.samples, row.words, writable=False)
+    try:
+        return int((files.checks() == 0).sum())
+    finally:
+        files.close()
+
+
+def _refuse_full_disk(folder: Path, needed: int) -> None:
+    with explained("cannot read", folder):
+        free = shutil.disk_usage(_standing(folder)).free
+    if needed > free:
+        raise UserError(
+            f"the store {folder} needs {size_of(needed)} more, the disk has {size_of(free)}: "
+            "a narrower --store-type, --store-top or --store-epochs takes less"
+        )
+
+
+def _standing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next((one for one in (folder, *folder.parents) if is_folder(one)), folder)
 
 
 def size_of(count: int) -> str:

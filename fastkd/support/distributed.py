@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.rendezvous import rendezvous
 
 from fastkd.support.errors import UserError
 
@@ -23,7 +25,21 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return 1 if _alone or not dist.is_initialized() else dist.get_world_size()
+
+
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it this process is the only one: nothing that asks here sends a message. SyncBatchNorm does not ask."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def is_main() -> bool:
@@ -50,7 +66,8 @@ def processes(device: torch.device) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     # Objects and flags of the host travel by gloo, so that they never wait for a GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend)
+    store, number, size = next(rendezvous("env://"))
+    dist.init_process_group(backend, store=PrefixStore(_attempt(), store), rank=number, world_size=size)
     try:
         yield device
         dist.barrier()  # a process that leaves while another one still talks to it can take that one down
@@ -61,6 +78,14 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     finally:
         gc.collect()  # threads of a group that something still holds would abort the interpreter at its end
         dist.destroy_process_group()
+
+
+def _attempt() -> str:
+    """A name for these processes among all that torchrun starts for a job.
+
+    Its store outlives processes that are started anew, and holds the addresses of those before, which are gone.
+    """
+    return f"fastkd, {restarts()[0]} restarts, {os.environ['WORLD_SIZE']} processes"
 
 
 _PEER_IS_GONE = re.compile(
@@ -109,12 +134,22 @@ def on_main(action: Callable[[], None]) -> None:
 
 
 def from_all(value: Any) -> list[Any]:
-    """Every rank's value, in the order of the ranks."""
+    """Every rank's value, in the order of the ranks; tensors in it are on the host.
+
+    One on a GPU would be unpickled on that GPU by every rank: half a GiB of memory there for each.
+    """
     if world_size() == 1:
         return [value]
+    assert _is_on_host(value), "what is sent to the other ranks lies on a device"
     boxes: list[Any] = [None] * world_size()
     dist.all_gather_object(boxes, value)
     return boxes
+
+
+def _is_on_host(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return all(_is_on_host(item) for item in (value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, Tensor) or value.device.type == "cpu"
 
 
 def first_of_all(value: Any) -> Any:
@@ -139,12 +174,10 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def any_rank(flag: Tensor) -> Tensor:
-    """A boolean scalar on the device: whether it is true on any rank."""
-    if world_size() == 1:
-        return flag
-    found = flag.to(torch.float32)
-    dist.all_reduce(found, op=dist.ReduceOp.MAX)
-    return found > 0
+    """Sets a flag on the device, a number that is 0 or 1, to 1 where it is 1 on any rank; returns it."""
+    if world_size() > 1:
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return flag
 
 
 def share_buffers(module: nn.Module) -> None:

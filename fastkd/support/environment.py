@@ -7,6 +7,7 @@ import resource
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 import fastkd
 from fastkd.support.errors import UserError
+from fastkd.support.words import counted
 
 _PACKAGES = ("torch", "torchvision", "triton", "numpy", "safetensors", "tyro", "rich", "nvidia-dali-cuda130")
 
@@ -44,17 +46,11 @@ def this_call() -> dict[str, str]:
     }
 
 
-def calls(environment: Any) -> list[dict[str, str]]:
-    """The calls that the env.json of a run tells of, from the first on; one that tells of none has none."""
-    if not isinstance(environment, dict):
-        return []
-    earlier = environment.get("earlier", [])
-    told = [*(earlier if isinstance(earlier, list) else []), environment]
-    return [
-        {name: str(call[name]) for name in ("date", "host", "command")}
-        for call in told
-        if isinstance(call, dict) and {"date", "host", "command"} <= call.keys()
-    ]
+def calls(environment: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The calls that the env.json of a run tells of, from the first on; one of fastkd 0.1 tells of none."""
+    names = ("date", "host", "command")
+    told = [*environment.get("earlier", []), environment]
+    return [{name: call[name] for name in names} for call in told if all(name in call for name in names)]
 
 
 def cores() -> int:
@@ -67,7 +63,9 @@ def threads(wanted: int | None, processes: int = 1) -> int:
     if wanted is not None:
         most = max(64, 8 * cores())
         if wanted > most:
-            raise UserError(f"--threads {wanted}: this machine has {cores()} cores, more than {most} would only wait")
+            raise UserError(
+                f"--threads {wanted}: this machine has {counted(cores(), 'core')}, more than {most} would only wait"
+            )
         return wanted
     named = os.environ.get("OMP_NUM_THREADS", "")
     return int(named) if named.isdigit() and int(named) else max(1, cores() // processes)
@@ -93,6 +91,14 @@ def device_name(device: torch.device) -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def without_bfloat16(device: torch.device) -> str:
+    """The name of a GPU whose matrix units do not know bfloat16, as those before sm_80; "" for any other device."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return ""
+    major, minor = torch.cuda.get_device_capability(device)
+    return "" if major >= 8 else f"{torch.cuda.get_device_name(device)} (sm_{major}{minor})"
 
 
 def free_memory() -> int | None:

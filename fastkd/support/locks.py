@@ -17,10 +17,10 @@ _ASIDE = re.compile(r"\.(.+\.(safetensors|pt|jsonl)|(recipe|results|env)\.json)\
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, unlocked: bool = False) -> Iterator[None]:
-    """Holds the folder for this process; a second run in it is refused. The lock ends when the process does.
+def locked(folder: Path, *, unlocked: bool = False, doing: str = "training in") -> Iterator[None]:
+    """Holds the folder for this process; a second one in it is refused. The lock ends when the process does.
 
-    unlocked: go on where the file system has no locks. Raises UserError.
+    unlocked: go on where the file system has no locks. doing: what is done there, for the message. Raises UserError.
     """
     with explained("cannot write in", folder):
         file = open_in_place(folder / ".lock", os.O_RDWR, "r+b")
@@ -29,11 +29,11 @@ def locked(folder: Path, *, unlocked: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _HELD:
-                raise UserError(f"another process is training in {folder}") from error
+                raise UserError(f"another process is {doing} {folder}") from error
             if not unlocked:
                 raise UserError(
                     f"the file system of {folder} has no locks ({reason(error)}): see to it that no other process "
-                    "trains there, and give --unlocked"
+                    f"is {doing} it, and give --unlocked"
                 ) from error
         yield
 

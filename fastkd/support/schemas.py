@@ -68,6 +68,31 @@ class Results(TypedDict):
     metrics_bytes: NotRequired[Count]
 
 
+class Call(TypedDict):
+    """A call of the program: when, where and by which command."""
+
+    date: NotRequired[str]
+    host: NotRequired[str]
+    command: NotRequired[str]
+
+
+class Environment(Call):
+    """env.json: what the last call of a run was made with, and the calls before it."""
+
+    fastkd: str
+    python: str
+    packages: dict[str, str]
+    gpus: list[str]
+    earlier: NotRequired[list[Call]]
+    commit: NotRequired[str | None]
+    system: NotRequired[str]
+    cuda: NotRequired[str | None]
+    cores: NotRequired[Count]
+    threads: NotRequired[Count]
+    execution: NotRequired[dict[str, Any]]
+    operations: NotRequired[dict[str, str]]
+
+
 class Record(TypedDict):
     """A line of metrics.jsonl."""
 

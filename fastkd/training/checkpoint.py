@@ -10,6 +10,7 @@ from fastkd.support.errors import UserError
 from fastkd.support.files import read_state
 from fastkd.support.plain import is_plain
 from fastkd.support.schemas import Checkpoint, checked
+from fastkd.support.words import counted
 from fastkd.training.optimisation import load_optimizer_state
 
 FORMAT = 2
@@ -52,7 +53,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, 
     saved = optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if steps and parameters and not state and _remembers(optimizer):
-        raise UserError(f"{path} does not fit this stage: nothing of the optimiser's is in it after {steps} steps")
+        raise UserError(
+            f"{path} does not fit this stage: nothing of the optimiser's is in it after {counted(steps, 'step')}"
+        )
     for place, own in state.items():
         if not 0 <= place < len(parameters):
             raise UserError(f"{path} does not fit this stage: the optimiser has no parameter {place}")
@@ -83,8 +86,8 @@ def check_progress(progress: dict[str, Any], path: Path, epochs: int, steps_per_
     """Raises UserError for a place that this training has not."""
     if progress["epoch"] > epochs or progress["step"] >= max(steps_per_epoch, 1):
         raise UserError(
-            f"{path} stands at epoch {progress['epoch']}, step {progress['step']}: this training has {epochs} epochs "
-            f"of {steps_per_epoch} steps"
+            f"{path} stands at epoch {progress['epoch']}, step {progress['step']}: this training has "
+            f"{counted(epochs, 'epoch')} of {counted(steps_per_epoch, 'step')}"
         )
 
 

@@ -19,6 +19,14 @@ from fastkd.stored import RowFormat
 from fastkd.support.errors import UserError
 
 
+class Numbers(NamedTuple):
+    """The loss and its terms as one vector, so that what is done with all of them is one operation."""
+
+    names: tuple[str, ...]
+    values: Tensor
+    """[names], detached."""
+
+
 class StageLoss(NamedTuple):
     total: Tensor
     """The one differentiable value."""
@@ -27,6 +35,10 @@ class StageLoss(NamedTuple):
     """[2] int64: top-1 and top-5 hits of the network that is being trained."""
     gated: Terms = {}  # noqa: RUF012 - nothing changes it
     """Further differentiable values, by the names of their gates: each is added where its gradient passes the gate."""
+
+    def numbers(self) -> Numbers:
+        """The total, as `loss`, and the terms behind it."""
+        return Numbers(("loss", *self.terms), torch.stack([self.total, *self.terms.values()]).detach())
 
 
 class Stage(nn.Module):
@@ -164,6 +176,9 @@ class Distill(Stage):
         return self._deployed[0]
 
     def forward(self, batch: Batch) -> StageLoss:
+        for method in self.methods.values():
+            assert isinstance(method, Method)
+            method.begin_step(batch)
         count, images = len(batch.labels), self._images(batch)
         teachers = self._said(batch, images, self.views.count)
         student = self.network(images, preacts=self.preacts)
@@ -172,7 +187,7 @@ class Distill(Stage):
         if self.views.count > 1:
             of_first = [_first(teacher, count) for teacher in teachers]
             first_view = first_view[0], self._read(batch, 1) if batch.taught else tuple(of_first)
-        total, terms, hits = torch.zeros((), device=images.device), {}, None
+        total, terms, hits = None, {}, None
         gated: Terms = {}
         for name, method in self.methods.items():
             assert isinstance(method, Method)
@@ -182,12 +197,12 @@ class Distill(Stage):
             prefix = f"{short_name(name)}." if len(self.methods) > 1 else ""
             joined_behind_a_gate = self.gate is not None and not method.is_logit_method
             if not joined_behind_a_gate:
-                total = total + loss.total
+                total = loss.total if total is None else total + loss.total
             if (behind_a_gate := loss.total if joined_behind_a_gate else loss.gated) is not None:
                 gated[f"{prefix}gate"] = behind_a_gate
             terms |= {prefix + term: value for term, value in loss.terms.items()}
             hits = loss.hits if loss.hits is not None else hits
-        assert hits is not None, "one of the methods is a logit method"
+        assert total is not None and hits is not None, "one of the methods is a logit method"
         return StageLoss(total, terms, hits, gated)
 
     def _images(self, batch: Batch) -> Tensor:

@@ -19,6 +19,7 @@ from fastkd.stored.epochs import EpochFiles
 from fastkd.stored.store import size_of
 from fastkd.support.environment import free_memory
 from fastkd.support.live import duration
+from fastkd.support.words import counted
 
 SYNC_ROWS = 20_000
 """Rows that are written before the disk is waited for."""
@@ -108,7 +109,7 @@ class StoredTeachers:
             held.copy_(torch.from_numpy(rows[:, : held.shape[1]]))
             self.there &= there
             if damaged:
-                self.tell(f"{files.rows_path}: {damaged} rows are damaged, they are computed anew")
+                self.tell(f"{files.rows_path}: {counted(damaged, 'row', 'are')} damaged and computed anew")
 
     def provided(self, loader: Loader, epoch: int, start: int) -> Iterator[RawBatch]:
         """The batches of an epoch whose rows are all there: computed now, where they were not stored."""
@@ -201,8 +202,8 @@ class StoredTeachers:
         seconds = (time.monotonic() - started) / len(raw.index) * most
         needed = sum(missing[store.folder] * store.bytes_a_row for store in writable)
         self.tell(
-            f"of the teachers' rows {most:,} are missing in {self.shelf.epochs} epochs: {size_of(needed)} will be "
-            f"written, computing them takes about {duration(seconds)}"
+            f"missing of the teachers' rows in {counted(self.shelf.epochs, 'epoch')}: {most:,}; {size_of(needed)} will "
+            f"be written, computing them takes about {duration(seconds)}"
         )
 
     def _read(self, index: Tensor) -> tuple[Tensor, ...] | None:

@@ -19,7 +19,9 @@ from fastkd.support.live import Look
 from fastkd.support.log import MetricsLog
 from fastkd.support.paths import is_there
 from fastkd.support.session import Session
-from fastkd.training.capture import CudaRecorder, first_lines
+from fastkd.support.words import counted
+from fastkd.training.agreement import agreeing
+from fastkd.training.capture import CudaRecorder, first_lines, refuse_out_of_memory
 from fastkd.training.checkpoint import (
     FORMAT,
     check_meter,
@@ -35,6 +37,7 @@ from fastkd.training.identity import Identity
 from fastkd.training.meter import Meter, Totals
 from fastkd.training.optimisation import Training, build_optimizer
 from fastkd.training.pace import Pace
+from fastkd.training.replays import STEPS
 from fastkd.training.stages import Stage
 from fastkd.training.step import Step
 from fastkd.training.taught import Shelf
@@ -43,8 +46,8 @@ CHECKPOINT_SECONDS = 600.0
 """Seconds of training between checkpoints inside an epoch."""
 LOG_STEPS = 100
 """Steps between the records inside an epoch."""
-AGREE_STEPS = 8
-"""Steps between those at which the ranks agree on whether one of them was asked to stop."""
+AGREE_STEPS = STEPS
+"""Steps between those at which the ranks agree on whether one of them was asked to stop; a replay ends at each."""
 
 
 @dataclass
@@ -106,7 +109,7 @@ class Trainer:
         self.step = Step(stage, train.prepare, self.optimizer, training, self.steps_per_epoch, device, execution, shelf)
         if self.step.stored is not None:
             self.step.stored.tell = lambda text: session.display.note(f"{self.title}  {text}")
-        self.recorder = CudaRecorder(device) if execution.capture else None
+        self.recorder = agreeing(CudaRecorder(device)) if execution.capture else None
         self.evaluation = Evaluation(
             self.step.predictions, test, device, fixed_shape=execution.compile != "off", recorder=self.recorder
         )
@@ -149,7 +152,7 @@ class Trainer:
             self.step.close()
             self.progress.epoch = number + 1
             self.stop_if_asked()
-        self.session.display.note(f"{self.title}  {len(epochs)} epochs are stored")
+        self.session.display.note(f"{self.title}  {counted(len(epochs), 'epoch', 'are')} stored")
 
     def _show_filling(self, number: int, epochs: int, taken: int, seconds: float) -> None:
         """Shows how far the stores are filled: `taken` batches of the epoch of that number, in so many seconds."""
@@ -252,6 +255,7 @@ class Trainer:
         try:
             progress.test = self.evaluation()
         except TorchDynamoException as error:  # what compiles in training may not in evaluation
+            refuse_out_of_memory(error)
             self.session.display.note(f"{self.title}  not compiled: {first_lines(error)}")
             self.step.uncompile()
             progress.test = self.evaluation()
@@ -331,10 +335,10 @@ class Trainer:
 
     def refuse_what_is_not_finite(self) -> None:
         """Raises UserError where a step since the training's begin had a loss or a gradient that was not finite."""
-        bad = self.step.first_bad_step.item()
+        bad = self.step.first_bad.step.item()
         if bad < 0:
             return
-        terms = ", ".join(f"{name} {value.item():g}" for name, value in self.step.bad_terms.items())
+        terms = ", ".join(f"{name} {value.item():g}" for name, value in self.step.first_bad.terms.items())
         kept = (
             f"the last good checkpoint is {self.checkpoint}" if is_there(self.checkpoint) else "there is no checkpoint"
         )
@@ -399,8 +403,8 @@ class Trainer:
             self.session.display.note(damage)
         if state["threads"] != torch.get_num_threads():
             self.session.display.note(
-                f"{self.name}: begun with {state['threads']} threads, goes on with {torch.get_num_threads()}: "
-                "results are the same but for the last bits"
+                f"{self.name}: begun with {counted(state['threads'], 'thread')}, goes on with "
+                f"{torch.get_num_threads()}: results are the same but for the last bits"
             )
         epoch, step = self.progress.epoch, self.progress.step
         self.session.display.note(f"{self.title}  resumed after epoch {epoch}" + (f", step {step}" if step else ""))
@@ -410,8 +414,8 @@ class Trainer:
         began, mine = len(state["rngs"]), rank()
         if began != world_size():
             self.session.display.note(
-                f"{self.name}: begun with {began} processes, goes on with {world_size()}: the batches are the same, "
-                "BatchNorm's shares of them are not"
+                f"{self.name}: begun with {counted(began, 'process')}, goes on with {world_size()}: the batches are "
+                "the same, BatchNorm's shares of them are not"
             )
         meters = state["meters"] if began == world_size() else Meter.shared(state["meters"], world_size())
         check_meter(meters[mine], self.checkpoint)

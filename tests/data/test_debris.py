@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from helpers.corrupt_folders import opened
@@ -41,6 +42,38 @@ def test_what_tools_leave_is_known_by_its_name():
 def test_a_copy_is_one_beside_what_was_copied():
     assert copies({"ant", "bee", *COPIES}) == set(COPIES)
     assert copies(set(COPIES)) == set() == copies({"photo copy", "copy", "copy of "})
+
+
+COPIES_OF_FILES = (
+    *("0 copy.png", "0 copy 2.png", "0 - Copy.png", "0 - Copy (2).png", "Copy of 0.png", "Copy of 0 copy.png"),
+    *("0 (copy).png", "0 (another copy).png", "0 (3rd copy).png", "0_copy.png", "0-copy.png", "0.png copy"),
+)
+
+
+def test_a_copy_of_a_file_is_no_sample(tmp_path):
+    root = write_folder(tmp_path)
+    image, kept = root / "train/bee/0.png", root / "train/bee/photo copy.png"
+    assert copies({"0.png", *COPIES_OF_FILES}) == set(COPIES_OF_FILES)
+    assert copies({"0.jpg", "0 copy.png", "copy.png", " copy.png"}) == set()
+    for name in COPIES_OF_FILES:
+        os.link(image, image.with_name(name))
+    os.link(image, kept)
+    (image.parent / "1 copy.png").mkdir()
+    os.link(image, image.parent / "1 copy.png" / "2.png")
+    data = opened(root)
+    assert len(data.train) == 11 and kept in [Path(data.train.paths[place]) for place in range(11)]
+    assert any(f"tools left, passed over: {len(COPIES_OF_FILES) + 1}, as " in note for note in data.notes)
+
+
+def test_what_may_be_a_copy_by_its_number_is_taken_and_told(tmp_path):
+    root = write_folder(tmp_path)
+    for name in ("0 (1).png", "0(2).png", "9 (1).png", "(1).png"):
+        shutil.copy(root / "train/bee/0.png", root / "train/bee" / name)
+    (root / "train/bee/1 (1).png").write_bytes((root / "train/bee/1.png").read_bytes() + b"end")
+    notes = opened(root).notes
+    assert len(opened(root).train) == 15
+    (told,) = [note for note in notes if note.startswith("files that may be copies of others, but are taken: 2, as ")]
+    assert "bee/0 (1).png" in told and "bee/0(2).png" in told
 
 
 def test_odd_names_of_classes():

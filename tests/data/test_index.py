@@ -194,4 +194,4 @@ def test_other_files_are_passed_over_and_told(root):
         (root / "train" / "ant" / name).write_text("")
     data = opened(root)
     assert len(data.train) == 12
-    assert "2 files that do not end as images do are passed over" in data.notes[0] and "notes.txt" in data.notes[0]
+    assert "files that do not end as images do, passed over: 2, as " in data.notes[0] and "notes.txt" in data.notes[0]

@@ -13,7 +13,8 @@ def write_run(folder: Path, recipe: Recipe, hits: dict[str, list[int]], *, epoch
     folder.mkdir(parents=True)
     seeds = len(next(iter(hits.values())))
     (folder / "recipe.json").write_text(json.dumps(recipe_to_plain(recipe)))
-    told = {"date": "2026-11-26T04:05:06+00:00", "host": "machine", "command": "python -m fastkd.train", "gpus": []}
+    told: dict = {"fastkd": "0.2.0", "python": "3.11.7", "packages": {"torch": "2.11.0"}}
+    told |= {"date": "2026-11-26T04:05:06+00:00", "host": "machine", "command": "python -m fastkd.train", "gpus": []}
     (folder / "env.json").write_text(json.dumps(told | environment))
     for seed in range(seeds):
         own = folder if recipe.seeds == 1 else folder / f"seed-{seed}"

@@ -43,7 +43,7 @@ class Recorded(NamedTuple):
         gpu = Device(self.architecture, keep_findings=True)
         arguments = copy.deepcopy(self.arguments)
         for place in self.never_written:
-            gpu.fresh[arguments[place].untyped_storage().data_ptr()] = arguments[place]
+            gpu.watch(arguments[place])
         gpu.edit = edit
         gpu.launch(self.text, *self.shape, arguments)
         (result,) = gpu.launches
@@ -72,9 +72,7 @@ def recording(gpu: Device) -> Iterator[dict[str, Recorded]]:
     def launch(text: str, grid: Any, threads: int, shared: int, arguments: list[Any]) -> None:
         given = copy.deepcopy([value.detach() if isinstance(value, Tensor) else value for value in arguments])
         fresh = tuple(
-            place
-            for place, value in enumerate(arguments)
-            if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in gpu.fresh
+            place for place, value in enumerate(arguments) if isinstance(value, Tensor) and gpu.is_fresh(value)
         )
         plain(text, grid, threads, shared, arguments)
         kernel = gpu.launches[-1].kernel

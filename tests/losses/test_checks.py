@@ -1,6 +1,8 @@
 """What the losses refuse: one line that names the argument and what was expected."""
 
 import inspect
+import math
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -18,6 +20,9 @@ from fastkd.losses import (
     multi_teacher_loss,
     sftn_loss,
 )
+from fastkd.losses.module import Loss, TensorLoss
+from fastkd.ops.numbers import NUMBERS
+from fastkd.support.ranges import Range, range_of
 
 LOGITS, LABELS = torch.randn(2, 3), torch.tensor([0, 1])
 KD = {"temperature": 4.0, "kl_weight": 0.9, "ce_weight": 0.1}
@@ -119,7 +124,7 @@ CASES = {
     "a weight that is NaN on the CPU": (
         lambda: kd(kl_weight=torch.tensor(float("nan"))),
         ValueError,
-        "kl_weight is a number, got nan",
+        "kl_weight is a number of at least 0, got nan",
     ),
     "an ignored label that is no integer": (
         lambda: kd_loss(LOGITS, LOGITS, LABELS, ignore_index=1.5),
@@ -151,7 +156,32 @@ CASES = {
         ValueError,
         "teacher_weights are finite, got one that is not",
     ),
-    "a weight that is none": (lambda: kd(kl_weight=None), TypeError, "kl_weight is a number, got None"),
+    "a weight below zero": (
+        lambda: kd(kl_weight=-1.0),
+        ValueError,
+        "kl_weight is a number of at least 0, got -1.0",
+    ),
+    "a weight below zero on the CPU": (
+        lambda: kd(ce_weight=torch.tensor(-0.5)),
+        ValueError,
+        "ce_weight is a number of at least 0, got -0.5",
+    ),
+    "a row's weight that is NaN": (
+        lambda: DKDLoss()(LOGITS, LOGITS, LABELS, torch.tensor([1.0, float("nan")])),
+        ValueError,
+        "row_weights are finite, got one that is not",
+    ),
+    "a row's weight that is infinite": (
+        lambda: kd(weights=torch.tensor([1.0, float("inf")])),
+        ValueError,
+        "weights are finite, got one that is not",
+    ),
+    "rows' weights of truth": (
+        lambda: kd(weights=torch.tensor([True, False])),
+        ValueError,
+        "weights are numbers, got torch.bool",
+    ),
+    "a weight that is none": (lambda: kd(kl_weight=None), TypeError, "kl_weight is a number of at least 0, got None"),
     "a weight to be learnt": (
         lambda: kd(kl_weight=torch.tensor(1.0, requires_grad=True)),
         ValueError,
@@ -219,3 +249,31 @@ def test_the_names_of_the_arguments(name, positional):
     if name != "ce_loss":
         forward = inspect.signature(getattr(losses, module).forward).parameters
         assert list(forward)[1 : 1 + len(positional)] == positional
+
+
+def numbers_of(loss: type[torch.nn.Module]) -> dict[str, Range]:
+    """Every number that a loss is made with, and what it may be."""
+    if issubclass(loss, Loss):
+        return {name: number.range for name, number in NUMBERS[loss.form].items()}
+    hints = get_type_hints(loss.__init__, include_extras=True) if "__init__" in vars(loss) else {}
+    return {name: found for name, hint in hints.items() if (found := range_of(hint)) is not None}
+
+
+OF_LOSSES = [
+    (loss, name, allowed)
+    for loss in vars(losses).values()
+    if isinstance(loss, type) and issubclass(loss, Loss | TensorLoss)
+    for name, allowed in numbers_of(loss).items()
+]
+
+
+@pytest.mark.parametrize("loss, name, allowed", OF_LOSSES, ids=lambda one: getattr(one, "__name__", str(one)[:20]))
+def test_no_number_of_a_loss_may_be_nonsense(loss, name, allowed):
+    needed = [one for one in inspect.signature(loss).parameters.values() if one.default is one.empty]
+    sizes = {one.name: 10 for one in needed if one.kind is one.POSITIONAL_OR_KEYWORD}
+    nonsense = [math.nan, math.inf, 1e39, True, "x", 1j, *([] if loss is VirtualTeacherLoss else [None])]
+    nonsense += [one for one in (-1, -1e-30, 0, 0.5, 2) if allowed.refuses(one)]
+    for value in nonsense:
+        with pytest.raises((ValueError, TypeError), match=rf"^{name} is a") as error:
+            loss(**sizes | {name: value})
+        assert "\n" not in str(error.value)

@@ -392,7 +392,7 @@ def test_a_line_shows_the_names_of_the_file_and_what_nearly_fits(source: Network
     assert "fc.weight is missing; fc.bias is missing" in line
     assert f"under the prefix state_dict.encoder {count - 2} of the {count} tensors fit" in line
     assert "state_dict.encoder.conv1.weight" in line
-    assert "the file holds 1 tensors: projector" in lines_of({"projector": torch.zeros(2)}, target, tmp_path)
+    assert "the file holds 1 tensor: projector" in lines_of({"projector": torch.zeros(2)}, target, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,15 @@ from ptx.findings import (
     RACE,
     RACE_BETWEEN_BLOCKS,
     TRAP,
+    UNDEFINED,
     UNINITIALISED,
 )
 
 pytestmark = [pytest.mark.ptx, needs_compiler]
 VALUES = "other values, nothing else"
 """In place of a kind: no access has moved, and only the results tell."""
-LONG = ("count", "count few", "scores mma", "measure", "update", "wide")
-"""Launches whose mutations take a second or more."""
+QUICK = ("rows", "finish", "pair", "dense", "kept", "scale rows", "augment", "scores wgmma", "add")
+"""Launches that are mutated in `make test`: small ones, whose code other tests of it execute too."""
 
 
 class Mutation(NamedTuple):
@@ -49,6 +50,11 @@ _ARRIVED = r"(cp\.async\.wait_group\s+\w+;)"
 _MATRIX_LOAD = r"(ldmatrix\S* \{[^}]*\}, \[%r\d+)\]"
 _MATRICES_DONE = r"wgmma\.wait_group\.sync\.aligned 0;"
 _PROXY_FENCE = r"fence\.proxy\.async\.shared::cta;"
+_CLASSES_100 = r"(setp\.lt\.u32\s+%p\d+, %r\d+), 100;"
+_CLASSES_2100 = r"(setp\.lt\.u64\s+%p\d+, %rd\d+), 2100;"
+_MASKED_LOAD, _MASKED_STORE = r"@%p\d+ (ld\.global\.v4\S*)", r"@%p\d+ (st\.global\.v4\S*)"
+_MET_THEN_STORED = r"(?s)(bar\.sync\s+0;)((?:(?!bar\.sync).)*?)(@%p\d+ st\.global\.v4[^;]*;)"
+_PROGRAM = r"(mov\.u32\s+%r\d+), %ctaid\.x"
 _SHARED_ATOMIC = r"atom\.shared\.add\.u32\s+%r\d+, (\[[^\]]*\]), (%r\d+);"
 
 MUTATIONS = [
@@ -59,9 +65,9 @@ MUTATIONS = [
         r"setp\.lt(\.s32\s+%p\d+, %r256, )",
         r"setp.le\1",
     ),
-    Mutation("rows", "four classes too many", OUTSIDE, r"(setp\.lt\.u32\s+%p\d+, %r\d+), 100;", r"\1, 104;"),
-    Mutation("rows", "a load without its mask", OUTSIDE, r"@%p\d+ (ld\.global\.v4\S*)", r"\1"),
-    Mutation("rows", "a store without its mask", RACE, r"@%p\d+ (st\.global\.v4\S*)", r"\1"),
+    Mutation("rows", "four classes too many", OUTSIDE, _CLASSES_100, r"\1, 104;"),
+    Mutation("rows", "a load without its mask", OUTSIDE, _MASKED_LOAD, r"\1"),
+    Mutation("rows", "a store without its mask", RACE, _MASKED_STORE, r"\1"),
     Mutation("rows", "a load 4 bytes further on", MISALIGNED, _WIDE_LOAD, r"\1 + 4 ]"),
     Mutation("rows", "a store 4 bytes further on", MISALIGNED, _WIDE_STORE, r"\1 + 4 ]"),
     Mutation("rows", "a store 16 bytes further on", OUTSIDE, _WIDE_STORE, r"\1 + 16 ]"),
@@ -88,9 +94,9 @@ MUTATIONS = [
     Mutation("finish", "a shuffle with another lane", VALUES, _SHUFFLE, r"\1, 8, 31, -1"),
     Mutation("finish", "a store behind its barrier", RACE, _STORED_THEN_MET, r"\3\2\1"),
     Mutation("add", "a load before its barrier", RACE, _MET_THEN_LOADED, r"\3\2\1"),
-    Mutation("scores", "a matrix from 16 bytes further on", UNINITIALISED, _MATRIX_LOAD, r"\1+16]"),
+    Mutation("scores", "a matrix from 16 bytes further on", UNINITIALISED, _MATRIX_LOAD, r"\1+16]", nth=2),
     Mutation("scores", "a matrix from 4 bytes further on", MISALIGNED, _MATRIX_LOAD, r"\1+4]"),
-    Mutation("scores", "a shared store 8 bytes further on", UNINITIALISED, r"(\[%r11)\+4096\]", r"\1+4104]"),
+    Mutation("scores", "a shared store 8 bytes further on", UNINITIALISED, r"(\[%r\d+)\+8192\]", r"\1+8200]"),
     Mutation("scores", "a copy that is not waited for", IN_FLIGHT, _ARRIVED),
     Mutation("scores", "a store behind its barrier", RACE, _STORED_THEN_MET, r"\3\2\1"),
     Mutation("scores wgmma", "a fence of the proxy left out", PROXY, _PROXY_FENCE, nth=1),
@@ -106,7 +112,44 @@ MUTATIONS = [
         nth=1,
     ),
     Mutation("scores wgmma", "a copy that is not waited for", IN_FLIGHT, _ARRIVED),
-    Mutation("count few", "a plain store in place of an atomic", RACE, _SHARED_ATOMIC, r"st.shared.b32 \1, \2;"),
+    Mutation("pair", "four classes too many", OUTSIDE, _CLASSES_100, r"\1, 104;"),
+    Mutation("pair", "a load without its mask", OUTSIDE, _MASKED_LOAD, r"\1"),
+    Mutation("pair", "a store without its mask", RACE, _MASKED_STORE, r"\1"),
+    Mutation("pair", "a load 4 bytes further on", MISALIGNED, _WIDE_LOAD, r"\1 + 4 ]"),
+    Mutation("pair", "a store 16 bytes further on", OUTSIDE, _WIDE_STORE, r"\1 + 16 ]"),
+    Mutation("pair", "a label 8 bytes further on", OUTSIDE, _LABEL, r"\1 + 8 ]"),
+    Mutation("pair", "a shuffle with another lane", RACE, _SHUFFLE, r"\1, 8, 31, -1"),
+    Mutation("pair", "a shuffle without the last lane", INACTIVE, _SHUFFLE, r"\1, 16, 31, 0x7FFFFFFF"),
+    Mutation("pair", "a store behind its barrier", RACE, _STORED_THEN_MET, r"\3\2\1"),
+    Mutation("pair", "a load before its barrier", RACE, _MET_THEN_LOADED, r"\3\2\1"),
+    Mutation("pair", "every program takes the first one's rows", RACE_BETWEEN_BLOCKS, _PROGRAM, r"\1, 0"),
+    Mutation("pair jsd", "a store behind its barrier", RACE, _STORED_THEN_MET, r"\3\2\1"),
+    Mutation("pair wide", "four classes too many", OUTSIDE, _CLASSES_2100, r"\1, 2104;"),
+    Mutation("pair wide", "a store behind its barrier", DIVERGENCE, _STORED_THEN_MET, r"\3\2\1"),
+    Mutation("pair wide", "a load before its barrier", RACE, _MET_THEN_LOADED, r"\3\2\1"),
+    Mutation("dense", "a load without its mask", OUTSIDE, _MASKED_LOAD, r"\1", nth=1),
+    Mutation("dense", "a store without its mask", RACE, _MASKED_STORE, r"\1"),
+    Mutation("dense", "a store 16 bytes further on", RACE, _WIDE_STORE, r"\1 + 16 ]"),
+    Mutation("dense", "a store behind its barrier", RACE, _STORED_THEN_MET, r"\3\2\1"),
+    Mutation("dense", "a load before its barrier", RACE, _MET_THEN_LOADED, r"\3\2\1"),
+    Mutation("dense", "every program takes the first one's rows", RACE_BETWEEN_BLOCKS, _PROGRAM, r"\1, 0"),
+    Mutation("dense wide", "four classes too many", OUTSIDE, _CLASSES_2100, r"\1, 2104;", nth=1),
+    Mutation("dense wide", "a shuffle with another lane", VALUES, _SHUFFLE, r"\1, 8, 31, -1", nth=2),
+    Mutation("dense in place", "a store before the barrier of the loads", UNDEFINED, _MET_THEN_STORED, r"\3\2\1"),
+    Mutation("dense in place", "a store 16 bytes further on", OUTSIDE, _WIDE_STORE, r"\1 + 16 ]"),
+    Mutation("kept", "four classes too many", OUTSIDE, r"(setp\.lt\.u32\s+%p\d+, %r\d+), 1000;", r"\1, 1004;"),
+    Mutation("kept", "a kept class without its mask", OUTSIDE, r"@%p\d+ (ld\.global\.b64\S*)", r"\1"),
+    Mutation("kept", "the next kept class", VALUES, _LABEL, r"\1 + 8 ]"),
+    Mutation("kept", "a count that is not cleared", UNINITIALISED, r"st\.shared\.b32\s+\[%r\d+\+512\], 0;"),
+    Mutation("kept", "a count that is stored in place of added", VALUES, _SHARED_ATOMIC, r"st.shared.b32 \1, \2;"),
+    Mutation("kept wide", "a store behind its barrier", RACE, _STORED_THEN_MET, r"\3\2\1"),
+    Mutation("kept in place", "a store 16 bytes further on", RACE, _WIDE_STORE, r"\1 + 16 ]"),
+    Mutation("scale rows", "a load without its mask", RACE, _MASKED_LOAD, r"\1"),
+    Mutation("scale rows", "a store 16 bytes further on", RACE, _WIDE_STORE, r"\1 + 16 ]"),
+    Mutation("scale rows", "every program takes the first one's rows", RACE_BETWEEN_BLOCKS, _PROGRAM, r"\1, 0"),
+    Mutation("augment", "a pixel without its mask", OUTSIDE, r"@%p\d+ (ld\.global\.b8\S*)", r"\1"),
+    Mutation("augment", "a store without its mask", OUTSIDE, r"@%p\d+ (st\.global\S*)", r"\1", nth=-1),
+    Mutation("augment", "every program takes the first image", RACE_BETWEEN_BLOCKS, _PROGRAM, r"\1, 0"),
     Mutation("draw", "an atomic for the block alone", RACE_BETWEEN_BLOCKS, r"atom\.global\.gpu", "atom.global.cta"),
     Mutation("update", "a barrier before a store", RACE, r"bar\.sync\s+0;", nth=3),
     Mutation("update", "a barrier before the step is counted", RACE, r"bar\.sync\s+0;", nth=4),
@@ -118,21 +161,17 @@ def unchanged(launch: str) -> Outcome:
     return recorded(launch).run()
 
 
-def slow_where_long(launch: str, *values: object):
-    return pytest.param(launch, *values, marks=[pytest.mark.slow] if launch in LONG else [])
+def marks(launch: str) -> list:
+    return [] if launch in QUICK else [pytest.mark.slow]
 
 
-@pytest.mark.parametrize("launch", [slow_where_long(launch) for launch in LAUNCHES])
+@pytest.mark.parametrize("launch", [pytest.param(launch, marks=marks(launch)) for launch in LAUNCHES])
 def test_unchanged_kernels_report_nothing(launch):
     assert not unchanged(launch).kinds
 
 
 @pytest.mark.parametrize(
-    "mutation",
-    [
-        pytest.param(one, marks=[pytest.mark.slow] if one.launch in LONG else [], id=f"{one.launch}: {one.what}")
-        for one in MUTATIONS
-    ],
+    "mutation", [pytest.param(one, marks=marks(one.launch), id=f"{one.launch}: {one.what}") for one in MUTATIONS]
 )
 def test_a_mutation_is_reported(mutation):
     found = recorded(mutation.launch).run(replaced(mutation.pattern, mutation.nth, mutation.by))
@@ -144,15 +183,18 @@ def test_a_mutation_is_reported(mutation):
 
 _NEXT_COMMIT = "The next commit takes its copies along, and every wait is for all groups."
 _DRAINED = "Behind the loop: what still arrives is never read, and nothing else is written to its place."
+_FIRST_COPIES = "Before the loop: the copies behind it go where nothing was read or written yet."
 _SAME_ACCUMULATORS = (
     "Products that add to the same registers need nothing between them, and the next commit takes them along."
 )
 _FENCED_AGAIN = "The fence that fastkd adds stands between the wait for the copies and the product that reads them."
 _OWN = "On both sides of it a thread touches only its own numbers."
+_MET_AGAIN = "Another barrier follows before anything is touched that this one orders."
 REDUNDANT: dict[str, dict[str, tuple[int, ...]]] = {
-    "count": {_OWN: (7, 10, 13)},
+    "kept one warp": {_MET_AGAIN: (2,), _OWN: (6,)},
+    "kept in place": {_OWN: (2,), _MET_AGAIN: (3,)},
     "rows ahead": {_NEXT_COMMIT: (0, 1, 2, 3, 5, 6, 7, 8), _DRAINED: (23, 24)},
-    "scores": {_NEXT_COMMIT: (4, 12)},
+    "scores": {_NEXT_COMMIT: (4,), _FIRST_COPIES: (6,)},
     "scores mma": {_NEXT_COMMIT: (6, 11), _DRAINED: (13, 14)},
     "scores wgmma": {
         _NEXT_COMMIT: (6, 24),
@@ -171,25 +213,18 @@ EXPECTED = {
 """What leaving out a synchronising instruction is reported as, by its first word."""
 
 
-CODES = {launch: (launch,) for launch in LAUNCHES if launch != "count few"} | {"count": ("count", "count few")}
-"""The launches that execute a code: one of them comes to each of its instructions."""
-
-
 @pytest.mark.parametrize(
-    "code", [pytest.param(code, marks=[] if code == "rows" else [pytest.mark.slow]) for code in CODES]
+    "launch", [pytest.param(launch, marks=[] if launch == "dense" else [pytest.mark.slow]) for launch in LAUNCHES]
 )
-def test_every_barrier_wait_and_fence_is_needed_or_listed(code):
-    launches = CODES[code]
-    assert len({recorded(launch).text for launch in launches}) == 1
-    redundant = {number for numbers in REDUNDANT.get(code, {}).values() for number in numbers}
-    for number, text in enumerate(recorded(code).synchronising):
-        found = [recorded(launch).run(without(SYNCHRONISES, number)) for launch in launches]
-        kinds = set().union(*(outcome.kinds for outcome in found))
-        where = f"{code}, {number}: {text}: {kinds}"
+def test_every_barrier_wait_and_fence_is_needed_or_listed(launch):
+    redundant = {number for numbers in REDUNDANT.get(launch, {}).values() for number in numbers}
+    for number, text in enumerate(recorded(launch).synchronising):
+        found = recorded(launch).run(without(SYNCHRONISES, number))
+        where = f"{launch}, {number}: {text}: {found.kinds}"
         if number in redundant:
-            came = [recorded(launch).run(replaced(SYNCHRONISES, number, "trap;")).kinds for launch in launches]
-            assert {TRAP} in came, f"{where} is not reached"
-            assert not kinds, where
-            assert all(one.same_values(unchanged(name)) for one, name in zip(found, launches, strict=True)), where
+            came = recorded(launch).run(replaced(SYNCHRONISES, number, "trap;"))
+            assert came.kinds == {TRAP}, f"{where} is not reached"
+            assert not found.kinds, where
+            assert found.same_values(unchanged(launch)), where
         else:
-            assert kinds & EXPECTED[text.partition(".")[0]], where
+            assert found.kinds & EXPECTED[text.partition(".")[0]], where

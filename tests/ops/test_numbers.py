@@ -25,6 +25,13 @@ def test_every_number_has_a_place_of_its_own_and_a_default_in_its_range(form):
             number.range.check(name, number.default)
 
 
+@pytest.mark.parametrize("form", NUMBERS)
+def test_no_weight_of_a_term_may_be_negative(form):
+    for name, number in NUMBERS[form].items():
+        if number.role.name.endswith("WEIGHT"):
+            assert number.range.refuses(-1.0) and not number.range.refuses(0.0), name
+
+
 @pytest.mark.parametrize("form", reference.FORMS)
 def test_the_definition_takes_the_numbers_of_its_row(form):
     keywords = [

@@ -12,7 +12,7 @@ the hash of their source, in Triton's own cache, in a folder of ours.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,15 @@ POISON = 0x7FF5
 when a kernel starts was never written."""
 
 
+class Fresh(NamedTuple):
+    """Memory that was allocated without being filled."""
+
+    storage: torch.UntypedStorage
+    """Kept alive, so that nothing else is at its address: the tensor may be given other memory (deepcopy does so)."""
+    element: int
+    """Bytes of a number."""
+
+
 class Device:
     """What was launched on it, and how launches are run."""
 
@@ -41,8 +50,8 @@ class Device:
         self.programs: list[Program] = []
         self.edit: Callable[[str], str] = lambda text: text
         """Changes the PTX of every kernel before it is read."""
-        self.fresh: dict[int, Tensor] = {}
-        """Storages that were allocated without being filled, kept alive, by address."""
+        self.fresh: dict[int, Fresh] = {}
+        """By address."""
 
     @property
     def number(self) -> int:
@@ -55,10 +64,18 @@ class Device:
     def empty(self, made: Tensor) -> Tensor:
         """Marks a tensor as never written."""
         data = _storage(made)
-        if made.element_size() > 1:
+        if made.element_size() > 1 and len(data):
             data.view(np.uint16)[:] = POISON
-            self.fresh[data.ctypes.data] = made
+            self.watch(made)
         return made
+
+    def watch(self, made: Tensor) -> None:
+        """From now on what holds the poison in this tensor's memory was never written."""
+        storage = made.untyped_storage()
+        self.fresh[storage.data_ptr()] = Fresh(storage, made.element_size())
+
+    def is_fresh(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() in self.fresh
 
     def launch(self, text: str, grid: Sequence[int], threads: int, shared: int, arguments: list[Any]) -> None:
         program = program_of(self.edit(text))
@@ -82,7 +99,7 @@ class Device:
     def written(self, data: np.ndarray) -> np.ndarray | None:
         if data.ctypes.data not in self.fresh:
             return None
-        halves = data.view(np.uint16).reshape(-1, self.fresh[data.ctypes.data].element_size() // 2)
+        halves = data.view(np.uint16).reshape(-1, self.fresh[data.ctypes.data].element // 2)
         return np.repeat((halves != POISON).any(1), 2 * halves.shape[1])
 
 

@@ -93,6 +93,14 @@ class TestWaypoints:
         planned = course(taught_recipe("rco", epochs=epochs, anchors=anchors))
         assert kept_epochs(planned, "teacher") == kept and planned[-1].teachers[-1] == "teacher"
 
+    @pytest.mark.parametrize("restart", (False, True))
+    def test_the_tenth_comes_behind_the_ninth(self, restart):
+        planned = course(taught_recipe("rco", epochs=12, anchors=12, restart=restart))
+        teachers = [name for stage in planned[1:] for name in stage.teachers]
+        assert teachers == [*(f"teacher@{epoch}" for epoch in range(1, 12)), "teacher"]
+        names = [*(f"student-{number}" for number in range(1, 12)), "student"]
+        assert [stage.name for stage in planned[1:]] == (names if restart else ["student"])
+
     def test_with_restarts_each_has_a_training_that_goes_on_with_the_last_ones_weights(self):
         planned = course(taught_recipe("rco", epochs=4, anchors=3, restart=True))
         assert [(stage.name, stage.teachers, stage.after) for stage in planned[1:]] == [
@@ -110,7 +118,7 @@ class TestWaypoints:
     @pytest.mark.parametrize(
         "change, words",
         [
-            ({"anchors": 3}, "the teacher's 2 epochs do not divide into 3 anchors"),
+            ({"anchors": 3}, "the teacher's 2 epochs cannot be divided into 3 anchors"),
             ({"anchors": 0}, "RCOSettings.anchors is 0, expected a whole number from 1 to 1,000"),
         ],
     )

@@ -59,7 +59,7 @@ GOOD = {"network": "resnet8", "num_classes": 10, "image_size": 8}
         ({"num_classes": 1}, "num_classes is 1, expected a whole number from 2"),
         ({"num_classes": 10**12}, "num_classes is 1000000000000, expected a whole number"),
         ({"image_size": "8"}, "image_size is '8', expected int"),
-        ({"classes": ["a"]}, "name 1 classes, expected 10 that differ"),
+        ({"classes": ["a"]}, "name 1 class, expected 10 that differ"),
         ({"classes": ["a"] * 10}, "name 10 classes, expected 10 that differ"),
         ({"std": [1, 1, 0]}, r"std[2] is 0, expected a number above 0"),
         ({"deployment": {"methods": {"kd": {}}, "teachers": [GOOD]}}, "'kd', which leaves a network as it is"),

@@ -16,15 +16,17 @@ from helpers.tiny import Quiet, job_of, tiny_recipe, train
 from safetensors.torch import load
 
 from fastkd.methods import METHODS
-from fastkd.run import open_data
+from fastkd.run import check, open_data
 from fastkd.run.builder import Builder
 from fastkd.run.earlier import Earlier
-from fastkd.run.stores import refuse_unstorable
+from fastkd.run.run import Run
+from fastkd.run.stores import foreseen_stores
 from fastkd.stored import Store, Storing
 from fastkd.stored.epochs import EpochFiles
 from fastkd.stored.store import read_about
 from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Interrupt, Stopped
+from fastkd.support.session import Session
 from fastkd.training.stages import Distill
 from fastkd.training.step import Step
 
@@ -226,7 +228,36 @@ class TestWhatIsTold:
         monkeypatch.setattr(EpochFiles, "write", write)
         train(recipe_of(teachers["plain"], "kd", tmp_path / "store"), tmp_path / "run", display=display)
         (note,) = [note for note in display.notes if "will be written" in note]
-        assert "of the teachers' rows 256 are missing in 2 epochs: 11.3 kB" in note
+        assert "missing of the teachers' rows in 2 epochs: 256; 11.3 kB will be written" in note
+
+    def test_a_dry_run_tells_what_a_store_will_take_and_writes_nothing(self, teachers, filled, tmp_path):
+        def told(recipe):
+            display = Quiet()
+            Run(job_of(recipe), 0, tmp_path / "none", Session(display)).dry_run()
+            return [note for note in display.notes if "store" in note]
+
+        path = teachers["plain"]
+        whole = f"student  the store {filled / 'teacher'} holds 2 epochs of 128 rows, 11.3 kB"
+        assert told(recipe_of(path, "kd", filled)) == [whole]
+        (words,) = told(recipe_of(path, "kd", tmp_path / "other", training={"epochs": 3}))
+        assert words.endswith("holds 3 epochs of 128 rows, 16.9 kB, of which 16.9 kB are not there yet")
+        (words,) = told(recipe_of(path, "kd", filled, training={"epochs": 3}))
+        assert words.endswith("16.9 kB, of which 5.63 kB are not there yet")
+        (words,) = told(recipe_of(path, "kd", tmp_path / "other", storing={"store_epochs": 1}))
+        assert "holds 1 epoch of 128 rows" in words
+        assert not (tmp_path / "other").exists() and not (tmp_path / "none").exists()
+
+    def test_what_a_store_will_not_do_is_known_before_its_teacher_is_trained(self, filled, tmp_path, monkeypatch):
+        recipe = replace(tiny_recipe(), storing=Storing(teacher_outputs=filled))
+        with pytest.raises(UserError, match="was made with data seed 0, here it is 3"):
+            check(job_of(replace(recipe, data_seed=3)))
+        (tmp_path / "taken/teacher").mkdir(parents=True)
+        (tmp_path / "taken/teacher/thesis.tex").touch()
+        with pytest.raises(UserError, match="is no store: it has no store.json, but thesis.tex"):
+            check(job_of(replace(recipe, storing=Storing(teacher_outputs=tmp_path / "taken"))))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+        with pytest.raises(UserError, match=r"needs 11.3 kB more, the disk has 1 kB: a narrower --store-type"):
+            check(job_of(replace(recipe, storing=Storing(teacher_outputs=tmp_path / "new"))))
 
     def test_other_circumstances_are_a_field_of_the_result(self, teachers, filled, tmp_path, monkeypatch):
         path, store, same = teachers["plain"], filled, Quiet()
@@ -249,7 +280,7 @@ class TestWhatIsTold:
         rows.write_bytes(content)
         display = Quiet()
         train(recipe_of(path, "kd", filled), tmp_path / "again", display=display)
-        assert any("1 rows are damaged, they are computed anew" in note for note in display.notes)
+        assert any("1 row is damaged and computed anew" in note for note in display.notes)
         assert live() == student_of(tmp_path / "again")
         assert rows.read_bytes() != bytes(content)
 
@@ -261,7 +292,8 @@ class TestWhatIsTold:
         display = Quiet()
         train(recipe_of(path, "kd", store), tmp_path / "run", display=display)
         holder.close()
-        assert any("computed here, and not added" in note for note in display.notes)
+        words = f"another process is storing rows in {store / 'teacher'}: rows that are missing are computed here"
+        assert any(f"{words}, and not added" in note for note in display.notes)
         assert live() == student_of(tmp_path / "run")
         assert {file.name: file.read_bytes() for file in (store / "teacher").iterdir()} == before
 
@@ -396,7 +428,8 @@ class TestEveryMethod:
         for planned in job.course:
             stage = builder.stage(planned, earlier)
             earlier.add(planned, stage)
-            lines.append(line_of(partial(refuse_unstorable, job, planned, stage, earlier, 0), method))
+            foreseen = foreseen_stores(job, planned, stage, earlier, 0)
+            lines.append(line_of(partial(list, foreseen), method))
         return next(filter(None, lines), "")
 
     def test_the_walk_is_whole(self):

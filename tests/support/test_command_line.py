@@ -1,8 +1,12 @@
 """What every command does with a mistake in its options."""
 
 import errno
+import re
+import subprocess
+import sys
 
 import pytest
+from helpers.processes import ENVIRONMENT
 
 from fastkd import compare, evaluate, report, train
 from fastkd.support.command_line import command
@@ -68,3 +72,34 @@ def test_a_reader_that_has_gone_is_no_mistake(capsys):
         raise BrokenPipeError
 
     assert command(fails, []) == 1 and capsys.readouterr() == ("", "")
+
+
+LIMITED = """
+import resource, sys
+from fastkd import train
+from fastkd.support.command_line import command
+kind, value = getattr(resource, sys.argv[1]), int(sys.argv[2])
+if kind == resource.RLIMIT_AS:  # so much more than the libraries have mapped
+    value += int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(kind, (value, value))
+sys.exit(command(train.main, sys.argv[3:]))
+"""
+HOW = ["--seeds", "1", "--teacher-training", "standard", "--limit-train", "64", "--epochs", "1", "--threads", "1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "limit, value, teacher, words",
+    [
+        ("RLIMIT_FSIZE", 40_000, "resnet8", "fastkd: cannot write .*teacher.pt: File too large"),
+        ("RLIMIT_AS", 100_000_000, "vgg13", "fastkd: out of memory"),
+    ],
+)
+def test_a_limit_of_the_system_is_one_line_and_leaves_nothing_half_written(limit, value, teacher, words, tmp_path):
+    """The limits themselves, where the tests above make errors up."""
+    options = [*HOW, "--teacher-net", teacher, "--run", str(tmp_path / "run")]
+    line = [sys.executable, "-c", LIMITED, limit, str(value), *options]
+    done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert re.match(words, done.stderr.splitlines()[-1]), done.stderr
+    assert not [path for path in tmp_path.rglob(".*") if path.name != ".lock"]

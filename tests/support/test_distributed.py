@@ -15,10 +15,22 @@ from helpers.tiny import assert_same, job_of, outcome
 
 from fastkd import train
 from fastkd.recipes.recipe import read_recipe
+from fastkd.support import distributed
 from fastkd.training.evaluation import accuracies
 
 TINY += ["--ema", "0.9"]
 TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
+
+
+def test_no_rank_sends_what_lies_on_a_device(monkeypatch):
+    """Every other rank would unpickle it on that device. A meta tensor stands for one of a GPU."""
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_gather_object", lambda boxes, value: boxes.__setitem__(0, value))
+    sent = {"sums": [torch.ones(1)], "steps": 3}
+    assert distributed.from_all(sent)[0] is sent
+    sent["sums"].append(torch.ones(1, device="meta"))
+    with pytest.raises(AssertionError, match="lies on a device"):
+        distributed.from_all(sent)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +58,18 @@ def test_two_processes_differ_from_one_with_the_whole_batch(two, tmp_path):
     train.main([*TINY, "--run", str(tmp_path / "one")])
     one, other = parameters(tmp_path / "one"), parameters(two)
     assert any(not torch.allclose(other[name], value, rtol=1e-4, atol=1e-6) for name, value in one.items())
+
+
+@pytest.mark.slow
+def test_mixed_images_have_partners_on_the_other_process(tmp_path):
+    """A student is left out: the running statistics of its teacher's BatchNorm are those of a rank's own shards."""
+    how = [*TINY, "--mixup", "0.4", "--cutmix", "1", "--teacher-training", "standard"]
+    finish(start(*how, "--run", tmp_path / "two"))
+    train.main([*how, "--accumulate", "2", "--run", str(tmp_path / "one")])
+    for name in ("teacher", "control"):
+        one, other = (parameters(tmp_path / run, name) for run in ("one", "two"))
+        for key, value in one.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
 
 
 @pytest.mark.slow
@@ -146,18 +170,28 @@ def damaged_inside(content):
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_a_process_that_died_and_the_same_command_goes_on(tmp_path):
-    """One process: several often do not find each other again, with and without fastkd (gloo's stale addresses)."""
-    one = [part if part != "2" else "1" for part in TORCHRUN]
-    line = [*one, "--max-restarts", "2", "-m", "--", "fastkd.train", *TINY, "--run", str(tmp_path / "run")]
+@pytest.mark.parametrize("victim", (0, 1))
+def test_torchrun_restarts_a_rank_that_died_and_the_same_command_goes_on(victim, two, tmp_path):
+    """All ranks are started anew and meet again, where the store still holds the addresses of those before."""
+    line = [*TORCHRUN, "--max-restarts", "2", "-m", "--", "fastkd.train", *TINY, "--run", str(tmp_path / "run")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([*line, "--resume", "auto"], cwd=ROOT, env=ENVIRONMENT, **pipes)
     wait_for(process, tmp_path / "run" / "checkpoints" / "teacher.pt")
-    (worker,) = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(int(worker), signal.SIGKILL)
-    finish(process)
-    train.main([*TINY, "--run", str(tmp_path / "whole")])
-    assert_same(outcome(tmp_path / "run"), outcome(tmp_path / "whole"))
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(workers[victim]), signal.SIGKILL)
+    _, err = finish(process)
+    assert "resumed after epoch 1" in err
+    assert_same(outcome(tmp_path / "run"), outcome(two))
+
+
+def test_processes_that_are_started_anew_find_no_addresses_of_those_before(monkeypatch):
+    """torchrun keeps one store for all of them."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    names = set()
+    for restart in range(3):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restart))
+        names.add(distributed._attempt())
+    assert len(names) == 3
 
 
 @pytest.mark.slow
@@ -196,7 +230,7 @@ def test_resumed_by_another_number_of_processes(began, goes_on, tmp_path):
         done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         err = done.stderr
-    assert f"begun with {began} processes, goes on with {goes_on}" in err
+    assert f"begun with {began} process{'es' * (began > 1)}, goes on with {goes_on}" in err
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     epochs = [record for record in records if record["stage"] == "teacher" and "epoch" in record]
     assert [record["epoch"] for record in epochs] == list(range(1, 61))

@@ -73,10 +73,10 @@ class Dependent:
     "settings, names, words",
     [
         (Dependent(), ["form", "epochs", "order"], None),
-        (Dependent(form="other"), ["form", "order"], ("order", "form kernel")),
-        (Dependent(), ["order", "lr"], ("lr", "epochs above 0")),
+        (Dependent(form="other"), ["form", "order"], ("order", "--form kernel")),
+        (Dependent(), ["order", "lr"], ("lr", "--epochs above 0")),
         (Dependent(epochs=1), ["lr"], None),
-        (Dependent(epochs=1, form="other"), ["lr"], ("lr", "form kernel")),
+        (Dependent(epochs=1, form="other"), ["lr"], ("lr", "--form kernel")),
     ],
 )
 def test_a_setting_may_mean_something_only_beside_another(settings, names, words):

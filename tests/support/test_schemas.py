@@ -8,8 +8,9 @@ import torch
 from helpers.golden import GOLDEN
 
 from fastkd.support import schemas
+from fastkd.support.environment import collect, this_call
 from fastkd.support.errors import UserError
-from fastkd.support.schemas import Checkpoint, EpochRecord, Metadata, Record, Results, checked
+from fastkd.support.schemas import Checkpoint, Environment, EpochRecord, Metadata, Record, Results, checked
 
 RUN = GOLDEN / "format_1" / "run"
 KINDS = [kind for kind in vars(schemas).values() if typing.is_typeddict(kind) and kind.__module__ == schemas.__name__]
@@ -27,8 +28,19 @@ def record():
     return json.loads((RUN / "metrics.jsonl").read_text().splitlines()[0])
 
 
+def environment():
+    return json.loads((RUN / "env.json").read_text())
+
+
 METADATA = {"network": "resnet8", "num_classes": 10, "image_size": 8}
-GOOD = {Results: results, Checkpoint: checkpoint, EpochRecord: record, Record: record, Metadata: lambda: dict(METADATA)}
+GOOD = {
+    Environment: environment,
+    Results: results,
+    Checkpoint: checkpoint,
+    EpochRecord: record,
+    Record: record,
+    Metadata: lambda: dict(METADATA),
+}
 
 
 @pytest.mark.parametrize("kind", GOOD, ids=lambda kind: kind.__name__)
@@ -115,3 +127,9 @@ BAD = (
 def test_names_that_it_may_not_have(name):
     with pytest.raises(UserError, match="^the name is .*expected a name of letters, digits"):
         schemas.check_name(name, "the name")
+
+
+def test_what_is_written_today_is_what_is_read():
+    today = collect() | this_call() | {"earlier": [this_call()]}
+    assert checked(Environment, today, "here") is today
+    assert today.keys() - typing.get_type_hints(Environment).keys() == set()

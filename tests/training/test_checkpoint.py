@@ -67,7 +67,7 @@ class TestOptimiser:
         assert fresh.state_dict()["state"].keys() == state.keys()
 
     def test_none_is_refused_once_there_was_a_step(self, trained):
-        with pytest.raises(UserError, match="nothing of the optimiser's is in it after 1 steps"):
+        with pytest.raises(UserError, match="nothing of the optimiser's is in it after 1 step"):
             load_optimizer(trained[0], {}, "here", 1)
         load_optimizer(trained[0], {}, "here", 0)
 

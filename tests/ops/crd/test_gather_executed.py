@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers.crd_cases import MOMENTUM, in_float64, near, problem
-from helpers.gather_executed import Gather
+from helpers.crd_cases import MOMENTUM, check_drawn, in_float64, near, problem
+from helpers.gather_executed import ENTRIES, MARKED_WORDS, TYPES, VARIANTS, Gather, full_name, module
 from ptx import nvcc
 
 from fastkd.ops import crd
@@ -12,19 +12,6 @@ pytestmark = [
     pytest.mark.ptx,
     pytest.mark.skipif(bool(nvcc.obstacle()), reason=nvcc.obstacle() or "nvcc is there"),
 ]
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-VARIANTS = [
-    ("fp32", 20),
-    ("fp32", 128),
-    ("fp32", 200),
-    ("fp32", 13),
-    ("fp32", 255),
-    ("bf16", 48),
-    ("bf16", 136),
-    ("bf16", 21),
-    ("bf16", 255),
-]
-"""A width for each variant of the gather."""
 
 
 def check(gather: Gather, **options) -> None:
@@ -42,9 +29,14 @@ def check(gather: Gather, **options) -> None:
     assert not any(result.depends_on_order for result in gather.launches)
 
 
+def test_every_kernel_that_is_compiled_is_among_the_entries():
+    patterns = [pattern for several in ENTRIES.values() for pattern in several]
+    assert {full_name("sm_80", pattern) for pattern in patterns} == set(module("sm_80"))
+
+
 @pytest.mark.parametrize(("dtype", "dim"), [VARIANTS[1], VARIANTS[7]])
 def test_variants(dtype, dim):
-    check(Gather("sm_90"), dtype=TYPES[dtype], dim=dim, samples=3)
+    check(Gather("sm_80"), dtype=TYPES[dtype], dim=dim, samples=3)
 
 
 @pytest.mark.slow
@@ -82,12 +74,13 @@ def test_odd_shapes(options):
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_every_row_is_read_once_for_a_draw(dtype):
+@pytest.mark.parametrize("architecture", ("sm_80", pytest.param("sm_90", marks=pytest.mark.slow)))
+def test_every_row_is_read_once_for_a_draw(architecture, dtype):
     """Without replacement the rows of one sample are different ones: nothing of them is read twice, and nothing else of
     the bank but its first row, for the places behind the last draw. Embeddings, numbers and borders of classes come on
     top."""
     case = problem(samples=1, rows=3000, negatives=2000, dim=128, dtype=TYPES[dtype])
-    gather = Gather("sm_90")
+    gather = Gather(architecture)
     gather.loss(case.inputs(torch.full((2,), 1000.0)))
     counts, row = gather.launches[0].counts, 2 * 128 * TYPES[dtype].itemsize
     assert 0 <= counts.read.unique_bytes - 2001 * row <= row + 2 * 128 * 4 + 256
@@ -107,6 +100,48 @@ def test_draws_are_those_of_the_reference(architecture, options):
     contrast, n = case.contrast, len(case.bank)
     expected = crd.draw(contrast.rows_B, n, contrast.plan, "reference")
     assert torch.equal(Gather(architecture).draw(contrast, n), expected)
+
+
+MARKED = {
+    "several classes": {},
+    "relaxed, every row a class": {"rows": 90, "classes": 90, "relaxed": True},
+    "all others": {"rows": 70, "classes": 7, "negatives": 60},
+    "one sample, one negative": {"samples": 1, "negatives": 1},
+    "more draws than threads, rows without a word's end": {"rows": 1999, "negatives": 1100},
+}
+
+
+@pytest.mark.parametrize(
+    "architecture", ("sm_90", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_80", "sm_100")))
+)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name.startswith(("several", "more")) else [pytest.mark.slow]) for name in MARKED],
+)
+def test_marks_are_those_of_the_draws(name, architecture):
+    """Against the reference, and against the kernel that writes a table of the draws."""
+    case = problem(**MARKED[name])
+    contrast, n, gather = case.contrast, len(case.bank), Gather(architecture)
+    assert contrast.plan.distinct
+    drawn = gather.mark(contrast, n)
+    check_drawn(drawn, crd.draw(contrast.rows_B, n, contrast.plan, "reference"))
+    check_drawn(drawn, gather.draw(contrast, n))
+    assert not any(result.depends_on_order for result in gather.launches)
+
+
+@pytest.mark.slow
+def test_a_bank_whose_marks_no_block_holds():
+    """Each block keeps its part of the rows."""
+    case = problem(rows=32 * MARKED_WORDS + 700, samples=2, negatives=300, dim=1)
+    contrast, n = case.contrast, len(case.bank)
+    drawn = Gather("sm_90").mark(contrast, n)
+    check_drawn(drawn, crd.draw(contrast.rows_B, n, contrast.plan, "reference"))
+
+
+def test_a_row_outside_the_bank_draws_nothing():
+    contrast = problem().contrast
+    drawn = Gather("sm_90").mark(contrast._replace(rows_B=torch.tensor([-1, 5, 300])), 300)
+    assert drawn.positives.tolist() == [-1, 5, 300] and (drawn.counts != 0).any(1).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import words
+from .. import bit_words, words
 from ..forms import Lane
 
 CONTAINERS: dict[int, Any] = {1: np.bool_, 16: np.uint16, 32: np.uint32, 64: np.uint64}
@@ -28,7 +28,7 @@ _PLAIN = {
     "b32": np.uint32,
     "b64": np.uint64,
 }
-_NAMES = {name: word for name, word in vars(words).items() if not name.startswith("_")}
+_NAMES = {name: word for name, word in (vars(bit_words) | vars(words)).items() if not name.startswith("_")}
 
 
 def loaded(bits: np.ndarray, kind: str) -> np.ndarray:

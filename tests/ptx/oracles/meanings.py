@@ -6,6 +6,7 @@ from fractions import Fraction
 
 from ptx.forms import FLOATS, Lane
 
+from .bits import bfe, bfi, lop3, prmt, shf, shift
 from .exact import (
     INFINITY,
     NAN,
@@ -131,57 +132,6 @@ def _extreme(form: Lane, given: list) -> object:
     return min(numbers, key=place) if least else max(numbers, key=place)
 
 
-def _shift(value: int, by: int, bits: int, left: bool) -> int:
-    if left:
-        return value << by if by < bits else 0
-    return value >> min(by, bits)
-
-
-def _bfe(form: Lane, given: list) -> int:
-    """The manual's loop over the bits."""
-    a, position, length = given[0], given[1] & 255, given[2] & 255
-    top = int(form.gives[1:]) - 1
-    sign = 0
-    if form.gives[0] == "s" and length:
-        sign = (a >> min(position + length - 1, top)) & 1
-    found = 0
-    for i in range(top + 1):
-        bit = (a >> (position + i)) & 1 if i < length and position + i <= top else sign
-        found |= bit << i
-    return found
-
-
-def _bfi(form: Lane, given: list) -> int:
-    a, b, position, length = given[0], given[1], given[2] & 255, given[3] & 255
-    for i in range(length):
-        if position + i < int(form.gives[1:]):
-            b = (b & ~(1 << (position + i))) | ((a >> i) & 1) << (position + i)
-    return b
-
-
-def _shf(form: Lane, given: list) -> int:
-    a, b, by = given
-    by = by % 32 if _has(form, "wrap") else min(by, 32)
-    joined = b << 32 | a
-    return (joined << by) >> 32 if _has(form, "l") else joined >> by
-
-
-def _prmt(form: Lane, given: list) -> int:
-    a, b, selector = given
-    data = (b << 32 | a).to_bytes(8, "little")
-    found = 0
-    for i in range(4):
-        choice = selector >> 4 * i
-        byte = data[choice & 7]
-        found |= (255 * (byte >> 7) if choice & 8 else byte) << 8 * i
-    return found
-
-
-def _lop3(form: Lane, given: list) -> int:
-    a, b, c, table = given
-    return sum(((table >> ((a >> i & 1) << 2 | (b >> i & 1) << 1 | (c >> i & 1))) & 1) << i for i in range(32))
-
-
 def _setp(form: Lane, given: list) -> bool:
     comparison = form.opcode.split(".")[1]
     a, b = given
@@ -291,17 +241,17 @@ _ORACLES: dict[str, Callable[[Lane, list], object]] = {
     "popc": lambda form, given: given[0].bit_count(),
     "clz": lambda form, given: int(form.takes[0][1:]) - given[0].bit_length(),
     "brev": lambda form, given: int(f"{given[0]:0{form.takes[0][1:]}b}"[::-1], 2),
-    "bfe": _bfe,
-    "bfi": _bfi,
+    "bfe": bfe,
+    "bfi": bfi,
     "and": lambda form, given: given[0] & given[1],
     "or": lambda form, given: given[0] | given[1],
     "xor": lambda form, given: given[0] ^ given[1],
     "not": lambda form, given: 1 - given[0] if form.takes[0] == "pred" else ~given[0],
-    "shl": lambda form, given: _shift(given[0], given[1], int(form.gives[1:]), left=True),
-    "shr": lambda form, given: _shift(given[0], given[1], int(form.gives[1:]), left=False),
-    "shf": _shf,
-    "lop3": _lop3,
-    "prmt": _prmt,
+    "shl": lambda form, given: shift(given[0], given[1], int(form.gives[1:]), left=True),
+    "shr": lambda form, given: shift(given[0], given[1], int(form.gives[1:]), left=False),
+    "shf": shf,
+    "lop3": lop3,
+    "prmt": prmt,
     "mov": lambda form, given: given[0],
     "cvta": lambda form, given: given[0],
     "createpolicy": lambda form, given: 0,

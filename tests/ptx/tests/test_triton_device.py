@@ -1,5 +1,7 @@
 """Triton's launches on a device that is not there: bound, compiled and executed as on a GPU."""
 
+import copy
+
 import pytest
 import torch
 from ptx import FindingsError, NotExecuted, UnknownInstruction, device, execute, findings
@@ -84,6 +86,17 @@ def test_memory_that_nobody_has_written():
         add_kernel[(1,)](**arguments(x, fresh, out))
     assert torch.equal(out, 3 * y) and len(gpu.launches) == 3
     assert torch.empty(2, 3).shape == (2, 3), "what is empty is not watched any more"
+
+
+def test_memory_that_was_given_up_is_not_taken_for_another_tensors():
+    """A copy is made as an empty tensor that then gets other memory; the address of the first one is not free again."""
+    with device("sm_90") as gpu:
+        copies = [copy.deepcopy(torch.ones(())) for _ in range(20)]
+        others = [torch.ones(5, dtype=torch.float64) for _ in range(200)]
+        assert len(gpu.fresh) == 20
+        assert all(made.storage.data_ptr() == address for address, made in gpu.fresh.items())
+        assert not any(map(gpu.is_fresh, (*copies, *others)))
+        assert not gpu.is_fresh(torch.empty(0))
 
 
 def test_one_launch_is_found_by_its_kernel():
