@@ -66,6 +66,7 @@ class KDCL(Method):
             peers = 1 + len(context.teachers)
             self.peer_weights = nn.Buffer(torch.full((peers,), 1 / peers, dtype=torch.float64))
             self.weighed_epoch = nn.Buffer(torch.tensor(-1))
+            self.notes.append(f"kdcl: {settings.held_out:.1%} of the images are held out to weigh the networks by")
 
     @classmethod
     def held_out(cls, settings: Any) -> float:

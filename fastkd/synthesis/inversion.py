@@ -15,7 +15,7 @@ from fastkd.synthesis.views import GlobalDraws, LocalDraws, global_view, local_v
 
 
 class Weights(NamedTuple):
-    """Those of DataFree's script for CMI from scratch."""
+    """The terms' weights, by default those of DataFree's script for CMI from scratch."""
 
     statistics: float = 1.0
     label: float = 1.0
@@ -60,7 +60,7 @@ class Inversion:
     std: Tensor
     weights: Weights = WEIGHTS
     temperature: float = 0.1
-    """That of the contrast."""
+    """The contrast's."""
 
     def terms(self, images_BCHW: Tensor, labels_B: Tensor, views: Views, bank_N2C: Tensor | None) -> InversionTerms:
         """What images in [0, 1] are made by; bank_N2C: the rows that are drawn of the bank, see `contrastive_loss`."""

@@ -37,7 +37,7 @@ def elementwise_divergence(student_BK: Tensor, teacher_BK: Tensor, *, temperatur
 
 
 ATTENTION_WEIGHT = 250.0
-"""That of ZSKT's authors, beside a divergence that is a mean over classes, too."""
+"""The weight that ZSKT's authors give attention, beside a divergence that is a mean over classes, too."""
 
 
 def zskt_student_loss(

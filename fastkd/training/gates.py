@@ -57,14 +57,19 @@ class Gates:
 
     def _gate(self, plain: Gradients, gated: Gradients) -> Tensor:
         """1 where the cosine is at least what is asked for, else 0. One that is not finite closes the gate, which
-        times the gradient is not finite either."""
+        times the gradient is not finite either. A loss that reaches nothing that is compared passes."""
         ours, theirs = (
             [gradient if of_it else None for gradient, of_it in zip(gradients, self.compared, strict=True)]
             for gradients in (plain, gated)
         )
-        product = _product(ours, theirs)
-        lengths = (_product(ours, ours) * _product(theirs, theirs)).sqrt()
+        product = self._product(ours, theirs)
+        lengths = (self._product(ours, ours) * self._product(theirs, theirs)).sqrt()
         return (product >= self.least_cosine * lengths).to(product.dtype)
+
+    def _product(self, first: Gradients, second: Gradients) -> Tensor:
+        """The inner product; 0 where no parameter has both gradients."""
+        products = [(a * b).sum() for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+        return torch.stack([self.parameters[0].new_zeros(()), *products]).sum()
 
     def _add(self, gradients: Gradients, gate: Tensor) -> None:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -78,12 +83,6 @@ class Gates:
 def _sum(first: Gradients, second: Gradients) -> Gradients:
     pairs = zip(first, second, strict=True)
     return [b if a is None else a if b is None else a + b for a, b in pairs]
-
-
-def _product(first: Gradients, second: Gradients) -> Tensor:
-    products = [(a * b).sum() for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-    assert products, "both losses reach a parameter that is compared"
-    return torch.stack(products).sum()
 
 
 def _averaged(collected: Sequence[Gradients]) -> list[Gradients]:

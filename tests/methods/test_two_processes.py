@@ -11,7 +11,7 @@ from fastkd import train
 
 CASES = {
     "kd+ft+sskd": (["--ft.epochs", "1", "--sskd.epochs", "1"], ["student-ft", "student-sskd", "student"]),
-    "kdcl": ([], ["student", "teacher"]),
+    "kdcl": (["--kdcl.target", "general"], ["student", "teacher"]),
     "sckd": (["--sckd.least-cosine", "0.1"], ["student"]),
     "simkd": ([], ["student"]),
 }

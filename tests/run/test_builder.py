@@ -220,6 +220,7 @@ class TestMutual:
         builder = Builder(job, 0)
         stage, held, whole = builder.stage(planned, Earlier(())), builder.held_out_source(planned), job.data.train
         trained = builder.train_source(planned, stage.views)
+        assert stage.notes == ["kdcl: 25.0% of the images are held out to weigh the networks by"]
         assert held.samples == round(len(whole) / 4) and held.samples + trained.samples == len(whole)
         found = torch.cat([held.loader.labels, trained.loader.labels])
         assert torch.equal(found.bincount(), whole.labels.bincount())

@@ -109,6 +109,11 @@ def test_methods_that_are_joined_have_gates_of_their_own_and_add_what_is_there()
         torch.testing.assert_close(parameter.grad, total)
 
 
+def test_a_loss_that_reaches_nothing_that_is_compared_passes():
+    stage = stage_of("sckd+at", sckd={"compared": "classifier"}, at={"weight": 100.0})
+    assert opened(stage, data()).terms["at.gate"].item() == 1.0
+
+
 def test_what_is_not_finite_is_not_hidden_by_a_closed_gate():
     stage = stage_of()
     stage.teachers[0].head.classifier.bias.data[0] = float("nan")
