@@ -37,7 +37,9 @@ def even(count, *shape):
     return ((2 * pseudo_random(count, 12345) - 1) * np.sqrt(3)).view(*shape)
 
 
-@pytest.mark.parametrize("entry", OURS)
+@pytest.mark.parametrize(
+    "entry", [pytest.param(name, marks=[pytest.mark.slow] * name.endswith("nz512")) for name in OURS]
+)
 def test_a_generator_is_the_published_one_layer_by_layer(entry):
     facts = FACTS[entry]
     network = Generator(facts["nz"], **GENERATORS[OURS[entry]]).double()
