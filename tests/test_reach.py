@@ -18,6 +18,7 @@ DOORS = {
     "data/decoding.py": "It reads image files, whose heads the scan has looked at.",
     "data/digits.py": "The digits come with the package.",
     "data/dali.py": "It writes pictures again in a temporary folder of its own.",
+    "plan/claims.py": "It makes, renews and replaces files that several machines agree by.",
     "ops/compiled.py": "The compiled libraries lie in the package.",
 }
 """{module: why it may}"""

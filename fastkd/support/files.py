@@ -73,6 +73,20 @@ def open_in_place(path: Path, how: int, mode: str) -> io.BufferedRandom | io.Buf
     return os.fdopen(number, mode)  # pyright: ignore[reportReturnType]
 
 
+def second_name(source: Path, target: Path) -> None:
+    """Gives a file a second name; where the file system has one name a file, the target is a copy of it."""
+    with explained("cannot write", target):
+        if target.exists() and target.samefile(source):
+            return
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass
+    write_bytes(target, read_bytes(source))
+
+
 def sync_folder(folder: Path) -> None:
     number = os.open(folder, os.O_RDONLY)
     try:

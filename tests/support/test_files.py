@@ -300,3 +300,20 @@ class TestWeights:
     def test_the_digest_is_that_of_the_content(self, content, tmp_path):
         (tmp_path / "x").write_bytes(content)
         assert files.sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_second_name_is_the_file_or_a_copy_of_it(tmp_path, monkeypatch):
+    source, target = tmp_path / "one", tmp_path / "other"
+    source.write_bytes(b"weights")
+    target.write_bytes(b"of before")
+    for _ in range(2):
+        files.second_name(source, target)
+        assert target.samefile(source)
+
+    def one_name_a_file(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(files.os, "link", one_name_a_file)
+    target.unlink()
+    files.second_name(source, target)
+    assert target.read_bytes() == b"weights" and not target.samefile(source)
