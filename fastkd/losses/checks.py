@@ -29,15 +29,24 @@ def check_logits(**logits: Any) -> None:
     expected = f"floating point {SHAPES}"
     for name, tensor in logits.items():
         require_tensor(name, tensor, expected)
-        if tensor.layout != torch.strided:
-            raise ValueError(f"{name} are {expected}, got a sparse one: make it dense")
-        if tensor.ndim not in (2, 3, 4) or not tensor.is_floating_point():
+        if tensor.is_nested or tensor.layout != torch.strided:
+            kind = "nested" if tensor.is_nested else "sparse"
+            raise ValueError(f"{name} are {expected}, got a {kind} one: make it dense")
+        if tensor.ndim not in (2, 3, 4) or not is_computed_in(tensor.dtype):
             raise ValueError(f"{name} are {expected}, got {tensor.dtype} {list(tensor.shape)}")
         if tensor.shape != first.shape:
             raise ValueError(
                 f"logits agree in shape, got {first_name} {list(first.shape)} and {name} {list(tensor.shape)}"
             )
         require_device(name, tensor, first)
+    if first.shape[class_axis(first)] == 0:
+        raise ValueError(f"{first_name} have one class at least, got {list(first.shape)}")
+
+
+def is_computed_in(kind: torch.dtype) -> bool:
+    """Whether a loss takes numbers of that type: a floating-point one of two bytes or more. Those of eight bits are for
+    storing: PyTorch computes nothing in them."""
+    return kind.is_floating_point and kind.itemsize > 1
 
 
 def check_several(labels: Tensor, name: str, several: Tensor | Sequence[Tensor], **logits: Tensor) -> list[Tensor]:

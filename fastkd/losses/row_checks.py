@@ -5,7 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastkd.losses.checks import check_logits, check_numbers, check_scalar, require_device, require_tensor
+from fastkd.losses.checks import (
+    check_logits,
+    check_numbers,
+    check_scalar,
+    is_computed_in,
+    require_device,
+    require_tensor,
+)
 from fastkd.losses.teachers import LinearTeacher, TeacherProbabilities
 from fastkd.ops.kept import FORMS
 from fastkd.ops.sparse import TAILS, SparseTeacher
@@ -51,7 +58,7 @@ def check_teacher(
     dense = teacher.probabilities if isinstance(teacher, TeacherProbabilities) else teacher
     require_tensor("teacher_logits", dense, known)
     expected = _with_classes(shape, classes, logits)
-    if list(dense.shape) != expected or not dense.is_floating_point():
+    if list(dense.shape) != expected or not is_computed_in(dense.dtype):
         raise ValueError(f"{name} are floating point {expected}, got {dense.dtype} {list(dense.shape)}")
     require_device(name, dense, logits)
 

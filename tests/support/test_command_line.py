@@ -1,15 +1,18 @@
 """What every command does with a mistake in its options."""
 
+import dataclasses
 import errno
 import re
 import subprocess
 import sys
+from typing import Annotated
 
 import pytest
-from helpers.processes import ENVIRONMENT
+import tyro
+from helpers.processes import ENVIRONMENT, ROOT
 
 from fastkd import compare, evaluate, report, train
-from fastkd.support.command_line import command
+from fastkd.support.command_line import command, read_options
 from fastkd.support.errors import UserError
 
 
@@ -65,6 +68,28 @@ def test_what_is_our_mistake_is_not_hidden(error):
 
     with pytest.raises(type(error)):
         command(fails, [])
+
+
+def test_an_option_that_is_given_twice_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        rate: float = 0.1
+        file: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+
+    for words in (["--rate", "1", "--rate=2"], ["--rate=1", "--file", "a", "--rate", "1"]):
+        with pytest.raises(UserError, match="^--rate is given twice$"):
+            read_options(Options, words, program="it")
+    assert read_options(Options, ["--file", "a", "--file", "b"], program="it").file == ("a", "b")
+
+
+def test_output_to_a_full_disk_is_one_line(tmp_path):
+    code = (
+        "from fastkd.support.command_line import command; raise SystemExit(command(lambda _: print('x' * 99) or 0, []))"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr == "fastkd: cannot write what there is to say: No space left on device\n"
 
 
 def test_a_reader_that_has_gone_is_no_mistake(capsys):
