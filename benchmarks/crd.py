@@ -82,7 +82,14 @@ def inputs(case: Case, device: str, sets: int) -> Problems:
         student, teacher = (torch.nn.functional.normalize(t, dim=1).requires_grad_() for t in (student, teacher))
         rows = torch.randint(case.rows, (case.samples,), generator=generator).to(device)
         plan = DrawPlan(
-            starts, torch.tensor(step, device=device), case.negatives, 7, 0, case.replacement, relaxed=False
+            starts,
+            torch.tensor(step, device=device),
+            case.negatives,
+            7,
+            0,
+            case.replacement,
+            relaxed=False,
+            scarce=case.rows - case.rows // case.classes - 1 < case.negatives,
         )
         batches.append(Contrast(student, teacher, rows, None, plan))
         path = crd.implementation(bank, case.samples, case.negatives)[0]
@@ -116,8 +123,8 @@ def plain_step(bank_1: Tensor, bank_2: Tensor, batch: Contrast, chosen_BK: Tenso
 
 
 def our_step(bank: Tensor, z: Tensor, step: Tensor, batch: Contrast, numbers: Tensor, path: str) -> tuple[Tensor, ...]:
-    known = crd.normaliser(Inputs(batch, bank, z, numbers), path)
-    total = crd.loss(Inputs(batch, bank, known, numbers), path).total
+    known, scaled = crd.prepare(Inputs(batch, bank, z, numbers), path)
+    total = crd.loss(Inputs(batch, bank, known, numbers), path, scaled=scaled).total
     gradients = torch.autograd.grad(total, batch[:2])
     student, teacher = batch.student_BD.detach(), batch.teacher_BD.detach()
     crd.update_(bank, z, step, batch.rows_B, student, teacher, known, numbers, path)
@@ -301,9 +308,11 @@ def main() -> None:
     on_gpu = options.device == "cuda"
     cases = [CIFAR, IMAGENET] if on_gpu else [CIFAR] if options.quick else [CIFAR, IMAGENET_64]
     repetitions = (30 if on_gpu else 5) if options.quick else (100 if on_gpu else 15)
-    found = [record for case in cases for record in measure(case, options.device, repetitions)]
-    if options.json:
-        write_json(found, options.json)
+    found: list[Record] = []
+    for case in cases:
+        found += measure(case, options.device, repetitions)
+        if options.json:  # after every case, so that one that fails loses nothing
+            write_json(found, options.json)
 
 
 if __name__ == "__main__":

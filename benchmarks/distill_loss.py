@@ -334,8 +334,8 @@ def main() -> None:
             new = measure(case, mode, capture, 20 if options.quick else 60, device, bandwidth)
             show(new)
             records += new
-    if options.json:
-        write_json(records, options.json)
+            if options.json:  # after every case, so that one that fails loses nothing
+                write_json(records, options.json)
     if not all(record.checked for record in records):
         raise SystemExit("a contender's result is wrong")
 

@@ -208,8 +208,8 @@ def main() -> None:
                 found += measure(name, case, options.device, repetitions)
             except ValueError as refused:  # of UserError: the pair does not suit the method
                 print(f"{name:10} {refused}")
-    if options.json:
-        write_json(found, options.json)
+            if options.json:  # after every method, so that one that fails loses nothing
+                write_json(found, options.json)
 
 
 if __name__ == "__main__":

@@ -143,8 +143,8 @@ def main() -> None:
                     flush=True,
                 )
             records += new
-    if options.json:
-        write_json(records, options.json)
+            if options.json:  # after every case, so that one that fails loses nothing
+                write_json(records, options.json)
 
 
 if __name__ == "__main__":

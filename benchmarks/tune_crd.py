@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.crd import CIFAR, MOMENTUM, TEMPERATURE, Problems, inputs, our_step
 from benchmarks.timing import captured, commit, device_name, interleaved, record_file, versions
 from fastkd.ops import compiled
-from fastkd.ops.crd import dense
+from fastkd.ops.crd import Contrast, Drawn, Inputs, dense
 
 SHAPES = {  # rows, warps, stages, registers
     torch.bfloat16: [
@@ -26,12 +26,12 @@ SHAPES = {  # rows, warps, stages, registers
     ],
     torch.float32: [
         *itertools.product((32,), (4,), (2, 3), (None, 168)),
-        *itertools.product((16,), (4,), (3, 4), (None,)),
+        *itertools.product((64,), (4,), (2,), (None,)),
         *itertools.product((32, 64), (8,), (2,), (None, 128)),
     ],
 }
 PROGRAMS = (1, 2, 3, 4)
-COUNTED = tuple(itertools.product((256, 512, 1024, 2048), (4, 6, 8, 12)))
+MARKED = tuple(itertools.product((256, 512, 1024, 2048), (4, 6, 8, 12)))
 """Rows, programs on a multiprocessor."""
 ADDED = tuple(itertools.product((32, 64, 128), (16, 32, 64)))
 """Lanes, parts at once."""
@@ -40,15 +40,15 @@ Contenders = dict[str, Sequence[Callable[[], object]]]
 
 def scored(given: Problems, banks: Sequence[Tensor], z: Tensor, numbers: Tensor) -> Contenders:
     """The large kernel in every shape that runs and agrees with the first."""
-    batch, dtype = given.batches[0], banks[0].dtype
-    drawn = dense.count(batch, CIFAR.rows, numbers)
+    dtype = banks[0].dtype
+    drawn, scaled = counted_and_scaled(given, banks[0], z, numbers)
     expected, found = None, {}
     for (rows, warps, stages, registers), programs in itertools.product(SHAPES[dtype], PROGRAMS):
         tiles = dense.Tiles(rows, warps, stages, programs, registers)
         name = f"scores {str(dtype)[6:]} rows={rows} warps={warps} stages={stages} registers={registers}"
 
         def run(bank: Tensor, tiles: dense.Tiles = tiles) -> tuple[Tensor, Tensor]:
-            return dense.score(drawn, bank, z, CIFAR.negatives, tiles)
+            return dense.score(drawn, scaled, bank, z, CIFAR.negatives, tiles)
 
         try:
             gradient = run(banks[0])[0].sum(0)
@@ -64,20 +64,35 @@ def scored(given: Problems, banks: Sequence[Tensor], z: Tensor, numbers: Tensor)
     return found
 
 
-def counted(given: Problems, numbers: Tensor) -> Contenders:
-    found = {}
-    for rows, programs in COUNTED:
-        with mock.patch.multiple(dense, COUNTED_ROWS=rows, COUNTING_PROGRAMS=programs):
-            found[f"count rows={rows} programs={programs}"] = [
-                captured(lambda b=batch: dense.count(b, CIFAR.rows, numbers)) for batch in given.batches
-            ]
+def counted_and_scaled(given: Problems, bank: Tensor, z: Tensor, numbers: Tensor) -> tuple[Drawn, Tensor]:
+    batch = given.batches[0]
+    scaled = dense.prepare(Inputs(batch, bank, z, numbers)).scaled
+    assert scaled is not None
+    return dense.count(batch.rows_B, None, batch.plan, CIFAR.rows), scaled
+
+
+def marked(given: Problems) -> Contenders:
+    """Forwards by CUDA, where the library is built; backwards by Triton in every shape."""
+
+    def call(mark: Callable[..., None], batch: Contrast) -> object:
+        return mark(batch.rows_B, batch.plan, CIFAR.rows, *Drawn.empty(batch.rows_B, CIFAR.rows, distinct=True))
+
+    def calls(mark: Callable[..., None]) -> list[Callable[[], object]]:
+        return [captured(lambda b=batch: call(mark, b)) for batch in given.batches]
+
+    found: Contenders = {}
+    if not compiled.obstacle("cuda"):
+        found["marks forwards"] = calls(dense.MARKED_BY["cuda"])
+    for rows, programs in MARKED:
+        with mock.patch.multiple(dense, MARKED_ROWS=rows, MARKING_PROGRAMS=programs):
+            found[f"marks backwards rows={rows} programs={programs}"] = calls(dense.MARKED_BY["triton"])
     return found
 
 
 def added(given: Problems, bank: Tensor, z: Tensor, numbers: Tensor) -> Contenders:
     batch, found = given.batches[0], {}
-    drawn = dense.count(batch, CIFAR.rows, numbers)
-    parts = dense.score(drawn, bank, z, CIFAR.negatives)
+    drawn, scaled = counted_and_scaled(given, bank, z, numbers)
+    parts = dense.score(drawn, scaled, bank, z, CIFAR.negatives)
     outputs = (z.new_empty(()), z.new_empty(2), torch.empty_like(batch[0]), torch.empty_like(batch[1]))
     for lanes, at_once in ADDED:
         with mock.patch.multiple(dense, ADDED_LANES=lanes, ADDED_AT_ONCE=at_once):
@@ -105,7 +120,7 @@ def main() -> None:
     given = inputs(CIFAR, "cuda", 3)
     numbers = torch.tensor((TEMPERATURE, MOMENTUM), device="cuda")
     z = torch.full((2,), 2.2 * CIFAR.rows, device="cuda")
-    contenders, steps = counted(given, numbers), {}
+    contenders, steps = marked(given), {}
     for dtype in (torch.bfloat16, torch.float32):
         banks = [given.bank.to(dtype, copy=True) for _ in range(3)]
         contenders |= scored(given, banks, z, numbers)

@@ -17,6 +17,7 @@ struct Draws {
   uint32_t key0, key1, step;
   int64_t first_place;
   bool replacement, relaxed;
+  bool scarce;  // a class may have fewer negatives than are drawn
 };
 
 struct BFloat16 {

@@ -51,7 +51,7 @@ FASTKD_INLINE void update(T* row, const float* const embeddings[2], float moment
 }
 
 Draws plan(const Tensor& rows, const std::optional<Tensor>& chosen, const Tensor& starts, const Tensor& step, int64_t n,
-           int64_t negatives, int64_t seed, int64_t first_place, bool replacement, bool relaxed) {
+           int64_t negatives, int64_t seed, int64_t first_place, bool replacement, bool relaxed, bool scarce) {
   const uint64_t key = static_cast<uint64_t>(seed);
   return {rows.const_data_ptr<int64_t>(),
           chosen.has_value() ? chosen->const_data_ptr<int64_t>() : nullptr,
@@ -64,7 +64,8 @@ Draws plan(const Tensor& rows, const std::optional<Tensor>& chosen, const Tensor
           static_cast<uint32_t>(*step.const_data_ptr<int64_t>()),
           first_place,
           replacement,
-          relaxed};
+          relaxed,
+          scarce};
 }
 
 void complain() {
@@ -201,7 +202,7 @@ template <bool BY_TILES>
 void crd_loss(FASTKD_CRD_INPUTS, Tensor total, Tensor sides, Tensor student_gradient, Tensor teacher_gradient) {
   double sums[2];
   const Draws draws =
-      plan(rows, chosen, starts, step, bank.size(0), negatives, seed, first_place, replacement, relaxed);
+      plan(rows, chosen, starts, step, bank.size(0), negatives, seed, first_place, replacement, relaxed, scarce);
   const float *const known = z.const_data_ptr<float>(), temperature = numbers.const_data_ptr<float>()[0];
   float* const gradients[2] = {student_gradient.mutable_data_ptr<float>(), teacher_gradient.mutable_data_ptr<float>()};
   if (BY_TILES)
@@ -223,7 +224,7 @@ void crd_normaliser(FASTKD_CRD_INPUTS, Tensor out) {
   double sums[2];
   const float one[2] = {1, 1};
   const Draws draws =
-      plan(rows, chosen, starts, step, bank.size(0), negatives, seed, first_place, replacement, relaxed);
+      plan(rows, chosen, starts, step, bank.size(0), negatives, seed, first_place, replacement, relaxed, scarce);
   run(student, teacher, bank, draws, one, numbers.const_data_ptr<float>()[0], true, sums, nullptr, nullptr);
   const double scores = static_cast<double>(student.size(0)) * static_cast<double>(negatives + 1);
   for (int side = 0; side < 2; ++side)
@@ -260,7 +261,7 @@ void crd_update(Tensor bank, Tensor z, Tensor step, Tensor rows, Tensor student,
 }
 
 void crd_draw(Tensor rows, FASTKD_DRAW_PLAN, int64_t n, Tensor out) {
-  const Draws draws = plan(rows, std::nullopt, starts, step, n, negatives, seed, first_place, replacement, relaxed);
+  const Draws draws = plan(rows, std::nullopt, starts, step, n, negatives, seed, first_place, replacement, relaxed, scarce);
   const int64_t places = negatives + 1, chunks = (places + CHUNK - 1) / CHUNK;
   int64_t* const to = out.mutable_data_ptr<int64_t>();
   std::atomic<bool> inside{true};
@@ -283,6 +284,8 @@ void crd_draw(Tensor rows, FASTKD_DRAW_PLAN, int64_t n, Tensor out) {
   if (!inside) complain();
 }
 
+void interface(Tensor) {}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastkd, CPU, m) {
@@ -291,4 +294,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastkd, CPU, m) {
   m.impl("_crd_normaliser", TORCH_BOX(&crd_normaliser));
   m.impl("_crd_update", TORCH_BOX(&crd_update));
   m.impl("_crd_draw", TORCH_BOX(&crd_draw));
+  m.impl(FASTKD_INTERFACE, TORCH_BOX(&interface));
 }

@@ -11,6 +11,7 @@
 
 #include "gather.cuh"
 #include "inputs.h"
+#include "marks.cuh"
 #include "update.cuh"
 
 namespace {
@@ -33,7 +34,7 @@ void check_launch() {
 }
 
 Draws plan(const Tensor& rows, const std::optional<Tensor>& chosen, const Tensor& starts, const Tensor& step, int64_t n,
-           int64_t negatives, int64_t seed, int64_t first_place, bool replacement, bool relaxed) {
+           int64_t negatives, int64_t seed, int64_t first_place, bool replacement, bool relaxed, bool scarce) {
   const uint64_t key = static_cast<uint64_t>(seed);
   return {rows.const_data_ptr<int64_t>(),
           chosen.has_value() ? chosen->const_data_ptr<int64_t>() : nullptr,
@@ -46,7 +47,8 @@ Draws plan(const Tensor& rows, const std::optional<Tensor>& chosen, const Tensor
           static_cast<uint32_t>(key),
           static_cast<uint32_t>(key >> 32),
           replacement,
-          relaxed};
+          relaxed,
+          scarce};
 }
 
 template <typename T, int V, int PIECES, int ROWS>
@@ -106,7 +108,7 @@ void crd_loss(FASTKD_CRD_INPUTS, Tensor total, Tensor sides, Tensor student_grad
   const torch::stable::accelerator::DeviceGuard guard(student.get_device_index());
   const cudaStream_t stream = stream_of(student);
   const Draws draws =
-      plan(rows, chosen, starts, step, bank.size(0), negatives, seed, first_place, replacement, relaxed);
+      plan(rows, chosen, starts, step, bank.size(0), negatives, seed, first_place, replacement, relaxed, scarce);
   Pass pass = prepare(student, teacher, bank, draws, z, numbers, false);
   const Tensor gradients = torch::stable::new_empty(student, {pass.samples, pass.splits, 2, pass.dim});
   const Tensor sums = torch::stable::new_empty(student, {pass.samples, pass.splits, 2});
@@ -123,7 +125,7 @@ void crd_normaliser(FASTKD_CRD_INPUTS, Tensor out) {
   const torch::stable::accelerator::DeviceGuard guard(student.get_device_index());
   const cudaStream_t stream = stream_of(student);
   const Draws draws =
-      plan(rows, chosen, starts, step, bank.size(0), negatives, seed, first_place, replacement, relaxed);
+      plan(rows, chosen, starts, step, bank.size(0), negatives, seed, first_place, replacement, relaxed, scarce);
   Pass pass = prepare(student, teacher, bank, draws, z, numbers, true);
   const Tensor sums = torch::stable::new_empty(student, {pass.samples, pass.splits, 2});
   pass.sums = sums.mutable_data_ptr<float>();
@@ -155,11 +157,25 @@ void crd_update(Tensor bank, Tensor z, Tensor step, Tensor rows, Tensor student,
 
 void crd_draw(Tensor rows, FASTKD_DRAW_PLAN, int64_t n, Tensor out) {
   const torch::stable::accelerator::DeviceGuard guard(rows.get_device_index());
-  const Draws draws = plan(rows, std::nullopt, starts, step, n, negatives, seed, first_place, replacement, relaxed);
+  const Draws draws = plan(rows, std::nullopt, starts, step, n, negatives, seed, first_place, replacement, relaxed, scarce);
   const unsigned samples = static_cast<unsigned>(rows.size(0)), tiles = static_cast<unsigned>((negatives + TILE) / TILE);
   if (samples > 0) draw<<<dim3(tiles, samples), 32, 0, stream_of(rows)>>>(draws, out.mutable_data_ptr<int64_t>());
   check_launch();
 }
+
+void crd_mark(Tensor rows, FASTKD_DRAW_PLAN, int64_t n, Tensor bits, Tensor positives) {
+  const torch::stable::accelerator::DeviceGuard guard(rows.get_device_index());
+  const Draws draws = plan(rows, std::nullopt, starts, step, n, negatives, seed, first_place, replacement, relaxed, scarce);
+  const int words = static_cast<int>(bits.size(1)), most = words < MARKED_WORDS ? words : MARKED_WORDS;
+  const unsigned samples = static_cast<unsigned>(rows.size(0)), parts = (words + MARKED_WORDS - 1) / MARKED_WORDS;
+  if (samples > 0)
+    mark<<<dim3(samples, parts), MARKING_THREADS, most * sizeof(uint32_t), stream_of(rows)>>>(
+        draws, words, reinterpret_cast<uint32_t*>(bits.mutable_data_ptr<int32_t>()),
+        positives.mutable_data_ptr<int64_t>());
+  check_launch();
+}
+
+void interface(Tensor) {}
 
 }  // namespace
 
@@ -168,4 +184,6 @@ STABLE_TORCH_LIBRARY_IMPL(fastkd, CUDA, m) {
   m.impl("_crd_normaliser", TORCH_BOX(&crd_normaliser));
   m.impl("_crd_update", TORCH_BOX(&crd_update));
   m.impl("_crd_draw", TORCH_BOX(&crd_draw));
+  m.impl(FASTKD_INTERFACE, TORCH_BOX(&interface));
+  m.impl("_crd_mark", TORCH_BOX(&crd_mark));
 }

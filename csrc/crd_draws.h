@@ -86,7 +86,7 @@ inline bool draw(const Draws& draws, int64_t sample, int64_t first, int64_t coun
   const uint32_t others = own.others(static_cast<uint32_t>(n));
   if (others == 0) return false;
   const Stream stream{draws.key0, draws.key1, static_cast<uint32_t>(draws.first_place + sample), draws.step};
-  if (draws.replacement || others < K) {
+  if (draws.replacement || (draws.scarce && others < K)) {
     draw_with_replacement(stream, static_cast<uint32_t>(first / 4), negatives, others, rows);
   } else {
     const Permutation permutation(others, stream(KEY_COUNTER));

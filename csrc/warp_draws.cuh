@@ -19,6 +19,7 @@ struct Draws {
   int64_t classes, n, negatives, first_place;
   uint32_t key0, key1;
   bool replacement, relaxed;
+  bool scarce;  // a class may have fewer negatives than are drawn
 };
 
 // `class_of_row` by a whole warp, 32 places at a time.
@@ -65,7 +66,7 @@ __device__ inline void draw_tile(const Draws& draws, const Sample& own, int samp
   } else if (!own.valid) {
     for (int i = lane; i < TILE; i += 32) rows[i] = NOWHERE;
   } else {
-    if (draws.replacement || own.others < K) {
+    if (draws.replacement || (draws.scarce && own.others < K)) {
       const Words words = own.stream(static_cast<uint32_t>(base / 4) + lane);
       uint32_t* const to = rows + lane / DRAW_LANES * (4 * DRAW_LANES) + lane % DRAW_LANES;
       to[0] = own.own.other(scaled(words.x, own.others));

@@ -7,9 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from fastkd.methods import split_methods
 from fastkd.methods.at import ATSettings
 from fastkd.methods.crd import CRDSettings
+from fastkd.methods.ctkd import CTKDSettings
+from fastkd.methods.dkd import DKDSettings
 from fastkd.methods.kd import KDSettings
+from fastkd.methods.rld import RLDSettings
+from fastkd.methods.sdd import SDDSettings
 from fastkd.methods.simkd import SimKDSettings
 from fastkd.options import with_absolute_path
 from fastkd.recipes import RECIPES
@@ -36,6 +41,13 @@ from fastkd.support.words import counted
 METHODS = ("kd", "kd+fitnet", "kd+at", "kd+sp", "simkd", "crd")
 TEACHERS: tuple[TeacherTraining, ...] = ("standard", "sftn")
 ALONE = "no teacher"
+_SHORTER_BEGINNINGS = {
+    "ctkd": CTKDSettings(epochs_of_rise=1),
+    "dkd": DKDSettings(warmup_epochs=2),
+    "rld": RLDSettings(warmup_epochs=2),
+    "sdd": SDDSettings(warmup_epochs=2),
+}
+"""Settings for a twelfth of the published epochs: what grows over the first of them does so over as small a part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +57,8 @@ class Options:
 
     data: str = "digits"
     """digits, or cifar100:PATH for a subset of CIFAR-100 (resnet20 to resnet8, meant for a GPU)."""
+    methods: str = ",".join(METHODS)
+    """A,B+C: the methods to compare, each one or several joined by +."""
     out: Path = Path("runs/compare")
     """Folder of the runs and of report.html."""
     seeds: Annotated[int, whole(1, 10_000)] = 3
@@ -83,8 +97,19 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def compared(options: Options) -> tuple[str, ...]:
+    """The methods of --methods; raises UserError for one that is not known, or stands there twice."""
+    methods = tuple(options.methods.split(","))
+    if len(set(methods)) != len(methods):
+        raise UserError(f"--methods are methods joined by commas, each once, got {options.methods!r}")
+    for method in methods:
+        split_methods(method)
+    return methods
+
+
 def recipe_of(options: Options, kind: TeacherTraining) -> Recipe:
     """The recipe of a teacher of that kind, of the student without a teacher, and of the student by every method."""
+    methods = compared(options)
     name = options.data.partition(":")[0]
     own: dict[str, Any]
     if name == "digits":
@@ -103,8 +128,9 @@ def recipe_of(options: Options, kind: TeacherTraining) -> Recipe:
     own["kd"] = KDSettings(ce_weight=1.0, kl_weight=1.0, temperature=4.0)  # as in SFTN's recipe beside other methods
     # SimKD alone has no other loss to set the length of a step, and this run has a hundredth of the paper's steps.
     own["simkd"] = SimKDSettings(weight=10.0)
+    own |= _SHORTER_BEGINNINGS
     students = []
-    for method in METHODS:
+    for method in methods:
         given = student.settings if method == "kd" else own
         students.append(replace(student, name=method, method=method, settings=method_settings(method, given)))
     return replace(
@@ -156,7 +182,7 @@ def measure(results: dict[str, list[dict[str, Any]]]) -> Measured:
     """Collects what is compared; results: those of every seed, by kind of teacher, as in results.json."""
     measured: Measured = {}
     for kind, seeds in results.items():
-        for name in ("teacher", ALONE, *METHODS):
+        for name in seeds[0]["stages"]:
             counts = [seed["stages"][name]["test"][name] for seed in seeds]
             values = {"top1": [100 * count["top1"] / count["samples"] for count in counts]}
             if name != "teacher":
@@ -165,6 +191,11 @@ def measure(results: dict[str, list[dict[str, Any]]]) -> Measured:
                 values["kl"] = [one["kl"] for one in alike]
             measured.setdefault(name, {})[kind] = values
     return measured
+
+
+def learned(measured: Measured) -> list[str]:
+    """The methods by which students learned."""
+    return [name for name in measured if name not in ("teacher", ALONE)]
 
 
 Rows = list[tuple[str, ...]]
@@ -197,7 +228,7 @@ def tables(measured: Measured) -> dict[str, tuple[tuple[str, ...], Rows]]:
 def differences(measured: Measured) -> dict[str, list[Difference]]:
     """Of each method: to the student without a teacher for each kind of teacher, then between the two kinds."""
     found = {}
-    for name in METHODS:
+    for name in learned(measured):
         own, alone = measured[name], measured[ALONE]
         against = [difference(own[kind]["top1"], alone[kind]["top1"]) for kind in TEACHERS]
         found[name] = [*against, *(difference(own["sftn"][key], own["standard"][key]) for key in MEASURES)]
@@ -224,7 +255,7 @@ def _several_seeds(measured: Measured) -> bool:
 
 
 def _dots(measured: Measured, key: str) -> Iterator[Dot]:
-    for name in (ALONE, *METHODS):
+    for name in (ALONE, *learned(measured)):
         for kind in TEACHERS:
             values = measured[name][kind][key]
             found = mean_and_std(values)

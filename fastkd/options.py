@@ -25,7 +25,7 @@ from fastkd.run.weights import WeightsFiles
 from fastkd.stored import Storing
 from fastkd.support.command_line import of_group, read_options, refuse_empty
 from fastkd.support.distributed import restarts
-from fastkd.support.errors import UserError, nearest
+from fastkd.support.errors import ChangesNothing, UserError, nearest
 from fastkd.support.fields import fixed, given, group, idle, rare
 from fastkd.support.help import columns
 from fastkd.support.paths import expanded
@@ -326,7 +326,7 @@ def _refuse_idle_storing(options: Options, recipe: Recipe) -> None:
 
 
 def _refuse(option: str, why: str) -> NoReturn:
-    raise UserError(f"--{option.replace('_', '-')} changes nothing: {why}")
+    raise ChangesNothing(option.replace("_", "-"), why)
 
 
 def _base(options: Options) -> Recipe:

@@ -1,8 +1,6 @@
 """python -m fastkd.train [RECIPE] [options]: trains a teacher, distils a student from it, shows what came out."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -16,13 +14,13 @@ from fastkd.report import write_report
 from fastkd.run import Job, Run, carry_out, check, create_folder, holds_run, open_data, open_run
 from fastkd.run.figures import print_dry_run, print_table
 from fastkd.run.header import header
+from fastkd.run.memory import out_of_memory_names_the_knobs
 from fastkd.run.trust import trust
 from fastkd.run.weights import WeightsFiles
 from fastkd.support import distributed, environment
-from fastkd.support.command_line import command, what_ran_out
+from fastkd.support.command_line import command
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
-from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Stopped, interruptible
 from fastkd.support.session import Session
 from fastkd.training.execution import set_up
@@ -90,7 +88,7 @@ def _carry_out(job: Job, folder: Path, chosen: options.Options) -> int:
             display.note(f"data  {note}")
         job.data.failures.report = lambda line: display.note(f"data  {line}")
         try:
-            with _out_of_memory_names_the_knobs(job):
+            with out_of_memory_names_the_knobs(job):
                 results = carry_out(job, folder, Session(display, interrupt, chosen.tensorboard, chosen.unlocked))
         except Stopped as stopped:
             display.note(f"{stopped}; go on with: python -m fastkd.train --resume {folder}")
@@ -105,23 +103,10 @@ def _dry_run(job: Job) -> int:
     environment.set_threads(job.recipe.threads, distributed.local_processes())
     check(job)
     set_up(job.execution, job.device)
-    with Display() as display, _out_of_memory_names_the_knobs(job):
+    with Display() as display, out_of_memory_names_the_knobs(job):
         rows = Run(job, job.recipe.seed, Path(), Session(display)).dry_run()
     print_dry_run(job, rows)
     return 0
-
-
-@contextlib.contextmanager
-def _out_of_memory_names_the_knobs(job: Job) -> Iterator[None]:
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and what_ran_out(error) != "memory":
-            raise
-        batch = job.recipe.stages[-1].training
-        size = f" (now {batch.batch_size})" if batch else ""
-        knobs = f"raise --accumulate, or lower --batch-size{size} or --image-size"
-        raise UserError(f"out of memory on {job.device}: {knobs}") from error
 
 
 def _with_other_classes(recipe: Recipe, data: DataSet) -> Recipe:

@@ -63,6 +63,14 @@ class TestRecipe:
         assert (recipe.limit_train, recipe.image_size, recipe.stages[0].network) == (10_000, 32, "resnet20")
         assert recipe.stages[-1].training.schedule == "cosine" and recipe.stages[0].sftn is None
 
+    def test_the_methods_that_are_named(self):
+        recipe = recipe_of(Options(methods="kd,dkd,kd+vkd"), "standard")
+        assert [stage.name for stage in recipe.stages[1:]] == [ALONE, "kd", "dkd", "kd+vkd"]
+        assert recipe.stages[3].settings["dkd"].warmup_epochs == 2
+        for given, message in (("kd,kd", "each once"), ("kd,nonsense", "no method 'nonsense'"), ("", "no method ''")):
+            with pytest.raises(UserError, match=message):
+                recipe_of(Options(methods=given), "standard")
+
     def test_other_data(self):
         with pytest.raises(UserError, match="the comparison is of digits or cifar100:PATH"):
             recipe_of(Options(data="stl10:x"), "standard")

@@ -13,8 +13,9 @@ ROOT = Path(__file__).parents[1]
 # From the top of the house to its cellar; what stands in one line may not import each other.
 LAYERS = (
     ("__main__",),
-    ("train", "evaluate", "compare", "store", "env"),
+    ("train", "evaluate", "compare", "reproduce", "store", "env"),
     ("options", "report"),
+    ("plan",),
     ("run",),
     ("recipes",),
     ("training",),

@@ -146,8 +146,9 @@ class Prepare(nn.Module):
         self.policies = tuple(policy_of(view, augmentation, views) for view in range(views.count))
         self.mixing = mixing_of(augmentation, seed)
 
-    def batch(self, images_nHWC: Tensor, rows_VB: Tensor, index_B: Tensor, step: Tensor, epoch: Tensor) -> Batch:
-        """rows_VB: the byte image that each view is cut out of; index_B: the samples' row numbers in the split."""
+    def batch(self, images_nHWC: Tensor, rows_VB: Tensor, raw: RawBatch, step: Tensor, epoch: Tensor) -> Batch:
+        """rows_VB: the byte image that each view is cut out of."""
+        index_B = raw.index
         scale_C, shift_C = self.normalise.scale, self.normalise.shift
         drawn = epoch if self.distinct_epochs is None else epoch % self.distinct_epochs
         inputs = Inputs(images_nHWC, rows_VB, index_B, drawn, self.turns, scale_C, shift_C, self.how)
@@ -155,7 +156,7 @@ class Prepare(nn.Module):
         if any(self.policies):
             self._strengthen(images, inputs)
         batch = Batch(images, self.labels[index_B], index_B, step, epoch)
-        return batch if self.mixing is None else self.mixing(batch)
+        return batch if self.mixing is None else self.mixing(batch, paired=raw.paired)
 
     def _strengthen(self, images: Tensor, inputs: Inputs) -> None:
         """Overwrites the views that have operations drawn for them: after crop and flip, on bytes."""
@@ -194,15 +195,15 @@ class ResidentImages(Prepare):
 
     def forward(self, raw: RawBatch, step: Tensor, epoch: Tensor) -> Batch:
         rows = raw.index.expand(self.views.count, -1)
-        return self.batch(self.images, rows, raw.index, step, epoch)
+        return self.batch(self.images, rows, raw, step, epoch)
 
 
 class StreamedImages(Prepare):
     """Takes raw batches that bring their pixels: each view's own, or whole images that all views are cropped out of."""
 
     def forward(self, raw: RawBatch, step: Tensor, epoch: Tensor) -> Batch:
-        images, index = raw.images, raw.index
+        images = raw.images
         assert images is not None, "a streaming loader yields pixels"
         brought, count = images.shape[:2]
         rows = torch.arange(brought * count, device=images.device).view(brought, count)
-        return self.batch(images.flatten(0, 1), rows.expand(self.views.count, -1), index, step, epoch)
+        return self.batch(images.flatten(0, 1), rows.expand(self.views.count, -1), raw, step, epoch)

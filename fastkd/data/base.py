@@ -26,6 +26,13 @@ class RawBatch(NamedTuple):
     """[V,B,H,W,3] uint8, V views."""
     taught: tuple[Tensor, ...] = ()
     """[B,words] int32 of each stored teacher, unless the device has them."""
+    paired: bool = False
+    """Whether index and images hold the partners of the batch's images behind these: they are [2B] then."""
+
+    @property
+    def size(self) -> int:
+        """B: the images that are trained on."""
+        return len(self.index) // 2 if self.paired else len(self.index)
 
     def to(self, device: torch.device) -> Self:
         images = None if self.images is None else self.images.to(device, non_blocking=True)

@@ -79,11 +79,7 @@ class DALILoader:
                 remaining = [index for index, _ in planned[done:]]
 
     def _run(self) -> Iterator[RawBatch]:
-        if self._pipeline is None or not self._drained:
-            self._pipeline = self._build()
-        else:
-            self._pipeline.reset()
-        self._drained = False
+        self._make_ready()
         for _ in self._source.batches:
             try:
                 raw = self._next()
@@ -93,8 +89,28 @@ class DALILoader:
                 raise _DecoderFails(str(error)) from error
             self._tell()
             yield raw
+        self._drain()
+
+    def _make_ready(self) -> None:
+        """Brings the pipeline to the begin of an epoch.
+
+        There is one for all epochs: to build another takes seconds on a GPU, and the buffers of two for a while.
+        """
+        if self._pipeline is not None and not self._drained:  # an epoch was left in its middle, as in warming up
+            batches, self._source.batches = self._source.batches, []
+            self._drain()
+            self._source.batches = batches
+        if self._pipeline is None:
+            self._pipeline = self._build()
+        else:
+            self._pipeline.reset()
+        self._drained = False
+
+    def _drain(self) -> None:
+        """Takes what the pipeline has prepared; its source has no more batches."""
         try:
-            self._pipeline.run()
+            while True:
+                self._pipeline.run()
         except StopIteration:
             self._drained = True
         except RuntimeError:
@@ -109,7 +125,8 @@ class DALILoader:
         else:
             pixels, index = self._next_on_gpu(size)
         places = torch.from_numpy(np.array(index.as_tensor()))
-        return RawBatch(places[: len(places) // views], pixels.view(views, -1, size, size, 3))
+        index = places[: len(places) // views]
+        return RawBatch(index, pixels.view(views, -1, size, size, 3), paired=self._order.paired)
 
     def _next_on_gpu(self, size: int) -> tuple[Tensor, Any]:
         """Copies the pixels on a stream of its own, which does not wait for the step that is running."""
@@ -132,7 +149,7 @@ class DALILoader:
             device_id = torch.cuda.current_device() if gpu.index is None else gpu.index
             self._stream = torch.cuda.Stream(gpu)
         pipeline = _graph(
-            batch_size=self._order.largest * plan.images,
+            batch_size=self._order.largest * plan.images * (2 if self._order.paired else 1),
             num_threads=self._threads,
             device_id=device_id,
             prefetch_queue_depth=PREFETCH,

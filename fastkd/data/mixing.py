@@ -16,7 +16,8 @@ class Mixing(nn.Module):
 
     One share is drawn for a batch, from Beta(α, α), and with both kinds which of them it is: timm's mode "batch". With
     cutmix (Yun et al., ICCV 2019) a box comes from the other image, with mixup (Zhang et al., ICLR 2018) all of it at
-    1 less the share; every view is mixed alike. The places are those of the global batch.
+    1 less the share; every view is mixed alike. The places are those of the global batch: where a process has a part of
+    it, the partners are loaded with its own images.
     """
 
     mixup_shares: Tensor
@@ -30,12 +31,17 @@ class Mixing(nn.Module):
         for name, alpha in (("mixup_shares", mixup), ("cutmix_shares", cutmix)):
             self.register_buffer(name, beta_quantiles(alpha) if alpha else torch.ones(QUANTILES), persistent=False)
 
-    def forward(self, batch: Batch) -> Batch:
-        count, (height, width) = len(batch.labels), batch.images.shape[-2:]
+    def forward(self, batch: Batch, *, paired: bool = False) -> Batch:
+        """paired: whether the partners stand in the batch, behind the images; else they are among these."""
         first = philox(self.key, (batch.step, batch.epoch, 0, STREAM))
         second = philox(self.key, (batch.step, batch.epoch, 1, STREAM))
-        places = torch.arange(count, device=batch.labels.device)
-        partner = (places + below(first[0], max(count - 1, 1)) + min(count - 1, 1)) % count
+        height, width = batch.images.shape[-2:]
+        if paired:
+            (own, others), (labels, their_labels) = batch.images.chunk(2, dim=1), batch.labels.chunk(2)
+            batch = batch._replace(images=own, labels=labels, index=batch.index.chunk(2)[0])
+        else:
+            partner = partners(first[0], len(batch.labels))
+            others, their_labels = batch.images[:, partner], batch.labels[partner]
         is_cutmix = first[1] >> 31 if all(self.kinds) else torch.full_like(first[1], int(self.kinds[1]))
         place = below(first[2], QUANTILES)
         share = torch.where(is_cutmix == 1, self.cutmix_shares[place], self.mixup_shares[place])
@@ -43,11 +49,20 @@ class Mixing(nn.Module):
         of_box = 1 - box.float().mean()
         kept = torch.where(is_cutmix == 1, (~box).float(), share)
         images = batch.images.float()
-        mixed = images * kept + images[:, partner] * (1 - kept)
-        share = torch.where(is_cutmix == 1, of_box, share).float().expand(count)
-        return batch._replace(
-            images=mixed.to(batch.images.dtype), mixed=Mixed(batch.labels[partner], share.contiguous())
-        )
+        mixed = images * kept + others * (1 - kept)
+        share = torch.where(is_cutmix == 1, of_box, share).float().expand(len(batch.labels))
+        return batch._replace(images=mixed.to(batch.images.dtype), mixed=Mixed(their_labels, share.contiguous()))
+
+
+def partners(word: Tensor, count: int) -> Tensor:
+    """[…,count]: the places of the images' partners in a batch of so many, by the word that is drawn for it."""
+    places = torch.arange(count, device=word.device)
+    return (places + below(word, max(count - 1, 1))[..., None] + min(count - 1, 1)) % count
+
+
+def partners_of_steps(seed: int, steps: Tensor, epoch: int, count: int) -> Tensor:
+    """[steps,count]: the places of the partners in the global batches of steps, counted over the whole training."""
+    return partners(philox(split_seed(seed), (steps, epoch, 0, STREAM))[0], count)
 
 
 def cut_box(share: Tensor, down: Tensor, right: Tensor, height: int, width: int) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastkd.data.mixing import partners_of_steps
 from fastkd.support.errors import UserError
 from fastkd.support.words import counted
 
@@ -14,8 +15,18 @@ class Order:
     """Shuffled batches for training. Every rank computes the global order and takes its slice of each batch."""
 
     def __init__(
-        self, samples: int, batch_size: int, seed: int, *, drop_last: bool = True, rank: int = 0, world_size: int = 1
+        self,
+        samples: int,
+        batch_size: int,
+        seed: int,
+        *,
+        drop_last: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        mixed: bool = False,
     ):
+        """mixed: whether the images are mixed in pairs. The partner of one may then be another rank's, so that each
+        loads its own images and behind them their partners."""
         if batch_size < 1:
             raise UserError(f"the batch size is at least 1, got {batch_size}")
         if batch_size % world_size:
@@ -27,22 +38,32 @@ class Order:
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.largest = batch_size // world_size
+        self.paired = mixed and world_size > 1
         # A partial batch that does not divide by the ranks would give them steps of different sizes.
         partial = samples % batch_size and not drop_last and (samples % batch_size) % world_size == 0
         self.steps = samples // batch_size + bool(partial)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
-        """The indices [B] int64 of this rank's part of each global batch."""
+        """The indices [B] int64 of this rank's part of each global batch; [2B] with their partners."""
         order = self._permutation(epoch)
         for step in range(start, self.steps):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield batch.chunk(self.world_size)[self.rank]
+            yield self._part(batch[None], epoch, step)[0]
 
     def whole(self, epoch: int) -> Tensor:
         """[steps,B] int64: what `epoch` yields, without a shorter last batch."""
         steps = self.samples // self.batch_size
         ordered = self._permutation(epoch)[: steps * self.batch_size]
-        return ordered.view(steps, self.world_size, self.largest)[:, self.rank].contiguous()
+        return self._part(ordered.view(steps, self.batch_size), epoch, 0)
+
+    def _part(self, batches: Tensor, epoch: int, first: int) -> Tensor:
+        """What this rank loads of global batches [steps,·], of the steps from `first` on."""
+        own = batches.chunk(self.world_size, dim=1)[self.rank]
+        if not self.paired:
+            return own.contiguous()
+        steps = epoch * self.steps + first + torch.arange(len(batches))
+        places = partners_of_steps(self.seed, steps, epoch, batches.shape[1])
+        return torch.cat([own, batches.gather(1, places.chunk(self.world_size, dim=1)[self.rank])], dim=1)
 
     def _permutation(self, epoch: int) -> Tensor:
         return torch.from_numpy(np.random.Generator(np.random.Philox([self.seed, epoch])).permutation(self.samples))
@@ -54,6 +75,8 @@ class InOrder:
     Each rank takes its own part of the set, in batches of batch_size: the last may be shorter, none is empty. One rank
     may have a batch more than another, so that what they count has to be summed once, at the end.
     """
+
+    paired = False
 
     def __init__(self, samples: int, batch_size: int, *, rank: int = 0, world_size: int = 1):
         if batch_size < 1:

@@ -17,11 +17,12 @@ class ResidentLoader:
     ):
         self.labels, self.classes = labels, classes
         self.samples, self.steps = order.samples, order.steps
+        self.paired = order.paired
         self._order, self._device = order, device
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[RawBatch]:
         for index in self._order.epoch(epoch, start):
-            yield RawBatch(index)
+            yield RawBatch(index, paired=self.paired)
 
     def order(self, epoch: int) -> Tensor:
         """[steps,B] int64, on the device: the indices of the epoch's whole batches, for steps that nobody on the host

@@ -69,9 +69,8 @@ def training_source(
     samples = len(data.train.labels)
     if not samples:
         raise UserError(f"{data.name} has no training images: it is for evaluation")
-    if (augmentation.mixup or augmentation.cutmix) and feeding.world_size > 1:
-        raise UserError("--mixup and --cutmix mix the images of one process: they need a single one")
-    order = Order(samples, batch_size, seed, drop_last=drop_last, rank=feeding.rank, world_size=feeding.world_size)
+    how = {"drop_last": drop_last, "rank": feeding.rank, "world_size": feeding.world_size}
+    order = Order(samples, batch_size, seed, **how, mixed=bool(augmentation.mixup or augmentation.cutmix))
     normalise = _normalise(data, feeding)
     if isinstance(data.train, Split):
         if augmentation.crop == "resized":

@@ -86,7 +86,7 @@ class StreamingLoader:
     ):
         self.labels, self.classes = plan.split.labels, classes
         self.samples, self.steps, self.failures = order.samples, order.steps, failures
-        self._plan, self._tasks = plan, _Tasks(order)
+        self._plan, self._tasks, self._paired = plan, _Tasks(order), order.paired
         with _silenced():
             self._loader = DataLoader(
                 _Pictures(plan),
@@ -112,7 +112,7 @@ class StreamingLoader:
                 if failed:
                     self.failures.add(failed, while_reading=True, consequence=consequence(self._plan))
                 if len(index):
-                    yield RawBatch(index, images)
+                    yield RawBatch(index, images, paired=self._paired)
 
 
 class _Tasks(Sampler[tuple[int, Tensor]]):

@@ -10,7 +10,7 @@ that device and nothing waits for it. Temperatures and weights are numbers, or t
 which no gradient goes.
 
 The losses of feature maps and of relations (`ATLoss`, `RKDLoss` …) take the tensors of student and teacher and return
-one value, without its weight.
+one value, without its weight. Some have parameters (`VIDLoss`, `SRDLoss`, `VkDLoss`), which are for your optimiser.
 
 The modules of logits take numbers, and those may be set by their names at any time: `loss.temperature = 2.0`. A
 captured graph and a compiled one follow.
@@ -20,11 +20,14 @@ from fastkd.losses.ab_divergence import ABDivergenceLoss, ABDivergenceTerms, ab_
 from fastkd.losses.correlation import DISTLoss
 from fastkd.losses.crd import CRDLoss
 from fastkd.losses.dkd import DKDLoss, DKDTerms, dkd_loss
-from fastkd.losses.features import ATLoss, CATLoss, FitNetLoss, FSPLoss, HCLLoss, NSTLoss
+from fastkd.losses.features import ATLoss, CATLoss, FitNetLoss, FSPLoss, FTLoss, HCLLoss, NSTLoss
 from fastkd.losses.jsd import JSDLoss, JSDTerms, jsd_loss
 from fastkd.losses.kd import CETerms, KDLoss, KDTerms, MultiTeacherLoss, ce_loss, kd_loss, multi_teacher_loss
+from fastkd.losses.likelihood import VIDLoss
 from fastkd.losses.linear import LinearJSDLoss, LinearKDLoss, linear_jsd_loss, linear_kd_loss
 from fastkd.losses.nkd import NKDLoss, NKDTerms, nkd_loss
+from fastkd.losses.preacts import ABLoss, OHLoss
+from fastkd.losses.projected import SRDLoss, VkDLoss
 from fastkd.losses.relations import CCLoss, PKTLoss, RKDLoss, SPLoss
 from fastkd.losses.rld import RLDLoss, RLDTerms, rld_loss
 from fastkd.losses.sftn import SFTNLoss, SFTNTerms, sftn_loss
@@ -38,6 +41,7 @@ from fastkd.ops.sparse import SparseTeacher
 __all__ = [
     "ABDivergenceLoss",
     "ABDivergenceTerms",
+    "ABLoss",
     "ATLoss",
     "CATLoss",
     "CCLoss",
@@ -48,6 +52,7 @@ __all__ = [
     "DKDLoss",
     "DKDTerms",
     "FSPLoss",
+    "FTLoss",
     "FitNetLoss",
     "HCLLoss",
     "JSDLoss",
@@ -62,6 +67,7 @@ __all__ = [
     "NKDLoss",
     "NKDTerms",
     "NSTLoss",
+    "OHLoss",
     "PKTLoss",
     "RKDLoss",
     "RLDLoss",
@@ -69,11 +75,14 @@ __all__ = [
     "SFTNLoss",
     "SFTNTerms",
     "SPLoss",
+    "SRDLoss",
     "SparseTeacher",
     "TTMLoss",
     "TTMTerms",
     "TeacherProbabilities",
+    "VIDLoss",
     "VirtualTeacherLoss",
+    "VkDLoss",
     "ab_divergence_loss",
     "ce_loss",
     "dkd_loss",

@@ -49,29 +49,18 @@ def is_computed_in(kind: torch.dtype) -> bool:
     return kind.is_floating_point and kind.itemsize > 1
 
 
-def check_several(labels: Tensor, name: str, several: Tensor | Sequence[Tensor], **logits: Tensor) -> list[Tensor]:
-    """Does as `check_batch`, with the logits of N more networks: [N,B,K] or N times [B,K]. Returns these N.
-
-    Their rows may have any of the `SHAPES`.
-    """
+def as_several(name: str, several: Any, logits: Any) -> list[Any]:
+    """N more networks' logits, given as [N,B,K] or N times [B,K], one by one; [B,K] may be any of the `SHAPES`."""
     expected = "a tensor [N,B,K] or a sequence of N tensors [B,K], N at least 1"
     if isinstance(several, Tensor):
-        if several.ndim != next(iter(logits.values())).ndim + 1:
+        if isinstance(logits, Tensor) and several.ndim != logits.ndim + 1:
             raise ValueError(f"{name} are {expected}, got a tensor {list(several.shape)}")
         several = several.unbind(0)
     if not isinstance(several, Sequence):
         raise TypeError(f"{name} are {expected}, got {type(several).__name__}")
     if len(several) == 0:
         raise ValueError(f"{name} are {expected}, got none")
-    check_batch(labels, **logits, **{f"{name}[{i}]": tensor for i, tensor in enumerate(several)})
     return list(several)
-
-
-def check_decoupled(labels: Tensor, **logits: Tensor) -> None:
-    check_batch(labels, **logits)
-    first = next(iter(logits.values()))
-    if first.shape[class_axis(first)] < 2:
-        raise ValueError("this loss needs classes other than the label's: K is at least 2, got 1")
 
 
 def check_pairs(student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -4,8 +4,10 @@ teacher", NeurIPS 2022, arXiv 2205.10536)."""
 import torch
 from torch import Tensor
 
+from fastkd.losses.checks import check_logits
 from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
+from fastkd.losses.shapes import as_matrix
 from fastkd.support.ranges import Positive, Weight
 
 EPSILON = 1e-8
@@ -16,7 +18,7 @@ EPSILON = 1e-8
 def correlation_losses(student_BK: Tensor, teacher_BK: Tensor, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """(inter, intra): 1 − Pearson's correlation over the classes, mean over the samples; and the other way round.
 
-    student_BK, teacher_BK: [B,K] logits, compared as probabilities at `temperature`. No factor τ² stands here.
+    student_BK, teacher_BK: logits, compared as probabilities at `temperature`. No factor τ² stands here.
     """
     student, teacher = ((logits / temperature).softmax(1) for logits in (student_BK, teacher_BK.detach()))
     return 1 - correlations(student, teacher).mean(), 1 - correlations(student.T, teacher.T).mean()
@@ -35,7 +37,10 @@ def length(rows_NM: Tensor) -> Tensor:
 
 
 class DISTLoss(TensorLoss):
-    """τ² (beta · inter + gamma · intra) of [B,K] logits (see `correlation_losses`), without a cross-entropy.
+    """τ² (beta · inter + gamma · intra) of logits, without a cross-entropy.
+
+    inter is 1 − Pearson's correlation over the classes, a mean over the rows; intra that over the rows, a mean over the
+    classes: no sum over rows, so that rows have no weights, nor a loss each.
 
     tau_squared: the authors' code multiplies by τ², the paper's listing does not.
     """
@@ -47,11 +52,14 @@ class DISTLoss(TensorLoss):
         self.beta, self.gamma, self.temperature, self.tau_squared = beta, gamma, temperature, tau_squared
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """student_logits, teacher_logits: [B,K]; [B,T,K], a row a token; or [B,K,H,W], a row a pixel."""
         inter, intra = self.parts(student_logits, teacher_logits)
         return self.beta * inter + self.gamma * intra
 
     def parts(self, student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
         """(inter, intra), each with its τ² and without its weight."""
         scale = self.temperature**2 if self.tau_squared else 1.0
-        inter, intra = correlation_losses(student_logits, teacher_logits, temperature=self.temperature)
+        check_logits(student_logits=student_logits, teacher_logits=teacher_logits)
+        rows = as_matrix(student_logits), as_matrix(teacher_logits)
+        inter, intra = correlation_losses(*rows, temperature=self.temperature)
         return scale * inter, scale * intra

@@ -1,5 +1,6 @@
 """CRD as a module: embedding heads, memory bank, Z and step counter."""
 
+from collections.abc import Callable
 from typing import Literal, Unpack
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 
 from fastkd.losses.module import Loss
 from fastkd.ops import crd
-from fastkd.ops.crd import Contrast, DrawPlan, Inputs
+from fastkd.ops.crd import Contrast, Drawn, DrawPlan, Inputs, Prepared
 from fastkd.ops.numbers import CRDNumbers
+from fastkd.support.branches import begun_beside
+from fastkd.support.distributed import world_size
 
 BANK_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -76,6 +79,10 @@ class CRDLoss(Loss):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("position", position)
         self.register_buffer("starts", F.pad(sizes.cumsum(0), (1, 0)))
+        self.fewest_negatives = 0
+        _look_at_classes(self)
+        self.register_load_state_dict_post_hook(_look_at_classes)
+        self._ahead: tuple[Tensor, Callable[[], Drawn]] | None = None
 
     def forward(
         self,
@@ -97,21 +104,29 @@ class CRDLoss(Loss):
         chosen = None if contrast_index is None else self.position[contrast_index]
         negatives = self.negatives if chosen is None else chosen.shape[1] - 1
         path = crd.implementation(self.bank, len(rows), negatives)[0]
-        first_place = dist.get_rank() * len(rows) if _distributed() else 0
-        plan = DrawPlan(
-            self.starts,
-            self.step,
-            negatives,
-            self.seed,
-            first_place,
-            replacement=self.replacement,
-            relaxed=self.relaxed,
-        )
-        z = self._normaliser(everybody, plan, chosen, path)
-        terms = crd.loss(Inputs(Contrast(student, teacher, rows, chosen, plan), self.bank, z, self.numbers), path)
+        plan = self._plan(len(rows), negatives)
+        ready = self._prepared(everybody, plan, chosen, path)
+        inputs = Inputs(Contrast(student, teacher, rows, chosen, plan), self.bank, ready.z, self.numbers)
+        scaled = None if ready.scaled is None else ready.scaled[:, :, plan.first_place : plan.first_place + len(rows)]
+        terms = crd.loss(inputs, path, drawn=self._drawn_ahead(index, chosen), scaled=scaled)
         if self.training:
-            crd.update_(self.bank, self.z, self.step, *everybody, z, self.numbers, path)
+            crd.update_(self.bank, self.z, self.step, *everybody, ready.z, self.numbers, path)
         return crd.CRDTerms(terms.total, terms.student.detach(), terms.teacher.detach())
+
+    def draw_ahead(self, index: Tensor) -> None:
+        """Draws for the next call, which gets this very index, beside whatever runs before it, where a recorder offers
+        a branch for that: what is drawn depends on seed, step and rows alone. Elsewhere the call itself draws.
+        """
+        self._ahead = None  # of a recording that failed
+        if not len(index) or crd.implementation(self.bank, len(index), self.negatives)[0] != "dense":
+            return
+
+        def draw() -> Drawn:
+            plan = self._plan(len(index), self.negatives)
+            return crd.count(self.position[index], len(self.bank), plan)
+
+        if (drawn := begun_beside(draw)) is not None:
+            self._ahead = index, drawn
 
     def embed(self, student_embedding: Tensor, teacher_embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings [B,D] mapped by the heads to [B,embed_dim]: both on the unit sphere, in float32."""
@@ -123,15 +138,41 @@ class CRDLoss(Loss):
         """Which path computes batches of this size, and why."""
         return crd.implementation(self.bank, batch_size, self.negatives)
 
-    def _normaliser(
+    def _plan(self, samples: int, negatives: int) -> DrawPlan:
+        return DrawPlan(
+            self.starts,
+            self.step,
+            negatives,
+            self.seed,
+            dist.get_rank() * samples if _distributed() else 0,
+            replacement=self.replacement,
+            relaxed=self.relaxed,
+            scarce=self.fewest_negatives < negatives,
+        )
+
+    def _drawn_ahead(self, index: Tensor, chosen: Tensor | None) -> Drawn | None:
+        """What was drawn ahead for this batch; None where nothing was."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return None
+        drawn = ahead[1]()  # whatever it was drawn for: a branch has to end where it began
+        return drawn if chosen is None and ahead[0] is index else None
+
+    def _prepared(
         self, everybody: tuple[Tensor, Tensor, Tensor], plan: DrawPlan, chosen: Tensor | None, path: str
-    ) -> Tensor:
-        """Z, computed from the batch of all processes: the same everywhere, and what one process would find."""
+    ) -> Prepared:
+        """Z, computed from the batch of all processes: the same everywhere, and what one process would find; and what
+        else is known before the bank is scored."""
         rows, student, teacher = everybody
         if chosen is not None and _distributed():
             chosen = torch.cat(_gathered(chosen))
         whole = Contrast(student, teacher, rows, chosen, plan._replace(first_place=0))
-        return crd.normaliser(Inputs(whole, self.bank, self.z, self.numbers), path)
+        return crd.prepare(Inputs(whole, self.bank, self.z, self.numbers), path)
+
+
+def _look_at_classes(loss: CRDLoss, *_unused) -> None:
+    """Looks up how few negatives a class has: once, on the host, as no step may."""
+    loss.fewest_negatives = len(loss.bank) - int(loss.starts.diff().max())
 
 
 def _unit(embedding_BD: Tensor) -> Tensor:
@@ -147,7 +188,7 @@ def _first_bank(samples: int, dim: int, seed: int) -> Tensor:
 
 
 def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return dist.is_available() and world_size() > 1
 
 
 def _of_all_processes(rows_B: Tensor, student_BD: Tensor, teacher_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastkd.losses.checks import check_choice, check_pairs
-from fastkd.losses.maps import pooled_to, to_smaller
+from fastkd.losses.maps import to_smaller
 from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
+from fastkd.support.pooling import pooled_to
 from fastkd.support.ranges import whole
 
 Power = Annotated[int, whole(1, 16)]
@@ -83,6 +84,25 @@ class HCLLoss(TensorLoss):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return hierarchical_distance(student, teacher.detach())
+
+
+class FTLoss(TensorLoss):
+    """Factor transfer (Kim, Park, Kwak: "Paraphrasing complex network: network compression via factor transfer",
+    NeurIPS 2018, arXiv 1802.04977): the mean absolute difference of both networks' factors, at length 1.
+
+    A factor is a map behind the student's translator, and behind the teacher's trained paraphraser.
+
+    form: "attention", the channels' mean square of each factor is compared (RepDistiller's code); "factor", the whole
+        factor, as in the paper (its p is 1).
+    """
+
+    def __init__(self, *, form: Literal["attention", "factor"] = "attention"):
+        check_choice("form", form, ("attention", "factor"))
+        super().__init__()
+        self.form = form
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return factor_distance(student, teacher.detach(), self.form)
 
 
 class CATLoss(TensorLoss):
@@ -156,9 +176,17 @@ def hierarchical_distance(student: Tensor, teacher: Tensor) -> Tensor:
         if side < student.shape[2]:
             weight /= 2
             total += weight
-            pooled, goal = (F.adaptive_avg_pool2d(x, (side, side)) for x in (student, teacher))
+            pooled, goal = (pooled_to(x, (side, side)) for x in (student, teacher))
             loss = loss + weight * F.mse_loss(pooled, goal)
     return loss / total
+
+
+@full_precision
+def factor_distance(student: Tensor, teacher: Tensor, form: str) -> Tensor:
+    student, teacher = to_smaller(student, teacher)
+    if form == "attention":
+        return F.l1_loss(attention(student, 2), attention(teacher, 2))
+    return F.l1_loss(F.normalize(student.flatten(1)), F.normalize(teacher.flatten(1)))
 
 
 @full_precision

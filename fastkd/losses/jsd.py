@@ -52,10 +52,11 @@ def jsd_loss(
     counting = Counting(ignore_index, weights, reduction, count)
     simple = not tau_squared and not any(name in numbers for name in NUMBERS_OF_LOGITS)
     if standardise:
-        check_standardised(simple and rows.is_plain(teacher_logits, labels, counting))
+        check_standardised(simple and isinstance(teacher_logits, Tensor))
     if standardise or (simple and rows.is_small(student_logits, teacher_logits, labels, counting)):
         given = checked_numbers("jsd_loss", "jsd", numbers, student_logits)
-        return _small(named("jsd", standardise), student_logits, teacher_logits, labels, given, ignore_index)
+        check_ce_weight(given["ce_weight"], labels)
+        return _small(named("jsd", standardise), student_logits, teacher_logits, labels, given, counting)
     check_networks(student_logits, teacher_logits)
     checked = checked_numbers("jsd_loss", "jsd_rows", numbers, student_logits)
     check_ce_weight(checked["ce_weight"], labels)
@@ -81,7 +82,7 @@ class JSDLoss(RowLoss):
         check_choice("reduction", reduction, rows.REDUCTIONS)
         of_logits = any(name in numbers for name in NUMBERS_OF_LOGITS)
         if standardise:
-            check_standardised(reduction == "mean" and not tau_squared and not of_logits)
+            check_standardised(not tau_squared and not of_logits)
         super().__init__(numbers, "jsd_rows" if of_logits else named("jsd", standardise))
         self.ignore_index = ignore_index
         self.standardise = standardise
@@ -98,15 +99,16 @@ class JSDLoss(RowLoss):
         weights: Tensor | None = None,
         count: Scalar | None = None,
     ) -> JSDTerms:
-        """row_weights: [B], how much the comparison alone counts in each row; where `standardise` may be given."""
+        """row_weights: how much the comparison alone counts in each row; where `standardise` may be given."""
         counting = Counting(self.ignore_index, weights, self.reduction, count)
         simple = self._form != "jsd_rows" and not self.tau_squared
         if self.standardise or row_weights is not None:
-            check_standardised(simple and rows.is_plain(teacher_logits, labels, counting))
+            check_standardised(simple and isinstance(teacher_logits, Tensor))
         elif not (simple and rows.is_small(student_logits, teacher_logits, labels, counting)):
             return self._of_rows(student_logits, teacher_logits, labels, counting)
-        given = student_logits, teacher_logits, labels, self.numbers, self.ignore_index
-        return _small(self._form, *given, row_weights)
+        if labels is None:
+            check_ce_weight(self.ce_weight, labels)
+        return _small(self._form, student_logits, teacher_logits, labels, self.numbers, counting, row_weights)
 
     def _of_rows(
         self, student_logits: Tensor, teacher_logits: RowTeacher, labels: Tensor | None, counting: Counting
@@ -124,7 +126,7 @@ def _small(
     teacher: Any,
     labels: Any,
     numbers: Numbers,
-    ignore_index: int,
+    counting: Counting,
     row_weights: Tensor | None = None,
 ) -> JSDTerms:
-    return pair_loss(form, JSDTerms, student, teacher, labels, numbers, ignore_index, row_weights)
+    return pair_loss(form, JSDTerms, student, teacher, labels, numbers, counting, row_weights)

@@ -5,13 +5,19 @@ from typing import Any, NamedTuple, Unpack
 
 from torch import Tensor
 
-from fastkd.losses import rows
-from fastkd.losses.checks import check_batch, check_choice, check_logits, check_several, check_teacher_weights
+from fastkd.losses import by_row, rows
+from fastkd.losses.checks import check_batch, check_choice, check_logits, check_teacher_weights
 from fastkd.losses.module import Loss, checked_numbers, takes_numbers
 from fastkd.losses.pair import named
-from fastkd.losses.row_checks import check_ce_weight, check_kept, check_networks, check_standardised
+from fastkd.losses.row_checks import (
+    check_ce_weight,
+    check_kept,
+    check_networks,
+    check_rows,
+    check_several,
+    check_standardised,
+)
 from fastkd.losses.rows import NUMBERS_OF_LOGITS, Counting, Divergence, Reduction, RowLoss, RowTeacher
-from fastkd.losses.shapes import as_matrix
 from fastkd.ops import kept
 from fastkd.ops.distill_loss import Numbers, compute
 from fastkd.ops.numbers import KDNumbers, KDRowNumbers, Scalar
@@ -94,7 +100,7 @@ def kd_loss(
     labels: int64, of the logits' shape without K; probabilities in the logits' shape; or None, and ce_weight is 0.
     standardise: KL compares the logits of each row less their mean, divided by their deviation (divisor K − 1) plus
         1e-7 (Sun, Ren, Li, Wang, Cao: "Logit standardization in knowledge distillation", CVPR 2024, arXiv 2403.01427).
-        It is for a teacher's logits, labels that are classes, and the mean over the rows that count.
+        It is for a teacher's logits as they are, and "forward".
     divergence: "forward" is KL(teacher ‖ student), "reverse" KL(student ‖ teacher).
     weights: a number a row, in the labels' shape; rows of weight 0 are not read, and no gradient reaches the weights.
     reduction: "mean" over the rows that count (their label is not `ignore_index`), weighted by `weights`; "sum"; or
@@ -110,11 +116,12 @@ def kd_loss(
     given = rows.without_labels(numbers, labels)
     simple = divergence == "forward" and not any(name in given for name in NUMBERS_OF_LOGITS)
     if standardise:
-        check_standardised(simple and rows.is_plain(teacher_logits, labels, counting))
+        check_standardised(simple and isinstance(teacher_logits, Tensor))
     if standardise or (simple and rows.is_small(student_logits, teacher_logits, labels, counting)):
-        check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
+        check_rows("kd", labels, student_logits=student_logits, teacher_logits=teacher_logits)
         checked = checked_numbers("kd_loss", "kd", given, student_logits)
-        return _kd(named("kd", standardise), student_logits, [teacher_logits], labels, checked, ignore_index)
+        check_ce_weight(checked["ce_weight"], labels)
+        return _kd(named("kd", standardise), student_logits, [teacher_logits], labels, checked, counting)
     check_choice("divergence", divergence, rows.DIVERGENCES)
     check_networks(student_logits, teacher_logits)
     checked = checked_numbers("kd_loss", "kd_rows", given, student_logits)
@@ -128,10 +135,13 @@ def kd_loss(
 def multi_teacher_loss(
     student_logits: Tensor,
     teacher_logits: Tensor | Sequence[Tensor] | Sequence[SparseTeacher],
-    labels: Tensor,
+    labels: Tensor | None = None,
     *,
     teacher_weights: Tensor | None = None,
     standardise: bool = False,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+    count: Scalar | None = None,
     ignore_index: int = -100,
     **numbers: Unpack[KDNumbers],
 ) -> KDTerms:
@@ -142,17 +152,19 @@ def multi_teacher_loss(
     divergence times τ²). That does not depend on the student: the gradient is the mean teacher's. The value is that of
     the sum, as in the code of the multi-teacher papers.
 
-    student_logits: [B,K], [B,T,K] or [B,K,H,W]; labels: int64, a label a row.
+    student_logits, labels: as in `kd_loss`.
     teacher_logits: [M,B,K], or a sequence of M tensors [B,K], with rows as the student's; M >= 1. No gradient reaches
         them. M of `SparseTeacher` will do for [B,K]; the classes that are not kept are one class to KL.
     teacher_weights: [M], or [M,B] for weights of each row; 1/M by default. They are used as they are, detached.
-    standardise: as in `kd_loss`.
+    standardise, weights, reduction, count: as in `kd_loss`; what is not the mean over the rows that count is plain
+        PyTorch.
 
     Errors as in `ce_loss`.
     """
-    checked = checked_numbers("multi_teacher_loss", "kd", numbers, student_logits)
-    form = named("kd", standardise)
-    return _from_several(form, student_logits, teacher_logits, labels, checked, ignore_index, teacher_weights)
+    checked = checked_numbers("multi_teacher_loss", "kd", rows.without_labels(numbers, labels), student_logits)
+    check_ce_weight(checked["ce_weight"], labels)
+    form, counting = named("kd", standardise), Counting(ignore_index, weights, reduction, count)
+    return _from_several(form, student_logits, teacher_logits, labels, checked, counting, teacher_weights)
 
 
 class KDLoss(RowLoss):
@@ -173,7 +185,7 @@ class KDLoss(RowLoss):
         check_choice("reduction", reduction, rows.REDUCTIONS)
         of_logits = any(name in numbers for name in NUMBERS_OF_LOGITS)
         if standardise:
-            check_standardised(divergence == "forward" and reduction == "mean" and not of_logits)
+            check_standardised(divergence == "forward" and not of_logits)
         super().__init__(numbers, "kd_rows" if of_logits else named("kd", standardise))
         self.ignore_index = ignore_index
         self.standardise = standardise
@@ -192,13 +204,13 @@ class KDLoss(RowLoss):
         counting = Counting(self.ignore_index, weights, self.reduction, count)
         simple = self._form != "kd_rows" and self.divergence == "forward"
         if self.standardise:
-            check_standardised(rows.is_plain(teacher_logits, labels, counting))
-        if self.standardise or (simple and rows.is_small(student_logits, teacher_logits, labels, counting)):
-            check_batch(labels, student_logits=student_logits, teacher_logits=teacher_logits)
-            return _kd(self._form, student_logits, [teacher_logits], labels, self.numbers, self.ignore_index)
-        check_networks(student_logits, teacher_logits)
+            check_standardised(isinstance(teacher_logits, Tensor))
         if labels is None:
             check_ce_weight(self.ce_weight, labels)
+        if self.standardise or (simple and rows.is_small(student_logits, teacher_logits, labels, counting)):
+            check_rows("kd", labels, student_logits=student_logits, teacher_logits=teacher_logits)
+            return _kd(self._form, student_logits, [teacher_logits], labels, self.numbers, counting)
+        check_networks(student_logits, teacher_logits)
         packed, form = self.numbers_beside(student_logits), _form(self.divergence, self.caps)
         return KDTerms(*rows.compute(student_logits, teacher_logits, labels, packed, form, counting))
 
@@ -208,20 +220,35 @@ class MultiTeacherLoss(Loss):
 
     form = "kd"
 
-    def __init__(self, *, standardise: bool = False, ignore_index: int = -100, **numbers: Unpack[KDNumbers]):
+    def __init__(
+        self,
+        *,
+        standardise: bool = False,
+        reduction: Reduction = "mean",
+        ignore_index: int = -100,
+        **numbers: Unpack[KDNumbers],
+    ):
+        check_choice("reduction", reduction, rows.REDUCTIONS)
         super().__init__(numbers, named("kd", standardise))
         self.ignore_index = ignore_index
         self.standardise = standardise
+        self.reduction: Reduction = reduction
 
     def forward(
         self,
         student_logits: Tensor,
         teacher_logits: Tensor | Sequence[Tensor] | Sequence[SparseTeacher],
-        labels: Tensor,
+        labels: Tensor | None = None,
         teacher_weights: Tensor | None = None,
+        *,
+        weights: Tensor | None = None,
+        count: Scalar | None = None,
     ) -> KDTerms:
+        if labels is None:
+            check_ce_weight(self.ce_weight, labels)
+        counting = Counting(self.ignore_index, weights, self.reduction, count)
         given = student_logits, teacher_logits, labels
-        return _from_several(self._form, *given, self.numbers, self.ignore_index, teacher_weights)
+        return _from_several(self._form, *given, self.numbers, counting, teacher_weights)
 
 
 def _form(divergence: str, caps: tuple[bool, bool]) -> Form:
@@ -232,22 +259,22 @@ def _from_several(
     form: str,
     student_logits: Tensor,
     teacher_logits: Any,
-    labels: Tensor,
+    labels: Tensor | None,
     numbers: Numbers,
-    ignore_index: int,
+    counting: Counting,
     shares: Tensor | None,
 ) -> KDTerms:
     several = teacher_logits if isinstance(teacher_logits, Sequence) else ()
     if not several or not all(isinstance(teacher, SparseTeacher) for teacher in several):
-        teachers = check_several(labels, "teacher_logits", teacher_logits, student_logits=student_logits)
+        teachers = check_several(form, labels, "teacher_logits", teacher_logits, student_logits=student_logits)
         check_teacher_weights(shares, teachers)
-        return _kd(form, student_logits, teachers, labels, numbers, ignore_index, shares)
-    check_batch(labels, student_logits=student_logits)
+        return _kd(form, student_logits, teachers, labels, numbers, counting, shares)
+    check_rows(form, labels, student_logits=student_logits)
     for teacher in several:
         check_kept(teacher, student_logits, form)
     check_teacher_weights(shares, [teacher.log_rest() for teacher in several])
-    how = {"shares": shares, "ignore_index": ignore_index}
-    total, (ce, kl), hits = kept.compute(form, student_logits, several, labels, numbers, **how)
+    how = {"operation": kept.compute, "shares": shares}
+    total, (ce, kl), hits = by_row.losses(form, student_logits, several, labels, numbers, counting, **how)
     return KDTerms(total, ce, kl, hits[0])
 
 
@@ -257,12 +284,9 @@ def _kd(
     teachers: Sequence[Any],
     labels: Any,
     numbers: Numbers,
-    ignore_index: int,
+    counting: Counting,
     shares: Tensor | None = None,
 ) -> KDTerms:
-    student, frozen = as_matrix(student_logits), [as_matrix(teacher.detach()) for teacher in teachers]
-    shares = shares.flatten(1) if shares is not None and shares.ndim > 1 else shares
-    total, parts, hits = compute(
-        form, student, frozen, labels.flatten(), numbers, shares=shares, ignore_index=ignore_index
-    )
+    frozen = [teacher.detach() for teacher in teachers]
+    total, parts, hits = by_row.losses(form, student_logits, frozen, labels, numbers, counting, shares=shares)
     return KDTerms(total, parts[0], parts[1], hits[0])

@@ -1,19 +1,8 @@
 """What the losses on feature maps share: maps of one size, and their places as rows."""
 
-from collections.abc import Sequence
-
-import torch.nn.functional as F
 from torch import Tensor
 
-
-def pooled_to(x_BCHW: Tensor, size: Sequence[int]) -> Tensor:
-    """Adaptive average pooling. By whole factors it is the plain one, whose backward needs no atomic additions."""
-    height, width = x_BCHW.shape[2:]
-    if (height, width) == tuple(size):
-        return x_BCHW
-    if height % size[0] == 0 and width % size[1] == 0:
-        return F.avg_pool2d(x_BCHW, (height // size[0], width // size[1]))
-    return F.adaptive_avg_pool2d(x_BCHW, (size[0], size[1]))
+from fastkd.support.pooling import pooled_to
 
 
 def to_smaller(student_BCHW: Tensor, teacher_BCHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from fastkd.losses.module import checked_numbers, takes_numbers
 from fastkd.losses.pair import PairLoss, named, pair_loss
-from fastkd.ops.numbers import NKDNumbers
+from fastkd.losses.rows import Counting, Reduction
+from fastkd.ops.numbers import NKDNumbers, Scalar
 
 
 class NKDTerms(NamedTuple):
@@ -31,6 +32,9 @@ def nkd_loss(
     labels: Tensor,
     *,
     standardise: bool = False,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+    count: Scalar | None = None,
     ignore_index: int = -100,
     **numbers: Unpack[NKDNumbers],
 ) -> NKDTerms:
@@ -39,16 +43,19 @@ def nkd_loss(
     ce_weight · CE − alpha · p_t[y] log p_s[y] − gamma · τ² Σ_{k≠y} q_t[k] log q_s[k], p at temperature 1, q the
     distribution at τ among the classes other than the label's.
 
-    student_logits, teacher_logits: [B,K], K >= 2; labels: [B] int64.
+    student_logits, teacher_logits: [B,K], [B,T,K] or [B,K,H,W], K >= 2; labels: int64, a label a row; or probabilities
+        in the logits' shape, of which both terms take the greatest (the authors' code) and CE takes all.
     standardise: compare the logits of each row as multiples of their deviation, less their mean (Sun et al. 2024); CE
         is always that of the logits themselves.
+    weights, reduction, count: see `kd_loss`; what is not the mean over the rows that count is plain PyTorch.
 
     Both terms are cross-entropies: they do not vanish where the networks agree. No gradient reaches the teacher.
     Errors as in `ce_loss`.
     """
     checked = checked_numbers("nkd_loss", "nkd", numbers, student_logits)
     form = named("nkd", standardise)
-    return pair_loss(form, NKDTerms, student_logits, teacher_logits, labels, checked, ignore_index)
+    counting = Counting(ignore_index, weights, reduction, count)
+    return pair_loss(form, NKDTerms, student_logits, teacher_logits, labels, checked, counting)
 
 
 class NKDLoss(PairLoss):
@@ -61,7 +68,8 @@ class NKDLoss(PairLoss):
         self,
         *,
         standardise: bool = False,
+        reduction: Reduction = "mean",
         ignore_index: int = -100,
         **numbers: Unpack[NKDNumbers],
     ):
-        super().__init__("nkd", standardise, ignore_index, numbers)
+        super().__init__("nkd", standardise, reduction, ignore_index, numbers)

@@ -4,17 +4,15 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fastkd.losses.checks import check_batch, check_decoupled, check_row_weights
+from fastkd.losses import by_row
+from fastkd.losses.checks import check_choice, check_row_weights
 from fastkd.losses.module import Loss
-from fastkd.losses.row_checks import check_kept
-from fastkd.losses.shapes import as_matrix
-from fastkd.ops import kept
-from fastkd.ops.distill_loss import Numbers, compute
-from fastkd.ops.numbers import STANDARDISED
+from fastkd.losses.row_checks import WITHOUT_LABELS, check_ce_weight, check_kept, check_rows
+from fastkd.losses.rows import REDUCTIONS, Counting, Reduction
+from fastkd.ops import distill_loss, kept
+from fastkd.ops.distill_loss import Numbers
+from fastkd.ops.numbers import STANDARDISED, Scalar
 from fastkd.ops.sparse import SparseTeacher
-
-DECOUPLED = ("dkd", "nkd")
-"""The forms that need a class beside the label's."""
 
 
 def named(form: str, standardise: bool) -> str:
@@ -28,21 +26,29 @@ class PairLoss(Loss):
     form = "kd"
     Terms: ClassVar[Any]
 
-    def __init__(self, form: str, standardise: bool, ignore_index: int, numbers: Any):
+    def __init__(self, form: str, standardise: bool, reduction: Reduction, ignore_index: int, numbers: Any):
+        check_choice("reduction", reduction, REDUCTIONS)
         super().__init__(numbers, named(form, standardise))
         self.ignore_index = ignore_index
         self.standardise = standardise
+        self.reduction: Reduction = reduction
 
     def forward(
         self,
         student_logits: Tensor,
         teacher_logits: Tensor | SparseTeacher,
-        labels: Tensor,
+        labels: Tensor | None = None,
         row_weights: Tensor | None = None,
+        *,
+        weights: Tensor | None = None,
+        count: Scalar | None = None,
     ) -> Any:
-        """row_weights: [B], how much the comparison of the two networks counts in each row; 1 by default."""
+        """row_weights: how much the comparison of the two networks alone counts in each row; 1 by default."""
+        if labels is None and self._form.removesuffix(STANDARDISED) in WITHOUT_LABELS:
+            check_ce_weight(self.ce_weight, labels)
+        counting = Counting(self.ignore_index, weights, self.reduction, count)
         logits = student_logits, teacher_logits
-        return pair_loss(self._form, self.Terms, *logits, labels, self.numbers, self.ignore_index, row_weights)
+        return pair_loss(self._form, self.Terms, *logits, labels, self.numbers, counting, row_weights)
 
 
 def pair_loss(
@@ -50,23 +56,26 @@ def pair_loss(
     terms: Any,
     student_logits: Tensor,
     teacher_logits: Tensor | SparseTeacher,
-    labels: Tensor,
+    labels: Tensor | None,
     numbers: Numbers,
-    ignore_index: int,
+    counting: Counting,
     row_weights: Tensor | None = None,
 ) -> Any:
     """Checks, computes, and names what is found as `terms` does: the total, the parts and the hits."""
-    check = check_decoupled if form.removesuffix(STANDARDISED) in DECOUPLED else check_batch
     sparse = isinstance(teacher_logits, SparseTeacher)
-    check(labels, student_logits=student_logits, **({} if sparse else {"teacher_logits": teacher_logits}))
+    check_rows(form, labels, student_logits=student_logits, **({} if sparse else {"teacher_logits": teacher_logits}))
     check_row_weights(row_weights, student_logits)
-    shares = None if row_weights is None else row_weights.flatten()[None]
-    student, how = as_matrix(student_logits), {"shares": shares, "ignore_index": ignore_index}
     if sparse:
         check_kept(teacher_logits, student_logits, form)
-        found = kept.compute(form, student, [teacher_logits], labels.flatten(), numbers, **how)
-    else:
-        frozen = [as_matrix(teacher_logits.detach())]
-        found = compute(form, student, frozen, labels.flatten(), numbers, **how)
-    total, parts, hits = found
+    teacher = teacher_logits if sparse else teacher_logits.detach()
+    total, parts, hits = by_row.losses(
+        form,
+        student_logits,
+        [teacher],
+        labels,
+        numbers,
+        counting,
+        operation=kept.compute if sparse else distill_loss.compute,
+        shares=None if row_weights is None else row_weights[None],
+    )
     return terms(total, *parts[: len(terms._fields) - 2], hits[0])

@@ -5,12 +5,13 @@ compared are those of one process.
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastkd.losses.checks import check_choice
 from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
 from fastkd.support.ranges import Positive, Weight, whole
@@ -65,15 +66,22 @@ class PKTLoss(TensorLoss):
 
 
 class CCLoss(TensorLoss):
-    """Correlation congruence as its paper has it (Peng et al.: "Correlation congruence for knowledge distillation",
-    ICCV 2019, arXiv 1904.01802): the mean squared difference of the batch's correlation matrices under a Gaussian
-    kernel exp(−gamma ‖x − y‖²), by its Taylor series up to `order`."""
+    """Correlation congruence (Peng et al.: "Correlation congruence for knowledge distillation", ICCV 2019,
+    arXiv 1904.01802).
 
-    def __init__(self, *, gamma: Positive = 0.4, order: Order = 2):
+    form: "kernel", the mean squared difference of the batch's correlation matrices under a Gaussian kernel
+        exp(−gamma ‖x − y‖²), by its Taylor series up to `order` (the paper); "neighbours", the products of how far both
+        are apart at a sample of the batch and at the next, in one space (RepDistiller's code).
+    """
+
+    def __init__(self, *, form: Literal["kernel", "neighbours"] = "kernel", gamma: Positive = 0.4, order: Order = 2):
+        check_choice("form", form, ("kernel", "neighbours"))
         super().__init__(gamma=gamma, order=order)
-        self.gamma, self.order = gamma, order
+        self.form, self.gamma, self.order = form, gamma, order
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.form == "neighbours":
+            return neighbour_products(student, teacher.detach())
         return kernel_distance(student, teacher.detach(), self.gamma, self.order)
 
 
@@ -149,3 +157,10 @@ def kernel(embedding_BD: Tensor, gamma: float, order: int) -> Tensor:
     cosine = direction @ direction.T
     powers = [(2 * gamma) ** p / math.factorial(p) * cosine**p for p in range(order + 1)]
     return math.exp(-2 * gamma) * torch.stack(powers).sum(0)
+
+
+@full_precision
+def neighbour_products(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+    """|student - teacher| at one sample times the same at the next, summed, averaged over all such pairs."""
+    apart = (student_BD - teacher_BD).abs()
+    return (apart[:-1] * apart[1:]).sum(1).mean()

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from fastkd.losses.module import checked_numbers, takes_numbers
 from fastkd.losses.pair import PairLoss, named, pair_loss
-from fastkd.ops.numbers import RLDNumbers
+from fastkd.losses.rows import Counting, Reduction
+from fastkd.ops.numbers import RLDNumbers, Scalar
 
 
 class RLDTerms(NamedTuple):
@@ -30,14 +31,19 @@ def rld_loss(
     labels: Tensor,
     *,
     standardise: bool = False,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+    count: Scalar | None = None,
     ignore_index: int = -100,
     **numbers: Unpack[RLDNumbers],
 ) -> RLDTerms:
     """Refined logit distillation (Sun et al. 2024): ce_weight · CE + alpha · τ_a² SCD + beta · τ² MCD.
 
-    student_logits, teacher_logits: [B,K]; labels: [B] int64.
+    student_logits, teacher_logits: [B,K], [B,T,K] or [B,K,H,W]; labels: int64, a label a row; probabilities,
+        which name no single class, are refused.
     standardise: compare the logits of each row as multiples of their deviation, less their mean (Sun et al. 2024); CE
         is always that of the logits themselves.
+    weights, reduction, count: see `kd_loss`; what is not the mean over the rows that count is plain PyTorch.
 
     SCD is KL from the teacher's (greatest class, all others) to the student's (label, all others), at τ_a: the authors'
     code pairs them so even where the teacher is wrong, and has τ_a = 1 by default. MCD is KL at τ within the classes
@@ -46,7 +52,8 @@ def rld_loss(
     """
     checked = checked_numbers("rld_loss", "rld", numbers, student_logits)
     form = named("rld", standardise)
-    return pair_loss(form, RLDTerms, student_logits, teacher_logits, labels, checked, ignore_index)
+    counting = Counting(ignore_index, weights, reduction, count)
+    return pair_loss(form, RLDTerms, student_logits, teacher_logits, labels, checked, counting)
 
 
 class RLDLoss(PairLoss):
@@ -59,7 +66,8 @@ class RLDLoss(PairLoss):
         self,
         *,
         standardise: bool = False,
+        reduction: Reduction = "mean",
         ignore_index: int = -100,
         **numbers: Unpack[RLDNumbers],
     ):
-        super().__init__("rld", standardise, ignore_index, numbers)
+        super().__init__("rld", standardise, reduction, ignore_index, numbers)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from fastkd.losses.checks import (
+    as_several,
+    check_batch,
     check_logits,
     check_numbers,
     check_scalar,
@@ -13,12 +15,25 @@ from fastkd.losses.checks import (
     require_device,
     require_tensor,
 )
+from fastkd.losses.shapes import class_axis, shape_of_labels
 from fastkd.losses.teachers import LinearTeacher, TeacherProbabilities
 from fastkd.ops.kept import FORMS
+from fastkd.ops.numbers import STANDARDISED
 from fastkd.ops.sparse import TAILS, SparseTeacher
 from fastkd.support.ranges import ABOVE_ZERO
 
 TEACHERS = "a tensor, a SparseTeacher or TeacherProbabilities"
+WITHOUT_LABELS = ("kd", "ttm", "wttm", "ab", "ab_continuous", "jsd")
+"""The forms of batches that compare two networks without knowing the label."""
+OF_ONE_CLASS = {
+    "dkd": "DKD divides a row into the label's class and the others",
+    "rld": "RLD compares the classes that a teacher gives less than the label's",
+    "virtual": "a virtual teacher gives its probability to one class",
+    "virtual_softened": "a virtual teacher gives its probability to one class",
+}
+"""The forms that are not defined for probabilities as labels, and why."""
+BESIDE_THE_LABEL = ("dkd", "nkd")
+"""The forms that need a class beside the label's."""
 
 
 def labels_are_classes(labels: Tensor | None) -> bool:
@@ -30,6 +45,31 @@ def check_networks(student_logits: Any, teacher_logits: Any) -> None:
     check_logits(student_logits=student_logits)
     if not isinstance(teacher_logits, SparseTeacher | TeacherProbabilities):
         check_logits(student_logits=student_logits, teacher_logits=teacher_logits)
+
+
+def check_rows(form: str, labels: Any, **logits: Any) -> None:
+    """All logits are alike, in one of `SHAPES`, and the labels fit them and the form of the loss of batches."""
+    plain, first = form.removesuffix(STANDARDISED), next(iter(logits.values()))
+    if isinstance(labels, Tensor) and labels.is_floating_point():
+        check_logits(**logits)
+        shape = shape_of_labels(first)
+        if plain in OF_ONE_CLASS:
+            got = f"{labels.dtype} {list(labels.shape)}"
+            raise ValueError(f"{OF_ONE_CLASS[plain]}: labels are int64 {list(shape)}, got {got}")
+        check_labels(labels, shape, first.shape[class_axis(first)], first)
+    elif labels is None and plain in WITHOUT_LABELS:
+        check_logits(**logits)
+    else:
+        check_batch(labels, **logits)
+    if plain in BESIDE_THE_LABEL and first.shape[class_axis(first)] < 2:
+        raise ValueError("this loss needs classes other than the label's: K is at least 2, got 1")
+
+
+def check_several(form: str, labels: Any, name: str, several: Any, **logits: Any) -> list[Tensor]:
+    """Does as `check_rows`, with the logits of N more networks, as `as_several` takes them. Returns these N."""
+    found = as_several(name, several, next(iter(logits.values())))
+    check_rows(form, labels, **logits, **{f"{name}[{i}]": tensor for i, tensor in enumerate(found)})
+    return found
 
 
 def check_labels(labels: Any, shape: tuple[int, ...], classes: int, logits: Tensor) -> None:
@@ -148,11 +188,10 @@ def check_row_options(logits: Tensor, shape: tuple[int, ...], weights: Any, redu
     check_scalar("count", count, logits, ABOVE_ZERO)
 
 
-def check_standardised(plain: bool) -> None:
-    if not plain:
+def check_standardised(possible: bool) -> None:
+    if not possible:
         raise ValueError(
-            "standardise and row_weights are for a teacher's logits, labels that are classes, and the mean over the "
-            "rows that count"
+            "standardise and row_weights are for a teacher's logits as they are, and for KL from the teacher"
         )
 
 

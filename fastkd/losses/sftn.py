@@ -6,12 +6,14 @@ from typing import NamedTuple, Unpack
 
 from torch import Tensor
 
-from fastkd.losses.checks import check_choice, check_several
+from fastkd.losses import by_row
+from fastkd.losses.checks import check_choice
 from fastkd.losses.module import Loss, checked_numbers, takes_numbers
-from fastkd.losses.shapes import as_matrix
-from fastkd.ops.distill_loss import Numbers, compute
+from fastkd.losses.row_checks import check_several
+from fastkd.losses.rows import REDUCTIONS, Counting, Reduction
+from fastkd.ops.distill_loss import Numbers
 from fastkd.ops.distill_loss.reference import KLDirection
-from fastkd.ops.numbers import SFTNNumbers
+from fastkd.ops.numbers import Scalar, SFTNNumbers
 
 DIRECTIONS = ("forward", "reverse")
 
@@ -39,6 +41,9 @@ def sftn_loss(
     kl: KLDirection = "forward",
     detach_teacher: bool = False,
     tau_squared: bool = True,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+    count: Scalar | None = None,
     ignore_index: int = -100,
     **numbers: Unpack[SFTNNumbers],
 ) -> SFTNTerms:
@@ -47,20 +52,22 @@ def sftn_loss(
     teacher_weight · CE(teacher) + mean over branches of (kl_weight · τ² KL + ce_weight · CE(branch)), with gradients to
     the teacher and to every branch.
 
-    teacher_logits: [B,K], [B,T,K] or [B,K,H,W]; labels: int64, a label a row.
+    teacher_logits: [B,K], [B,T,K] or [B,K,H,W]; labels: int64, a label a row, or probabilities in the logits' shape.
     branch_logits: [N,B,K], or a sequence of N tensors [B,K], with rows as the teacher's; N >= 1.
     kl: "forward" is KL(teacher ‖ branch), "reverse" KL(branch ‖ teacher). The paper's Eq. 5 prints the reverse; its
         training loop was not found, and the loss class its code family uses gives the forward one: the default here is
         our choice.
     detach_teacher: the KL term sends no gradient to the teacher.
+    weights, reduction, count: see `kd_loss`; what is not the mean over the rows that count is plain PyTorch.
     ce_temperature, tau_squared: the paper prints CE at temperature τ and no τ²; at its τ = 1 all readings agree.
 
     Errors as in `ce_loss`.
     """
     check_choice("kl", kl, DIRECTIONS)
-    branches = check_several(labels, "branch_logits", branch_logits, teacher_logits=teacher_logits)
+    branches = check_several("sftn", labels, "branch_logits", branch_logits, teacher_logits=teacher_logits)
     checked = checked_numbers("sftn_loss", "sftn", numbers, teacher_logits)
-    return _sftn(teacher_logits, branches, labels, checked, kl, detach_teacher, tau_squared, ignore_index)
+    counting = Counting(ignore_index, weights, reduction, count)
+    return _sftn(teacher_logits, branches, labels, checked, kl, detach_teacher, tau_squared, counting)
 
 
 class SFTNLoss(Loss):
@@ -74,19 +81,31 @@ class SFTNLoss(Loss):
         kl: KLDirection = "forward",
         detach_teacher: bool = False,
         tau_squared: bool = True,
+        reduction: Reduction = "mean",
         ignore_index: int = -100,
         **numbers: Unpack[SFTNNumbers],
     ):
         check_choice("kl", kl, DIRECTIONS)
+        check_choice("reduction", reduction, REDUCTIONS)
         super().__init__(numbers)
         self.ignore_index = ignore_index
         self.kl: KLDirection = kl
         self.detach_teacher = detach_teacher
         self.tau_squared = tau_squared
+        self.reduction: Reduction = reduction
 
-    def forward(self, teacher_logits: Tensor, branch_logits: Tensor | Sequence[Tensor], labels: Tensor) -> SFTNTerms:
-        branches = check_several(labels, "branch_logits", branch_logits, teacher_logits=teacher_logits)
-        options = (self.kl, self.detach_teacher, self.tau_squared, self.ignore_index)
+    def forward(
+        self,
+        teacher_logits: Tensor,
+        branch_logits: Tensor | Sequence[Tensor],
+        labels: Tensor,
+        *,
+        weights: Tensor | None = None,
+        count: Scalar | None = None,
+    ) -> SFTNTerms:
+        branches = check_several("sftn", labels, "branch_logits", branch_logits, teacher_logits=teacher_logits)
+        counting = Counting(self.ignore_index, weights, self.reduction, count)
+        options = (self.kl, self.detach_teacher, self.tau_squared, counting)
         return _sftn(teacher_logits, branches, labels, self.numbers, *options)
 
 
@@ -98,16 +117,16 @@ def _sftn(
     kl: KLDirection,
     detach_teacher: bool,
     tau_squared: bool,
-    ignore_index: int,
+    counting: Counting,
 ) -> SFTNTerms:
-    total, (teacher_ce, mean_kl, branch_ce), hits = compute(
+    total, (teacher_ce, mean_kl, branch_ce), hits = by_row.losses(
         "sftn" if kl == "forward" else "sftn_reverse",
-        as_matrix(teacher_logits),
-        [as_matrix(branch) for branch in branches],
-        labels.flatten(),
+        teacher_logits,
+        branches,
+        labels,
         numbers,
+        counting,
         detached=detach_teacher,
         tau_squared=tau_squared,
-        ignore_index=ignore_index,
     )
     return SFTNTerms(total, teacher_ce, mean_kl, branch_ce, hits)

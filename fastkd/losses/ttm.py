@@ -7,7 +7,9 @@ from torch import Tensor
 
 from fastkd.losses.module import checked_numbers, takes_numbers
 from fastkd.losses.pair import PairLoss, named, pair_loss
-from fastkd.ops.numbers import TTMNumbers
+from fastkd.losses.row_checks import check_ce_weight
+from fastkd.losses.rows import Counting, Reduction, without_labels
+from fastkd.ops.numbers import Scalar, TTMNumbers
 
 
 class TTMTerms(NamedTuple):
@@ -26,10 +28,13 @@ class TTMTerms(NamedTuple):
 def ttm_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
-    labels: Tensor,
+    labels: Tensor | None = None,
     *,
     weighted: bool = False,
     standardise: bool = False,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+    count: Scalar | None = None,
     ignore_index: int = -100,
     **numbers: Unpack[TTMNumbers],
 ) -> TTMTerms:
@@ -37,17 +42,22 @@ def ttm_loss(
 
     ce_weight · CE + kl_weight · KL(p_t^γ / U ‖ p_s), U = Σ p_t^γ.
 
-    student_logits, teacher_logits: [B,K]; labels: [B] int64.
+    student_logits, teacher_logits: [B,K], [B,T,K] or [B,K,H,W]; labels: int64, a label a row; probabilities in the
+        logits' shape; or None, and ce_weight is 0.
     weighted: multiply KL of each row by its U (WTTM), which is larger where the teacher is less sure.
     standardise: compare the logits of each row as multiples of their deviation, less their mean (Sun et al. 2024); CE
         is always that of the logits themselves.
+    weights, reduction, count: see `kd_loss`; what is not the mean over the rows that count is plain PyTorch.
 
     Only the teacher has a temperature, 1 / γ; there is no factor τ². p^γ is taken in log-space: the authors' softmax
     before the power loses what underflows. No gradient reaches the teacher. Errors as in `ce_loss`.
     """
-    checked = checked_numbers("ttm_loss", "ttm", numbers, student_logits)
+    given = without_labels(numbers, labels)
+    checked = checked_numbers("ttm_loss", "ttm", given, student_logits)
+    check_ce_weight(checked["ce_weight"], labels)
     form = named("wttm" if weighted else "ttm", standardise)
-    return pair_loss(form, TTMTerms, student_logits, teacher_logits, labels, checked, ignore_index)
+    counting = Counting(ignore_index, weights, reduction, count)
+    return pair_loss(form, TTMTerms, student_logits, teacher_logits, labels, checked, counting)
 
 
 class TTMLoss(PairLoss):
@@ -64,8 +74,9 @@ class TTMLoss(PairLoss):
         *,
         weighted: bool = False,
         standardise: bool = False,
+        reduction: Reduction = "mean",
         ignore_index: int = -100,
         **numbers: Unpack[TTMNumbers],
     ):
-        super().__init__("wttm" if weighted else "ttm", standardise, ignore_index, numbers)
+        super().__init__("wttm" if weighted else "ttm", standardise, reduction, ignore_index, numbers)
         self.weighted = weighted

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.losses.precision import full_precision
+from fastkd.losses.preacts import ABLoss
 from fastkd.methods.base import (
     Context,
     Method,
@@ -22,9 +22,6 @@ from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import EpochsOrNone, NotNegative, Weight
-
-SCALE = 3 / 1000
-"""Factor of the loss in the authors' code, beside 1/B."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +46,7 @@ class AB(Method):
     def __init__(self, settings: ABSettings, context: Context):
         super().__init__(settings, context)
         self.needs_preacts = settings.weight != 0
+        self.loss = ABLoss(margin=settings.margin)
         student, teacher = context.student_shapes.features, context.teacher_shapes[0].features
         if len(student) != len(teacher):
             raise UserError(
@@ -70,12 +68,9 @@ class AB(Method):
     def distance(self, student: Output, teacher: Output) -> Tensor:
         """The sum over the blocks; the last has weight 1, each one before it half of the next's."""
         assert student.preacts is not None and teacher.preacts is not None
-        last = len(self.connectors) - 1
-        losses = [
-            boundary_loss(module(s), _at_size_of(module, t), self.settings.margin) * (SCALE * 2.0 ** (i - last))
-            for i, (module, s, t) in enumerate(zip(self.connectors, student.preacts, teacher.preacts, strict=True))
-        ]
-        return torch.stack(losses).sum() / len(student.preacts[0])
+        source = [module(s) for module, s in zip(self.connectors, student.preacts, strict=True)]
+        target = [_at_size_of(module, t) for module, t in zip(self.connectors, teacher.preacts, strict=True)]
+        return self.loss(source, target)
 
     @classmethod
     def prestage_training(cls, settings: ABSettings) -> PrestageTraining | None:
@@ -97,11 +92,3 @@ def connector(student: torch.Size, teacher: torch.Size) -> nn.Module:
 
 def _at_size_of(module: nn.Module, teacher: Tensor) -> Tensor:
     return module.target(teacher) if isinstance(module, Regressor) else teacher
-
-
-@full_precision
-def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
-    """The sum over all neurons; a neuron that is beyond the margin on the teacher's side adds nothing."""
-    off = (student + margin).clamp(min=0).square()
-    on = (margin - student).clamp(min=0).square()
-    return torch.where(teacher > 0, on, off).sum()

@@ -135,6 +135,9 @@ class Method(nn.Module):
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         raise NotImplementedError
 
+    def begin_step(self, batch: Batch) -> None:
+        """Begins what depends on the batch alone, before the networks run (`fastkd.support.branches`)."""
+
     def begin_epoch(self, epoch: int) -> None:
         """Changes numbers of the loss in place, where the method has a schedule; `epoch` counts from 0."""
 

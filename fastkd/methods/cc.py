@@ -10,11 +10,10 @@ kernel, by its Taylor series.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from fastkd.data.base import Batch
-from fastkd.losses.precision import full_precision
-from fastkd.losses.relations import Order, kernel_distance
+from fastkd.losses.relations import Order, kernel_distance, neighbour_products
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
 from fastkd.networks.base import Network, Output
 from fastkd.support.fields import OnlyWith
@@ -66,10 +65,3 @@ class CC(Method):
         else:
             loss = kernel_distance(x, y, self.settings.gamma, self.settings.order)
         return weighted("cc", self.settings.weight, loss)
-
-
-@full_precision
-def neighbour_products(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-    """|student - teacher| at one sample times the same at the next, summed, averaged over all such pairs."""
-    apart = (student_BD - teacher_BD).abs()
-    return (apart[:-1] * apart[1:]).sum(1).mean()

@@ -64,6 +64,9 @@ class CRD(Method):
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         return up_to_embedding(student)
 
+    def begin_step(self, batch: Batch) -> None:
+        self.loss.draw_ahead(batch.index)
+
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         terms = self.loss(student.embedding, teachers[0].embedding, batch.index)
         return MethodLoss(self.settings.weight * terms.total, {"crd": terms.total.detach()})

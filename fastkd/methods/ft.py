@@ -4,13 +4,10 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.losses.features import attention, mean_squared_error
-from fastkd.losses.maps import to_smaller
-from fastkd.losses.precision import full_precision
+from fastkd.losses.features import factor_distance, mean_squared_error
 from fastkd.methods.base import (
     Context,
     Method,
@@ -68,15 +65,7 @@ class FT(Method):
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         target = self.paraphraser.encoder(teachers[0].features[-1])
         translated = self.translator(student.features[-1])
-        return weighted("ft", self.settings.weight, self.distance(translated, target, self.settings.form))
-
-    @staticmethod
-    @full_precision
-    def distance(student: Tensor, teacher: Tensor, form: str) -> Tensor:
-        student, teacher = to_smaller(student, teacher)
-        if form == "attention":
-            return F.l1_loss(attention(student, 2), attention(teacher, 2))
-        return F.l1_loss(F.normalize(student.flatten(1)), F.normalize(teacher.flatten(1)))
+        return weighted("ft", self.settings.weight, factor_distance(translated, target, self.settings.form))
 
     @classmethod
     def prestage_training(cls, settings: FTSettings) -> PrestageTraining | None:

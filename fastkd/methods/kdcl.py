@@ -67,8 +67,10 @@ class KDCL(Method):
 
 @full_precision
 def naive_target(logits_MBK: Tensor, labels_B: Tensor) -> Tensor:
-    errors_MB = F.cross_entropy(logits_MBK.mT, labels_B.expand(logits_MBK.shape[:2]), reduction="none")
-    best_B = errors_MB.argmin(0)
+    networks = len(logits_MBK)
+    # Row by row: what torch has for [M,K,B] is not deterministic on a GPU.
+    errors = F.cross_entropy(logits_MBK.flatten(0, 1), labels_B.repeat(networks), reduction="none")
+    best_B = errors.view(networks, -1).argmin(0)
     return logits_MBK.gather(0, best_B[None, :, None].expand(1, *logits_MBK.shape[1:]))[0]
 
 

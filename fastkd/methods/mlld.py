@@ -1,16 +1,18 @@
 """Multi-level logit distillation (Jin, Wang, Lin: "Multi-level logit distillation", CVPR 2023).
 
 resnet32x4 → resnet8x4 on CIFAR-100: 77.08, and 78.28 with standardised logits (README of the latter's authors; both of
-the best epoch). This is what the authors' code computes, which is not what the paper says:
+the best epoch). The default is what the authors' code computes, which is not what the paper says; `arithmetic` chooses.
+In the code
 - its masks select nothing. A loss is a scalar when it is multiplied by a mask, which scales it by the share of samples
   (or classes) whose confidence is at most the median: about a half.
 - among the "strong" KLs, those at temperatures 2 and 6 are of the weak view.
 - Gram matrices are of the weak view alone; they are not divided by B, nor do they carry τ².
 - the temperature of the recipe is one entry beside 2, 3, 5 and 6: it may stand there twice.
+In the paper's form every temperature has KL and both Gram terms, of each view by itself, and nothing is masked.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -42,6 +44,9 @@ class MLLDSettings(Checked):
     kd_weight: Weight = 0.9
     temperature: Annotated[Temperature, OnlyWith("kd_weight")] = 4.0
     """The first of the five temperatures."""
+    arithmetic: Literal["code", "paper"] = "code"
+    """paper: no loss is scaled by the shares, the strong view's KLs are its own at all temperatures, and it has Gram
+    terms, too."""
     standardise: Annotated[bool, OnlyWith("kd_weight")] = False
     """KL compares standardised logits (see kd); the Gram terms do not."""
 
@@ -69,14 +74,16 @@ class MLLD(Method):
         weak, strong = student.logits.unflatten(0, (2, len(labels)))
         weak_target, strong_target = teachers[0].logits.detach().unflatten(0, (2, len(labels)))
         ce, strong_ce = ce_loss(weak, labels), ce_loss(strong, labels)
-        of_samples, of_classes = shares_up_to_the_median(weak_target)
+        by_code = self.settings.arithmetic == "code"
+        of_samples, of_classes = shares_up_to_the_median(weak_target) if by_code else (1.0, 1.0)
         on_weak = [kl(weak, weak_target, labels).total for kl in self.kl]
         on_strong = [
-            own if own_is_weak else kl(strong, strong_target, labels).total
+            own if by_code and own_is_weak else kl(strong, strong_target, labels).total
             for kl, own, own_is_weak in zip(self.kl, on_weak, self._taken_weak(), strict=True)
         ]
         kl = of_samples * torch.stack(on_weak).sum() + torch.stack(on_strong).sum()
-        grams = [gram_distances(weak, weak_target, temperature) for temperature in self.temperatures]
+        views = [(weak, weak_target)] if by_code else [(weak, weak_target), (strong, strong_target)]
+        grams = [gram_distances(*view, temperature) for view in views for temperature in self.temperatures]
         class_grams, batch_grams = (torch.stack(each).sum() for each in zip(*grams, strict=True))
         cc, bc = of_classes * class_grams, of_samples * batch_grams
         total_ce = ce.total + strong_ce.total

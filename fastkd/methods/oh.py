@@ -5,21 +5,17 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.losses.maps import pooled_to
-from fastkd.losses.precision import full_precision
+from fastkd.losses.preacts import OHLoss, margin
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
 from fastkd.methods.maps import blocks_left_out
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
 from fastkd.support.plain import Checked
+from fastkd.support.pooling import pooled_to
 from fastkd.support.ranges import Weight
-
-LEAST_SHARE = 1e-3
-"""Share of a channel's values that must be below 0 for their mean to be its margin, else -3 standard deviations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +46,7 @@ class OH(Method):
 
     def __init__(self, settings: OHSettings, context: Context):
         super().__init__(settings, context)
+        self.loss = OHLoss()
         self.teacher_norm = settings.teacher_norm
         # Preacts have the shapes of the features.
         student, teacher = context.student_shapes.features, context.teacher_shapes[0].features
@@ -70,40 +67,18 @@ class OH(Method):
         return up_to_embedding(student)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
-        parts = self.distances(student, teachers[0])
-        total = torch.stack([part / 2.0 ** (self.count - 1 - place) for place, part in enumerate(parts)]).sum()
-        return weighted("oh", self.settings.weight, total / len(student.logits))
+        return weighted("oh", self.settings.weight, self.loss(*self.connected(student, teachers[0]), self.margins))
 
-    def distances(self, student: Output, teacher: Output) -> list[Tensor]:
-        """The distance of each pair of blocks, summed over samples and neurons."""
+    @property
+    def margins(self) -> list[Tensor]:
+        return [getattr(self, f"margin_{place}") for place in range(self.count)]
+
+    def connected(self, student: Output, teacher: Output) -> tuple[list[Tensor], list[Tensor]]:
+        """The last preacts of both, in the teacher's channels and the student's size."""
         assert student.preacts is not None and teacher.preacts is not None
-        pairs = zip(self.connectors, student.preacts[-self.count :], teacher.preacts[-self.count :], strict=True)
-        return [
-            partial_distance(connector(s), pooled_to(t, s.shape[2:]), getattr(self, f"margin_{place}"))
-            for place, (connector, s, t) in enumerate(pairs)
-        ]
-
-
-@full_precision
-def partial_distance(student: Tensor, teacher: Tensor, margin_C: Tensor) -> Tensor:
-    """The squared distance, but 0 where the teacher is off and the student lower still."""
-    target = torch.maximum(teacher.detach(), margin_C[:, None, None])
-    counts = (student > target) | (target > 0)
-    return torch.where(counts, student - target, 0.0).square().sum()
-
-
-@torch.no_grad()
-def margin(norm: nn.BatchNorm2d) -> Tensor:
-    """[C]: E[x | x < 0] of a normal x with the BatchNorm's bias as mean and its weight as standard deviation.
-
-    The authors' fallback is -3 s, not mean - 3 s. A weight of zero, where they divide by it, gives the limit.
-    """
-    deviation = norm.weight.abs().double().clamp(min=1e-30)
-    place = norm.bias.double() / deviation
-    share = torch.special.ndtr(-place)
-    density = (-place.square() / 2).exp() / math.sqrt(2 * math.pi)
-    below = norm.bias.double() - deviation * density / share
-    return torch.where(share > LEAST_SHARE, below, -3 * deviation).to(torch.float32)
+        source = [connector(s) for connector, s in zip(self.connectors, student.preacts[-self.count :], strict=True)]
+        target = [pooled_to(t, s.shape[2:]) for s, t in zip(source, teacher.preacts[-self.count :], strict=True)]
+        return source, target
 
 
 def _connector(channels_in: int, channels_out: int) -> nn.Sequential:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torch.nn.grad
 from torch import Tensor, nn
 
-from fastkd.losses.maps import pooled_to
+from fastkd.support.pooling import pooled_to
 
 
 class Regressor(nn.Module):

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from fastkd.data.base import Batch
 from fastkd.losses import DKDLoss, MultiTeacherLoss, NKDLoss, ce_loss, standardised_logits
-from fastkd.losses.maps import pooled_to
 from fastkd.methods.base import Context, Method, MethodLoss, warm_up_share
 from fastkd.methods.class_maps import Classifiers
 from fastkd.networks.base import Output
 from fastkd.support.errors import UserError
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
+from fastkd.support.pooling import pooled_to
 from fastkd.support.ranges import EpochsOrNone, Temperature, Weight, whole
 
 FINEST = 4

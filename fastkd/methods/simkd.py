@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from fastkd.data.base import Batch
 from fastkd.losses import KDLoss, ce_loss
 from fastkd.losses.features import mean_squared_error
-from fastkd.losses.maps import pooled_to
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, up_to_embedding
 from fastkd.methods.projectors import PROJECTORS, ProjectedMap
 from fastkd.methods.regressors import Frozen
@@ -22,6 +21,7 @@ from fastkd.networks.base import Head, Network, Output
 from fastkd.support.errors import UserError
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
+from fastkd.support.pooling import pooled_to
 from fastkd.support.ranges import Temperature, Weight, Width, whole
 
 MAPPED = ("full", "depthwise", "normalised", "orthogonal")

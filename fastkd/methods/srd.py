@@ -8,22 +8,15 @@ ResNet34 → ResNet18 on ImageNet: 71.87 (authors' README), with `--method kd+sr
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastkd.data.base import Batch
-from fastkd.losses.precision import full_precision
+from fastkd.losses.projected import SRDLoss
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
-from fastkd.methods.projectors import NormalisedProjector
 from fastkd.networks.base import Network, Output
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Weight
-
-EPSILON = {"differences": 1e-4, "correlations": torch.finfo(torch.float32).tiny}
-"""Added to the variances; none in the authors' code for DeiT, which PyTorch refuses."""
-LOG_EPSILON = 1e-5
-"""Added to the sum of the form "correlations" before its logarithm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,23 +41,10 @@ class SRD(Method):
     def __init__(self, settings: SRDSettings, context: Context):
         super().__init__(settings, context)
         widths = context.student_shapes.embedding.shape[1], context.teacher_shapes[0].embedding.shape[1]
-        self.projector = NormalisedProjector(*widths, eps=EPSILON[settings.form])
+        self.loss = SRDLoss(*widths, form=settings.form)
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         return up_to_embedding(student)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
-        loss = log_differences if self.settings.form == "differences" else log_correlations
-        source, target = self.projector(student.embedding), self.projector.target(teachers[0].embedding)
-        return weighted("srd", self.settings.weight, loss(source, target))
-
-
-@full_precision
-def log_differences(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-    return (student_BD - teacher_BD).pow(4).sum().log()
-
-
-@full_precision
-def log_correlations(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-    correlations = (student_BD * teacher_BD).mean(0)
-    return ((correlations - 1).pow(4).sum() + LOG_EPSILON).log()
+        return weighted("srd", self.settings.weight, self.loss(student.embedding, teachers[0].embedding))

@@ -4,15 +4,11 @@ CVPR 2024, arXiv 2403.06213)."""
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from fastkd.data.base import Batch
-from fastkd.losses.maps import rows_of, to_smaller
-from fastkd.losses.precision import full_precision
+from fastkd.losses.projected import VkDLoss
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding, weighted
-from fastkd.methods.projectors import OrthogonalProjector
 from fastkd.networks.base import Network, Output
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Weight
@@ -44,30 +40,14 @@ class VkD(Method):
         shapes = (student.embedding, teacher.embedding)
         if settings.form == "places":
             shapes = student.final_map, teacher.final_map
-            self.scale = nn.Parameter(torch.ones(shapes[1].shape[1]))
-            self.bias = nn.Parameter(torch.zeros(shapes[1].shape[1]))
-        self.projector = OrthogonalProjector(*(shape.shape[1] for shape in shapes))
+        self.loss = VkDLoss(*(shape.shape[1] for shape in shapes), form=settings.form)
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         return up_to_embedding(student)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         if self.settings.form == "places":
-            source, target = (rows_of(maps) for maps in to_smaller(student.final_map, teachers[0].final_map))
-            distance = standardised_distance(self.scale * self.projector(source) + self.bias, target)
+            distance = self.loss(student.final_map, teachers[0].final_map)
         else:
-            target = self.projector.target(teachers[0].embedding)
-            distance = smooth_distance(self.projector(student.embedding), target)
+            distance = self.loss(student.embedding, teachers[0].embedding)
         return weighted("vkd", self.settings.weight, distance)
-
-
-@full_precision
-def smooth_distance(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-    return F.smooth_l1_loss(student_BD, teacher_BD)
-
-
-@full_precision
-def standardised_distance(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    """The same of each feature less its mean, divided by its deviation over the samples (divisor N − 1, no epsilon)."""
-    student, teacher = ((x - x.mean(0)) / x.std(0) for x in (student_ND, teacher_ND))
-    return F.smooth_l1_loss(student, teacher)

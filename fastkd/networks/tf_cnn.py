@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from fastkd.networks.base import Head, Network
 from fastkd.networks.layers import Block, with_preact
+from fastkd.support.pooling import PooledTo
 
 
 class PooledConv(nn.Module):
@@ -42,7 +43,7 @@ class TfCNN(Network):
         self.blocks = nn.ModuleList([PooledConv(3, width), PooledConv(width, 2 * width), PooledConv(2 * width, hidden)])
         # The adaptive pool does nothing to 32x32 images, for which the network was made, and admits other sizes.
         pool = nn.Sequential(
-            nn.AdaptiveAvgPool2d(4),
+            PooledTo(4),
             nn.Flatten(1),
             nn.Linear(4 * 4 * hidden, hidden),
             nn.BatchNorm1d(hidden),

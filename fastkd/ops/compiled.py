@@ -13,21 +13,22 @@ from fastkd.support.errors import UserError, nearest
 
 _PACKAGE = Path(__file__).parents[1]
 INSTRUCTIONS = ("baseline", "avx2", "avx512")
+INTERFACE = "_interface_2"
+"""What libraries of these sources implement; csrc/inputs.h has it, too."""
 _used = ""
 
 _library = torch.library.Library("fastkd", "FRAGMENT")
 _library.define("_instructions(str most) -> str")
 _library.define("_distill_forms() -> str")
+_library.define(f"{INTERFACE}(Tensor any) -> ()")
 
 
 def obstacle(device: str) -> str:
     """What keeps the library for a device type ("cpu", "cuda") from being used; "" if nothing does."""
     if _file(device) is None:
         return f"the compiled {device} library was not built"
-    if device == "cpu":
-        load(device)
-        return "" if _is_current() else "the compiled cpu library is of older sources, build it again"
-    return ""
+    load(device)
+    return "" if _is_current(device) else f"the compiled {device} library is of older sources, build it again"
 
 
 @functools.cache
@@ -36,7 +37,7 @@ def load(device: str) -> None:
     file = _file(device)
     assert file is not None, f"load({device!r}) comes after obstacle({device!r})"
     torch.ops.load_library(file)
-    if device == "cpu" and _is_current():
+    if device == "cpu" and _is_current(device):
         use_instructions(os.environ.get("FASTKD_CPU", ""))
 
 
@@ -73,8 +74,8 @@ def _forms() -> frozenset[str]:
     return frozenset(torch.ops.fastkd._distill_forms().split(","))
 
 
-def _is_current() -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key("fastkd::_distill_forms", "CompositeExplicitAutograd")
+def _is_current(device: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"fastkd::{INTERFACE}", device.upper())
 
 
 @functools.cache

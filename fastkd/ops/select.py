@@ -9,8 +9,11 @@ import importlib.util
 import os
 from collections.abc import Callable
 
+import torch
+
 from fastkd.ops.compiled import instructions
 from fastkd.ops.compiled import obstacle as missing
+from fastkd.support.environment import without_bfloat16
 from fastkd.support.errors import UserError, nearest
 
 FORCED = "forced by FASTKD_OPS"
@@ -67,6 +70,8 @@ def words(device: str) -> dict[str, str]:
     """
     found = {}
     for operation, implementations in OPERATIONS.items():
+        if operation in PARTS:
+            continue
         chosen, reason = choose(operation, device)
         better = list(implementations)[: list(implementations).index(chosen)]
         missing = [implementations[name](device, False) for name in better if MADE_FOR.get(name, device) == device]
@@ -124,6 +129,20 @@ def _triton_obstacle(device: str, interpreted: bool) -> str:
     return f"triton does not run on {device}" + (" without TRITON_INTERPRET=1" if device == "cpu" else "")
 
 
+def _dense_obstacle(device: str, interpreted: bool) -> str:
+    return _triton_obstacle(device, interpreted) or _old_gpu(device)
+
+
+def _gather_obstacle(device: str, interpreted: bool) -> str:
+    return _compiled_obstacle("cuda")(device, interpreted) or _old_gpu(device)
+
+
+def _old_gpu(device: str) -> str:
+    """CRD's kernels multiply in bfloat16, or are compiled for what does."""
+    old = without_bfloat16(torch.device(device)) if device == "cuda" else ""
+    return f"the {old} has no bfloat16" if old else ""
+
+
 def _compiled_obstacle(library: str) -> Callable[[str, bool], str]:
     def obstacle(device: str, interpreted: bool) -> str:
         return f"the compiled {library} code does not run on {device}" if device != library else missing(library)
@@ -135,13 +154,16 @@ def _runs_everywhere(device: str, interpreted: bool) -> str:
     return ""
 
 
-MADE_FOR = {"triton": "cuda", "dense": "cuda", "gather": "cuda", "cpu_tiles": "cpu", "cpu": "cpu"}
+MADE_FOR = {"cuda": "cuda", "triton": "cuda", "dense": "cuda", "gather": "cuda", "cpu_tiles": "cpu", "cpu": "cpu"}
 """The device type that an implementation was made for; one that is not here was made for all."""
+PARTS = ("crd_marks",)
+"""Operations within others, of which nobody is told that does not ask."""
 _CALLED = {
     "reference": "PyTorch",
     "triton": "Triton",
     "dense": "Triton (dense)",
     "gather": "CUDA",
+    "cuda": "CUDA",
     "cpu_tiles": "C++",
     "cpu": "C++",
 }
@@ -155,12 +177,13 @@ OPERATIONS: dict[str, dict[str, Callable[[str, bool], str]]] = {
     },
     "row_loss": {"triton": _triton_obstacle, "reference": _runs_everywhere},
     "crd": {
-        "dense": _triton_obstacle,
-        "gather": _compiled_obstacle("cuda"),
+        "dense": _dense_obstacle,
+        "gather": _gather_obstacle,
         "cpu_tiles": _compiled_obstacle("cpu"),
         "cpu": _compiled_obstacle("cpu"),
         "reference": _runs_everywhere,
     },
+    "crd_marks": {"cuda": _compiled_obstacle("cuda"), "triton": _triton_obstacle, "reference": _runs_everywhere},
     "augment": {"triton": _triton_obstacle, "reference": _runs_everywhere},
 }
 """Implementations in the order of preference, each with what keeps it from running on a device ("": nothing).

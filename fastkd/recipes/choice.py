@@ -76,7 +76,7 @@ def stages_of(
     """
     methods = [find_method(name) for name in split_methods(choice.method)]
     sftn = None
-    if choice.teacher_training == "sftn":
+    if choice.teacher_training == "sftn" and not any(method.among_peers for method in methods):
         sftn = SFTNSettings(
             network=choice.student if choice.branch is None else choice.branch,
             blocks=choice.branch_blocks,

@@ -50,6 +50,14 @@ def learning_together(recipe: Recipe) -> set[str]:
     return {name for stage in recipe.stages if _among_peers(stage) for name in stage.teachers}
 
 
+def followed_epochs(student: StageRecipe, teacher: StageRecipe) -> tuple[int, ...]:
+    """The epochs of its one teacher's training that a student follows, but for the last one; mostly there are none."""
+    waypoints = _waypoints(student) if student.method and len(student.teachers) == 1 else None
+    if waypoints is None or teacher.training is None:
+        return ()
+    return _epochs_at(waypoints, teacher.training.epochs, student.method)
+
+
 def kept_epochs(stages: Course, name: str) -> set[int]:
     """The epochs of that stage after which its weights are kept: a later stage has them as the teacher `NAME@EPOCH`."""
     distillations = (stage for stage in stages if isinstance(stage, PlannedDistillation))
@@ -100,8 +108,7 @@ def _mutual(stage: StageRecipe, teachers: Sequence[StageRecipe]) -> PlannedMutua
 
 
 def _distillation(student: PlannedDistillation, by_name: dict[str, StageRecipe]) -> list[PlannedDistillation]:
-    methods = [(find_method(name), student.settings[name]) for name in split_methods(student.method)]
-    waypoints = next((found for method, given in methods if (found := method.waypoints(given)) is not None), None)
+    waypoints = _waypoints(student)
     if waypoints is None:
         before = _prestages(student)
         return [*before, replace(student, after=_names(before))]
@@ -117,6 +124,11 @@ def _distillation(student: PlannedDistillation, by_name: dict[str, StageRecipe])
     return [*before, *trainings]
 
 
+def _waypoints(student: PlannedDistillation | StageRecipe) -> Waypoints | None:
+    methods = [(find_method(name), student.settings[name]) for name in split_methods(student.method)]
+    return next((found for method, given in methods if (found := method.waypoints(given)) is not None), None)
+
+
 def _along_the_way(
     student: PlannedDistillation, waypoints: Waypoints, by_name: dict[str, StageRecipe]
 ) -> tuple[str, ...]:
@@ -127,12 +139,16 @@ def _along_the_way(
     if teacher.training is None:
         each = " ".join(f"--teacher RUN@{epoch}" for epoch in (60, 120, 180))
         raise UserError(f"{student.method} follows the teacher's training: give each point of it, as in {each}")
-    epochs = teacher.training.epochs
+    points = _epochs_at(waypoints, teacher.training.epochs, student.method)
+    return (*(f"{teacher.name}@{epoch}" for epoch in points), teacher.name)
+
+
+def _epochs_at(waypoints: Waypoints, epochs: int, method: str) -> tuple[int, ...]:
+    """The epochs of a teacher's training that are waypoints, but for the last one."""
     if waypoints.count > epochs:
         taken = f"the teacher's {counted(epochs, 'epoch')} cannot be divided into {waypoints.count} anchors"
-        raise UserError(f"{student.method}: {taken}")
-    points = [round(epochs * number / waypoints.count) for number in range(1, waypoints.count)]
-    return (*(f"{teacher.name}@{epoch}" for epoch in points), teacher.name)
+        raise UserError(f"{method}: {taken}")
+    return tuple(round(epochs * number / waypoints.count) for number in range(1, waypoints.count))
 
 
 def _prestages(student: PlannedDistillation) -> list[PlannedDistillation]:

@@ -29,6 +29,11 @@ def beside_the_paper(recipe: Recipe) -> Recipe:
     return _with_figures(recipe, entry.figures, deviations)
 
 
+def beside_the_entry(recipe: Recipe, entry: Entry) -> Recipe:
+    """The recipe with the figures of that entry, and its deviations from the entry's own run."""
+    return _with_figures(recipe, entry.figures, _deviations(recipe, run_of(entry, recipe)))
+
+
 def choice_of(recipe: Recipe) -> dict[str, Any]:
     """The fields of the `Choice` that a recipe was made from."""
     student, teachers = recipe.stage("student"), recipe.of_role("teacher")

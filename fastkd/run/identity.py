@@ -19,6 +19,7 @@ class DataUsed:
     """The part of a recipe that decides which pixels are trained on."""
 
     data: str
+    """The name of the data set, wherever it lies."""
     image_size: int
     augmentation: Augmentation
     mean: Triple
@@ -32,7 +33,12 @@ class DataUsed:
 
     @classmethod
     def by(cls, recipe: Recipe, data: DataSet, seed: int) -> Self:
-        of_data = {"mean": recipe.mean or data.mean, "std": recipe.std or data.std, "classes": data.classes}
+        of_data: dict[str, Any] = {
+            "data": recipe.data.partition(":")[0],
+            "mean": recipe.mean or data.mean,
+            "std": recipe.std or data.std,
+            "classes": data.classes,
+        }
         of_data["data_seed"] = None if recipe.data_seed == seed else recipe.data_seed
         return cls(
             **{name: getattr(recipe, name) for name in cls.__dataclass_fields__ if name not in of_data}, **of_data
@@ -72,6 +78,9 @@ def stage_identity(recipe: Recipe, planned: PlannedStage, seed: int, images: Dat
         if isinstance(then.get("stage"), dict):
             then = then | {"stage": _without_place(then["stage"])}
         known = then.get("data")
+        if isinstance(known, dict) and isinstance(known.get("data"), str):  # with its path, as it once was written
+            known = known | {"data": known["data"].partition(":")[0]}
+            then = then | {"data": known}
         if isinstance(known, dict) and "classes" not in known:
             then = then | {"data": known | {name: to_plain(getattr(data, name)) for name in ("mean", "std", "classes")}}
         return with_defaults(then, {"stage": planned, "data": data, "store": store})

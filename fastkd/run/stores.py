@@ -75,7 +75,7 @@ def opened_shelf(
 
 def side_by_side(job: Job) -> tuple[PlannedDistillation, ...]:
     """The students of one GPU, for all seeds, that are trained at once: those of the same stored teachers."""
-    if not job.execution.capture or job.recipe.storing.teacher_outputs is None:
+    if not job.execution.capture or world_size() > 1 or job.recipe.storing.teacher_outputs is None:
         return ()
     learning = [planned for planned in job.course if type(planned) is PlannedDistillation and not planned.after]
     return tuple(planned for planned in learning if planned.teachers and planned.teachers == learning[0].teachers)
@@ -166,6 +166,8 @@ def is_mixed(recipe: Recipe) -> bool:
 def _refuse_beside_mixing(recipe: Recipe) -> None:
     if not is_mixed(recipe):
         return
+    if world_size() > 1:
+        raise UserError("--teacher-outputs: beside --mixup and --cutmix a store is filled and read by one process")
     if recipe.storing.store_epochs is not None:
         why = "with --mixup or --cutmix the images of an epoch come in no other: the order decides which are mixed"
         raise UserError(f"--store-epochs: {why}")

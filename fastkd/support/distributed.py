@@ -25,7 +25,21 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return 1 if _alone or not dist.is_initialized() else dist.get_world_size()
+
+
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it this process is the only one: nothing that asks here sends a message. SyncBatchNorm does not ask."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def is_main() -> bool:
@@ -134,12 +148,22 @@ def on_main(action: Callable[[], None]) -> None:
 
 
 def from_all(value: Any) -> list[Any]:
-    """Every rank's value, in the order of the ranks."""
+    """Every rank's value, in the order of the ranks; tensors in it are on the host.
+
+    One on a GPU would be unpickled on that GPU by every rank: half a GiB of memory there for each.
+    """
     if world_size() == 1:
         return [value]
+    assert _is_on_host(value), "what is sent to the other ranks lies on a device"
     boxes: list[Any] = [None] * world_size()
     dist.all_gather_object(boxes, value)
     return boxes
+
+
+def _is_on_host(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return all(_is_on_host(item) for item in (value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, Tensor) or value.device.type == "cpu"
 
 
 def first_of_all(value: Any) -> Any:
@@ -164,12 +188,10 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def any_rank(flag: Tensor) -> Tensor:
-    """A boolean scalar on the device: whether it is true on any rank."""
-    if world_size() == 1:
-        return flag
-    found = flag.to(torch.float32)
-    dist.all_reduce(found, op=dist.ReduceOp.MAX)
-    return found > 0
+    """Sets a flag on the device, a number that is 0 or 1, to 1 where it is 1 on any rank; returns it."""
+    if world_size() > 1:
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return flag
 
 
 def share_buffers(module: nn.Module) -> None:

@@ -93,6 +93,14 @@ def device_name(device: torch.device) -> str:
         return platform.processor() or platform.machine()
 
 
+def without_bfloat16(device: torch.device) -> str:
+    """The name of a GPU whose matrix units do not know bfloat16, as those before sm_80; "" for any other device."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return ""
+    major, minor = torch.cuda.get_device_capability(device)
+    return "" if major >= 8 else f"{torch.cuda.get_device_name(device)} (sm_{major}{minor})"
+
+
 def free_memory() -> int | None:
     """Bytes of memory that this machine can still give; None if it does not say."""
     try:

@@ -13,6 +13,14 @@ class UserError(ValueError):
         super().__init__(one_line(message))
 
 
+class ChangesNothing(UserError):
+    """An option that would change nothing, by its name without dashes."""
+
+    def __init__(self, option: str, why: str):
+        super().__init__(f"--{option} changes nothing: {why}")
+        self.option = option
+
+
 def one_line(text: str) -> str:
     """The text as it may stand on a terminal, whatever names of files are in it: no line breaks, no control codes, no
     bytes that are not UTF-8; the middle of a very long one is left out."""

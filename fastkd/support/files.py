@@ -201,12 +201,21 @@ _COMMENT = len(_DIGEST) + 64
 
 
 def write_state(path: Path, state: dict) -> None:
-    """Writes a checkpoint of plain types and tensors, with its digest."""
+    """Writes a checkpoint of plain types and tensors, with its digest. Nothing in it says which device it came from."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(on_host(state), buffer)
     content = buffer.getvalue()[:-2]
     digest = hashlib.sha256(content).hexdigest().encode()
     write_bytes(path, content + _COMMENT.to_bytes(2, "little") + _DIGEST + digest)
+
+
+def on_host(value: Any) -> Any:
+    """The value with every tensor in its dictionaries and lists on the host; one that is there already is itself."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: on_host(item) for key, item in value.items()}
+    return [on_host(item) for item in value] if isinstance(value, list) else value
 
 
 def read_state(path: Path) -> tuple[dict, bool]:

@@ -1,16 +1,32 @@
 """Functions without arguments, recorded as CUDA graphs and replayed: no Python between two kernels."""
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from traceback import walk_tb
 from typing import Protocol
 
 import torch
 
+from fastkd.support.branches import offering
+from fastkd.training.forks import Forks
+
 Work = Callable[[], None]
+
+_broken: list[torch.cuda.CUDAGraph] = []
+"""The graphs whose capture failed: torch 2.11 goes on asking them for their streams when it gives out pinned memory."""
 
 
 class Recorder(Protocol):
-    def rehearse(self, work: Work) -> None:
-        """Runs `work` until nothing is left to be compiled, chosen or allocated for the first time."""
+    def on_stream(self) -> AbstractContextManager[None]:
+        """Within it, work is done where recordings are made: behind what came before, and what follows waits for it."""
+        ...
+
+    def rehearse(self, work: Work, times: int = 3) -> None:
+        """Runs `work` so many times, until nothing is left to be compiled, chosen or allocated for the first time.
+
+        cuDNN measures its algorithms in the first, autograd's streams settle in the second.
+        """
 
     def record(self, work: Work, times: int = 1, *, beside: Sequence[Work] = ()) -> Work:
         """Records `work` so many times without running it; returns what replays the recording.
@@ -30,22 +46,29 @@ class CudaRecorder:
         self.device = device
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
+        self.idle = torch.zeros((), device=device)
+        """What a graph that does nothing writes to."""
         # Waiting for a blocking event costs no processor time; other waits spin.
         self.events = [torch.cuda.Event(blocking=True) for _ in range(2)]
 
-    def rehearse(self, work: Work) -> None:
+    @contextmanager
+    def on_stream(self) -> Iterator[None]:
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            for _ in range(3):  # cuDNN measures its algorithms in the first, autograd's streams settle in the second
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:
+            current.wait_stream(self.stream)
+
+    def rehearse(self, work: Work, times: int = 3) -> None:
+        with self.on_stream():
+            for _ in range(times):
                 work()
-        current.wait_stream(self.stream)
 
     def record(self, work: Work, times: int = 1, *, beside: Sequence[Work] = ()) -> Work:
         graph, branches = torch.cuda.CUDAGraph(), [torch.cuda.Stream(self.device) for _ in beside]
-        # Only this thread's calls belong to the graph: a loader's threads may allocate meanwhile.
-        how = {"pool": self.pool, "stream": self.stream, "capture_error_mode": "thread_local"}
-        with torch.cuda.stream(self.stream), torch.cuda.graph(graph, **how):
+        with self._left_clean(graph), self._capturing(graph), offering(Forks(self.device)):
             for _ in range(times):
                 for other, branch in zip(beside, branches, strict=True):
                     branch.wait_stream(self.stream)  # what waits for a stream that is captured is captured, too
@@ -62,7 +85,73 @@ class CudaRecorder:
         before.synchronize()
         self.events.reverse()
 
+    @contextmanager
+    def _capturing(self, graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+        # Only this thread's calls belong to the graph: a loader's threads may allocate meanwhile.
+        how = {"pool": self.pool, "stream": self.stream, "capture_error_mode": "thread_local"}
+        # A capture that fails leaves its stream the current one: it is ours to leave.
+        with torch.cuda.stream(self.stream), torch.cuda.graph(graph, **how):
+            yield
 
-def first_lines(error: Exception) -> str:
-    """Why something could not be compiled or captured, in one line."""
+    @contextmanager
+    def _left_clean(self, graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+        """Leaves the process as it was where a capture fails.
+
+        CUDA has ended the capture then. But where it reports a failure, torch 2.11 goes no further (pytorch issue
+        180395): its allocator holds the capture to be underway for ever, and the generator refuses to draw outside of
+        it. torch 2.12 puts both right itself.
+        """
+        try:
+            yield
+        except BaseException:
+            _broken.append(graph)
+            device = self.stream.device_index
+            with suppress(RuntimeError):  # nothing is underway where torch has ended it
+                torch._C._cuda_endAllocateToPool(device, self.pool)
+                torch._C._cuda_releasePool(device, self.pool)
+            self.pool = torch.cuda.graph_pool_handle()
+            with self._capturing(torch.cuda.CUDAGraph()):  # its end is what frees the generator
+                self.idle.zero_()
+            raise
+
+
+def first_lines(error: BaseException) -> str:
+    """Why something could not be compiled or captured, in one line: what came first, and where.
+
+    Leaving a capture that is broken raises an error of its own over the one that broke it.
+    """
+    first = [*_chain(error)][-1]
+    then = "" if first is error else f", then {_line(error)}"
+    return f"{_line(first)}{_place(first)}{then}"
+
+
+def refuse_out_of_memory(error: BaseException) -> None:
+    """Raises what stands behind an error where the device's memory ran out: to go on without the graph, or without the
+    compiler, would not mend that."""
+    for one in _chain(error, hidden=True):
+        if isinstance(one, torch.OutOfMemoryError):
+            raise one
+
+
+def _chain(error: BaseException | None, *, hidden: bool = False) -> Iterator[BaseException]:
+    """The error, the one that was being handled when it was raised, and so on to the first.
+
+    hidden: also those that were raised `from` something else, as a compiler does with what made it fail.
+    """
+    while error is not None:
+        yield error
+        error = error.__context__ if hidden or not error.__suppress_context__ else None
+
+
+def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).splitlines()[:2]).strip()}"
+
+
+def _place(error: BaseException) -> str:
+    """The last line of code that is neither torch's nor Python's own."""
+    frames = [(frame.f_globals.get("__name__", ""), line) for frame, line in walk_tb(error.__traceback__)]
+    ours = [(name, line) for name, line in frames if name and name.partition(".")[0] not in _FOREIGN]
+    return " ({}, line {})".format(*ours[-1]) if ours else ""
+
+
+_FOREIGN = {"torch", "triton", *sys.stdlib_module_names}

@@ -21,10 +21,16 @@ def compiled_parts(stage: Stage, mode: Literal["blocks", "whole"]) -> list[nn.Mo
     """The modules that are compiled each by itself."""
     if mode == "whole":
         return [stage]
-    modules = [*stage.modules()]
-    if isinstance(stage, Distill):
-        modules += [module for teacher in stage.teachers for module in teacher.modules()]
-    return [part for module in modules for part in _parts(module)]
+    frozen = stage.teachers if isinstance(stage, Distill) else ()
+    return [
+        *trained_parts(stage),
+        *(part for teacher in frozen for module in teacher.modules() for part in _parts(module)),
+    ]
+
+
+def trained_parts(stage: Stage) -> list[nn.Module]:
+    """The stems, blocks, heads and transforms of all networks that are trained."""
+    return [part for module in stage.modules() for part in _parts(module)]
 
 
 def _parts(module: nn.Module) -> Iterator[nn.Module]:

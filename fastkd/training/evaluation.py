@@ -10,7 +10,8 @@ from fastkd.data import Batch, RawBatch, Source
 from fastkd.networks.base import Network
 from fastkd.ops.distill_loss.reference import hit_counts
 from fastkd.support.distributed import sum_over_ranks
-from fastkd.training.capture import Recorder, first_lines
+from fastkd.training.agreement import in_one_line
+from fastkd.training.capture import Recorder, refuse_out_of_memory
 from fastkd.training.similarity import Similarity
 
 
@@ -97,7 +98,8 @@ class Evaluation:
             recorder.rehearse(work)
             return recorder.record(work)
         except Exception as error:  # whatever cannot be captured: evaluation goes on without it
-            self.why_not_captured = f"evaluation is not captured: {first_lines(error)}"
+            refuse_out_of_memory(error)
+            self.why_not_captured = f"evaluation is not captured: {in_one_line(error)}"
             return work
 
     def _clear(self) -> None:

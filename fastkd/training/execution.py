@@ -4,11 +4,13 @@ It changes no setting of a paper.
 """
 
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 
+from fastkd.support import environment
 from fastkd.support.errors import UserError
 from fastkd.support.plain import Checked
 
@@ -22,9 +24,10 @@ class Execution(Checked):
     compile: Literal["auto", "blocks", "whole", "off"] = "auto"
     """torch.compile, block by block or the whole stage (default: blocks on a GPU)."""
     capture: Switch = "auto"
-    """Record the whole step as one CUDA graph and replay it (default: on one GPU)."""
+    """Record the whole step as one CUDA graph and replay it (default: on one GPU); `on` does so with several, too."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of convolutions and matrix products; losses are always float32 (default: bfloat16 on a GPU)."""
+    """Type of convolutions and matrix products; losses are always float32 (default: bfloat16 on a GPU that has it).
+    float32 is all of it: no TF32."""
     channels_last: Switch = "auto"
     """Keep images and weights in the memory layout channels_last (default: on a GPU)."""
     fold: Switch = "auto"
@@ -69,21 +72,24 @@ def resolve(execution: Execution, device: torch.device, processes: int = 1) -> t
         raise UserError("--channels-last on: on the CPU it makes convolutions slower; leave it out")
     if execution.capture == "on" and not gpu:
         raise UserError("--capture on: only a GPU replays a captured step; leave it out")
-    if execution.capture == "on" and processes > 1:
-        raise UserError("--capture on: with several processes the step is not captured; leave it out")
+    old = environment.without_bfloat16(device)
+    if execution.precision == "bfloat16" and old:
+        raise UserError(f"--precision bfloat16: the {old} cannot compute in it; leave it out")
     resolved = Resolved(
         compile=("blocks" if gpu else "off") if execution.compile == "auto" else execution.compile,
-        capture=gpu and processes == 1 and execution.capture != "off",
-        bfloat16=gpu if execution.precision == "auto" else execution.precision == "bfloat16",
+        capture=gpu and (processes == 1 if execution.capture == "auto" else execution.capture == "on"),
+        bfloat16=gpu and not old if execution.precision == "auto" else execution.precision == "bfloat16",
         channels_last=gpu if execution.channels_last == "auto" else execution.channels_last == "on",
         fold=gpu if execution.fold == "auto" else execution.fold == "on",
         deterministic=execution.deterministic,
     )
     why = ""
     if gpu and processes > 1 and execution.capture == "auto":
-        why = "the step is not captured with several processes: their messages would have to be part of it"
+        why = "with several processes the step is captured by --capture on alone: no two GPUs have tried it yet"
     if not gpu and resolved.compile == "off" and execution.compile == "auto":
         why = "compiling is off on the CPU, where it takes longer than a short run: --compile blocks turns it on"
+    if old and execution.precision == "auto":
+        why = "; ".join(filter(None, (why, f"float32, since the {old} has no bfloat16")))
     return resolved, why
 
 
@@ -91,6 +97,9 @@ def set_up(resolved: Resolved, device: torch.device) -> None:
     """Sets torch's process-wide switches."""
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not resolved.deterministic
+        torch.backends.cudnn.allow_tf32 = resolved.bfloat16  # torch's default takes 10 bits of float32 in convolutions
+        torch.set_float32_matmul_precision("highest")
+        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # Inductor advises against that
         if resolved.deterministic:  # cuBLAS reads it at the first matrix product
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(resolved.deterministic, warn_only=True)

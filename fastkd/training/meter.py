@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastkd.support.distributed import sum_over_ranks, world_size
-from fastkd.training.stages import StageLoss
+from fastkd.training.stages import Numbers
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,31 @@ class Meter:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.sums: dict[str, Tensor] = {}
+        self.names: tuple[str, ...] = ()
+        """The terms, in the order of `values`."""
+        self.values = torch.zeros(0, dtype=torch.float64, device=device)
+        """[terms] float64: their sums."""
         self.hits = torch.zeros(2, dtype=torch.int64, device=device)
         self.steps = 0
         self.images = 0
         """Images of these steps, over all ranks."""
 
-    def add(self, loss: StageLoss) -> None:
-        for name, value in {"loss": loss.total, **loss.terms}.items():
-            if name not in self.sums:
-                self.sums[name] = torch.zeros((), dtype=torch.float64, device=self.device)
-            self.sums[name].add_(value.detach())
-        self.hits.add_(loss.hits)
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """The sum of each term, a view of `values`."""
+        return dict(zip(self.names, self.values.unbind(), strict=True))
+
+    def add(self, numbers: Numbers, hits: Tensor) -> None:
+        if self.names[: len(numbers.names)] != numbers.names:
+            self._put_first(numbers.names)
+        self.values[: len(numbers.names)].add_(numbers.values)
+        self.hits.add_(hits)
+
+    def _put_first(self, names: tuple[str, ...]) -> None:
+        """Orders the terms so that those of a step are the first ones: they are added in one operation."""
+        sums, zero = self.sums, torch.zeros((), dtype=torch.float64, device=self.device)
+        self.names = (*names, *(name for name in self.names if name not in names))
+        self.values = torch.stack([sums.get(name, zero) for name in self.names])
 
     def count(self, images: int, steps: int = 1) -> None:
         """Adds `steps` steps in which this rank saw `images` images altogether."""
@@ -58,20 +71,27 @@ class Meter:
         self.images += images * world_size()
 
     def clear(self) -> None:
-        for value in (*self.sums.values(), self.hits):
-            value.zero_()
+        self.values.zero_()
+        self.hits.zero_()
         self.steps = self.images = 0
 
     def read(self) -> Totals:
         """The sums over all ranks; waits for the device."""
-        names = list(self.sums)
-        values = torch.stack([self.sums[name] for name in names]) if names else torch.zeros(0, device=self.device)
-        means = (sum_over_ranks(values) / world_size()).tolist()
+        means = (sum_over_ranks(self.values.clone()) / world_size()).tolist()
         top1, top5 = sum_over_ranks(self.hits.clone()).tolist()
-        return Totals(dict(zip(names, means, strict=True)), (top1, top5), self.steps, self.images)
+        return Totals(dict(zip(self.names, means, strict=True)), (top1, top5), self.steps, self.images)
 
     def state(self) -> dict:
-        return {"sums": self.sums, "hits": self.hits, "steps": self.steps, "images": self.images}
+        """What `load` takes up, on the CPU: every rank gets it of all others, whose devices are not its own."""
+        sums = [value.clone() for value in self.values.cpu().unbind()]
+        of_names = dict(zip(self.names, sums, strict=True))
+        return {"sums": of_names, "hits": self.hits.cpu().clone(), "steps": self.steps, "images": self.images}
+
+    def put_back(self, state: dict) -> None:
+        """Returns to the sums and hits of an earlier state, in place; a term that it has not is zero."""
+        sums = [float(state["sums"].get(name, 0.0)) for name in self.names]
+        self.values.copy_(torch.tensor(sums, dtype=torch.float64))
+        self.hits.copy_(state["hits"])
 
     @staticmethod
     def shared(states: list[dict], among: int) -> list[dict]:
@@ -82,7 +102,9 @@ class Meter:
         return [first | {"sums": means, "hits": hits if rank == 0 else torch.zeros_like(hits)} for rank in range(among)]
 
     def load(self, state: dict) -> Self:
-        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.names = tuple(state["sums"])
+        self.values = torch.tensor([float(value) for value in state["sums"].values()], dtype=torch.float64)
+        self.values = self.values.to(self.device)
         self.hits = state["hits"].to(self.device)
         self.steps, self.images = state["steps"], state["images"]
         return self

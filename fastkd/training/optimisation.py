@@ -148,22 +148,50 @@ def follows_the_device(optimizer: torch.optim.Optimizer) -> bool:
     return all(group.get("fused", False) for group in optimizer.param_groups)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: Tensor) -> None:
-    for group in optimizer.param_groups:
-        group["lr"].copy_(rate * group["lr_factor"])
+class RateTable:
+    """The learning rates of every step and parameter group, on the device; the optimiser reads those of one step."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, rates: Tensor):
+        """rates: [steps] float32, before the groups' factors. The groups' own rates become views of one tensor."""
+        groups = optimizer.param_groups
+        self.table = torch.stack([rates * group["lr_factor"] for group in groups], dim=1)
+        """[steps,groups]"""
+        self.current = torch.stack([group["lr"] for group in groups]).unsqueeze(0)
+        """[1,groups]: what the optimiser reads."""
+        for group, rate in zip(groups, self.current[0], strict=True):
+            group["lr"] = rate
+
+    def set(self, step: Tensor) -> None:
+        """Sets the rates of a step, [] int64 on the device, in place; behind the table's end the last ones stay."""
+        # Indexed by a tensor the table would be read on the host. Warming up may go beyond its end, training does not.
+        place = step.clamp(max=len(self.table) - 1).view(1)
+        torch.index_select(self.table, 0, place, out=self.current)
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
-    """Scales the gradients in place to that norm at most, without anything waiting for the device."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    torch.nn.utils.clip_grad_norm_(parameters, norm, foreach=True)
+def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
-def gradients_are_finite(optimizer: torch.optim.Optimizer) -> Tensor:
-    """A boolean scalar on the device: a finite loss can have gradients that are not."""
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+def norms_of(gradients: list[Tensor]) -> list[Tensor]:
+    """The norm of each gradient, a float32 scalar."""
     norms: list[Tensor] = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage, reportAssignmentType]
-    return torch.stack([norm.to(torch.float32) for norm in norms]).isfinite().all()
+    return [norm.to(torch.float32) for norm in norms]
+
+
+def not_finite(numbers: Tensor) -> Tensor:
+    """A float32 scalar: 1 where one of the numbers is not finite, else 0, as optimisers take it for `found_inf`."""
+    finite = torch.linalg.vector_norm(numbers, math.inf) < math.inf  # false where one is NaN, as their maximum is then
+    return torch.logical_not(finite, out=torch.empty((), device=numbers.device))
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, norms: Tensor, greatest: float) -> None:
+    """Scales the gradients in place to that norm at most, without anything waiting for the device.
+
+    norms: [gradients] float32, the norm of each.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = torch.linalg.vector_norm(norms)
+    torch.nn.utils.clip_grads_with_norm_(parameters, greatest, norm, foreach=True)
 
 
 class WeightAverage:
@@ -179,8 +207,10 @@ class WeightAverage:
         averaged: Any = list(self.network.parameters())
         live: Any = [parameter.detach() for parameter in network.parameters()]
         self.average(averaged, live, 0)
-        for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
-            mine.copy_(theirs)
+        pairs = [*zip(self.network.buffers(), network.buffers(), strict=True)]
+        for dtype in {mine.dtype for mine, _ in pairs}:
+            mine, theirs = zip(*(pair for pair in pairs if pair[0].dtype == dtype), strict=True)
+            torch._foreach_copy_(mine, theirs)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastkd.data import ResidentLoader
 from fastkd.data.base import Loader, RawBatch
+from fastkd.support.distributed import agreed
 from fastkd.training.capture import Recorder
 
 STEPS = 10
@@ -32,7 +33,8 @@ class Beside(NamedTuple):
 class StreamedSteps:
     """One step a replay; every batch is copied to where the recorded step reads it.
 
-    train_odd: trains on a batch of another size than the recorded one, without a replay.
+    train_odd: trains on a batch of another size than the recorded one, without a replay. Of several processes all
+    replay a step, or none: where one of them has lost images of a batch, the others do without a replay, too.
     """
 
     def __init__(
@@ -49,13 +51,13 @@ class StreamedSteps:
     def epoch(self, loader: Loader, epoch: int, start: int) -> Iterator[Trained]:
         """Trains on an epoch from its step `start` on; yields after each replay what it trained on."""
         for raw in loader.epoch(epoch, start):
-            if len(raw.index) == len(self.raw.index):
+            if agreed(raw.size != self.raw.size):
+                self.train_odd(raw)
+            else:
                 self.raw.fill(raw)
                 self.one()
                 self.recorder.pace()
-            else:
-                self.train_odd(raw)
-            yield Trained(len(raw.index))
+            yield Trained(raw.size)
 
 
 class ResidentSteps:
@@ -87,7 +89,7 @@ class ResidentSteps:
         """Does as `StreamedSteps.epoch`. A replay of several steps ends at a multiple of `STEPS` within the epoch."""
         self.order.copy_(self.loader.order(epoch))
         self.first.copy_(self.step - start)
-        batch = self.order.shape[1]
+        batch = RawBatch(self.order[0], paired=self.loader.paired).size if len(self.order) else 0
         while start < len(self.order):
             several = start % STEPS == 0 and start + STEPS <= len(self.order)
             (self.several if several else self.one)()
@@ -98,13 +100,13 @@ class ResidentSteps:
         for raw in loader.epoch(epoch, start):
             for train_odd in self.train_odd:
                 train_odd(raw)
-            yield Trained(len(raw.index))
+            yield Trained(raw.size)
 
     def _work(self, train: Callable[[RawBatch], None], step: Tensor) -> Callable[[], None]:
         """One step of a training whose own counter is `step`: branches share no tensor that one of them writes."""
 
         def work() -> None:
             row = (step - self.first).view(1)
-            train(RawBatch(self.order.index_select(0, row).squeeze(0)))
+            train(RawBatch(self.order.index_select(0, row).squeeze(0), paired=self.loader.paired))
 
         return work

@@ -18,12 +18,24 @@ from fastkd.stored import RowFormat
 from fastkd.support.errors import UserError
 
 
+class Numbers(NamedTuple):
+    """The loss and its terms as one vector, so that what is done with all of them is one operation."""
+
+    names: tuple[str, ...]
+    values: Tensor
+    """[names], detached."""
+
+
 class StageLoss(NamedTuple):
     total: Tensor
     """The one differentiable value."""
     terms: Terms
     hits: Tensor
     """[2] int64: top-1 and top-5 hits of the network that is being trained."""
+
+    def numbers(self) -> Numbers:
+        """The total, as `loss`, and the terms behind it."""
+        return Numbers(("loss", *self.terms), torch.stack([self.total, *self.terms.values()]).detach())
 
 
 class Stage(nn.Module):
@@ -153,6 +165,9 @@ class Distill(Stage):
         return self._deployed[0]
 
     def forward(self, batch: Batch) -> StageLoss:
+        for method in self.methods.values():
+            assert isinstance(method, Method)
+            method.begin_step(batch)
         count, images = len(batch.labels), self._images(batch)
         teachers = self._said(batch, images, self.views.count)
         student = self.network(images, preacts=self.preacts)
@@ -161,17 +176,17 @@ class Distill(Stage):
         if self.views.count > 1:
             of_first = [_first(teacher, count) for teacher in teachers]
             first_view = first_view[0], self._read(batch, 1) if batch.taught else tuple(of_first)
-        total, terms, hits = torch.zeros((), device=images.device), {}, None
+        total, terms, hits = None, {}, None
         for name, method in self.methods.items():
             assert isinstance(method, Method)
             seen = first_view if method.views.count == 1 else every_view
             loss = loss_on_mixed(partial(method, *seen), batch, labels_of_mixed(method))
-            total = total + loss.total
+            total = loss.total if total is None else total + loss.total
             # A single method's terms keep their short names; several are told apart by the method's.
             prefix = f"{short_name(name)}." if len(self.methods) > 1 else ""
             terms |= {prefix + term: value for term, value in loss.terms.items()}
             hits = loss.hits if loss.hits is not None else hits
-        assert hits is not None, "one of the methods is a logit method"
+        assert total is not None and hits is not None, "one of the methods is a logit method"
         return StageLoss(total, terms, hits)
 
     def _images(self, batch: Batch) -> Tensor:

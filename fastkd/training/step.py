@@ -2,42 +2,51 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fastkd.data import ResidentLoader
 from fastkd.data.base import Batch, Loader, Mixed, RawBatch
-from fastkd.support.distributed import any_rank, share_buffers, world_size
+from fastkd.support.distributed import alone, any_rank, first_of_all, from_all, share_buffers, world_size
+from fastkd.support.errors import UserError
 from fastkd.support.live import duration
 from fastkd.support.words import counted
-from fastkd.training.capture import Recorder, first_lines
-from fastkd.training.compilation import compile_stage, undo_compile
+from fastkd.training.agreement import NotTogether, in_one_line, together
+from fastkd.training.averaging import Averaging
+from fastkd.training.capture import Recorder, refuse_out_of_memory
+from fastkd.training.casting import CastWeights
+from fastkd.training.compilation import compile_stage, trained_parts, undo_compile
+from fastkd.training.counters import BatchCounters
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
+from fastkd.training.first_bad import FirstBad
 from fastkd.training.meter import Meter
 from fastkd.training.optimisation import (
+    RateTable,
     Training,
     WeightAverage,
     clip_gradients,
     follows_the_device,
-    gradients_are_finite,
+    gradients_of,
     learning_rates,
-    set_learning_rate,
+    norms_of,
+    not_finite,
 )
 from fastkd.training.replays import STEPS, Beside, ResidentSteps, StreamedSteps
 from fastkd.training.snapshot import Snapshot, restore_all
 from fastkd.training.stages import Distill, Stage, StageLoss
 from fastkd.training.taught import Provided, Shelf, StoredTeachers, fits
 
+REHEARSALS = 11
+"""Steps before one with messages is recorded: DDP reads times of its first ten on the host."""
+
 
 class Step:
     """`step(raw)` trains on one raw batch; its loss terms and hits are added to `meter`, still on the device.
 
     Nothing in it waits for the device, and everything it changes is changed in place. A loss or a gradient
-    that is not finite changes no weight; the first such step is kept in `first_bad_step` (-1 while there is none) for
-    the trainer's next look.
+    that is not finite changes no weight; the first such step is kept in `first_bad` for the trainer's next look.
     """
 
     def __init__(
@@ -55,20 +64,16 @@ class Step:
         self.stage, self.prepare, self.optimizer, self.training = stage, prepare, optimizer, training
         self.device, self.execution = device, execution
         self.learning_rates = learning_rates(training, steps_per_epoch).to(device)
+        self.rates = RateTable(optimizer, self.learning_rates)
         self.done = torch.zeros((), dtype=torch.int64, device=device)
         self.epoch = torch.zeros((), dtype=torch.int64, device=device)
-        self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
-        self.bad_terms: dict[str, Tensor] = {}
-        """The loss terms of that step."""
+        self.first_bad = FirstBad(device)
         self.meter = Meter(device)
         self.average = WeightAverage(stage.deployed, training.ema) if training.ema else None
-        self.module: nn.Module = stage
-        if world_size() > 1:
-            ids = [device] if device.type == "cuda" else None
-            # BatchNorm statistics are each rank's own; rank 0's are shared before evaluation and saving.
-            self.module = DistributedDataParallel(
-                stage, device_ids=ids, broadcast_buffers=False, static_graph=training.accumulate == 1
-            )
+        cast = CastWeights(trained_parts(stage)) if execution.bfloat16 else contextlib.nullcontext
+        self._cast_weights: Callable[[], contextlib.AbstractContextManager[None]] = cast
+        self.counters = BatchCounters(stage)
+        self.averaging = Averaging(stage, device, static_graph=training.accumulate == 1)
         self.batch_size = training.batch_size // world_size()
         self.stored: StoredTeachers | None = None
         """The teachers' rows, in place of the teachers, where they are stored."""
@@ -111,15 +116,15 @@ class Step:
 
     def __call__(self, raw: RawBatch) -> None:
         self._train_any_size(raw)
-        self.meter.count(len(raw.index))
+        self.meter.count(raw.size)
 
     def _train_any_size(self, raw: RawBatch) -> None:
-        with self._plain_if_odd(raw):
+        with self.averaging.stream(), self._plain_if_odd(raw):
             self._train(raw.to(self.device))
 
     def _plain_if_odd(self, raw: RawBatch) -> contextlib.AbstractContextManager[None]:
         """A batch of another size than the one that was compiled for would compile once more: it runs as PyTorch."""
-        odd = self.execution.compile != "off" and len(raw.index) != self.batch_size
+        odd = self.execution.compile != "off" and raw.size != self.batch_size
         return torch.compiler.set_stance("force_eager") if odd else contextlib.nullcontext()  # pyright: ignore
 
     def warm_up(self, loader: Loader, recorder: Recorder | None = None, *, beside: Sequence["Step"] = ()) -> list[str]:
@@ -131,23 +136,31 @@ class Step:
         raw = next(iter(loader.epoch(0))).to(self.device)
         raw = raw if self.stored is None else self.stored.blank(raw)
         steps = (self, *beside)
-        known = {id(value) for step in steps for value in step.meter.sums.values()}
+        meters = [step.meter.state() for step in steps]
         snapshots = [step._snapshot() for step in steps]
         told = []
+        if self.execution.compile != "off" or recorder is not None:
+            for step in steps:
+                step._learn_passes(raw)
+            restore_all(snapshots)
         if self.execution.compile != "off":
             told.append(self._compile(raw))
             snapshots[0].restore()
         if recorder is not None:
             told.append(self._record(raw, loader, recorder, snapshots, beside))
             restore_all(snapshots)
-        for step in steps:
-            for value in step.meter.sums.values():
-                if id(value) not in known:
-                    value.zero_()
+        for step, before in zip(steps, meters, strict=True):
+            step.meter.put_back(before)
         return told
 
+    def _learn_passes(self, raw: RawBatch) -> None:
+        """Takes a step on trial, to see how often each BatchNorm is used in one."""
+        before = self.counters.counts()
+        self._train_alone(raw)
+        self.counters.learn(before, min(self.training.accumulate, raw.size))
+
     def _snapshot(self) -> Snapshot:
-        counters = [self.done, self.epoch, self.first_bad_step, self.meter.hits, *self.meter.sums.values()]
+        counters = [self.done, self.epoch, self.first_bad.steps]
         averaged = [self.average.network] if self.average else []
         return Snapshot([self.stage, *averaged], self.optimizer, counters)
 
@@ -157,13 +170,18 @@ class Step:
         assert self.execution.compile != "off"
         compile_stage(self.stage, self.execution.compile)
         try:
-            self._train(raw)
-        except torch.OutOfMemoryError:  # without compiling it would be no better
-            raise
+            together(lambda: self._train_alone(raw))
         except Exception as error:  # whatever the compiler may raise: training goes on without it
+            refuse_out_of_memory(error)
             self.uncompile()
-            return f"not compiled: {first_lines(error)}"
+            return f"not compiled: {in_one_line(error)}"
         return f"compiled in {duration(time.perf_counter() - started)}"
+
+    def _train_alone(self, raw: RawBatch) -> None:
+        """A step on trial, without the messages for which the others would wait if it failed here."""
+        synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in self.stage.modules())
+        with contextlib.nullcontext() if synchronised else alone():
+            self._train(raw)
 
     def close(self) -> None:
         """Writes what was computed of the teachers' rows."""
@@ -182,38 +200,84 @@ class Step:
         snapshots: Sequence[Snapshot],
         beside: Sequence["Step"],
     ) -> str:
-        """Records the step and those beside it; returns the line that says how it went."""
-        if len(raw.index) != self.batch_size:
-            return f"not captured: the only batch has {counted(len(raw.index), 'image')}, not {self.batch_size}"
-        if not follows_the_device(self.optimizer):
-            return f"not captured: {type(self.optimizer).__name__} counts its steps on the host"
-        started, steps = time.perf_counter(), (self, *beside)
-        groups = [group for step in steps for group in step.optimizer.param_groups if "capturable" in group]
+        """Records the step and those beside it; returns the line that says how it went, the same in every process."""
+        if why := first_of_all(self._why_not_recorded(raw)):
+            return f"not captured: {why}"
+        started, steps, how = time.perf_counter(), (self, *beside), ""
+
+        def record() -> None:
+            restore_all(snapshots)
+            self._record_replays(raw, loader, recorder, beside)
 
         def rehearsal() -> None:
             for step in steps:
-                step._train(raw)
+                step._train_alone(raw)
 
         try:
-            recorder.rehearse(rehearsal)
-            restore_all(snapshots)
-            for group in groups:  # a fused optimiser is capturable, but Adam asks
-                group["capturable"] = True
-            if isinstance(loader, ResidentLoader):
-                others = [Beside(step._train, step._train_any_size, step.done) for step in beside]
-                odd = self._train_any_size
-                self.replays = ResidentSteps(self._train, recorder, loader, odd, step=self.done, beside=others)
-                self.beside = beside
-            else:
-                self.replays = StreamedSteps(self._train, recorder, raw, self._train_any_size)
+            with _capturable(steps):
+                recorder.rehearse(rehearsal)
+                if world_size() > 1:
+                    how = self._record_messages(raw, recorder, record)
+                else:
+                    record()
+        except UserError:
+            raise
         except Exception as error:  # whatever cannot be captured: training goes on without it
-            return f"not captured: {first_lines(error)}"
-        finally:
-            for group in groups:
-                group["capturable"] = False
+            refuse_out_of_memory(error)
+            self.averaging.build()
+            return f"not captured: {in_one_line(error)}"
         each = f", {STEPS} steps a replay" if isinstance(self.replays, ResidentSteps) else ""
         branches = f", {len(steps)} trainings side by side" if beside else ""
-        return f"captured in {duration(time.perf_counter() - started)}{each}{branches}"
+        return f"captured in {duration(time.perf_counter() - started)}{each}{branches}{how}"
+
+    def _why_not_recorded(self, raw: RawBatch) -> str:
+        if raw.size != self.batch_size:
+            return f"the only batch has {counted(raw.size, 'image')}, not {self.batch_size}"
+        if not follows_the_device(self.optimizer):
+            return f"{type(self.optimizer).__name__} counts its steps on the host"
+        return ""
+
+    def _record_messages(self, raw: RawBatch, recorder: Recorder, record: Callable[[], None]) -> str:
+        """Records with the messages of the processes in it; returns how, where it is not by DDP's reducer."""
+        try:
+            self._rehearse_messages(raw, recorder)
+            record()
+            return ""
+        except NotTogether as error:
+            first = error
+        try:
+            self._rehearse_messages(raw, recorder, one_message=True)
+            record()
+        except NotTogether as error:
+            raise NotTogether(f"{first}; with all gradients in one message: {error}") from error
+        return f", all gradients in one message (DDP's reducer: {first})"
+
+    def _rehearse_messages(self, raw: RawBatch, recorder: Recorder, *, one_message: bool = False) -> None:
+        """Raises UserError where the processes are not at the same step then: their next messages would not fit."""
+        begun = ended = 0
+
+        def rehearsal() -> None:
+            nonlocal begun, ended
+            begun += 1
+            self._train(raw)
+            ended += 1
+
+        self.averaging.build(recorder.on_stream, one_message=one_message)
+        try:
+            recorder.rehearse(rehearsal, REHEARSALS)
+        except NotTogether as error:
+            if len({*from_all((begun, ended))}) > 1:
+                raise UserError(f"{error}; the other processes went on, so that their messages do not fit") from error
+            raise
+
+    def _record_replays(self, raw: RawBatch, loader: Loader, recorder: Recorder, beside: Sequence["Step"]) -> None:
+        odd = self._train_any_size
+        if isinstance(loader, ResidentLoader):
+            others = [Beside(step._train, step._train_any_size, step.done) for step in beside]
+            self.replays = ResidentSteps(self._train, recorder, loader, odd, step=self.done, beside=others)
+            self.beside = beside
+        else:
+            self.replays = StreamedSteps(self._train, recorder, raw, odd)
 
     def _say(self, raw: RawBatch, step: int) -> tuple[Tensor, ...]:
         """The rows of a raw batch, from the very forward passes of the teachers that this step would do."""
@@ -232,25 +296,26 @@ class Step:
         if self.stored is not None:
             batch = self.stored.with_rows(batch, raw)
         loss = self._accumulate(batch)
-        bad = any_rank(~(loss.total.isfinite() & gradients_are_finite(self.optimizer)))
-        self._keep_first_bad(bad, {"loss": loss.total, **loss.terms})
+        self.averaging.finish()
+        numbers = loss.numbers()
+        # A finite loss can have gradients that are not.
+        norms = torch.stack([*norms_of(gradients_of(self.optimizer)), loss.total])
+        bad = any_rank(not_finite(norms))
         if self.training.clip_norm is not None:
-            clip_gradients(self.optimizer, self.training.clip_norm)
-        # Indexed by a tensor the table would be read on the host. Warming up may go beyond its end, training does not.
-        place = self.done.clamp(max=len(self.learning_rates) - 1).view(1)
-        rate = self.learning_rates.index_select(0, place).squeeze(0)
-        set_learning_rate(self.optimizer, rate)
+            clip_gradients(self.optimizer, norms[:-1], self.training.clip_norm)
+        self.rates.set(self.done)
+        self.done.add_(1)
+        self.first_bad.keep(bad, self.done, numbers)
         self._update(bad)
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.stage.deployed)
-        self.meter.add(loss)
-        self.done.add_(1)
+        self.meter.add(numbers, loss.hits)
 
     def _update(self, bad: Tensor) -> None:
         """One step of the optimiser, unless the loss or a gradient is not finite."""
         if follows_the_device(self.optimizer):  # a fused optimiser skips the update where this is 1
-            self.optimizer.found_inf = bad.to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
+            self.optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
             self.optimizer.step()
         elif not bad:  # read on the host: such a step is not captured
             self.optimizer.step()
@@ -264,7 +329,7 @@ class Step:
         pieces = _parts(batch, parts)
         shares = [len(part.labels) / count for part in pieces]
         for number, (part, share) in enumerate(zip(pieces, shares, strict=True), start=1):
-            with self._without_reduction(number < len(pieces)):
+            with self.averaging.part(last=number == len(pieces)):
                 losses.append(self._forward_backward(part, share))
 
         def mean(values: list[Tensor]) -> Tensor:
@@ -275,8 +340,9 @@ class Step:
         return StageLoss(mean([loss.total for loss in losses]), terms, hits)
 
     def _forward_backward(self, batch: Batch, weight: float) -> StageLoss:
-        with self.forward_context():
-            loss: StageLoss = self.module(self._laid_out(batch))
+        module = self.averaging.module()
+        with self.forward_context(), self._cast_weights(), self.counters():
+            loss = module(self._laid_out(batch))
         (loss.total * weight if weight != 1.0 else loss.total).backward()
         return StageLoss(loss.total.detach(), loss.terms, loss.hits)
 
@@ -308,21 +374,18 @@ class Step:
         if self.average is not None:
             share_buffers(self.average.network)
 
-    @contextlib.contextmanager
-    def _without_reduction(self, wanted: bool) -> Iterator[None]:
-        if wanted and isinstance(self.module, DistributedDataParallel):
-            with self.module.no_sync():
-                yield
-        else:
-            yield
 
-    def _keep_first_bad(self, bad: Tensor, terms: dict[str, Tensor]) -> None:
-        first = bad & (self.first_bad_step < 0)
-        self.first_bad_step.copy_(torch.where(first, self.done, self.first_bad_step))
-        for name, value in terms.items():
-            if name not in self.bad_terms:
-                self.bad_terms[name] = torch.zeros((), dtype=torch.float64, device=self.device)
-            self.bad_terms[name].copy_(torch.where(first, value.detach().double(), self.bad_terms[name]))
+@contextlib.contextmanager
+def _capturable(steps: Sequence[Step]) -> Iterator[None]:
+    """Within it the optimisers may be captured: a fused one always may, but Adam asks."""
+    groups = [group for step in steps for group in step.optimizer.param_groups if "capturable" in group]
+    for group in groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in groups:
+            group["capturable"] = False
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:

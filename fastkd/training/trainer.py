@@ -20,7 +20,8 @@ from fastkd.support.log import MetricsLog
 from fastkd.support.paths import is_there
 from fastkd.support.session import Session
 from fastkd.support.words import counted
-from fastkd.training.capture import CudaRecorder, first_lines
+from fastkd.training.agreement import agreeing
+from fastkd.training.capture import CudaRecorder, first_lines, refuse_out_of_memory
 from fastkd.training.checkpoint import (
     FORMAT,
     check_meter,
@@ -36,6 +37,7 @@ from fastkd.training.identity import Identity
 from fastkd.training.meter import Meter, Totals
 from fastkd.training.optimisation import Training, build_optimizer
 from fastkd.training.pace import Pace
+from fastkd.training.replays import STEPS
 from fastkd.training.stages import Stage
 from fastkd.training.step import Step
 from fastkd.training.taught import Shelf
@@ -44,8 +46,8 @@ CHECKPOINT_SECONDS = 600.0
 """Seconds of training between checkpoints inside an epoch."""
 LOG_STEPS = 100
 """Steps between the records inside an epoch."""
-AGREE_STEPS = 8
-"""Steps between those at which the ranks agree on whether one of them was asked to stop."""
+AGREE_STEPS = STEPS
+"""Steps between those at which the ranks agree on whether one of them was asked to stop; a replay ends at each."""
 
 
 @dataclass
@@ -107,7 +109,7 @@ class Trainer:
         self.step = Step(stage, train.prepare, self.optimizer, training, self.steps_per_epoch, device, execution, shelf)
         if self.step.stored is not None:
             self.step.stored.tell = lambda text: session.display.note(f"{self.title}  {text}")
-        self.recorder = CudaRecorder(device) if execution.capture else None
+        self.recorder = agreeing(CudaRecorder(device)) if execution.capture else None
         self.evaluation = Evaluation(
             self.step.predictions, test, device, fixed_shape=execution.compile != "off", recorder=self.recorder
         )
@@ -253,6 +255,7 @@ class Trainer:
         try:
             progress.test = self.evaluation()
         except TorchDynamoException as error:  # what compiles in training may not in evaluation
+            refuse_out_of_memory(error)
             self.session.display.note(f"{self.title}  not compiled: {first_lines(error)}")
             self.step.uncompile()
             progress.test = self.evaluation()
@@ -332,10 +335,10 @@ class Trainer:
 
     def refuse_what_is_not_finite(self) -> None:
         """Raises UserError where a step since the training's begin had a loss or a gradient that was not finite."""
-        bad = self.step.first_bad_step.item()
+        bad = self.step.first_bad.step.item()
         if bad < 0:
             return
-        terms = ", ".join(f"{name} {value.item():g}" for name, value in self.step.bad_terms.items())
+        terms = ", ".join(f"{name} {value.item():g}" for name, value in self.step.first_bad.terms.items())
         kept = (
             f"the last good checkpoint is {self.checkpoint}" if is_there(self.checkpoint) else "there is no checkpoint"
         )

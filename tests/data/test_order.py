@@ -53,6 +53,26 @@ def test_ranks_share_out_the_global_batch(ranks, drop_last):
     assert [functools.reduce(operator.iadd, step, []) for step in zip(*parts, strict=True)] == whole
 
 
+@pytest.mark.parametrize("ranks", (2, 4))
+def test_with_partners_a_rank_loads_those_of_its_own_images_too(ranks):
+    """The partner is the image as many places further on as is drawn for (seed, epoch, step), in the global batch."""
+    orders = [Order(100, 8, seed=5, drop_last=False, rank=rank, world_size=ranks, mixed=True) for rank in range(ranks)]
+    distances = set()
+    for epoch in (0, 1):
+        parts = [epoch_of(order, epoch) for order in orders]
+        whole = epoch_of(Order(100, 8, seed=5, drop_last=False, mixed=True), epoch)
+        for step, batch in enumerate(whole):
+            own = [part[step][: len(batch) // ranks] for part in parts]
+            others = [part[step][len(batch) // ranks :] for part in parts]
+            assert functools.reduce(operator.iadd, own, []) == batch
+            partners = functools.reduce(operator.iadd, others, [])
+            (distance,) = {(batch.index(b) - batch.index(a)) % len(batch) for a, b in zip(batch, partners, strict=True)}
+            distances.add(distance)
+        for order, part in zip(orders, parts, strict=True):
+            assert order.whole(epoch).tolist() == part[:12] and epoch_of(order, epoch, 7) == part[7:]
+    assert 0 not in distances and len(distances) > 4
+
+
 @pytest.mark.parametrize("ranks", (1, 2, 4))
 @pytest.mark.parametrize("drop_last", (True, False))
 def test_whole_batches_as_one_tensor(ranks, drop_last):

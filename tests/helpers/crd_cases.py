@@ -1,6 +1,7 @@
 """Problems for every path of the CRD memory bank, and their answers in float64."""
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastkd.ops import compiled, crd
-from fastkd.ops.crd import Contrast, DrawPlan, Inputs, reference
+from fastkd.ops.crd import Contrast, Drawn, DrawPlan, Inputs, reference
 from helpers.golden import Case
 
 TEMPERATURE, MOMENTUM = 0.07, 0.5
@@ -51,9 +52,12 @@ def problem(
     generator = torch.Generator().manual_seed(rows + dim)
     bank = (torch.rand(rows, 2, dim, generator=generator) * 2 - 1) * (3 / dim) ** 0.5
     student, teacher = torch.nn.functional.normalize(torch.randn(2, samples, dim, generator=generator), dim=2)
-    starts = torch.linspace(0, rows, classes + 1).long()
+    bounds = [place * rows // classes for place in range(classes + 1)]
     own = torch.randint(rows, (samples,), generator=generator)
-    plan = DrawPlan(starts, torch.tensor(step), negatives, seed, first_place, replacement, relaxed)
+    scarce = rows - max(end - start for start, end in pairwise(bounds)) < negatives
+    plan = DrawPlan(
+        torch.tensor(bounds), torch.tensor(step), negatives, seed, first_place, replacement, relaxed, scarce
+    )
     batch = Contrast(student.clone().requires_grad_(), teacher.clone().requires_grad_(), own, None, plan)
     if explicit:
         chosen = torch.randint(rows, (samples, negatives + 1), generator=generator)
@@ -176,15 +180,25 @@ def check_update(path: str, dtype: torch.dtype, device: str = "cpu") -> None:
 
 def check_counts(case: Problem) -> None:
     """What the dense path counts is what the reference draws."""
-    from fastkd.ops.crd import dense  # imports Triton
-
     batch, n = case.contrast, len(case.bank)
-    drawn = dense.count(batch, n, case.numbers)
     table = batch.chosen_BK if batch.chosen_BK is not None else crd.draw(batch.rows_B, n, batch.plan, "reference")
+    check_drawn(crd.count(batch.rows_B, n, batch.plan, batch.chosen_BK), table)
+
+
+def check_drawn(drawn: Drawn, table: Tensor) -> None:
+    """table: [B,K+1] rows, the positive first."""
+    counts = drawn.counts.int()
+    if drawn.counts.dtype == torch.int32:
+        counts = (counts[:, :, None] >> torch.arange(32, device=counts.device) & 1).flatten(1)
     ones = torch.ones_like(table[:, 1:], dtype=torch.int32)
-    expected = torch.zeros(drawn.counts.shape, dtype=torch.int32, device=table.device)
-    assert torch.equal(drawn.counts.int() & 65535, expected.scatter_add_(1, table[:, 1:], ones))
+    expected = torch.zeros(counts.shape, dtype=torch.int32, device=table.device)
+    assert torch.equal(counts & 65535, expected.scatter_add_(1, table[:, 1:], ones))
     assert torch.equal(drawn.positives, table[:, 0])
-    scaled = drawn.scaled.double().sum(0) * case.numbers[0].double() * math.log(2)
-    for scaled_BD, given_BD in zip(scaled, batch[:2], strict=True):
+
+
+def check_scaled(case: Problem) -> None:
+    """What the bank is multiplied by is the embeddings, to 16 bits."""
+    scaled = crd.prepare(case.inputs(torch.ones(2, device=case.bank.device)), "dense").scaled
+    scaled = scaled.double().sum(0) * case.numbers[0].double() * math.log(2)
+    for scaled_BD, given_BD in zip(scaled, case.contrast[:2], strict=True):
         near(scaled_BD, given_BD.detach().cpu().double(), 2**-16)

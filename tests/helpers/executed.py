@@ -26,8 +26,9 @@ def executing(architecture: str, *, multiprocessors: int = MULTIPROCESSORS, **op
     """Within, every operation runs its Triton kernels. options: of `ptx.launch`."""
     able = {name: dict(rows, triton=_able) if "triton" in rows else rows for name, rows in select.OPERATIONS.items()}
     able["crd"] = dict(able["crd"], dense=_able)
+    able["crd_marks"] = dict(able["crd_marks"], triton=_able)
     generation = int(architecture.removeprefix("sm_")) // 10
-    forced = "distill_loss=triton,row_loss=triton,augment=triton,crd=dense"
+    forced = "distill_loss=triton,row_loss=triton,augment=triton,crd=dense,crd_marks=triton"
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(select, "OPERATIONS", able))
         stack.enter_context(mock.patch.object(dense, "_device", lambda tensor: (multiprocessors, generation)))

@@ -15,11 +15,12 @@ from ptx import Device, Kernel, Program, Result, Struct, decoded, kernels, launc
 from torch import Tensor
 from torch.utils.cpp_extension import COMMON_NVCC_FLAGS
 
-from fastkd.ops.crd.inputs import Contrast, Inputs
+from fastkd.ops.crd.inputs import Contrast, Drawn, Inputs
 from helpers.places import ROOT
 
 TILE, WARPS, THREADS = 128, 4, 128
-DRAWS, PASS = "PPPPqqqqII??", "PPPPPiii?PP"
+MARKING_THREADS, MARKED_WORDS = 512, 12288
+DRAWS, PASS = "PPPPqqqqII???", "PPPPPiii?PP"
 """The structs Draws and Pass of csrc: pointers, 64-bit and 32-bit numbers, flags."""
 VARIANTS = [
     ("fp32", 20),
@@ -85,6 +86,7 @@ ENTRIES = {
     "finish_normaliser": ("17finish_normaliser",),
     "update": ("updateIfE", "updateI13__nv_bfloat16E"),
     "draw": ("fastkd4draw",),
+    "mark": ("fastkd4mark",),
 }
 """{kernel of csrc: what the mangled names of its templates contain}: all that are launched."""
 
@@ -103,8 +105,8 @@ class Gather:
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return self.device.empty(torch.empty(*shape, dtype=dtype))
 
-    def run(self, pattern: str, grid: Any, threads: int, *arguments: Any) -> Result:
-        """arguments: tensors, numbers, or (layout, values) for a struct."""
+    def run(self, pattern: str, grid: Any, threads: int, *arguments: Any, shared_bytes: int = 0) -> Result:
+        """arguments: tensors, numbers, or (layout, values) for a struct. shared_bytes: of dynamic shared memory."""
         buffers: dict = {}
 
         def converted(value: Any) -> Any:
@@ -115,14 +117,14 @@ class Gather:
 
         given = [converted(value) for value in arguments]
         chosen = self.programs.get(pattern) or program(self.architecture, pattern)
-        self.launches.append(launch(chosen, grid, threads, given, **self.options))
+        self.launches.append(launch(chosen, grid, threads, given, shared_bytes=shared_bytes, **self.options))
         return self.launches[-1]
 
     def draws(self, contrast: Contrast, n: int) -> tuple:
         plan, key = contrast.plan, contrast.plan.seed % 2**64
         sizes = (len(plan.starts) - 1, n, plan.negatives, plan.first_place)
         pointers = (contrast.rows_B, contrast.chosen_BK, plan.starts, plan.step)
-        return (*pointers, *sizes, key % 2**32, key >> 32, plan.replacement, plan.relaxed)
+        return (*pointers, *sizes, key % 2**32, key >> 32, plan.replacement, plan.relaxed, plan.scarce)
 
     def splits(self, samples: int, negatives: int) -> int:
         tiles = (negatives + TILE) // TILE
@@ -171,3 +173,12 @@ class Gather:
         given = (DRAWS, self.draws(contrast, n))
         self.run("fastkd4draw", ((negatives + TILE) // TILE, samples), 32, given, out)
         return out
+
+    def mark(self, contrast: Contrast, n: int) -> Drawn:
+        """What the samples drew, as bits."""
+        samples, words = len(contrast.rows_B), Drawn.empty(contrast.rows_B, n, distinct=True).counts.shape[1]
+        bits, positives = self.empty(samples, words, dtype=torch.int32), self.empty(samples, dtype=torch.int64)
+        parts, given = -(-words // MARKED_WORDS), (DRAWS, self.draws(contrast, n))
+        shared = 4 * min(words, MARKED_WORDS)
+        self.run("fastkd4mark", (samples, parts), MARKING_THREADS, given, words, bits, positives, shared_bytes=shared)
+        return Drawn(bits, positives)

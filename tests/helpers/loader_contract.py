@@ -51,6 +51,20 @@ def batches(source, epoch=0, start=0):
     return found
 
 
+def mixed(root, kind, rank=0, world_size=1):
+    """[(images, labels, labels of the partners, shares)] of the second epoch of a training whose images are mixed."""
+    crop = "pad" if kind == "resident" else "resized"
+    augmentation = Augmentation(crop=crop, mixup=0.2, cutmix=1.0)
+    source = train(root, kind, augmentation=augmentation, rank=rank, world_size=world_size)
+    found = []
+    for step, raw in enumerate(source.loader.epoch(1), start=source.loader.steps):
+        batch = source.prepare(raw, torch.tensor(step), torch.tensor(1))
+        assert raw.size == len(batch.labels) == len(batch.index) == 4 // world_size
+        assert torch.equal(batch.index, raw.index[: raw.size])
+        found.append((batch.images.movedim(1, 0), batch.labels, *batch.mixed))
+    return found
+
+
 def same(left, right):
     """Whether two lists of batches are equal, bit for bit."""
     return len(left) == len(right) and all(
@@ -83,6 +97,15 @@ class LoaderContract:
     @pytest.mark.parametrize("start", (1, 4, 5))
     def test_any_step_can_be_started_from(self, photographs, start):
         assert same(batches(train(photographs, self.kind), 2)[start:], batches(train(photographs, self.kind), 2, start))
+
+    def test_mixed_images_are_the_same_on_one_rank_and_on_two(self, photographs):
+        """A partner may be another rank's image, which then loads both."""
+        whole = mixed(photographs, self.kind)
+        parts = [mixed(photographs, self.kind, rank, 2) for rank in range(2)]
+        assert len(whole) == 6
+        for one, *shares in zip(whole, *parts, strict=True):
+            for value, *of_ranks in zip(one, *shares, strict=True):
+                assert torch.equal(value, torch.cat(of_ranks))
 
     def test_an_abandoned_epoch_leaves_nothing_behind(self, photographs):
         source = train(photographs, self.kind)

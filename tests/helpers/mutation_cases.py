@@ -67,8 +67,8 @@ def _augmented() -> dict[str, Recorded]:
 def _contrast(architecture: str, multiprocessors: int, **sizes) -> dict[str, Recorded]:
     case = problem(**sizes)
     with executing(architecture, multiprocessors=multiprocessors) as gpu, recording(gpu) as kept:
-        z = crd.normaliser(case.inputs(torch.tensor(UNKNOWN_Z)), "dense")
-        crd.loss(case.inputs(z), "dense")
+        z, scaled = crd.prepare(case.inputs(torch.tensor(UNKNOWN_Z)), "dense")
+        crd.loss(case.inputs(z), "dense", scaled=scaled)
     return kept
 
 
@@ -108,7 +108,6 @@ _MADE: dict[str, Callable[[], dict[str, Recorded]]] = {
     "rows in place, lumped": lambda: _in_place("lumped", 300, 9),
     "augmentation": _augmented,
     "crd": lambda: _contrast("sm_80", 2, **_FEW, rows=700, negatives=31),
-    "crd, few rows": lambda: _contrast("sm_80", 1, **_FEW, rows=700, negatives=1101),
     "crd, replaced": lambda: _contrast("sm_80", 1, **_FEW, rows=700, negatives=1100, replacement=True),
     "crd whole, sm_80": lambda: _contrast("sm_80", 1, **_WHOLE),
     "crd whole, sm_90": lambda: _contrast("sm_90", 1, **_WHOLE),
@@ -137,15 +136,13 @@ _LAUNCHES: dict[str, tuple[str, Any]] = {
     "kept in place": ("rows in place, lumped", kept_kernel),
     "scale rows": ("rows of logits", scale_rows_kernel),
     "augment": ("augmentation", augment_kernel),
-    "measure": ("crd", dense_kernels.measure_kernel),
-    "count": ("crd", draw_kernels.count_kernel),
-    "count few": ("crd, few rows", draw_kernels.count_kernel),
+    "prepare": ("crd", dense_kernels.prepare_kernel),
+    "mark": ("crd", draw_kernels.mark_kernel),
     "draw": ("crd, replaced", draw_kernels.draw_kernel),
     "scores": ("crd", dense_kernels.scores_kernel),
     "scores mma": ("crd whole, sm_80", dense_kernels.scores_kernel),
     "scores wgmma": ("crd whole, sm_90", dense_kernels.scores_kernel),
     "add": ("crd", dense_kernels.finish_kernel),
-    "normaliser": ("crd", dense_kernels.finish_normaliser_kernel),
     "update": ("crd update", dense_kernels.update_kernel),
 }
 LAUNCHES = {name: kernel for name, (_, kernel) in _LAUNCHES.items()}

@@ -11,7 +11,7 @@ from fastkd.training.compilation import compile_stage
 from fastkd.training.execution import EVERYTHING_OFF
 from fastkd.training.optimisation import build_optimizer
 from fastkd.training.step import Step
-from helpers.tiny import CPU, job_of, tiny_recipe
+from helpers.tiny import CPU, built_stages, job_of, tiny_recipe
 
 
 class Streamed:
@@ -35,6 +35,20 @@ def make_step(execution=EVERYTHING_OFF, network="resnet8", **training):
     stage, source = builder.stage(planned, Earlier(job.course)), builder.train_source(planned)
     optimizer = build_optimizer(stage, settings, CPU)
     step = Step(stage.train(), source.prepare, optimizer, settings, source.loader.steps, CPU, execution)
+    step.loader = source.loader
+    return step, list(source.loader.epoch(0))
+
+
+def step_of_stage(name, execution=EVERYTHING_OFF, recipe=None, **training):
+    """A step of a stage of the tiny recipe (teacher, student, control), and its raw batches. No teacher is trained."""
+    recipe = recipe or tiny_recipe()
+    builder, stages = built_stages(recipe, execution)
+    planned = next(planned for planned in job_of(recipe, execution).course if planned.name == name)
+    settings, stage = replace(planned.training, **training), stages[name].train()
+    planned = replace(planned, training=settings)
+    source = builder.train_source(planned, stage.views)
+    optimizer = build_optimizer(stage, settings, CPU)
+    step = Step(stage, source.prepare, optimizer, settings, source.loader.steps, CPU, execution)
     step.loader = source.loader
     return step, list(source.loader.epoch(0))
 

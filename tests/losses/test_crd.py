@@ -126,6 +126,16 @@ def test_a_state_brings_its_order_along():
     assert train(other, range(2, 4)) == train(loss, range(2, 4))
 
 
+def test_how_few_negatives_there_are_is_that_of_the_state():
+    """The host has to know before a step whether a class is scarce."""
+    loss, other = module(), module(labels=torch.arange(60) // 50)
+    assert (loss.fewest_negatives, other.fewest_negatives) == (51, 10)
+    given = loss.state_dict()
+    given["starts"] = torch.tensor([0, 50, 60, 60, 60, 60, 60, 60])
+    loss.load_state_dict(given)
+    assert loss.fewest_negatives == 10
+
+
 def test_every_step_draws_anew_and_the_seed_decides():
     loss = module()
     loss.eval()

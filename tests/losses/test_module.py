@@ -100,7 +100,10 @@ def test_they_are_shown():
     shown = "SFTNLoss(temperature=2.0, ce_temperature=1.0, teacher_weight=1.0, kl_weight=0.5, ce_weight=1.0, "
     assert repr(loss).startswith(shown)
     assert "kl='reverse'" in repr(loss)
-    assert repr(LabelSmoothingLoss()) == "LabelSmoothingLoss(smoothing=0.1, ignore_index=-100, spread='all')"
+    assert (
+        repr(LabelSmoothingLoss())
+        == "LabelSmoothingLoss(smoothing=0.1, ignore_index=-100, spread='all', reduction='mean')"
+    )
 
 
 def test_crd_has_them_too():

@@ -7,8 +7,7 @@ from helpers.method_cases import DTYPES, Stub, built, check, load, output, run
 from torch import nn
 
 from fastkd.losses.features import flow
-from fastkd.methods.ab import boundary_loss
-from fastkd.methods.oh import margin
+from fastkd.losses.preacts import boundary_loss, margin, partial_distance
 
 
 def pair(case, dtype, *, student="f_s", teacher="f_t", places=("",), **names):
@@ -226,6 +225,7 @@ def test_oh(dtype):
     leaves |= load(case, "D", method, (r"^Connectors", "connectors"))
     check(case, "per_batch", run(method, student, teacher).total, leaves)
     check(case, "total", 1000 * len(student.logits) * run(method, student, teacher).total, leaves)
-    for place, raw in enumerate(method.distances(student, teacher)):
+    connected = zip(*method.connected(student, teacher), method.margins, strict=True)
+    for place, raw in enumerate(partial_distance(*given) for given in connected):
         check(case, f"raw{place}", raw, leaves)
         close(method.connectors[place](student.preacts[place]), case[f"out/conn{place}"], dtype)

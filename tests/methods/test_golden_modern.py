@@ -1,11 +1,15 @@
 """The methods of 2022 to 2025 on logits, as `METHODS` gives them to the engine, against their authors' code."""
 
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.golden import Case, close
 from helpers.method_cases import DTYPES, Stub, batch, built, check, known_gradients, output, run
 
 from fastkd.data.base import Mixed
+from fastkd.losses import SparseTeacher, TeacherProbabilities
 from fastkd.methods.mlld import gram_distances, median
 from fastkd.methods.uskd import soft_others
 
@@ -153,16 +157,78 @@ def test_abkd(size, dtype):
 
 
 class TestGeneralisedJSD:
-    """The token axes are flattened; labels of -100 drop a token, and the divergence is a mean over those that are left.
+    """The token axes are flattened; labels of -100 drop a token, and it is a mean over those that are left."""
 
-    The vectors of a teacher of the greatest classes alone, and of probabilities, wait for losses that take them.
-    """
-
-    def loss(self, case, dtype, beta, temperature=1.0, labels=None):
+    def loss(self, case, dtype, beta, temperature=1.0, labels=None, known=None):
+        """known: what is known of the teacher, in place of its logits."""
         leaf = case.input("zs", dtype)
         student, teacher = (output(logits=z.flatten(0, 1), embedding=z) for z in (leaf, case["in/zt"].to(dtype)))
         method = built("jsd", student, teacher, beta=beta, temperature=temperature, ce_weight=0.0)
+        teacher = teacher if known is None else teacher._replace(logits=known)
         return {"zs": leaf}, run(method, student, teacher, labels=labels).total
+
+    def kept(self, case, dtype, k, beta, tail):
+        """The teacher's greatest classes for beta 0, the student's for beta 1, the greatest of both between."""
+        student, teacher = (case[f"in/{name}"].to(dtype).flatten(0, 1) for name in ("zs", "zt"))
+        indices = teacher.topk(k).indices if beta == 0 else student.topk(k).indices
+        if 0 < beta < 1:
+            both = torch.cat([teacher.topk(k).indices, indices], -1).sort(-1).values
+            again = torch.zeros_like(both, dtype=torch.bool)
+            again[:, 1:] = both[:, 1:] == both[:, :-1]
+            indices = torch.where(again, -1, both)
+        return SparseTeacher(indices, teacher.log_softmax(-1).gather(-1, indices.clamp(min=0)), tail)
+
+    @each_type
+    @pytest.mark.parametrize("size", ("v16", "v37", "v1000", "ext60"))
+    @pytest.mark.parametrize("beta", (0, 0.5, 1))
+    def test_kept_classes(self, size, beta, dtype):
+        """The rests of ext60 are below the least that TRL lets them be, and have tests of their own."""
+        case = Case("modern/gjsd", size)
+        labels = case["in/labels"].flatten()
+        for k in (1, 4):
+            for tail, word in (("lumped", "tail"), ("renormalised", "renorm")):
+                name = f"top{k}_{word}_b{beta}"
+                if f"{size}/loss/{name}" in case.arrays and (size, word) != ("ext60", "tail"):
+                    known = self.kept(case, dtype, k, beta, tail)
+                    leaves, loss = self.loss(case, dtype, beta, labels=labels, known=known)
+                    close(loss, case[f"loss/{name}"], dtype)
+                    if known_gradients(case, name):  # those of ext60 are 1e-45 at most: nothing, beside 1
+                        close(torch.autograd.grad(loss, leaves["zs"])[0], case[f"grad/{name}/zs"], dtype)
+
+    @pytest.mark.parametrize("beta", (0, 0.5, 1))
+    def test_a_rest_that_they_clamp(self, beta):
+        """TRL gives the rest at least 1e-7 on both sides, and no gradient there. Its number and gradient are those of
+        the formula with that clamp; ours are those of the formula without it."""
+        case = Case("modern/gjsd", "ext60")
+        labels, (logits, leaf) = case["in/labels"].flatten(), (case["in/zt"].flatten(0, 1), case.input("zs"))
+        known = self.kept(case, torch.float64, 1, beta, "lumped")
+        clamped = _on_support(logits, leaf.flatten(0, 1), known.indices, beta, 1e-7)[labels != -100].mean()
+        check(case, f"top1_tail_b{beta}", clamped, {"zs": leaf})
+        known = known._replace(tail=_rest(logits.log_softmax(-1), known.indices)[:, 0])
+        leaves, loss = self.loss(case, torch.float64, beta, labels=labels, known=known)
+        exact = _on_support(logits, leaf.flatten(0, 1), known.indices, beta, 0.0)[labels != -100].mean()
+        close(loss, exact)
+        close(*(torch.autograd.grad(value, zs)[0] for value, zs in ((loss, leaves["zs"]), (exact, leaf))))
+
+    @each_type
+    @pytest.mark.parametrize("size", ("v16", "v37", "v1000"))
+    def test_probabilities(self, size, dtype):
+        """Theirs are clamped at 1e-8, which is below all of these."""
+        case = Case("modern/gjsd", size)
+        known = TeacherProbabilities(case["in/zt"].to(dtype).flatten(0, 1).softmax(-1))
+        labels = case["in/labels"].flatten()
+        self.check(case, "probs_b0.5", *self.loss(case, dtype, 0.5, labels=labels, known=known))
+
+    def test_probabilities_that_they_clamp(self):
+        """In ext60 some are smaller: as above."""
+        case = Case("modern/gjsd", "ext60")
+        labels, (logits, leaf) = case["in/labels"].flatten(), (case["in/zt"].flatten(0, 1), case.input("zs"))
+        logs = [z.softmax(-1) for z in (logits, leaf.flatten(0, 1))]
+        clamped = _jsd(*(p.clamp(min=1e-8).log() for p in logs), 0.5)[labels != -100].mean()
+        check(case, "probs_b0.5", clamped, {"zs": leaf})
+        known = TeacherProbabilities(logits.softmax(-1))
+        exact = _jsd(logits.log_softmax(-1), leaf.flatten(0, 1).log_softmax(-1), 0.5)[labels != -100].mean()
+        close(self.loss(case, torch.float64, 0.5, labels=labels, known=known)[1], exact)
 
     @each_type
     @pytest.mark.parametrize("size", ("v16", "v37", "v1000", "ext60"))
@@ -182,6 +248,32 @@ class TestGeneralisedJSD:
 
     def check(self, case, name, leaves, loss, factor=1.0):
         check(case, name, loss * factor, leaves if known_gradients(case, name) else {})
+
+
+def _jsd(log_p, log_q, beta):
+    def kl(log_p, log_q):
+        return torch.where(log_p == -torch.inf, 0, log_p.exp() * (log_p - log_q)).sum(-1)
+
+    if beta in (0, 1):
+        return kl(log_p, log_q) if beta == 0 else kl(log_q, log_p)
+    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log(1 - beta))
+    return beta * kl(log_p, log_m) + (1 - beta) * kl(log_q, log_m)
+
+
+def _rest(log_p, indices):
+    """The logarithm of what is not kept, without the rounding of 1."""
+    kept = torch.zeros_like(log_p).scatter_add(-1, indices.clamp(min=0), (indices >= 0).double()) > 0
+    return torch.where(kept, -torch.inf, log_p).logsumexp(-1, keepdim=True)
+
+
+def _on_support(teacher, student, indices, beta, least):
+    """[N]: the divergence over the kept classes and one for the rest, whose probability is at least 1 - exp(-least)."""
+    both, floor = [], math.log(-math.expm1(-least)) if least else -math.inf
+    for log in (teacher.log_softmax(-1), student.log_softmax(-1)):
+        own = torch.where(indices >= 0, log.gather(-1, indices.clamp(min=0)), -torch.inf)
+        rest = _rest(log, indices)
+        both.append(torch.cat([own, torch.where(rest > floor, rest, floor)], -1))
+    return _jsd(*both, beta)
 
 
 def two_views(case, dtype):
@@ -251,6 +343,22 @@ class TestMLLD:
         leaf = case.input("zs_weak", dtype)
         for name, loss in zip(("cc_T4", "bc_T4"), gram_distances(leaf, case["in/zt_weak"].to(dtype), 4.0), strict=True):
             check(case, name, loss, {"zs_weak": leaf} if known_gradients(case, name) else {}, retain=True)
+
+    def test_the_paper_has_each_view_by_itself_and_no_shares(self):
+        case = Case("modern/mlld", "c37")
+        given = {"ce_weight": 0.1, "kd_weight": 0.9, "temperature": 4.0}
+        _, student, teacher = two_views(case, torch.float64)
+        method = built("mlld", student, teacher, classes=37, arithmetic="paper", **given)
+        expected = 0.0
+        for view in ("weak", "strong"):
+            s, t, y = (case[f"in/{name}"] for name in (f"zs_{view}", f"zt_{view}", "y"))
+            expected += 0.1 * F.cross_entropy(s, y)
+            for tau in (4, 3, 5, 2, 6):
+                q, p = (s / tau).softmax(1), (t / tau).softmax(1)
+                kl = tau**2 * F.kl_div(q.log(), p, reduction="batchmean")
+                classes = (p.T @ p - q.T @ q).square().sum() / 37
+                expected += 0.9 * (kl + classes + (p @ p.T - q @ q.T).square().sum() / len(y))
+        torch.testing.assert_close(run(method, student, teacher, labels=case["in/y"]).total, expected)
 
     @each_size
     def test_who_is_at_most_the_median(self, size):

@@ -12,8 +12,8 @@ PARAMETERS = {"w/embed.weight": "embed.weight", "w/embed.bias": "embed.bias"}
 def fill(case, method, names):
     """Gives the projector the golden weights; returns its parameters by their golden names."""
     for golden, own in names.items():
-        method.projector.get_parameter(own).data.copy_(case[golden])
-    return {golden: method.projector.get_parameter(own) for golden, own in names.items()}
+        method.loss.projector.get_parameter(own).data.copy_(case[golden])
+    return {golden: method.loss.projector.get_parameter(own) for golden, own in names.items()}
 
 
 @each_type
@@ -66,29 +66,29 @@ class TestVkD:
         return original if original.shape[0] >= original.shape[1] else original.T
 
     @each_type
-    @pytest.mark.parametrize("size", ("c10", "c37", "narrow", "init"))
+    @pytest.mark.parametrize("size", ("c10", "c37", "square", "narrow", "init"))
     def test_golden(self, size, dtype):
         case = Case("modern/vkd", size)
         leaves, student, teacher, method = self.made(case, dtype)
-        method.projector.original.data.copy_(self.turned(case))
-        method.projector.base.copy_(case["w/projector.base"])
-        close(method.projector.weight(), case["out/W"], dtype)
-        close(method.projector(student.embedding), case["out/proj"], dtype)
-        close(method.projector.target(teacher.embedding), case["out/z_t_norm"], dtype)
+        method.loss.projector.original.data.copy_(self.turned(case))
+        method.loss.projector.base.copy_(case["w/projector.base"])
+        close(method.loss.projector.weight(), case["out/W"], dtype)
+        close(method.loss.projector(student.embedding), case["out/proj"], dtype)
+        close(method.loss.projector.target(teacher.embedding), case["out/z_t_norm"], dtype)
         loss = run(method, student, teacher).total
         check(case, "repr", loss, leaves, retain=True)
-        (gradient,) = torch.autograd.grad(loss, [method.projector.original])
+        (gradient,) = torch.autograd.grad(loss, [method.loss.projector.original])
         expected = case["grad/repr/w/projector.original"]
         close(gradient, expected if expected.shape == gradient.shape else expected.T, dtype)
 
     @each_type
     @pytest.mark.parametrize("size", ("c10", "c37", "square", "narrow", "init"))
     def test_a_matrix_that_is_given(self, size, dtype):
-        """With another parametrisation, as of the square case, loss and gradients by the matrix are the same."""
+        """Whatever makes the matrix, the loss and its gradients by it are the same."""
         case = Case("modern/vkd", size)
         leaves, student, teacher, method = self.made(case, dtype)
         matrix = case["out/W"].to(dtype).requires_grad_()
-        method.projector.weight = lambda: matrix
+        method.loss.projector.weight = lambda: matrix
         loss = run(method, student, teacher).total
         check(case, "repr", loss, leaves, retain=True)
         (gradient,) = torch.autograd.grad(loss, [matrix])
@@ -101,7 +101,7 @@ class TestVkD:
         monkeypatch.setenv("FASTKD_OPS", "distill_loss=reference")
         case = Case("modern/vkd", size)
         leaves, student, teacher, method = self.made(case, dtype)
-        method.projector.weight = lambda: case["out/W"].to(dtype)
+        method.loss.projector.weight = lambda: case["out/W"].to(dtype)
         leaves |= {name: case.input(name, dtype) for name in ("y_cls", "y_dist")}
         target = output(logits=case["in/y_t"].to(dtype))
         kd = built("kd", output(logits=leaves["y_dist"]), target, temperature=1.0, kl_weight=1.0, ce_weight=0.0)
@@ -119,12 +119,12 @@ class TestVkD:
         samples, _, height, width = teacher.shape
         student = output(leaf.unflatten(0, (samples, height, width)).movedim(3, 1), embedding=leaf)
         method = built("vkd", student, output(teacher, embedding=leaf), form="places")
-        method.projector.original.data.copy_(case["w/projector.original"])
-        method.projector.base.copy_(case["w/projector.base"])
-        parameters = {"w/scale": method.scale, "w/bias": method.bias}
+        method.loss.projector.original.data.copy_(case["w/projector.original"])
+        method.loss.projector.base.copy_(case["w/projector.base"])
+        parameters = {"w/scale": method.loss.scale, "w/bias": method.loss.bias}
         for name, parameter in parameters.items():
             parameter.data.copy_(case[name])
-        leaves = {"x_s": leaf, "w/projector.original": method.projector.original} | parameters
+        leaves = {"x_s": leaf, "w/projector.original": method.loss.projector.original} | parameters
         loss = run(method, student, output(teacher, embedding=leaf)).total
         check(case, "vidt_patch", loss, leaves)
-        close(method.scale * method.projector(leaf) + method.bias, case["out/proj"], dtype)
+        close(method.loss.scale * method.loss.projector(leaf) + method.loss.bias, case["out/proj"], dtype)

@@ -9,10 +9,11 @@ from helpers.method_cases import Stub, built, output, run
 from helpers.walk import batch, build, distill
 from torch import nn
 
+from fastkd.losses.preacts import margin
+from fastkd.losses.projectors import OrthogonalProjector
 from fastkd.losses.relations import relations
 from fastkd.methods import METHODS, short_name, split_methods
-from fastkd.methods.oh import margin
-from fastkd.methods.projectors import OrthogonalProjector, ProjectedMap
+from fastkd.methods.projectors import ProjectedMap
 from fastkd.methods.regressors import Regressor
 from fastkd.methods.smallest_combination import smallest_combination
 from fastkd.support.errors import UserError

@@ -11,7 +11,8 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize("name", [name for name in EACH if name != "crd"])  # its own tests capture it
 def test_a_captured_step_is_the_same(name, precision):
     stage = with_a_weight(name).cuda().eval()  # BatchNorm moves nothing between the passes that are compared
-    data = type(batch())(*(value.cuda() for value in batch()))
+    tensors = {name: value.cuda() for name, value in batch()._asdict().items() if torch.is_tensor(value)}
+    data = batch()._replace(**tensors)
     learners = [parameter for parameter in stage.parameters() if parameter.requires_grad]
 
     def step():

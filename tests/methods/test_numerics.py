@@ -14,16 +14,7 @@ from fastkd.losses.module import Loss
 from fastkd.losses.relations import relations
 from fastkd.methods.class_maps import Classifiers
 
-NOT_BY_OUTPUTS = {
-    "crd": "it draws its negatives with the seed; its operation is held against float64 in tests/ops/crd.",
-    "semckd": "its attention is a softmax of products of Gram matrices, which an outlier decides.",
-    "aekd": "its weights are a corner of a polytope, which rounding may change.",
-    "aekd_f": "its weights are a corner of a polytope, which rounding may change.",
-    "kdcl linear": "its weights are the best of some steps, which rounding may change.",
-}
-
-
-LOOSE = {("simkd normalised", "offset"): 0.03, ("simkd +", "offset"): 0.15}
+LOOSE = {("simkd normalised", "offset"): 0.03, ("simkd +", "offset"): 0.15, ("semckd", "offset"): 0.1}
 """Relative errors of gradients behind a linear layer and a BatchNorm: the offset is taken away after it was multiplied,
 here as in the published codes."""
 
@@ -88,7 +79,7 @@ def loss_and_gradients(method, outputs, change, dtype):
     return loss, [gradient for gradient in found if gradient is not None]
 
 
-@pytest.mark.parametrize("name", [name for name in EACH if name not in NOT_BY_OUTPUTS])
+@pytest.mark.parametrize("name", EACH)
 def test_float32_is_near_float64(name):
     stage, data = with_a_weight(name), batch()
     method = stage.methods[name.split()[0]]

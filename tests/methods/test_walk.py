@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from helpers.nondeterministic import NothingNondeterministic
 from helpers.walk import (
     EACH,
     ON_LOGITS,
@@ -133,9 +134,9 @@ class NothingIsReadOnTheHost(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", [name for name in EACH if name != "crd"])  # its CPU twin is not what is captured
-def test_nothing_is_read_on_the_host(name):
+def test_nothing_is_read_on_the_host_and_nothing_is_nondeterministic(name):
     stage, data = with_a_weight(name), batch()
-    with NothingIsReadOnTheHost():
+    with NothingIsReadOnTheHost(), NothingNondeterministic():
         stage(data).total.backward()
 
 

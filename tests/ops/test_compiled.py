@@ -60,11 +60,12 @@ def test_a_library_is_loaded_once_in_a_process(folder, loaded):
     assert [file.name for file in loaded] == ["_fastkd_cpu.abi3.so", "_fastkd_cuda.abi3.so"]
 
 
-def test_a_library_of_older_sources_is_not_used(folder, loaded, monkeypatch):
+@pytest.mark.parametrize("device", ("cpu", "cuda"))
+def test_a_library_of_older_sources_is_not_used(device, folder, loaded, monkeypatch):
     """It would implement other operations than Python declares, as after a checkout without a build."""
-    (folder / "_fastkd_cpu.abi3.so").touch()
-    monkeypatch.setattr(compiled, "_is_current", lambda: False)
-    assert compiled.obstacle("cpu") == "the compiled cpu library is of older sources, build it again"
+    (folder / f"_fastkd_{device}.abi3.so").touch()
+    monkeypatch.setattr(compiled, "_is_current", lambda device: False)
+    assert compiled.obstacle(device) == f"the compiled {device} library is of older sources, build it again"
 
 
 @needs_library
@@ -118,5 +119,6 @@ def test_the_library_implements_what_python_declares():
         "_crd_draw",
         "_distill_loss",
         "_distill_scale",
+        compiled.INTERFACE,
     ):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastkd::{name}", "CPU"), name

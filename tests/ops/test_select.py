@@ -71,6 +71,19 @@ def test_a_gpu_runs_the_kernels(monkeypatch):
     assert select.choose("distill_loss", "cuda") == ("triton", "preferred on cuda")
 
 
+def test_a_gpu_without_bfloat16_runs_what_it_can(monkeypatch):
+    """Triton's kernels of the losses compile for it without spilling; CRD's need matrix products that it has not."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla T4")
+    monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(compiled, "_file", lambda device: device)
+    assert select.choose("distill_loss", "cuda")[0] == select.choose("augment", "cuda")[0] == "triton"
+    path, why = select.choose("crd", "cuda")
+    assert path == "reference" and "the Tesla T4 (sm_75) has no bfloat16" in why
+    assert select.words("cuda")["crd"] == "PyTorch (the Tesla T4 (sm_75) has no bfloat16)"
+
+
 def test_a_gpu_without_triton_runs_the_reference(monkeypatch):
     monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: None)
     why = "triton is not installed; the compiled cpu code does not run on cuda"

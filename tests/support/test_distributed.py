@@ -23,6 +23,17 @@ TINY += ["--ema", "0.9"]
 TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
 
 
+def test_no_rank_sends_what_lies_on_a_device(monkeypatch):
+    """Every other rank would unpickle it on that device. A meta tensor stands for one of a GPU."""
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_gather_object", lambda boxes, value: boxes.__setitem__(0, value))
+    sent = {"sums": [torch.ones(1)], "steps": 3}
+    assert distributed.from_all(sent)[0] is sent
+    sent["sums"].append(torch.ones(1, device="meta"))
+    with pytest.raises(AssertionError, match="lies on a device"):
+        distributed.from_all(sent)
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two") / "run"
@@ -66,6 +77,18 @@ def test_two_processes_differ_from_one_with_the_whole_batch(two, tmp_path):
     train.main([*TINY, "--run", str(tmp_path / "one")])
     one, other = parameters(tmp_path / "one"), parameters(two)
     assert any(not torch.allclose(other[name], value, rtol=1e-4, atol=1e-6) for name, value in one.items())
+
+
+@pytest.mark.slow
+def test_mixed_images_have_partners_on_the_other_process(tmp_path):
+    """A student is left out: the running statistics of its teacher's BatchNorm are those of a rank's own shards."""
+    how = [*TINY, "--mixup", "0.4", "--cutmix", "1", "--teacher-training", "standard"]
+    finish(start(*how, "--run", tmp_path / "two"))
+    train.main([*how, "--accumulate", "2", "--run", str(tmp_path / "one")])
+    for name in ("teacher", "control"):
+        one, other = (parameters(tmp_path / run, name) for run in ("one", "two"))
+        for key, value in one.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
 
 
 @pytest.mark.slow

@@ -217,6 +217,16 @@ class Harmful:
 
 
 class TestCheckpoints:
+    def test_nothing_of_a_device_is_pickled(self, tmp_path, monkeypatch):
+        """A meta tensor stands for one of a GPU: the file would name its device."""
+        monkeypatch.setattr(torch.Tensor, "cpu", lambda value: torch.zeros_like(value, device="cpu"))
+        on_device = torch.empty(2, device="meta")
+        files.write_state(tmp_path / "x", {"model": {"weight": on_device}, "meters": [{"hits": on_device}], "epoch": 1})
+        content = (tmp_path / "x").read_bytes()
+        state, _ = files.read_state(tmp_path / "x")
+        assert b"meta" not in content and state["epoch"] == 1
+        assert state["model"]["weight"].device == state["meters"][0]["hits"].device == torch.device("cpu")
+
     def test_tensors_and_plain_types_come_back(self, tmp_path):
         state = {"step": 3, "weights": {"a": torch.randn(2, 3)}, "names": ["a", None], "bf16": torch.ones(2).bfloat16()}
         files.write_state(tmp_path / "x.pt", state)

@@ -79,6 +79,19 @@ class TestCompile:
         close(weights(compiled), weights(eager), rtol=0, atol=0)
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
 
+    def test_weights_that_are_cast_before_are_what_a_compiled_block_reads(self, monkeypatch):
+        """In bfloat16 they are no parameters but inputs like any other: nothing is compiled again for them."""
+        monkeypatch.setattr("fastkd.training.step.compile_stage", eagerly)
+        bfloat16 = EVERYTHING_OFF._replace(bfloat16=True)
+        (eager, raws), (compiled, _) = make_step(bfloat16), make_step(bfloat16._replace(compile="blocks"))
+        compiled.warm_up(compiled.loader)
+        torch._dynamo.utils.counters.clear()
+        for raw in raws[:2]:
+            eager(raw)
+            compiled(raw)
+        close(weights(compiled), weights(eager), rtol=0, atol=0)
+        assert not torch._dynamo.utils.counters["stats"]["unique_graphs"], "something was traced again"
+
     def test_a_smaller_batch_is_not_compiled_again(self, monkeypatch):
         monkeypatch.setattr("fastkd.training.step.compile_stage", eagerly)
         step, raws = make_step(EVERYTHING_OFF._replace(compile="blocks"))
@@ -191,7 +204,7 @@ def test_a_compiled_network_equals_itself_uncompiled(name, backend):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("mode", ("blocks", "whole"))
+@pytest.mark.parametrize("mode", ("blocks", pytest.param("whole", marks=pytest.mark.slow)))
 def test_a_compiled_run_is_the_run(mode, tmp_path, monkeypatch):
     """By the eager backend: bit for bit; nothing is left compiled when a stage is done."""
     torch._dynamo.reset()

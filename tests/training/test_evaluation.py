@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.feeding import evaluation_of
-from helpers.recorders import Refuses, RunAgain
+from helpers.recorders import HasNoMemory, Refuses, RunAgain
 from helpers.tiny import CPU, job_of, tiny_recipe
 
 from fastkd.data import Batch, DataSet, RawBatch, ResidentLoader, Source, Split
@@ -142,6 +142,12 @@ def test_an_evaluation_counts_every_image_once(recorder):
         network.head.classifier.weight.normal_()
     assert evaluation() == accuracies(lambda images: {"student": network(images).logits}, source, CPU)
     assert evaluation()["student"]["samples"] == source.samples
+
+
+def test_out_of_memory_is_no_reason_to_go_on_without():
+    evaluation = Evaluation(lambda images: {"net": images.flatten(1)}, made_source(8, 4), CPU, recorder=HasNoMemory())
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate 2 GiB"):
+        evaluation()
 
 
 def test_a_batch_that_lost_images_is_filled_up_too():

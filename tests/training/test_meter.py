@@ -1,6 +1,7 @@
 """Running means stay on the device until somebody looks, survive a checkpoint, and are those of all ranks."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,10 +16,14 @@ def loss(total, hits=(0, 0), **terms):
     return StageLoss(torch.tensor(total, requires_grad=True), values, torch.tensor(hits))
 
 
+def add(meter, one):
+    meter.add(one.numbers(), one.hits)
+
+
 def filled():
     meter = Meter(CPU)
     for total, hits, images in ((1.0, (1, 3), 4), (2.0, (2, 4), 4), (6.0, (0, 1), 2)):
-        meter.add(loss(total, hits, ce=total / 2))
+        add(meter, loss(total, hits, ce=total / 2))
         meter.count(images)
     return meter
 
@@ -43,27 +48,27 @@ def test_several_steps_may_be_counted_at_once():
 def test_adding_changes_the_same_tensors_and_keeps_no_graph():
     """A recorded step has their addresses."""
     meter = filled()
-    before = [meter.hits, *meter.sums.values()]
-    meter.add(loss(1.0, (1, 1), ce=1.0))
+    before = [meter.hits, meter.values]
+    add(meter, loss(1.0, (1, 1), ce=1.0))
     meter.clear()
-    meter.add(loss(5.0, (1, 2), ce=1.0))
-    assert all(old is new for old, new in zip(before, (meter.hits, *meter.sums.values()), strict=True))
-    assert not any(value.requires_grad for value in meter.sums.values())
+    add(meter, loss(5.0, (1, 2), ce=1.0))
+    assert all(old is new for old, new in zip(before, (meter.hits, meter.values), strict=True))
+    assert not meter.values.requires_grad
     assert meter.sums["loss"] == 5.0 and meter.hits.tolist() == [1, 2]
 
 
 def test_many_small_terms_are_summed_without_loss():
     meter = Meter(CPU)
     for _ in range(1000):
-        meter.add(loss(1e8, ce=1e8 + 0.0))
-        meter.add(loss(0.25, ce=0.25))
+        add(meter, loss(1e8, ce=1e8 + 0.0))
+        add(meter, loss(0.25, ce=0.25))
     assert meter.read().sums["loss"] == 1e11 + 250
 
 
 def test_since_gives_what_came_after():
     meter = filled()
     earlier = meter.read()
-    meter.add(loss(4.0, (1, 1), ce=1.0))
+    add(meter, loss(4.0, (1, 1), ce=1.0))
     meter.count(2)
     assert meter.read().since(earlier).means() == {"loss": 4.0, "ce": 1.0, "top1": 0.5, "top5": 0.5}
     assert meter.read().since(None) == meter.read()
@@ -74,9 +79,18 @@ def test_what_was_counted_goes_on_after_a_checkpoint():
     meter, again = filled(), Meter(CPU)
     again.load(copy.deepcopy(meter.state()))
     for each in (meter, again):
-        each.add(loss(3.0, (1, 1), ce=0.5))
+        add(each, loss(3.0, (1, 1), ce=0.5))
         each.count(4)
     assert again.read() == meter.read()
+
+
+def test_what_a_checkpoint_keeps_is_on_the_host(monkeypatch):
+    """Other ranks unpickle it. A meta tensor stands for one of a GPU."""
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda value: torch.empty_like(value, device="cpu"))
+    meter = Meter(torch.device("meta"))
+    meter.names, meter.values = ("loss",), torch.ones(1, dtype=torch.float64, device="meta")
+    state = meter.state()
+    assert [value.device for value in (state["hits"], *state["sums"].values())] == [CPU, CPU]
 
 
 @pytest.mark.parametrize("among", (1, 2, 3))
@@ -86,7 +100,7 @@ def test_another_number_of_ranks_counts_on_with_the_same_means_and_hits(began, a
     states = []
     for rank in range(began):
         meter = Meter(CPU)
-        meter.add(loss(1.0 + rank, (rank, rank + 1), ce=2.0 * rank))
+        add(meter, loss(1.0 + rank, (rank, rank + 1), ce=2.0 * rank))
         meter.steps, meter.images = 1, 4 * began
         states.append(meter.state())
     shared = [Meter(CPU).load(state) for state in Meter.shared(states, among)]
@@ -100,5 +114,35 @@ def test_another_number_of_ranks_counts_on_with_the_same_means_and_hits(began, a
 def test_ranks_that_share_a_state_do_not_share_its_tensors():
     first, second = (Meter(CPU).load(state) for state in Meter.shared([filled().state()], 2))
     first.hits.add_(1)
-    first.sums["loss"] = first.sums["loss"] + 1
+    first.values.add_(1)
     assert second.hits.tolist() == [0, 0] and second.sums["loss"] == 9.0
+
+
+def test_terms_that_a_step_names_in_another_order_or_for_the_first_time_keep_their_sums():
+    meter = Meter(CPU)
+    add(meter, loss(1.0, kl=2.0, ce=3.0))
+    add(meter, loss(10.0, ce=30.0, at=40.0))
+    add(meter, loss(100.0, ce=300.0, at=400.0))
+    assert meter.read().sums == {"loss": 111.0, "kl": 2.0, "ce": 333.0, "at": 440.0}
+
+
+def test_it_returns_to_an_earlier_state_in_place():
+    """Warming up adds to it, and may name terms for the first time."""
+    meter, empty = filled(), Meter(CPU)
+    then, of_empty = meter.state(), empty.state()
+    for one in (meter, empty):
+        add(one, loss(7.0, (3, 3), ce=1.0, kl=5.0))
+    where = meter.values
+    meter.put_back(then)
+    empty.put_back(of_empty)
+    assert meter.values is where
+    assert meter.read() == replace(filled().read(), sums={"loss": 9.0, "ce": 4.5, "kl": 0.0})
+    assert empty.read() == Totals({"loss": 0.0, "ce": 0.0, "kl": 0.0}, (0, 0), 0, 0)
+
+
+def test_a_state_holds_nothing_that_goes_on_changing():
+    meter = filled()
+    then = meter.state()
+    add(meter, loss(1.0, (1, 1), ce=1.0))
+    assert then["sums"] == {"loss": 9.0, "ce": 4.5} and then["hits"].tolist() == [3, 8]
+    assert all(value.device == CPU for value in (*then["sums"].values(), then["hits"]))

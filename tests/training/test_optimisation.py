@@ -1,5 +1,6 @@
 """Learning-rate tables against torch's schedulers, and the fused optimisers against torch's plain ones."""
 
+import math
 import sys
 
 import pytest
@@ -8,12 +9,15 @@ from torch.optim import lr_scheduler
 
 from fastkd.support.errors import UserError
 from fastkd.training.optimisation import (
+    RateTable,
     Training,
     build_optimizer,
+    clip_gradients,
     follows_the_device,
     learning_rates,
     load_optimizer_state,
-    set_learning_rate,
+    norms_of,
+    not_finite,
 )
 from fastkd.training.stages import Stage
 
@@ -141,11 +145,46 @@ def test_fused_optimisers_follow_the_device(name):
 def test_the_rate_is_changed_in_place_and_survives_loading():
     stage = Toy()
     optimizer = build_optimizer(stage, Training(epochs=1, lr=0.1), torch.device("cpu"))
+    table = RateTable(optimizer, torch.tensor([0.1, 0.025]))
     rate = optimizer.param_groups[0]["lr"]
-    set_learning_rate(optimizer, torch.tensor(0.025))
+    table.set(torch.tensor(1))
     assert rate.item() == pytest.approx(0.025)
     load_optimizer_state(optimizer, optimizer.state_dict())
     assert optimizer.param_groups[0]["lr"] is rate
+
+
+def test_every_group_has_its_share_of_the_rate_as_if_it_were_multiplied_at_the_step():
+    first, second = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))
+    groups = [{"params": [p], "lr": torch.tensor(1.0), "lr_factor": f} for p, f in ((first, 1.0), (second, 0.2))]
+    optimizer, rates = torch.optim.SGD(groups, fused=True), torch.rand(7)
+    table = RateTable(optimizer, rates)
+    assert [group["lr"].item() for group in optimizer.param_groups] == [1.0, 1.0], "as it was until the first step"
+    for step in range(9):  # warming up goes beyond the end
+        table.set(torch.tensor(step))
+        for group in optimizer.param_groups:
+            assert torch.equal(group["lr"], rates[min(step, 6)] * group["lr_factor"])
+
+
+@pytest.mark.parametrize("bad", (math.nan, math.inf, -math.inf))
+@pytest.mark.parametrize("place", (0, 1, 70, 139))
+def test_one_number_that_is_not_finite_is_found_wherever_it_stands(bad, place):
+    numbers = torch.linspace(-1, 1, 140) * 3e38
+    assert not_finite(numbers) == 0 and not_finite(numbers).dtype == torch.float32
+    numbers[place] = bad
+    assert not_finite(numbers) == 1
+
+
+def test_gradients_are_clipped_as_torch_clips_them():
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.zeros(n)) for n in (3, 50, 1000)] for _ in range(2))
+    for mine, other in zip(ours, theirs, strict=True):
+        mine.grad = torch.randn(len(mine), generator=generator)
+        other.grad = mine.grad.clone()
+    unused = torch.nn.Parameter(torch.zeros(2))
+    norms = torch.stack(norms_of([parameter.grad for parameter in ours]))
+    clip_gradients(torch.optim.SGD([*ours, unused], lr=0.1), norms, 1.5)
+    torch.nn.utils.clip_grad_norm_(theirs, 1.5, foreach=True)
+    assert all(torch.equal(mine.grad, other.grad) for mine, other in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -129,3 +129,13 @@ class TestDistill:
 def test_every_method_has_settings_with_defaults(name):
     settings = METHODS[name].Settings()
     assert settings == METHODS[name].Settings(**vars(settings))
+
+
+def test_what_depends_on_the_batch_alone_is_begun_before_the_networks_run():
+    stage, teacher = distill("kd")
+    seen, (method,) = [], stage.methods.values()
+    method.begin_step = lambda batch: seen.append(batch.index.tolist())
+    for network in (teacher, stage.network):
+        network.stem.register_forward_hook(lambda *_: seen.append("network"))
+    stage(batch())
+    assert seen == [[0, 1, 2, 3, 4, 5], "network", "network"]

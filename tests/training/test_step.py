@@ -1,11 +1,13 @@
 """The step: compiling, accumulating, clipping and averaging change what they should and nothing else."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers.recorders import Refuses, RunAgain
-from helpers.steps import close, make_step, steps_of, weights
+from helpers.dispatched import beside_forward_and_backward
+from helpers.recorders import HasNoMemory, Refuses, RunAgain
+from helpers.steps import close, make_step, step_of_stage, steps_of, weights
 from helpers.tiny import tiny_recipe, train
 
 from fastkd import networks
@@ -88,6 +90,30 @@ class TestTraining:
             Training(epochs=1, **settings)
 
 
+class TestLaunches:
+    """What a step does with single numbers is a handful of launches, however many terms its loss has."""
+
+    FEW = (
+        *("stack", "_foreach_norm", "stack", "linalg_vector_norm", "lt", "logical_not"),  # the terms; is all finite
+        *("clamp", "index_select", "add_", "gt", "where", "where"),  # the rates; the step's number; the first bad step
+        *("_fused_sgd_", "add_", "add_"),  # the meter
+    )
+
+    @pytest.mark.parametrize("name", ("teacher", "student", "control"))
+    def test_they_are_few(self, name):
+        step, raws = step_of_stage(name)
+        step(raws[0])
+        assert beside_forward_and_backward(step, raws[1]) == [*self.FEW]
+
+    def test_clipping_and_averaging_take_all_weights_at_once(self):
+        step, raws = make_step(ema=0.9, clip_norm=1.0)
+        step(raws[0])
+        more = Counter(beside_forward_and_backward(step, raws[1])) - Counter(self.FEW)
+        clipping = ("linalg_vector_norm", "add", "reciprocal", "mul", "clamp", "_foreach_mul_")
+        buffers = ("_foreach_copy_", "_foreach_copy_")  # BatchNorm's, of two types
+        assert more == Counter((*clipping, "_foreach_lerp_", *buffers))
+
+
 @pytest.mark.parametrize("recorder", (RunAgain, Refuses))
 def test_warming_up_is_no_training(recorder):
     step, raws = make_step(batch_size=4, ema=0.9)
@@ -107,10 +133,16 @@ def test_what_cannot_be_captured_says_why_and_goes_on():
     eager, _ = make_step()
     step, _ = make_step()
     (why,) = step.warm_up(step.loader, Refuses())
-    assert why == "not captured: RuntimeError: operation not permitted when stream is capturing and more"
+    assert why.startswith("not captured: RuntimeError: operation not permitted when stream is capturing and more (")
     steps_of(eager)
     steps_of(step)
     close(weights(step), weights(eager), rtol=0, atol=0)
+
+
+def test_out_of_memory_is_no_reason_to_go_on_without():
+    step, _ = make_step()
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate 2 GiB"):
+        step.warm_up(step.loader, HasNoMemory())
 
 
 class TestOptimisersOfTheHost:
@@ -135,7 +167,7 @@ class TestOptimisersOfTheHost:
         before = {name: value.detach().clone() for name, value in before.items()}
         step.prepare.normalise.shift.fill_(float("nan"))
         step(batches[0])
-        assert step.first_bad_step == 1
+        assert step.first_bad.step == 1
         for name, value in step.stage.named_parameters():
             assert torch.equal(value, before[name])
 

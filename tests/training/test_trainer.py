@@ -20,6 +20,7 @@ from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.log import MetricsLog, read_metrics
 from fastkd.support.session import Session
 from fastkd.training.identity import Identity
+from fastkd.training.meter import Meter
 from fastkd.training.optimisation import Training
 from fastkd.training.stages import Stage, StageLoss, Supervised
 from fastkd.training.step import Step
@@ -157,6 +158,18 @@ class TestCheckpointsThatDoNotFit:
         with pytest.raises(UserError, match=r"student\.pt does not fit this stage: size mismatch") as raised:
             trainer_in(tmp_path, supervised("resnet8x4")).fit()
         assert "\n" not in str(raised.value)
+
+
+def test_what_the_ranks_tell_each_other_for_a_checkpoint_is_on_the_host(tmp_path, monkeypatch):
+    """A meta tensor stands for one of a GPU."""
+    trainer, told = trainer_in(tmp_path), []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda value: torch.zeros_like(value, device="cpu"))
+    trainer.step.meter = Meter(torch.device("meta"))
+    trainer.step.meter.names, trainer.step.meter.values = ("loss",), torch.zeros(1, device="meta")
+    monkeypatch.setattr("fastkd.training.trainer.from_all", lambda value: [told.append(value) or value])
+    trainer.save()
+    tensors = [told[0]["hits"], *told[0]["sums"].values(), *told[1].values()]
+    assert len(tensors) == 3 and all(tensor.device == CPU for tensor in tensors)
 
 
 def test_another_number_of_threads_is_told(tmp_path):

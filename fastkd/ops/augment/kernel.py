@@ -1,5 +1,6 @@
 """Gather, crop, flip, turn, normalise and cast in one pass over the output, in Triton."""
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -95,30 +96,31 @@ def augment(inputs: Inputs) -> Tensor:
     out, how = empty_output(inputs), inputs.how
     if not out.numel():
         return out
-    augment_kernel[(views * batch, triton.cdiv(3 * height * width, BLOCK))](
-        inputs.images_nHWC,
-        inputs.rows_VB,
-        inputs.index_B,
-        inputs.epoch,
-        inputs.scale_C if inputs.turns is None else inputs.turns,
-        inputs.scale_C,
-        inputs.shift_C,
-        out,
-        batch,
-        how.key_low,
-        how.key_high,
-        H=height,
-        W=width,
-        PADDING=how.padding,
-        FLIP=how.flip,
-        QUARTER_TURNS=how.quarter_turns,
-        TURN=inputs.turns is not None,
-        ANGLES=ANGLES,
-        FIXED=FIXED,
-        STREAM=STREAM,
-        BLOCK=BLOCK,
-        num_warps=WARPS,
-    )
+    with torch.cuda.device_of(out):
+        augment_kernel[(views * batch, triton.cdiv(3 * height * width, BLOCK))](
+            inputs.images_nHWC,
+            inputs.rows_VB,
+            inputs.index_B,
+            inputs.epoch,
+            inputs.scale_C if inputs.turns is None else inputs.turns,
+            inputs.scale_C,
+            inputs.shift_C,
+            out,
+            batch,
+            how.key_low,
+            how.key_high,
+            H=height,
+            W=width,
+            PADDING=how.padding,
+            FLIP=how.flip,
+            QUARTER_TURNS=how.quarter_turns,
+            TURN=inputs.turns is not None,
+            ANGLES=ANGLES,
+            FIXED=FIXED,
+            STREAM=STREAM,
+            BLOCK=BLOCK,
+            num_warps=WARPS,
+        )
     return out
 
 

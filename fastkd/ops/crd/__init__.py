@@ -17,12 +17,34 @@ from torch import Tensor
 from fastkd.ops import select
 from fastkd.ops.crd import reference
 from fastkd.ops.crd.draws import DrawPlan
-from fastkd.ops.crd.inputs import Contrast, Inputs
-from fastkd.ops.crd.operation import crd_draw, crd_loss, crd_normaliser, crd_update_
+from fastkd.ops.crd.inputs import Contrast, Drawn, Inputs, Prepared
+from fastkd.ops.crd.operation import (
+    crd_count,
+    crd_draw,
+    crd_loss,
+    crd_normaliser,
+    crd_prepare,
+    crd_score,
+    crd_update_,
+)
 from fastkd.ops.numbers import CRDRole
 from fastkd.ops.schema import flat
 
-__all__ = ["CRDTerms", "Contrast", "DrawPlan", "Inputs", "draw", "implementation", "loss", "normaliser", "update_"]
+__all__ = [
+    "CRDTerms",
+    "Contrast",
+    "DrawPlan",
+    "Drawn",
+    "Inputs",
+    "Prepared",
+    "count",
+    "draw",
+    "implementation",
+    "loss",
+    "normaliser",
+    "prepare",
+    "update_",
+]
 
 DENSE_ROWS_PER_NEGATIVE = 40  # half of where the costs are equal by arithmetic, not yet by measurement: docs/LOG.md
 DENSE_MOST_NEGATIVES = 65_535  # its counts have 16 bits
@@ -67,13 +89,29 @@ def implementation(bank_n2D: Tensor, samples: int, negatives: int) -> tuple[str,
     return select.choose("crd", bank_n2D.device.type, tuple(impossible.items()), tuple(unsuitable.items()))
 
 
-def loss(inputs: Inputs, path: str) -> CRDTerms:
-    """The loss of a batch, with gradients to both embeddings; that of an empty batch is 0."""
+def count(rows_B: Tensor, n: int, plan: DrawPlan, chosen_BK: Tensor | None = None) -> Drawn:
+    """What the samples of a batch drew, for the dense path. It may be known before their embeddings are."""
+    return Drawn(*crd_count(rows_B, chosen_BK, *plan, n))
+
+
+@torch.no_grad()
+def prepare(inputs: Inputs, path: str) -> Prepared:
+    """Z, and what else of a batch is known before the bank is scored."""
+    if path == "dense" and len(inputs.contrast.rows_B):
+        return Prepared(*crd_prepare(*flat(inputs)))
+    return Prepared(normaliser(inputs, path))
+
+
+def loss(inputs: Inputs, path: str, *, drawn: Drawn | None = None, scaled: Tensor | None = None) -> CRDTerms:
+    """The loss of a batch, with gradients to both embeddings; that of an empty batch is 0.
+
+    drawn, scaled: what `count` and `prepare` gave for these samples, if they were asked: the dense path takes it.
+    """
     if not len(inputs.contrast.rows_B):
         zero = 0.0 * (inputs.contrast.student_BD.sum() + inputs.contrast.teacher_BD.sum())
         return CRDTerms(zero, *zero.detach().expand(2).unbind())
     if path != "reference":
-        total, sides, _, _ = crd_loss(*flat(inputs), path)
+        total, sides, _, _ = _by_score(inputs, drawn, scaled) if path == "dense" else crd_loss(*flat(inputs), path)
         sides = sides.detach()
         return CRDTerms(total, sides[0], sides[1])
     contrast, bank_n2D = inputs.contrast, inputs.bank_n2D
@@ -92,6 +130,8 @@ def normaliser(inputs: Inputs, path: str) -> Tensor:
     """
     if not len(inputs.contrast.rows_B):
         return inputs.z.clone()
+    if path == "dense":
+        return crd_prepare(*flat(inputs))[0]
     if path != "reference":
         return crd_normaliser(*flat(inputs), path)
     contrast, z = inputs.contrast, inputs.z
@@ -138,10 +178,20 @@ def draw(rows_B: Tensor, n: int, plan: DrawPlan, path: str) -> Tensor:
     return crd_draw(rows_B, *plan, n, path)
 
 
+def _by_score(inputs: Inputs, drawn: Drawn | None, scaled: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    (student_BD, teacher_BD, rows_B, chosen_BK, plan), bank_n2D, z, numbers = inputs
+    if drawn is None:
+        drawn = count(rows_B, len(bank_n2D), plan, chosen_BK)
+    if scaled is None:
+        with torch.no_grad():
+            scaled = crd_prepare(*flat(inputs))[1]
+    return crd_score(student_BD, teacher_BD, *drawn, scaled, bank_n2D, z, numbers, plan.negatives)
+
+
 def _chosen(inputs: Inputs) -> Tensor:
     contrast, bank_n2D = inputs.contrast, inputs.bank_n2D
     if contrast.chosen_BK is not None:
         return contrast.chosen_BK
-    # Drawn in PyTorch, the permutation's walk would wait for the GPU.
-    path = "dense" if select.able("crd", "dense", bank_n2D.device.type) else "reference"
+    # Drawn in PyTorch, the permutation's walk would wait for the GPU; the kernel that draws runs wherever Triton does.
+    path = "dense" if select.able("augment", "triton", bank_n2D.device.type) else "reference"
     return draw(contrast.rows_B, len(bank_n2D), contrast.plan, path)

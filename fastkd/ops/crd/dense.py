@@ -7,16 +7,16 @@ import torch
 import triton
 from torch import Tensor
 
-from fastkd.ops.crd import dense_kernels, draw_kernels
+from fastkd.ops import compiled, select
+from fastkd.ops.crd import dense_kernels, draw_kernels, draws
 from fastkd.ops.crd.draws import DrawPlan
-from fastkd.ops.crd.inputs import Contrast, Inputs
+from fastkd.ops.crd.inputs import Drawn, Inputs, Prepared
 from fastkd.ops.select import interpreting
 
 DRAWN_LANES = 256
-COUNTED_ROWS = 512
-MOST_ROWS = 128  # of a block, at most: the counts are padded to a multiple of it, so that they are read without a mask
-COUNTING_PROGRAMS = 6  # programs of the counting kernel on a multiprocessor
-ADDED_LANES = 64
+MARKED_ROWS = 512
+MARKING_PROGRAMS = 6  # programs of the marking kernel on a multiprocessor
+ADDED_LANES = 128
 ADDED_AT_ONCE = 16
 
 
@@ -33,47 +33,26 @@ class Tiles(NamedTuple):
     """Registers of a thread, at most."""
 
 
-def compute_losses_and_gradients(inputs: Inputs, *, outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    """Fills `outputs`: total, sides [2] and the gradients of both embeddings."""
-    contrast, bank_n2D = inputs.contrast, inputs.bank_n2D
-    if len(contrast.student_BD) == 0:
-        for output in outputs:
-            output.zero_()
-        return
-    with torch.cuda.device_of(bank_n2D):
-        drawn = count(contrast, len(bank_n2D), inputs.numbers)
-        add(*score(drawn, bank_n2D, inputs.z, contrast.plan.negatives), inputs.numbers, outputs)
-
-
-class Drawn(NamedTuple):
-    """What the large kernel reads of a batch."""
-
-    counts: Tensor
-    """[B, n and some zeros] int16, unsigned: how often each sample drew each row."""
-    positives: Tensor
-    """[B] int64: rows of the bank."""
-    scaled: Tensor
-    """[2,2,B,D]: embeddings · log2(e) / T. The first axis has the two addends of each number, the second the sides."""
-
-
-def count(contrast: Contrast, n: int, numbers: Tensor) -> Drawn:
+def count(rows_B: Tensor, chosen_BK: Tensor | None, plan: DrawPlan, n: int) -> Drawn:
     """Counts how often each sample drew each of the bank's n rows."""
-    student_BD, teacher_BD, rows_B, chosen_BK, plan = contrast
-    (samples, dim), stride = student_BD.shape, triton.cdiv(n, MOST_ROWS) * MOST_ROWS
-    counts = torch.empty(samples, stride, dtype=torch.int16, device=rows_B.device)
-    # Interpreted, products of bfloat16 are wrong; the kernels take float32 there.
-    scaled = student_BD.new_empty(2, 2, samples, dim, dtype=torch.float32 if interpreting() else torch.bfloat16)
-    drawn = Drawn(counts, torch.empty_like(rows_B), scaled)
-    embeddings = (student_BD, teacher_BD, numbers, scaled)
-    if plan.replacement or chosen_BK is not None:  # counted by atomics, one for each draw
-        counts.zero_()
-        _draw(counts.view(torch.int32), drawn.positives, embeddings, rows_B, chosen_BK, plan, n=n, dim=dim)
+    drawn = Drawn.empty(rows_B, n, distinct=plan.distinct and chosen_BK is None)
+    if len(rows_B) == 0:
         return drawn
-    blocks, wanted = triton.cdiv(stride, COUNTED_ROWS), max(COUNTING_PROGRAMS * _device(counts)[0] // samples, 1)
-    draw_kernels.count_kernel[(samples, min(blocks, wanted))](
-        counts,
-        drawn.positives,
-        *embeddings,
+    with torch.cuda.device_of(rows_B):
+        if drawn.counts.dtype == torch.int32:
+            MARKED_BY[select.choose("crd_marks", rows_B.device.type)[0]](rows_B, plan, n, *drawn)
+        else:
+            _draw(drawn.counts.zero_().view(torch.int32), drawn.positives, rows_B, chosen_BK, plan, n=n)
+    return drawn
+
+
+def mark_backwards(rows_B: Tensor, plan: DrawPlan, n: int, bits: Tensor, positives: Tensor) -> None:
+    """Marks the rows that each sample drew, by asking every row."""
+    blocks = triton.cdiv(32 * bits.shape[1], MARKED_ROWS)
+    wanted = max(MARKING_PROGRAMS * _device(rows_B)[0] // len(rows_B), 1)
+    draw_kernels.mark_kernel[(len(rows_B), min(blocks, wanted))](
+        bits,
+        positives,
         rows_B,
         plan.starts,
         plan.step,
@@ -82,33 +61,98 @@ def count(contrast: Contrast, n: int, numbers: Tensor) -> Drawn:
         len(plan.starts) - 1,
         plan.seed,
         plan.first_place,
-        STRIDE=stride,
+        STRIDE=32 * bits.shape[1],
         RELAXED=plan.relaxed,
         SEARCH=_search_steps(plan),
-        ROWS=COUNTED_ROWS,
-        LANES=DRAWN_LANES,
-        D=dim,
-        PADDED=triton.next_power_of_2(dim),
+        ROWS=MARKED_ROWS,
         num_warps=4,
     )
-    return drawn
+
+
+def _mark_forwards(rows_B: Tensor, plan: DrawPlan, n: int, bits: Tensor, positives: Tensor) -> None:
+    compiled.load("cuda")
+    torch.ops.fastkd._crd_mark(rows_B, *plan, n, bits, positives)
+
+
+MARKED_BY = {"cuda": _mark_forwards, "triton": mark_backwards, "reference": draws.mark}
+"""Who marks the rows that were drawn: a row for each of the implementations of `crd_marks`."""
+
+
+def prepare(inputs: Inputs) -> Prepared:
+    """Scales the embeddings, and measures Z if it is unknown; the device decides."""
+    (student_BD, teacher_BD, rows_B, chosen_BK, plan), bank_n2D, z, numbers = inputs
+    (samples, dim), n = student_BD.shape, len(bank_n2D)
+    prepared = Prepared.empty(student_BD, z)
+    if samples == 0:
+        prepared.z.copy_(z)
+        return prepared
+    with torch.cuda.device_of(student_BD):
+        dense_kernels.prepare_kernel[(samples,)](
+            student_BD,
+            teacher_BD,
+            bank_n2D,
+            rows_B,
+            chosen_BK,
+            plan.starts,
+            plan.step,
+            z,
+            numbers,
+            prepared.scaled,
+            prepared.z,
+            samples,
+            n,
+            plan.negatives,
+            len(plan.starts) - 1,
+            plan.seed,
+            plan.first_place,
+            REPLACEMENT=plan.replacement,
+            RELAXED=plan.relaxed,
+            SEARCH=_search_steps(plan),
+            D=dim,
+            PADDED=triton.next_power_of_2(dim),
+            num_warps=4,
+            maxnreg=128,  # left alone, ptxas takes 72 for sm_90 and spills
+        )
+    return prepared
+
+
+def compute_losses_and_gradients(
+    drawn: Drawn,
+    scaled: Tensor,
+    bank_n2D: Tensor,
+    z: Tensor,
+    numbers: Tensor,
+    negatives: int,
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> None:
+    """Fills `outputs`: total, sides [2] and the gradients of both embeddings."""
+    if len(drawn.positives) == 0:
+        for output in outputs:
+            output.zero_()
+        return
+    with torch.cuda.device_of(bank_n2D):
+        add(*score(drawn, scaled, bank_n2D, z, negatives), numbers, outputs)
 
 
 def score(
-    drawn: Drawn, bank_n2D: Tensor, z: Tensor, negatives: int, tiles: Tiles | None = None
+    drawn: Drawn, scaled: Tensor, bank_n2D: Tensor, z: Tensor, negatives: int, tiles: Tiles | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Scores the bank: (gradients [programs,2,B,D], sums [2, programs · tiles of samples]), a part for each program."""
+    """Scores the bank: (gradients [programs,2,B,D], sums [2, programs · tiles of samples]), a part for each program.
+
+    scaled: may be a part of the samples that were prepared.
+    """
     (n, _, dim), samples = bank_n2D.shape, len(drawn.positives)
     block = tile_of_samples(samples)
     multiprocessors, generation = _device(bank_n2D)
-    tiles = tiles or tiles_for(bank_n2D.dtype, generation)
+    bits = drawn.counts.dtype == torch.int32
+    tiles = tiles or tiles_for(bank_n2D.dtype, generation, bits=bits)
     over_samples = triton.cdiv(samples, block)
     wanted = max(multiprocessors * tiles.programs // (2 * over_samples), 1)
     programs = min(wanted, triton.cdiv(n, tiles.rows))
     sums = z.new_empty(2, programs * over_samples)
     gradients = z.new_empty(programs, 2, samples, dim)
     dense_kernels.scores_kernel[(programs, over_samples, 2)](
-        drawn.scaled,
+        scaled,
         bank_n2D,
         drawn.counts,
         drawn.positives,
@@ -116,9 +160,11 @@ def score(
         gradients,
         sums,
         samples,
+        scaled.stride(1) // dim,
         n,
         negatives,
-        STRIDE=drawn.counts.shape[1],
+        STRIDE=drawn.counts.shape[1] * (32 if bits else 1),
+        BITS=bits,
         D=dim,
         PADDED=max(triton.next_power_of_2(dim), 16),
         PARTS=0 if interpreting() else 1 if bank_n2D.dtype == torch.bfloat16 else 2,
@@ -157,43 +203,6 @@ def add(gradients: Tensor, sums: Tensor, numbers: Tensor, outputs: tuple[Tensor,
     )
 
 
-def compute_normaliser(inputs: Inputs, *, out: Tensor) -> None:
-    """Fills `out` [2] with Z; if it is known, both kernels return at once."""
-    (student_BD, teacher_BD, rows_B, chosen_BK, plan), bank_n2D, z, numbers = inputs
-    (samples, dim), n = student_BD.shape, len(bank_n2D)
-    if samples == 0:
-        out.copy_(z)
-        return
-    sums = student_BD.new_empty(2, samples)
-    with torch.cuda.device_of(student_BD):
-        dense_kernels.measure_kernel[(samples,)](
-            student_BD,
-            teacher_BD,
-            bank_n2D,
-            rows_B,
-            chosen_BK,
-            plan.starts,
-            plan.step,
-            z,
-            numbers,
-            sums,
-            n,
-            plan.negatives,
-            len(plan.starts) - 1,
-            plan.seed,
-            plan.first_place,
-            REPLACEMENT=plan.replacement,
-            RELAXED=plan.relaxed,
-            SEARCH=_search_steps(plan),
-            D=dim,
-            PADDED=triton.next_power_of_2(dim),
-            num_warps=4,
-        )
-        dense_kernels.finish_normaliser_kernel[(1,)](
-            sums, z, out, samples, n, plan.negatives, SUMS=triton.next_power_of_2(samples), num_warps=1
-        )
-
-
 def update(
     bank_n2D: Tensor,
     z: Tensor,
@@ -230,18 +239,21 @@ def draw(rows_B: Tensor, n: int, plan: DrawPlan, out: Tensor) -> None:
     """Fills `out` [B,K+1] int64: the positive and the K negatives of every sample."""
     if len(rows_B):
         with torch.cuda.device_of(rows_B):
-            _draw(out, None, (None,) * 4, rows_B, None, plan, n=n, dim=1)
+            _draw(out, None, rows_B, None, plan, n=n)
 
 
 def tile_of_samples(samples: int) -> int:
     return min(max(triton.next_power_of_2(samples), 16), 64)
 
 
-def tiles_for(dtype: torch.dtype, generation: int) -> Tiles:
-    """The tiles that spill no registers, as tests/ops/crd checks. generation: the GPU's, 9 for Hopper."""
-    if dtype == torch.float32:
+def tiles_for(dtype: torch.dtype, generation: int, *, bits: bool) -> Tiles:
+    """The tiles that spill no registers, as tests/ops/crd checks. generation: the GPU's, 9 for Hopper. bits: whether no
+    row comes twice."""
+    if dtype == torch.float32 and generation == 8:
+        return Tiles(rows=32, warps=4, stages=3, programs=2) if bits else Tiles(16, 4, 2, 2)
+    if dtype == torch.float32 or (generation > 9 and not bits):
         return Tiles(rows=32, warps=4, stages=2, programs=2)
-    return Tiles(rows=64, warps=4, stages=2, programs=3, registers=168) if generation == 9 else Tiles(64, 4, 2, 2)
+    return Tiles(rows=64, warps=4, stages=2, programs=2)
 
 
 def _device(tensor: Tensor) -> tuple[int, int]:
@@ -255,19 +267,16 @@ def _device(tensor: Tensor) -> tuple[int, int]:
 def _draw(
     out: Tensor,
     positives: Tensor | None,
-    embeddings: tuple,
     rows_B: Tensor,
     chosen_BK: Tensor | None,
     plan: DrawPlan,
     *,
     n: int,
-    dim: int,
 ) -> None:
     """Draws. With room for positives `out` gets counts, else the table of what was drawn."""
     draw_kernels.draw_kernel[(len(rows_B), triton.cdiv(plan.negatives, 4 * DRAWN_LANES))](
         out,
         positives,
-        *embeddings,
         rows_B,
         chosen_BK,
         plan.starts,
@@ -283,8 +292,6 @@ def _draw(
         RELAXED=plan.relaxed,
         SEARCH=_search_steps(plan),
         LANES=DRAWN_LANES,
-        D=dim,
-        PADDED=triton.next_power_of_2(dim),
         num_warps=4,
     )
 

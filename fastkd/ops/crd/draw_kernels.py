@@ -1,8 +1,9 @@
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 """The draws of `draws.py` in Triton: a table of them, or how often each sample drew each row. Imports Triton.
 
-Without replacement nothing has to be drawn to be counted: walking the permutation backwards from a row tells whether it
-is among a sample's K. With replacement, and for rows that the caller chose, integer atomics add up the counts.
+Where no row comes twice a bit says whether it was drawn. Triton has no atomics on shared memory, with which
+csrc/marks.cuh draws forwards; here each row walks the permutation backwards, which tells whether it is among a sample's
+K. With replacement, and for rows that the caller chose, integer atomics add up the counts.
 """
 
 import triton
@@ -13,7 +14,6 @@ POSITIVE_COUNTER = tl.constexpr(0xFFFFFFFF)
 KEY_COUNTER = tl.constexpr(0xFFFFFFFE)
 DRAW_LANES = tl.constexpr(16)
 PROBES = tl.constexpr(128)
-LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -206,38 +206,10 @@ def rows_of(
     return row0, row1, row2, row3, positive
 
 
-@triton.jit
-def halves(x):
-    """Two bfloat16 values whose sum is x, to 16 bits."""
-    upper = x.to(tl.bfloat16)
-    return upper, (x - upper.to(tl.float32)).to(tl.bfloat16)
-
-
-@triton.jit
-def prepare(sample, student_ptr, teacher_ptr, numbers_ptr, scaled_ptr, D: tl.constexpr, PADDED: tl.constexpr):
-    """Stores what the large kernel multiplies the bank by: embeddings · log2(e) / T, each number as the sum of two."""
-    samples, d = tl.num_programs(0), tl.arange(0, PADDED)
-    place = sample.to(tl.int64) * D + d
-    size = samples.to(tl.int64) * D
-    for side in tl.static_range(2):
-        embedding_ptr = student_ptr if side == 0 else teacher_ptr
-        scaled_D = tl.load(embedding_ptr + place, d < D, 0.0) * (LOG2_E / tl.load(numbers_ptr))
-        if scaled_ptr.dtype.element_ty == tl.bfloat16:
-            upper_D, rest_D = halves(scaled_D)
-        else:
-            upper_D, rest_D = scaled_D, scaled_D * 0.0
-        tl.store(scaled_ptr + side * size + place, upper_D, d < D)
-        tl.store(scaled_ptr + (2 + side) * size + place, rest_D, d < D)
-
-
 @triton.jit(do_not_specialize=["n", "negatives", "classes", "seed", "first_place"])
 def draw_kernel(
     out_ptr,  # COUNT: int32 [samples, STRIDE / 2], two counts of 16 bits in each; else int64 [samples, negatives + 1]
     positives_ptr,  # int64 [samples]
-    student_ptr,
-    teacher_ptr,
-    numbers_ptr,
-    scaled_ptr,  # [2, 2, samples, D]
     rows_ptr,
     chosen_ptr,
     starts_ptr,
@@ -253,8 +225,6 @@ def draw_kernel(
     RELAXED: tl.constexpr,
     SEARCH: tl.constexpr,
     LANES: tl.constexpr,
-    D: tl.constexpr,
-    PADDED: tl.constexpr,
 ):
     """A program draws 4 · LANES columns of one sample."""
     sample, first = tl.program_id(0), tl.program_id(1) * (4 * LANES)
@@ -284,7 +254,6 @@ def draw_kernel(
     if first == 0:
         if COUNT:
             tl.store(positives_ptr + sample, positive)
-            prepare(sample, student_ptr, teacher_ptr, numbers_ptr, scaled_ptr, D, PADDED)
         else:
             tl.store(out_ptr + sample.to(tl.int64) * (negatives + 1), positive)
 
@@ -300,13 +269,9 @@ def put(out_ptr, sample, column, row, negatives, STRIDE: tl.constexpr, COUNT: tl
 
 
 @triton.jit(do_not_specialize=["n", "negatives", "classes", "seed", "first_place"])
-def count_kernel(
-    counts_ptr,  # int16 [samples, STRIDE]
+def mark_kernel(
+    bits_ptr,  # int32 [samples, STRIDE / 32]
     positives_ptr,
-    student_ptr,
-    teacher_ptr,
-    numbers_ptr,
-    scaled_ptr,
     rows_ptr,
     starts_ptr,
     step_ptr,
@@ -319,11 +284,8 @@ def count_kernel(
     RELAXED: tl.constexpr,
     SEARCH: tl.constexpr,
     ROWS: tl.constexpr,
-    LANES: tl.constexpr,
-    D: tl.constexpr,
-    PADDED: tl.constexpr,
 ):
-    """Counts how often one sample drew each row of some blocks: without replacement, with it if rows are too few."""
+    """Marks which rows of some blocks one sample drew, where no row comes twice."""
     sample = tl.program_id(0)
     own_row = tl.load(rows_ptr + sample)
     start, size = own_class(own_row, starts_ptr, classes, SEARCH)
@@ -334,31 +296,13 @@ def count_kernel(
     key0, key1, key2, key3 = words(seed, tl.full((ROWS,), KEY_COUNTER, tl.uint32), place, step)
     for first_row in range(tl.program_id(1) * ROWS, STRIDE, tl.num_programs(1) * ROWS):
         row = first_row + tl.arange(0, ROWS)
-        if others < negatives:
-            lane = tl.arange(0, LANES)
-            drawn = tl.zeros((ROWS,), tl.int32)
-            for first in range(0, negatives, 4 * LANES):
-                column = first_column(first, lane)
-                row0, row1, row2, row3 = drawn_with_replacement(first, lane, others, seed, place, step)
-                drawn += tally(row0, start, size, column, negatives, first_row, ROWS)
-                drawn += tally(row1, start, size, column + DRAW_LANES, negatives, first_row, ROWS)
-                drawn += tally(row2, start, size, column + 2 * DRAW_LANES, negatives, first_row, ROWS)
-                drawn += tally(row3, start, size, column + 3 * DRAW_LANES, negatives, first_row, ROWS)
-        else:
-            other = row.to(tl.uint32)
-            other = tl.where(other < start, other, other - size)
-            eligible = (row < n) & ((row < start) | (row >= start + size))
-            column = returned(tl.minimum(other, others - 1), others, a, b, reciprocal, key0, key1, key2, key3)
-            drawn = (eligible & (column < negatives)).to(tl.int32)
-        tl.store(counts_ptr + sample.to(tl.int64) * STRIDE + row, drawn.to(tl.int16), row < STRIDE)
+        other = row.to(tl.uint32)
+        other = tl.where(other < start, other, other - size)
+        eligible = (row < n) & ((row < start) | (row >= start + size))
+        column = returned(tl.minimum(other, others - 1), others, a, b, reciprocal, key0, key1, key2, key3)
+        drawn = (eligible & (column < negatives)).to(tl.int32) << (row % 32)
+        word = first_row // 32 + tl.arange(0, ROWS // 32)
+        marks = tl.sum(drawn.reshape(ROWS // 32, 32), 1)  # bits of their own: their sum is all of them
+        tl.store(bits_ptr + sample.to(tl.int64) * (STRIDE // 32) + word, marks, word < STRIDE // 32)
     if tl.program_id(1) == 0:
         tl.store(positives_ptr + sample, positive_of(own_row, start, size, seed, place, step, RELAXED))
-        prepare(sample, student_ptr, teacher_ptr, numbers_ptr, scaled_ptr, D, PADDED)
-
-
-@triton.jit
-def tally(row, start, size, column, negatives, first_row, ROWS: tl.constexpr):
-    """[ROWS]: how often each row of the block that begins with first_row is among those that were drawn."""
-    place = in_bank(row, start, size) - first_row
-    counted = (column < negatives) & (place >= 0) & (place < ROWS)
-    return tl.histogram(tl.where(counted, place, 0).to(tl.int32), ROWS, mask=counted)

@@ -43,6 +43,14 @@ class DrawPlan(NamedTuple):
     """Whether a sample may draw the same negative more than once."""
     relaxed: bool
     """Whether the positive is any row of the sample's class instead of its own."""
+    scarce: bool = True
+    """Whether a class may have fewer negatives than are drawn: its samples draw with replacement all the same. The host
+    knows, so that nothing is asked of the device."""
+
+    @property
+    def distinct(self) -> bool:
+        """Whether no sample draws a row twice."""
+        return not (self.replacement or self.scarce)
 
 
 def draw(rows_B: Tensor, plan: DrawPlan) -> Tensor:
@@ -52,7 +60,9 @@ def draw(rows_B: Tensor, plan: DrawPlan) -> Tensor:
     others = plan.starts[-1] - sizes
     places = torch.arange(len(rows_B), device=rows_B.device) + plan.first_place
     enough = others >= plan.negatives
-    if plan.replacement or not bool(enough.any()):
+    if plan.distinct:
+        negatives = _without_replacement(places, others, plan)
+    elif plan.replacement or not bool(enough.any()):
         negatives = _with_replacement(places, others, plan)
     else:
         negatives = _without_replacement(places, torch.where(enough, others, plan.negatives), plan)
@@ -63,6 +73,16 @@ def draw(rows_B: Tensor, plan: DrawPlan) -> Tensor:
     if plan.relaxed:
         positives = starts + below(_words(plan, places, POSITIVE_COUNTER)[0], sizes)
     return torch.cat((positives[:, None], negatives), 1)
+
+
+def mark(rows_B: Tensor, plan: DrawPlan, n: int, bits: Tensor, positives: Tensor) -> None:
+    """Fills `bits` [B,words] int32 and `positives` [B] with what `draw` draws, where no row comes twice."""
+    drawn = draw(rows_B, plan)
+    positives.copy_(drawn[:, 0])
+    marked = torch.zeros(len(rows_B), 32 * bits.shape[1], dtype=torch.int64, device=rows_B.device)
+    marked.scatter_(1, drawn[:, 1:], 1)
+    words = (marked.view(len(rows_B), -1, 32) << torch.arange(32, device=rows_B.device)).sum(2)
+    bits.copy_(words - (words >> 31 << 32))  # the same 32 bits as a signed number
 
 
 def permute(place: Tensor, n: Tensor, keys: _Words) -> Tensor:

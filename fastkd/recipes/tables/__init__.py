@@ -1,9 +1,18 @@
 """What the papers report: their tables as data, and which run each cell belongs to."""
 
-from fastkd.recipes.tables import modern, sftn, simkd, tfkd
+from fastkd.recipes.tables import digits, modern, sftn, simkd, tfkd
 from fastkd.recipes.tables.entry import Entry, Omitted
+from fastkd.recipes.tables.layout import Table
 
-__all__ = ["ENTRIES", "OMITTED", "Entry", "Omitted"]
+__all__ = ["ENTRIES", "OMITTED", "TABLES", "Entry", "Omitted"]
 
 ENTRIES: tuple[Entry, ...] = (*sftn.ENTRIES, *simkd.ENTRIES, *tfkd.ENTRIES, *modern.ENTRIES)
 OMITTED: tuple[Omitted, ...] = (*sftn.OMITTED, *simkd.OMITTED, *tfkd.OMITTED, *modern.OMITTED)
+TABLES: dict[str, dict[str, Table]] = {
+    "sftn": sftn.TABLES,
+    "simkd": simkd.TABLES,
+    "tfkd": tfkd.TABLES,
+    "modern": modern.TABLES,
+    "digits": digits.TABLES,
+}
+"""The tables of each paper as they are printed, by the words that `fastkd.reproduce` has for paper and table."""

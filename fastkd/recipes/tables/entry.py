@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fastkd.methods import find_method, split_methods
 from fastkd.recipes.recipe import Published
 
 
@@ -23,20 +24,32 @@ class Entry:
     """Settings that are not the recipe's own, by the names of their options."""
     figures: dict[str, Published]
     """A figure for each stage: teacher, student, control (the student without a teacher)."""
+    row: str = ""
+    """The line of the printed table that the student's figure stands in."""
+    column: str = ""
+    """The printed column; a SFTN teacher's is the right one of two."""
 
     def arguments(self) -> list[str]:
         """What follows `python -m fastkd.train`."""
         pair = ["--pair", f"{self.teacher}/{self.student}"] if self.teacher else ["--student", self.student]
         words = [self.recipe, *pair, "--method", self.method]
-        if self.teacher and self.teacher_training == "standard" and self.recipe.endswith("-sftn"):
+        if self.teacher_training == "standard" and compares_teachers(self.recipe) and self._has_finished_teacher():
             words += ["--teacher-training", "standard"]  # these recipes' default is the other
         for name, value in self.options.items():
             values = value if isinstance(value, tuple) else (value,)
             words += [f"--{name}", *map(_word, values)]
         return words
 
+    def _has_finished_teacher(self) -> bool:
+        return bool(self.teacher) and not any(find_method(name).among_peers for name in split_methods(self.method))
+
     def command(self) -> str:
         return shlex.join(self.arguments())
+
+
+def compares_teachers(recipe: str) -> bool:
+    """Whether a recipe's teachers are student-friendly ones, unless it is said otherwise."""
+    return recipe.endswith("-sftn") or recipe == "digits"
 
 
 def _word(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastkd.recipes.tables.entry import Entry, Omitted
 from fastkd.recipes.tables.grid import figure, read_grid
+from fastkd.recipes.tables.layout import of_entries
 
 _STANDARDISED_KD = {"kd.standardise": True, "kd.temperature": 2.0, "kd.kl-weight": 9.0}
 _STANDARDISED_DKD = {"dkd.standardise": True, "dkd.temperature": 2.0, "dkd.alpha": 9.0, "dkd.beta": 72.0}
@@ -74,6 +75,7 @@ def _entries(table: str, recipe: str, cells: dict[str, tuple[str, ...]], pair: s
                 student=student,
                 method=method,
                 options=options,
+                row=name,
                 figures={"student": figure(cell, source + note)},
             )
         )
@@ -84,3 +86,6 @@ ENTRIES = (
     *_entries("CIFAR-100", "cifar100-modern", _CIFAR.rows, _CIFAR.columns[0], ", best epoch"),
     *_entries("ImageNet", "imagenet-modern", _IMAGENET.rows, _IMAGENET.columns[0], ""),
 )
+
+TABLES = of_entries("Methods of 2022 to 2025", ENTRIES)
+"""Every table, by its data set."""

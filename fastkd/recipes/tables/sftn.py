@@ -9,6 +9,7 @@ from typing import Any, Literal
 from fastkd.recipes.recipe import Published
 from fastkd.recipes.tables.entry import Entry, Omitted
 from fastkd.recipes.tables.grid import Grid, figure, read_grid
+from fastkd.recipes.tables.layout import Summary, of_entries
 
 _METHODS = {
     "KD": "kd",
@@ -252,8 +253,17 @@ def _main(table: str, grid: Grid) -> list[Entry]:
                     "student": figure(grid.rows[row][number].split()[place], source),
                     "control": figure(grid.rows["student"][number], source),
                 }
-                found.append(_entry(table, pair, method, kind, figures=figures))
+                found.append(_entry(table, pair, method, kind, row=row, figures=figures))
     return found
+
+
+_SWEPT = {
+    "sftn.temperature": "τ = ",
+    "sftn.kl-weight": "λ_KL = ",
+    "sftn.ce-weight": "λ_CE = ",
+    "sftn.teacher-weight": "λ_T = ",
+    "branch-blocks": "branch ",
+}
 
 
 def _swept() -> list[Entry]:
@@ -265,7 +275,8 @@ def _swept() -> list[Entry]:
                 swept = (int(row),) if options[-1] == "branch-blocks" else float(row)
                 teacher, student = (figure(part, f"SFTN, {table}") for part in cell.split())
                 figures = {"teacher": teacher, "student": student}
-                found.append(_entry(table, pair, "kd", "sftn", options={**fixed, options[-1]: swept}, figures=figures))
+                of_row = {"options": {**fixed, options[-1]: swept}, "row": f"{_SWEPT[options[-1]]}{row}"}
+                found.append(_entry(table, pair, "kd", "sftn", **of_row, figures=figures))
     return found
 
 
@@ -275,7 +286,7 @@ def _collaborative() -> list[Entry]:
         cells = zip(_TABLE_4.columns, _TABLE_4.rows[row], _TABLE_4.rows["student"], strict=True)
         for pair, student, control in cells:
             figures = {"student": figure(student, source), "control": figure(control, source)}
-            found.append(_entry("Table 4", pair, method, "standard", options=options, figures=figures))
+            found.append(_entry("Table 4", pair, method, "standard", options=options, row=row, figures=figures))
     return found
 
 
@@ -289,7 +300,8 @@ def _branch_sizes() -> list[Entry]:
                         name: figure(grid.rows[line][number], source)
                         for name, line in (("teacher", "teacher"), ("student", row))
                     }
-                    found.append(_entry("Table 9", pair, method, "sftn", options={"branch": branch}, figures=figures))
+                    of_column = {"options": {"branch": branch}, "column": f"{pair}, branches {branch}", "row": row}
+                    found.append(_entry("Table 9", pair, method, "sftn", **of_column, figures=figures))
     return found
 
 
@@ -313,3 +325,17 @@ ENTRIES = (
     *_mobile(),
 )
 """All entries of the paper. For a run that two tables have a figure for, the first entry counts."""
+
+_BEST = (Summary("Best", "column", "best"),)
+_AVERAGE = (Summary("AVG", "row"),)
+TABLES = of_entries(
+    "SFTN",
+    ENTRIES,
+    also={"Table 1": ("Table 17",), "Table 2": ("Table 18",)},
+    summaries={
+        **dict.fromkeys(("Table 1", "Table 2", "Table 3", "Table 17", "Table 18"), _BEST),
+        **dict.fromkeys(("Table 5", "Table 6", "Table 14", "Table 15", "Table 16"), _AVERAGE),
+        "Table 9": (Summary("Average", "column"), *_BEST),
+    },
+)
+"""Every table, as it is printed."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastkd.recipes.tables.entry import Entry, Omitted
 from fastkd.recipes.tables.grid import Grid, figure, read_grid
+from fastkd.recipes.tables.layout import of_entries
 
 _METHODS = {
     "KD": "kd",
@@ -234,7 +235,7 @@ def _main(table: str, grid: Grid) -> list[Entry]:
             if row in grid.rows:
                 rows = {"teacher": "teacher", "student": row, "control": "student"}
                 figures = {stage: figure(grid.rows[name][number], source) for stage, name in rows.items()}
-                found.append(_entry(table, pair, method, figures=figures))
+                found.append(_entry(table, pair, method, row=row, figures=figures))
     return found
 
 
@@ -246,13 +247,13 @@ def _several() -> list[Entry]:
             figures = dict(zip(names, _TABLE_6.rows["teachers"][number].split(), strict=True))
             figures |= {"student": _TABLE_6.rows[row][number], "control": _TABLE_6.rows["student"][number]}
             shown = {stage: figure(cell, source) for stage, cell in figures.items()}
-            found.append(_entry("Table 6", pair, method, options=options, figures=shown))
+            found.append(_entry("Table 6", pair, method, options=options, row=row, figures=shown))
     return found
 
 
-def _variant(table: str, pair: str, options: dict[str, Any], cell: str) -> Entry:
+def _variant(table: str, pair: str, row: str, options: dict[str, Any], cell: str) -> Entry:
     figures = {"student": figure(cell, f"SimKD, {table}, best epoch")}
-    return _entry(table, pair, "simkd", options=options, figures=figures)
+    return _entry(table, pair, "simkd", options=options, row=row, figures=figures)
 
 
 def _variants() -> list[Entry]:
@@ -262,16 +263,19 @@ def _variants() -> list[Entry]:
             weight = float(row)
             rest = round(1 - weight, 6)
             options = {"simkd.weight": weight, "simkd.ce-weight": rest, "simkd.kl-weight": rest}
-            found += [_variant(table, pair, options, cell) for pair, cell in zip(grid.columns, cells, strict=True)]
+            found += [
+                _variant(table, pair, f"α = {row}", options, cell)
+                for pair, cell in zip(grid.columns, cells, strict=True)
+            ]
     for table, grid in _FACTORS:
         for row, cells in grid.rows.items():
             options = {} if row == "2" else {"simkd.factor": int(row)}  # 2 is the recipe's default
             pairs = zip(grid.columns, cells, strict=True)
-            found += [_variant(table, pair, options, cell) for pair, cell in pairs]
+            found += [_variant(table, pair, f"r = {row}", options, cell) for pair, cell in pairs]
     pair = "resnet32x4/resnet8x4"
-    found.append(_variant("Table 5", pair, {"simkd.projector": "depthwise"}, "77.76±0.12"))
-    found.append(_variant("Table S.10", pair, {"simkd.reused-blocks": 1}, "78.47±0.08"))
-    found.append(_variant("Table S.10", pair, {"simkd.reused-blocks": 2}, "78.88±0.05"))
+    found.append(_variant("Table 5", pair, "1x1Conv-DW3x3Conv-1x1Conv", {"simkd.projector": "depthwise"}, "77.76±0.12"))
+    found.append(_variant("Table S.10", pair, "SimKD+", {"simkd.reused-blocks": 1}, "78.47±0.08"))
+    found.append(_variant("Table S.10", pair, "SimKD++", {"simkd.reused-blocks": 2}, "78.88±0.05"))
     return found
 
 
@@ -287,3 +291,6 @@ ENTRIES = (
     *_variants(),
 )
 """All entries of the paper. For a run that two tables have a figure for, the first entry counts."""
+
+TABLES = of_entries("SimKD", ENTRIES)
+"""Every table, as it is printed."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastkd.recipes.tables.entry import Entry, Omitted
 from fastkd.recipes.tables.grid import Grid, figure, read_grid
+from fastkd.recipes.tables.layout import of_entries
 
 NETWORKS = {
     "Plain CNN": "tf_cnn",
@@ -171,7 +172,9 @@ OMITTED = tuple(
 )
 
 
-def _entry(table: str, recipe: str, student: str, method: str, figures: dict[str, str], teacher: str = "") -> Entry:
+def _entry(
+    table: str, recipe: str, student: str, method: str, figures: dict[str, str], teacher: str = "", **printed: Any
+) -> Entry:
     source = f"Tf-KD, {table}, best epoch"
     return Entry(
         paper="Tf-KD",
@@ -181,6 +184,7 @@ def _entry(table: str, recipe: str, student: str, method: str, figures: dict[str
         student=student,
         method=method,
         figures={stage: figure(cell, source) for stage, cell in figures.items()},
+        **printed,
     )
 
 
@@ -197,14 +201,15 @@ def _pairs() -> list[Entry]:
                 (large, small, cells["KD"], cells["teacher"], cells["student"]),
                 (small, large, cells["Re-KD"], cells["student"], cells["teacher"]),
             )
-            for teacher, student, result, of_teacher, of_student in ways:
+            for row, (teacher, student, result, of_teacher, of_student) in zip(("KD", "Re-KD"), ways, strict=True):
                 figures = {"teacher": of_teacher, "student": result, "control": of_student}
-                found.append(_entry(table, recipe, student, "kd", figures, teacher))
+                found.append(_entry(table, recipe, student, "kd", figures, teacher, row=row, column=name))
     for recipe, grid in TABLE_4.items():
         for name, cells in _rows(grid):
             teacher, student = (NETWORKS[part] for part in name.split("/"))
             figures = {"teacher": cells["teacher"], "student": cells["De-KD"], "control": cells["student"]}
-            found.append(_entry("Table 4", recipe, student, "kd", figures, teacher))
+            column = f"{name}, {recipe.partition('-')[0]}"
+            found.append(_entry("Table 4", recipe, student, "kd", figures, teacher, row="De-KD", column=column))
     figures = {"teacher": "75.28", "student": "70.40", "control": "69.84"}
     networks = (IMAGENET_NETWORKS["ResNet18"], "kd", figures, IMAGENET_NETWORKS["DenseNet121"])
     found.append(_entry("Table 7", "imagenet-tfkd", *networks))
@@ -218,15 +223,20 @@ def _alone() -> list[Entry]:
         names = IMAGENET_NETWORKS if recipe == "imagenet-tfkd" else NETWORKS
         for name, cells in _rows(grid):
             figures = {"teacher": cells["baseline"], "student": cells["self"]}
-            found.append(_entry(table, recipe, names[name], "tfkd_self", figures, names[name]))
+            found.append(
+                _entry(table, recipe, names[name], "tfkd_self", figures, names[name], row="Tf-KD_self", column=name)
+            )
     for (table, recipe), grid in _REG.items():
         names = IMAGENET_NETWORKS if recipe == "imagenet-tfkd" else NETWORKS
         for name, cells in _rows(grid):
-            for method, column in (("tfkd_reg", "reg"), ("ls", "LSR")):
+            for method, column, row in (("tfkd_reg", "reg", "Tf-KD_reg"), ("ls", "LSR", "LSR")):
                 figures = {"student": cells[column], "control": cells["baseline"]}
-                found.append(_entry(table, recipe, names[name], method, figures))
+                found.append(_entry(table, recipe, names[name], method, figures, row=row, column=name))
     return found
 
 
 ENTRIES = (*_pairs(), *_alone())
 """All entries of the paper. For a run that two tables have a figure for, the first entry counts."""
+
+TABLES = of_entries("Tf-KD", ENTRIES, transposed=True)
+"""Every table, as it is printed: a row for each pair of networks."""

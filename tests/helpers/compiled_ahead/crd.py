@@ -9,7 +9,7 @@ import triton
 from fastkd.ops.crd import dense, dense_kernels, draw_kernels
 from helpers.compiled_ahead import compiled
 
-INTEGERS = {"samples", "n", "negatives", "classes", "first_place", "size", "programs", "sums"}
+INTEGERS = {"samples", "prepared", "n", "negatives", "classes", "first_place", "size", "programs", "sums"}
 INT64 = {"rows_ptr", "chosen_ptr", "starts_ptr", "step_ptr", "positives_ptr"}
 
 
@@ -25,10 +25,11 @@ def of_bank(kernel, types: dict[str, str], constants: dict, options: dict, archi
     return compiled(kernel, known, constants, options, architecture)
 
 
-def scores(dtype: str, samples: int, dim: int, architecture: int) -> dict:
-    tiles = dense.tiles_for(torch.bfloat16 if dtype == "bf16" else torch.float32, architecture // 10)
+def scores(dtype: str, samples: int, dim: int, architecture: int, *, bits: bool = True) -> dict:
+    tiles = dense.tiles_for(torch.bfloat16 if dtype == "bf16" else torch.float32, architecture // 10, bits=bits)
     constants = {
         "STRIDE": 50_048,
+        "BITS": bits,
         "D": dim,
         "PADDED": max(triton.next_power_of_2(dim), 16),
         "PARTS": 1 if dtype == "bf16" else 2,
@@ -37,30 +38,32 @@ def scores(dtype: str, samples: int, dim: int, architecture: int) -> dict:
         "STAGES": tiles.stages,
         "FENCED": architecture >= 90,
     }
-    types = {"bank_ptr": f"*{dtype}", "scaled_ptr": "*bf16", "counts_ptr": "*i16"}
+    types = {"bank_ptr": f"*{dtype}", "scaled_ptr": "*bf16", "counts_ptr": "*i32" if bits else "*i16"}
     options = {"num_warps": tiles.warps, "maxnreg": tiles.registers}
     record = of_bank(dense_kernels.scores_kernel, types, constants, options, architecture)
     return {"dtype": dtype, "samples": samples, "dim": dim} | record
 
 
 def small_kernels(architecture: int) -> list[dict]:
-    classes = {"RELAXED": False, "SEARCH": 1, "D": 128, "PADDED": 128}
+    classes = {"RELAXED": False, "SEARCH": 1}
     draw = classes | {"STRIDE": 50_048, "LANES": dense.DRAWN_LANES, "COUNT": True, "chosen_ptr": None}
-    count = classes | {"STRIDE": 50_048, "LANES": dense.DRAWN_LANES, "ROWS": dense.COUNTED_ROWS}
-    measure = classes | {"chosen_ptr": None, "REPLACEMENT": False}
-    finish = {"D": 128, "SUMS": 256, "PROGRAMS": 224, "AT_ONCE": dense.ADDED_AT_ONCE, "LANES": dense.ADDED_LANES}
+    mark = classes | {"STRIDE": 50_048, "ROWS": dense.MARKED_ROWS}
+    prepare = classes | {"chosen_ptr": None, "REPLACEMENT": False, "D": 128, "PADDED": 128}
+    finish = {"D": 128, "SUMS": 256, "PROGRAMS": 144, "AT_ONCE": dense.ADDED_AT_ONCE, "LANES": dense.ADDED_LANES}
     update = {"D": 128, "PADDED": 128, "SAMPLES": 64}
-    drawn = {"out_ptr": "*i32", "counts_ptr": "*i16", "scaled_ptr": "*bf16", "bank_ptr": "*bf16"}
+    drawn = {"out_ptr": "*i32", "bits_ptr": "*i32", "scaled_ptr": "*bf16", "bank_ptr": "*bf16"}
+    prepared = drawn | {"out_ptr": "*fp32"}
+    four = {"num_warps": 4}
+    limited = four | {"maxnreg": 128}
     kernels = (
-        (draw_kernels.draw_kernel, draw | {"REPLACEMENT": True}, 4),
-        (draw_kernels.draw_kernel, draw | {"REPLACEMENT": False}, 4),
-        (draw_kernels.count_kernel, count, 4),
-        (dense_kernels.measure_kernel, measure, 4),
-        (dense_kernels.finish_kernel, finish, 4),
-        (dense_kernels.finish_normaliser_kernel, {"SUMS": 64}, 1),
-        (dense_kernels.update_kernel, update, 1),
+        (draw_kernels.draw_kernel, drawn, draw | {"REPLACEMENT": True}, four),
+        (draw_kernels.draw_kernel, drawn, draw | {"REPLACEMENT": False}, four),
+        (draw_kernels.mark_kernel, drawn, mark, four),
+        (dense_kernels.prepare_kernel, prepared, prepare, limited),
+        (dense_kernels.finish_kernel, drawn, finish, four),
+        (dense_kernels.update_kernel, drawn, update, {"num_warps": 1}),
     )
-    return [of_bank(kernel, drawn, constants, {"num_warps": n}, architecture) for kernel, constants, n in kernels]
+    return [of_bank(*one, architecture) for one in kernels]
 
 
 if __name__ == "__main__":
@@ -68,6 +71,8 @@ if __name__ == "__main__":
         for record in (
             scores("bf16", 64, 128, target),
             scores("fp32", 64, 128, target),
+            scores("bf16", 64, 128, target, bits=False),
+            scores("fp32", 64, 128, target, bits=False),
             scores("bf16", 20, 64, target),
             scores("fp32", 16, 128, target),
             scores("fp32", 7, 13, target),

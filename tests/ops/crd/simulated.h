@@ -5,13 +5,13 @@ using namespace fastkd;
 struct Arguments {  // of the tests' `arguments`, in this order
   const int64_t *rows, *chosen, *starts, *step;
   int64_t classes, n, negatives, first_place;
-  int64_t seed, replacement, relaxed;
+  int64_t seed, replacement, relaxed, scarce;
 };
 
 static Draws draws_of(const Arguments& a) {
   const uint64_t seed = static_cast<uint64_t>(a.seed);
   return {a.rows, a.chosen, a.starts, a.step, a.classes, a.n, a.negatives, a.first_place, static_cast<uint32_t>(seed),
-          static_cast<uint32_t>(seed >> 32), a.replacement != 0, a.relaxed != 0};
+          static_cast<uint32_t>(seed >> 32), a.replacement != 0, a.relaxed != 0, a.scarce != 0};
 }
 
 template <typename T, int V, int PIECES, int ROWS>

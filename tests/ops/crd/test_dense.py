@@ -11,6 +11,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from fastkd.ops.crd import dense
 from fastkd.ops.crd.draw_kernels import PROBES
+from fastkd.ops.crd.inputs import MOST_ROWS
 
 
 @pytest.mark.parametrize("samples", (1, 15, 16, 17, 63, 64, 65, 1000))
@@ -24,8 +25,10 @@ def test_samples_come_in_tiles_of_the_matrix_units(samples):
 @pytest.mark.parametrize("generation", (8, 9, 10, 12))
 def test_tiles_divide_what_the_counts_are_padded_to(dtype, generation):
     """So that they are read without a mask."""
-    tiles = dense.tiles_for(dtype, generation)
-    assert dense.MOST_ROWS % tiles.rows == 0 and tiles.programs >= 1
+    for bits in (False, True):
+        tiles = dense.tiles_for(dtype, generation, bits=bits)
+        assert MOST_ROWS % tiles.rows == 0 and tiles.programs >= 1
+        assert not bits or tiles.rows % 32 == 0, "whole words"
 
 
 @pytest.mark.parametrize("classes", (1, 2, 128, 129, 1000, 128**2, 128**2 + 1))
@@ -49,14 +52,14 @@ class TestEmptyBatch:
 
     def test_its_loss_is_zero(self, case):
         outputs = (torch.ones(()), torch.ones(2), torch.empty(0, 16), torch.empty(0, 16))
-        dense.compute_losses_and_gradients(case.inputs(torch.ones(2)), outputs=outputs)
+        drawn = dense.count(case.contrast.rows_B, None, case.contrast.plan, len(case.bank))
+        scaled = torch.empty(2, 2, 0, 16)
+        dense.compute_losses_and_gradients(drawn, scaled, case.bank, torch.ones(2), case.numbers, 70, outputs)
         assert outputs[0] == 0 and outputs[1].tolist() == [0, 0]
 
     @pytest.mark.parametrize("z", ((-1.0, -1.0), (30.0, 40.0)))
     def test_it_measures_nothing(self, case, z):
-        out = torch.empty(2)
-        dense.compute_normaliser(case.inputs(torch.tensor(z)), out=out)
-        assert out.tolist() == list(z)
+        assert dense.prepare(case.inputs(torch.tensor(z))).z.tolist() == list(z)
 
     def test_it_moves_no_row(self, case):
         bank, z, step = case.bank.clone(), torch.tensor([3.0, 4.0]), torch.tensor(7)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers.crd_cases import MOMENTUM, in_float64, near, problem
-from helpers.gather_executed import ENTRIES, TYPES, VARIANTS, Gather, full_name, module
+from helpers.crd_cases import MOMENTUM, check_drawn, in_float64, near, problem
+from helpers.gather_executed import ENTRIES, MARKED_WORDS, TYPES, VARIANTS, Gather, full_name, module
 from ptx import nvcc
 
 from fastkd.ops import crd
@@ -100,6 +100,48 @@ def test_draws_are_those_of_the_reference(architecture, options):
     contrast, n = case.contrast, len(case.bank)
     expected = crd.draw(contrast.rows_B, n, contrast.plan, "reference")
     assert torch.equal(Gather(architecture).draw(contrast, n), expected)
+
+
+MARKED = {
+    "several classes": {},
+    "relaxed, every row a class": {"rows": 90, "classes": 90, "relaxed": True},
+    "all others": {"rows": 70, "classes": 7, "negatives": 60},
+    "one sample, one negative": {"samples": 1, "negatives": 1},
+    "more draws than threads, rows without a word's end": {"rows": 1999, "negatives": 1100},
+}
+
+
+@pytest.mark.parametrize(
+    "architecture", ("sm_90", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_80", "sm_100")))
+)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name.startswith(("several", "more")) else [pytest.mark.slow]) for name in MARKED],
+)
+def test_marks_are_those_of_the_draws(name, architecture):
+    """Against the reference, and against the kernel that writes a table of the draws."""
+    case = problem(**MARKED[name])
+    contrast, n, gather = case.contrast, len(case.bank), Gather(architecture)
+    assert contrast.plan.distinct
+    drawn = gather.mark(contrast, n)
+    check_drawn(drawn, crd.draw(contrast.rows_B, n, contrast.plan, "reference"))
+    check_drawn(drawn, gather.draw(contrast, n))
+    assert not any(result.depends_on_order for result in gather.launches)
+
+
+@pytest.mark.slow
+def test_a_bank_whose_marks_no_block_holds():
+    """Each block keeps its part of the rows."""
+    case = problem(rows=32 * MARKED_WORDS + 700, samples=2, negatives=300, dim=1)
+    contrast, n = case.contrast, len(case.bank)
+    drawn = Gather("sm_90").mark(contrast, n)
+    check_drawn(drawn, crd.draw(contrast.rows_B, n, contrast.plan, "reference"))
+
+
+def test_a_row_outside_the_bank_draws_nothing():
+    contrast = problem().contrast
+    drawn = Gather("sm_90").mark(contrast._replace(rows_B=torch.tensor([-1, 5, 300])), 300)
+    assert drawn.positives.tolist() == [-1, 5, 300] and (drawn.counts != 0).any(1).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -15,7 +15,14 @@ pytestmark = [
     pytest.mark.skipif(bool(nvcc.obstacle()), reason=nvcc.obstacle() or "nvcc is there"),
 ]
 ARCHITECTURE = "sm_80"
-BARRIERS = {"gatherIfLi4ELi1ELi8E": 4, "fastkd4draw": 2, "updateIfE": 2, "17finish_normaliser": 18, "6finishE": 18}
+BARRIERS = {
+    "gatherIfLi4ELi1ELi8E": 4,
+    "fastkd4draw": 2,
+    "updateIfE": 2,
+    "17finish_normaliser": 18,
+    "6finishE": 18,
+    "fastkd4mark": 2,
+}
 """How many there are in each kernel."""
 REDUNDANT = {"17finish_normaliser": (17,), "6finishE": (17,)}
 """The last ones: behind them the first thread alone goes on, with the sum that it has written itself."""
@@ -28,6 +35,7 @@ def outcome(programs: dict[str, Program] | None = None) -> tuple[frozenset[str],
     gather.programs = programs or {}
     z = gather.normaliser(case.inputs(torch.full((2,), -1.0)))
     results = [z, *gather.loss(case.inputs(z)), gather.draw(case.contrast, len(case.bank))]
+    results += gather.mark(case.contrast, len(case.bank))
     bank, student, teacher = case.bank.clone(), *(tensor.detach() for tensor in case.contrast[:2])
     rows, old_z, new_z = torch.tensor([4, 9, 4, 200, 9]), torch.tensor([-1.0, 5.0]), torch.tensor([3.0, 2.0])
     gather.update(bank, old_z, torch.tensor(7), rows, student, teacher, new_z, case.numbers)
@@ -63,3 +71,11 @@ def test_every_barrier_is_needed_or_listed(kernel):
             assert kinds == {RACE}, number
     with pytest.raises(IndexError):
         changed(kernel, without(SYNCHRONISES, BARRIERS[kernel]))
+
+
+def test_rows_are_marked_by_atomics():
+    """Words are shared by rows that several threads draw: stored plainly, they race and lose some."""
+    assert not unchanged()[0]
+    atomic = r"atom\.shared\.or\.b32\s+%r\d+, (\[[^\]]*\]), (%r\d+);"
+    kinds, results = changed("fastkd4mark", replaced(atomic, 0, r"st.shared.b32 \1, \2;"))
+    assert kinds == {RACE} and not all(map(torch.equal, results, unchanged()[1]))

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from helpers.crd_cases import PROBLEMS, check_counts, check_path, check_update, in_float64, near, problem
+from helpers.crd_cases import PROBLEMS, check_counts, check_path, check_scaled, check_update, in_float64, near, problem
 
 from fastkd.losses import CRDLoss
 from fastkd.ops import compiled, crd
 from fastkd.ops.crd.inputs import Inputs
+from fastkd.training.capture import CudaRecorder
 
 pytestmark = [
     pytest.mark.gpu,
@@ -61,9 +62,51 @@ def test_draws_are_those_of_the_reference(name, path):
     assert torch.equal(crd.draw(given.contrast.rows_B, 2000, given.contrast.plan, path).cpu(), expected)
 
 
+@pytest.mark.parametrize("marks", [pytest.param("cuda", marks=needs_library), "triton", "reference"])
 @pytest.mark.parametrize("name", [*PROBLEMS, "of CIFAR"])
-def test_counts_of_the_dense_path_are_those_of_the_draws(name):
-    check_counts(problem(**(PROBLEMS | {"of CIFAR": CIFAR})[name]).to("cuda"))
+def test_counts_of_the_dense_path_are_those_of_the_draws(name, marks, monkeypatch):
+    monkeypatch.setenv("FASTKD_OPS", f"crd_marks={marks}")
+    case = problem(**(PROBLEMS | {"of CIFAR": CIFAR})[name]).to("cuda")
+    check_counts(case)
+    check_scaled(case)
+
+
+@needs_library
+def test_a_bank_whose_marks_no_block_holds():
+    check_counts(problem(rows=900_000, samples=3, negatives=30_000, dim=1).to("cuda"))
+
+
+@pytest.mark.parametrize("marks", [pytest.param("cuda", marks=needs_library), "triton"])
+def test_draws_beside_the_networks_are_those_of_the_call(marks, monkeypatch):
+    """A recording forks its stream; replays equal eager steps bit for bit, over several replays of several steps."""
+    eager, recorded = (module(f"dense,crd_marks={marks}", monkeypatch) for _ in range(2))
+    student, teacher, index = batch(0)
+    totals = torch.zeros(2, 3, device="cuda")
+
+    def step(loss: CRDLoss, total: torch.Tensor) -> None:
+        loss.draw_ahead(index)
+        for _ in range(5):  # in place of the networks
+            torch.randn(1000, 1000, device="cuda") @ torch.randn(1000, 1000, device="cuda")
+        total.copy_(loss(student, teacher, index).total.detach())
+
+    def steps(loss: CRDLoss, into: torch.Tensor):
+        numbers = iter(range(3))
+        return lambda: step(loss, into[next(numbers)])
+
+    recorder = CudaRecorder(torch.device("cuda"))
+    snapshot = {name: tensor.clone() for name, tensor in recorded.state_dict().items()}
+    recorder.rehearse(lambda: step(recorded, totals[1, 0]))
+    replay = recorder.record(steps(recorded, totals[1]), 3)
+    for name, tensor in recorded.state_dict().items():
+        tensor.copy_(snapshot[name])
+    for _ in range(4):
+        one = steps(eager, totals[0])
+        for _ in range(3):
+            one()
+        replay()
+        assert torch.equal(*totals) and len(totals[0].unique()) == 3
+    for name, tensor in eager.state_dict().items():
+        assert torch.equal(recorded.state_dict()[name], tensor), name
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.crd_cases import PROBLEMS, check_counts, check_golden, check_path, check_update, problem
+from helpers.crd_cases import PROBLEMS, check_counts, check_golden, check_path, check_scaled, check_update, problem
 
 from fastkd.losses import CRDLoss
 from fastkd.ops import crd
@@ -19,6 +19,11 @@ SLOWER = (
     "more negatives than rows",
 )
 EACH = [pytest.param(name, marks=pytest.mark.slow) if name in SLOWER else name for name in SMALL]
+
+
+@pytest.fixture(autouse=True)
+def marked_by_triton(monkeypatch):
+    monkeypatch.setenv("FASTKD_OPS", "crd_marks=triton")
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -45,13 +50,38 @@ def test_draws_are_those_of_the_reference(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_counts_are_those_of_the_draws(name):
     check_counts(problem(**SMALL[name]))
+    check_scaled(problem(**SMALL[name]))
 
 
 @pytest.mark.parametrize("programs", [0, 1])  # 0: one for each sample
 def test_counts_of_several_blocks_and_many_classes(programs, monkeypatch):
-    monkeypatch.setattr(dense, "COUNTING_PROGRAMS", programs)
+    monkeypatch.setattr(dense, "MARKING_PROGRAMS", programs)
     check_counts(problem(rows=2100, classes=300, negatives=900, samples=3, relaxed=True))
     check_counts(problem(rows=1100, classes=2, negatives=700, samples=3))  # too few of the other class
+
+
+def test_the_reference_marks_the_same(monkeypatch):
+    for options in ({}, {"rows": 90, "classes": 90, "relaxed": True}, {"rows": 70, "classes": 7, "negatives": 60}):
+        case = problem(**options)
+        arguments = (case.contrast.rows_B, len(case.bank), case.contrast.plan)
+        by_triton = crd.count(*arguments)
+        with monkeypatch.context() as patch:
+            patch.setenv("FASTKD_OPS", "crd_marks=reference")
+            assert all(map(torch.equal, by_triton, crd.count(*arguments)))
+
+
+@pytest.mark.slow
+def test_a_plan_that_may_be_scarce_counts_what_a_sure_one_marks():
+    """The two formats of the counts, one loss."""
+    case = problem()
+    plan = case.contrast.plan
+    assert plan.distinct
+    z = torch.tensor((30.0, 40.0))
+    for scarce in (False, True):
+        again = case._replace(contrast=case.contrast._replace(plan=plan._replace(scarce=scarce)))
+        check_counts(again)
+        found = crd.loss(again.inputs(z), "dense").total
+        torch.testing.assert_close(found, crd.loss(case.inputs(z), "reference").total, rtol=2e-6, atol=0)
 
 
 def test_two_tiles_of_samples_and_several_programs():
@@ -72,7 +102,7 @@ def test_the_same_bits_every_time():
 def test_the_module(monkeypatch):
     totals = []
     for path in ("dense", "reference"):
-        monkeypatch.setenv("FASTKD_OPS", f"crd={path}")
+        monkeypatch.setenv("FASTKD_OPS", f"crd={path},crd_marks=triton")
         torch.manual_seed(1)
         loss = CRDLoss(8, 10, 40, labels=torch.arange(40) % 3, embed_dim=12, negatives=20)
         assert loss.implementation(6)[0] == path

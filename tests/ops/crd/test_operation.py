@@ -88,7 +88,10 @@ class TestPromises:
         crd.update_(case.bank, z, step, batch.rows_B, *embeddings, torch.empty(2, device="cuda"), case.numbers, path)
 
     def test_gradients_are_those_of_the_embeddings(self, case, z):
-        total, sides, *gradients = operation.crd_loss(*flat(case.inputs(z)), "dense")
+        batch, bank = case.contrast, case.bank
+        drawn = crd.count(batch.rows_B, 300, batch.plan)
+        scaled = crd.prepare(case.inputs(z), "dense").scaled
+        total, sides, *gradients = operation.crd_score(*batch[:2], *drawn, scaled, bank, z, case.numbers, 70)
         assert total.shape == () and sides.shape == (2,)
         for gradient, given in zip(gradients, case.contrast[:2], strict=True):
             assert (gradient.shape, gradient.dtype) == (given.shape, given.dtype)

@@ -50,7 +50,7 @@ class Arguments(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("rows", "chosen", "starts", "step")),
         *((name, ctypes.c_int64) for name in ("classes", "n", "negatives", "first_place")),
-        *((name, ctypes.c_int64) for name in ("seed", "replacement", "relaxed")),
+        *((name, ctypes.c_int64) for name in ("seed", "replacement", "relaxed", "scarce")),
     )
 
 
@@ -78,7 +78,7 @@ def arguments(case) -> Arguments:
     chosen = None if batch.chosen_BK is None else batch.chosen_BK.data_ptr()
     tensors = (batch.rows_B.data_ptr(), chosen, plan.starts.data_ptr(), plan.step.data_ptr())
     sizes = (len(plan.starts) - 1, len(case.bank), plan.negatives, plan.first_place)
-    return Arguments(*tensors, *sizes, plan.seed, plan.replacement, plan.relaxed)
+    return Arguments(*tensors, *sizes, plan.seed, plan.replacement, plan.relaxed, plan.scarce)
 
 
 @pytest.mark.parametrize(("variant", "dim", "dtype", "name"), PASSES)

@@ -1,0 +1,170 @@
+"""Who works on a node: a file with a heartbeat, which several processes and machines agree on through a folder alone.
+
+The file system need not have locks. A claim whose process is gone, or whose heartbeat has stopped, is taken over.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fastkd.support.errors import UserError
+from fastkd.support.paths import explained
+
+BEAT_SECONDS = 10.0
+STALE_SECONDS = 120.0
+"""A claim that has not been renewed for so long, by the clock of the file system, is nobody's."""
+_FILE, _MOST = "claim", 4096
+
+
+class Claim:
+    """A claim that this process holds."""
+
+    def __init__(self, folder: Path, token: str):
+        self.file, self.token = folder / _FILE, token
+        self._end = threading.Event()
+        self._beat = threading.Thread(target=self._keep_alive, daemon=True, name="heartbeat")
+        self.lost: Callable[[], None] = lambda: None
+        """Called once where another process has taken the claim over: this one had stopped for too long."""
+
+    def start(self) -> None:
+        self._beat.start()
+
+    def end(self) -> None:
+        """Gives the claim back, if it is still this process's."""
+        self._end.set()
+        self._beat.join()
+        if self.is_ours():
+            with contextlib.suppress(OSError):
+                self.file.unlink()
+
+    def is_ours(self) -> bool:
+        return _read(self.file).get("token") == self.token
+
+    def _keep_alive(self) -> None:
+        while not self._end.wait(BEAT_SECONDS):
+            if not self.is_ours():
+                self.lost()
+                return
+            with contextlib.suppress(OSError):  # a file server that is away for a while is no reason to stop
+                os.utime(self.file)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[Claim | None]:
+    """Holds the folder's claim while the block runs; None where a living process has it."""
+    token = secrets.token_hex(8)
+    if not _taken(folder / _FILE, token):
+        yield None
+        return
+    claim = Claim(folder, token)
+    claim.start()
+    try:
+        yield claim
+    finally:
+        claim.end()
+
+
+def holder(folder: Path) -> str:
+    """Who works on the folder, `HOST, process N`; the empty string where nobody living does."""
+    file = folder / _FILE
+    found = _read(file)
+    return f"{found.get('host')}, process {found.get('pid')}" if found and not _is_stale(file, found) else ""
+
+
+def _taken(file: Path, token: str) -> bool:
+    """Whether the claim is this process's now."""
+    found = _read(file)
+    stands = bool(found) or file.exists()
+    if stands and not (_is_stale(file, found) and _removed(file, found)):
+        return False
+    content = json.dumps({"token": token, **_own_process()}).encode()
+    with explained("cannot write", file):
+        try:
+            number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        except FileExistsError:
+            return False
+        with os.fdopen(number, "wb") as written:
+            written.write(content)
+    return True
+
+
+def _removed(file: Path, stale: dict[str, Any]) -> bool:
+    """Removes a stale claim; of several processes that want to, one does."""
+    aside = file.with_name(f"{_FILE}.{secrets.token_hex(8)}")
+    try:
+        os.rename(file, aside)
+    except FileNotFoundError:
+        return False
+    mine = _read(aside) == stale
+    if not mine:  # another process was faster, and this is its new claim
+        with contextlib.suppress(OSError):
+            os.link(aside, file)
+    aside.unlink(missing_ok=True)
+    return mine
+
+
+def _is_stale(file: Path, found: dict[str, Any]) -> bool:
+    here = _own_process()
+    is_near = all(found.get(name) == here[name] for name in ("host", "boot", "namespace"))
+    if is_near and found.get("begun") != _begun(found.get("pid")):
+        return True  # that process is gone, or another one has its number
+    return _age(file) > STALE_SECONDS
+
+
+def _age(file: Path) -> float:
+    """Seconds since the last heartbeat, by the clock of the file system that the claim lies on."""
+    probe = file.with_name(f"{_FILE}.{secrets.token_hex(8)}")
+    try:
+        with explained("cannot write", probe):
+            probe.touch()
+            return probe.stat().st_mtime - file.stat().st_mtime
+    except (FileNotFoundError, UserError):
+        return 0.0
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a claim says; nothing where there is none, or one that is not whole yet."""
+    try:
+        with file.open("rb") as opened:
+            found = json.loads(opened.read(_MOST))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _own_process() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "boot": _text("/proc/sys/kernel/random/boot_id"),
+        "namespace": _link("/proc/self/ns/pid"),
+        "pid": os.getpid(),
+        "begun": _begun(os.getpid()),
+    }
+
+
+def _begun(pid: Any) -> str:
+    """When a process of this machine began, in ticks since the machine did; empty where there is no such process."""
+    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split() if isinstance(pid, int) else []
+    return fields[19] if len(fields) > 19 else ""
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""

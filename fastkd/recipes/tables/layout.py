@@ -1,0 +1,152 @@
+"""The papers' tables as they are printed: which figure stands where, and whose run it is."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+from fastkd.recipes.recipe import Published
+from fastkd.recipes.tables.entry import Entry, compares_teachers
+from fastkd.support.errors import UserError, nearest
+
+
+class Printed(NamedTuple):
+    """A figure of a table, in the unit of its measure."""
+
+    value: float
+    std: float | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cell of a table: where it stands, what is printed there, and which run measures it."""
+
+    row: str
+    column: str
+    entry: Entry
+    stage: str
+    """teacher, student or control."""
+    measure: str = "top1"
+    """A row of `fastkd.plan.measures.MEASURES`."""
+    printed: Printed | None = None
+    """None: the paper prints nothing there."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A row or column that is computed of the others: AVG, Average, Best."""
+
+    name: str
+    along: Literal["row", "column"]
+    """row: one figure for each row, of the columns that it is about; column: one for each column, of the methods."""
+    how: Literal["mean", "best"] = "mean"
+    of: tuple[str, ...] = ()
+    """The columns, or rows, that are summed up; empty: all that hold students."""
+    printed: dict[str, float] = field(default_factory=dict)
+    """What the paper prints there, by the name of the row or column."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A printed table, or a figure that is drawn of such."""
+
+    paper: str
+    name: str
+    """`Table 17`"""
+    places: tuple[Place, ...]
+    summaries: tuple[Summary, ...] = ()
+    caption: str = ""
+
+    @property
+    def key(self) -> str:
+        """How --table names it: 17, S.8, fig2."""
+        return key_of(self.name)
+
+    @property
+    def rows(self) -> list[str]:
+        return list(dict.fromkeys(place.row for place in self.places))
+
+    @property
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(place.column for place in self.places))
+
+
+def key_of(name: str) -> str:
+    kind, _, number = name.partition(" ")
+    return {"Table": number, "Figure": f"fig{number}".replace("(", "").replace(")", "")}.get(kind, name.lower())
+
+
+def laid_out(paper: str, name: str, entries: Iterable[Entry], *, transposed: bool = False, **more: object) -> Table:
+    """The table of some entries: a column for each pair and kind of teacher, a row for each method.
+
+    transposed: a row for each pair, a column for each method, as Tf-KD prints them.
+    """
+    places: dict[tuple[str, str], Place] = {}
+    for entry in entries:
+        for place in _places(entry):
+            where = (place.column, place.row) if transposed else (place.row, place.column)
+            places.setdefault(where, replace(place, row=where[0], column=where[1]))
+    order = sorted(places.values(), key=lambda place: _RANK[place.stage]) if not transposed else list(places.values())
+    return Table(paper, name, tuple(order), **more)  # pyright: ignore[reportArgumentType]
+
+
+_RANK = {"teacher": 0, "teacher-2": 0, "teacher-3": 0, "control": 1, "student": 2}
+_NAMES = {"teacher": "teacher", "control": "student without a teacher"}
+
+
+def _places(entry: Entry) -> Iterator[Place]:
+    pair = f"{entry.teacher}/{entry.student}" if entry.teacher else entry.student
+    column = entry.column or (f"{pair}, {entry.teacher_training}" if compares_teachers(entry.recipe) else pair)
+    for stage, figure in entry.figures.items() or {"student": None}.items():
+        own = _NAMES.get(stage, stage) if stage != "student" else entry.row or _method(entry)
+        if stage != "student" and _in_rows(entry):
+            own = f"{entry.row or _method(entry)}: {own}"
+        of_best = figure is not None and "best epoch" in figure.source
+        yield Place(own, column, entry, stage, "best" if of_best else "top1", _printed(figure))
+
+
+def _in_rows(entry: Entry) -> bool:
+    """Whether each row of the table has a teacher of its own: its options are the teacher's."""
+    return any(name.startswith("sftn.") or name == "branch-blocks" for name in entry.options)
+
+
+def _method(entry: Entry) -> str:
+    return " ".join([entry.method, *(f"{name} {value}" for name, value in entry.options.items() if name != "branch")])
+
+
+def _printed(figure: Published | None) -> Printed | None:
+    return None if figure is None else Printed(figure.top1, figure.std)
+
+
+def of_entries(
+    paper: str,
+    entries: Sequence[Entry],
+    *,
+    also: dict[str, tuple[str, ...]] | None = None,
+    summaries: dict[str, tuple[Summary, ...]] | None = None,
+    transposed: bool = False,
+) -> dict[str, Table]:
+    """Every table of a paper, by its key.
+
+    also: the tables whose entries are printed in another one, too, by its name. summaries: those of a table, by its
+    name.
+    """
+    also, summaries = also or {}, summaries or {}
+    found = {}
+    for name in dict.fromkeys((*(entry.table for entry in entries), *also)):
+        own = [entry for one in (*also.get(name, ()), name) for entry in entries if entry.table == one]
+        table = laid_out(paper, name, own, transposed=transposed, summaries=summaries.get(name, ()))
+        found[table.key] = table
+    return found
+
+
+def pick(tables: dict[str, Table], paper: str, key: str | None) -> Table:
+    """The table of that key; raises UserError, which names those there are."""
+    if key is None and len(tables) == 1:
+        return next(iter(tables.values()))
+    if key is None:
+        raise UserError(f"name one of the tables of {paper} by --table: {', '.join(tables)}")
+    key = key.lower().removeprefix("table").strip() if key.lower() not in tables else key.lower()
+    by_lower = {name.lower(): table for name, table in tables.items()}
+    if key not in by_lower:
+        raise UserError(f"{paper} has no table {key!r} that fastkd runs{nearest(key, by_lower)}")
+    return by_lower[key]

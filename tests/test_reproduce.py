@@ -1,0 +1,77 @@
+"""python -m fastkd.reproduce: what it refuses, lists and plans; a tiny table from end to end."""
+
+import csv
+import json
+
+import pytest
+
+from fastkd import reproduce
+from fastkd.recipes.tables import TABLES
+from fastkd.support.errors import UserError
+
+TINY = ["digits", "--only", "wrn_16_2/resnet8", "--limit-train", "16", "--batch-size", "16", "--epochs", "1"]
+
+
+def run(*arguments: str) -> int:
+    return reproduce.main([*arguments])
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        "arguments, words",
+        [
+            (["sftm"], "no paper 'sftm'; did you mean 'sftn'?"),
+            (["sftn", "--table", "99"], "has no table '99'"),
+            (["sftn", "--table", "17", "--only", "wrn_40_2/wrn_16_3"], "did you mean 'wrn_40_2/wrn_16_2'"),
+            (["sftn", "--table", "17", "--data", "cifar100"], "--data is NAME=PATH"),
+            (["sftn", "--table", "17", "--data", "stl10=x"], "reads cifar100"),
+            (["digits", "--seeds", "2", "--teachers", "3"], "--teachers 3 are more than the 2 students"),
+            (["digits", "--method", "kd"], "--method is not for a table"),
+            (["digits", "--resume", "x"], "--resume is not for a table"),
+            (["digits", "--epochz", "3"], "no option --epochz"),
+            (["digits", "--epochs", "0"], "expected"),
+            (["sftn", "--table", "17", "--data", "cifar100=/nowhere"], "no folder /nowhere"),
+            (["digits", "--workers", "3"], "--workers changes nothing"),
+        ],
+    )
+    def test_one_line(self, arguments, words, tmp_path):
+        with pytest.raises(UserError, match="(?s)" + words.replace("?", "\\?").replace(".", "\\.")):
+            run(*arguments, "--out", str(tmp_path / "out"))
+        assert not (tmp_path / "out").exists(), "nothing is left behind"
+
+
+def test_tables_are_listed(capsys):
+    assert run("simkd") == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {key:<10} " in shown for key in TABLES["simkd"])
+
+
+def test_a_plan_tells_and_trains_nothing(tmp_path, capsys):
+    assert run(*TINY, "--plan", "--out", str(tmp_path / "out"), "--seeds", "3") == 0
+    told = capsys.readouterr().err
+    assert "14 cells, 3 students a cell from 1 teacher: 47 trainings, 47 left; hours unknown" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tiny_table(tmp_path, capsys, monkeypatch):
+    """Two methods of the digits' table: what is trained once, what goes on, and what is written."""
+    kept = tuple(place for place in TABLES["digits"]["digits"].places if place.entry.method in ("kd", "kd+sp"))
+    table = TABLES["digits"]["digits"]
+    monkeypatch.setitem(TABLES["digits"], "digits", type(table)("Digits", "Digits", kept))
+    out = tmp_path / "out"
+    assert run(*TINY, "--out", str(out)) == 0
+    first = capsys.readouterr()
+    assert first.err.count("  ->  ") == 1 + 7, "two teachers, a control and four students"
+    assert "student epochs 1 instead of 10" in first.out
+    rows = list(csv.DictReader((out / "tables" / "digits-digits.csv").read_text().splitlines()))
+    assert {row["row"] for row in rows} == {"teacher", "student without a teacher", "kd", "kd+sp"}
+    assert all(row["ours"] for row in rows)
+    recipes = [json.loads((node / "recipe.json").read_text()) for node in (out / "nodes").iterdir()]
+    assert {recipe["stages"][-1]["role"] for recipe in recipes} == {"teacher", "student", "control"}
+    for cell in (out / "cells").iterdir():
+        assert (cell / "results.json").exists() and (cell / "student.safetensors").exists()
+
+    before = {file: file.stat().st_mtime_ns for file in (out / "nodes").rglob("*") if file.is_file()}
+    assert run(*TINY, "--out", str(out)) == 0
+    assert "7 trainings, 0 left; 0.0 hours" in capsys.readouterr().err
+    assert before == {file: file.stat().st_mtime_ns for file in (out / "nodes").rglob("*") if file.is_file()}
