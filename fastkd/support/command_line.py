@@ -102,7 +102,6 @@ def read_options(
         print(page(_usage(kind, program), words, found, whole="--help-all" in arguments))
         raise SystemExit(0)
     refuse_empty(arguments)
-    _refuse_twice(kind, arguments)
     known = {"help", "help-all", *option_names(kind)}
     for prefix, inner in (groups or {}).items():
         known |= {f"{prefix}.{name}" for name in option_names(inner)}
@@ -153,19 +152,6 @@ def refuse_empty(arguments: Sequence[str]) -> None:
         elif not argument.startswith("--") or not equals or value.strip():
             continue
         raise UserError(f"{name} is empty: give it a value, or leave it out")
-
-
-def _refuse_twice(kind: type[Any], arguments: Sequence[str]) -> None:
-    """Refuses an option that is given twice, of which the first would change nothing."""
-    names = [word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")]
-    repeated = {field.name.replace("_", "-") for field in dataclasses.fields(kind) if _is_appended(field)}
-    for name in names:
-        if names.count(name) > 1 and name.removeprefix("--") not in repeated:
-            raise UserError(f"{name} is given twice")
-
-
-def _is_appended(field: dataclasses.Field) -> bool:
-    return any(mark in _marks(field.type) for mark in get_args(tyro.conf.UseAppendAction[str])[1:])
 
 
 def _with_home(options: T) -> T:

@@ -1,18 +1,15 @@
 """What every command does with a mistake in its options."""
 
-import dataclasses
 import errno
 import re
 import subprocess
 import sys
-from typing import Annotated
 
 import pytest
-import tyro
 from helpers.processes import ENVIRONMENT, ROOT
 
 from fastkd import compare, evaluate, report, train
-from fastkd.support.command_line import command, read_options
+from fastkd.support.command_line import command
 from fastkd.support.errors import UserError
 
 
@@ -68,18 +65,6 @@ def test_what_is_our_mistake_is_not_hidden(error):
 
     with pytest.raises(type(error)):
         command(fails, [])
-
-
-def test_an_option_that_is_given_twice_is_refused():
-    @dataclasses.dataclass(frozen=True)
-    class Options:
-        rate: float = 0.1
-        file: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-
-    for words in (["--rate", "1", "--rate=2"], ["--rate=1", "--file", "a", "--rate", "1"]):
-        with pytest.raises(UserError, match="^--rate is given twice$"):
-            read_options(Options, words, program="it")
-    assert read_options(Options, ["--file", "a", "--file", "b"], program="it").file == ("a", "b")
 
 
 def test_output_to_a_full_disk_is_one_line(tmp_path):
