@@ -139,6 +139,22 @@ class TestJSON:
         with pytest.raises(UserError, match=r"x\.json is not JSON"):
             files.read_json(tmp_path / "x.json")
 
+    @pytest.mark.parametrize(
+        "content, words",
+        (
+            ('{"a": {"seed": 0, "seed": 7}}', "two entries have the name 'seed'"),
+            (f'{{"a": {"9" * 5000}}}', "a number in it has thousands of digits"),
+        ),
+    )
+    def test_what_could_be_read_in_two_ways_is_refused(self, content, words, tmp_path):
+        (tmp_path / "x.json").write_text(content)
+        with pytest.raises(UserError, match=words):
+            files.read_json(tmp_path / "x.json")
+
+    def test_the_mark_that_some_editors_begin_a_file_with_is_no_part_of_it(self, tmp_path):
+        (tmp_path / "x.json").write_bytes(b"\xef\xbb\xbf[1]")
+        assert files.read_json(tmp_path / "x.json") == [1]
+
     def test_a_missing_file_and_a_folder_are_named(self, tmp_path):
         with pytest.raises(UserError, match=r"cannot read .*x\.json: No such file"):
             files.read_json(tmp_path / "x.json")
