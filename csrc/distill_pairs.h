@@ -61,12 +61,12 @@ FASTKD_INLINE void normalised(Row& row, Anchor& anchor) {
   gradient[row.label] -= slope;
   const Softmax student = others(row, z[0], row.label, row.rate, Row::ANCHOR_KL);
   const Softmax teacher = others(row, z[1], row.label, row.rate, Row::PARTNER_KL);
-  Floats total = {};
+  Total total;
   for (int64_t k = 0; k < row.width; k += LANES) {
     const Floats weight = load(teacher.values + k), below = (load(z[0].values + k) - z[0].peak) * row.rate;
-    total += weight == 0.0f ? Floats{} : weight * below;
+    total.add(weight == 0.0f ? Floats{} : weight * below);
   }
-  row.sums.third += (student.log_total - sum(total) / teacher.total) * row.squared * share;
+  row.sums.third += (student.log_total - total.whole() / teacher.total) * row.squared * share;
   row.add_difference(gradient, student, teacher, row.third_slope * row.squared * row.rate * share);
 }
 
@@ -137,9 +137,9 @@ struct Compare {
   }
 
   // Adds the divergence, and the gradient by the student's logits out of the derivatives by log q, which are the GAPS.
-  FASTKD_INLINE void add(const Floats& terms, const Floats& derivatives, float weight) const {
-    row.sums.pair += double{sum(terms)} * weight;
-    const float slope = row.pair_slope * weight, by = sum(derivatives) / q.total;
+  FASTKD_INLINE void add(const Total& terms, const Total& derivatives, float weight) const {
+    row.sums.pair += double{terms.whole()} * weight;
+    const float slope = row.pair_slope * weight, by = derivatives.whole() / q.total;
     float* const gradient = row.at(Row::GRADIENT);
     for (int64_t k = 0; k < row.width; k += LANES)
       store(gradient + k, load(gradient + k) + (load(row.at(Row::GAPS) + k) - load(q.values + k) * by) * slope);
@@ -154,7 +154,7 @@ FASTKD_INLINE void jensen_shannon(Row& row, Anchor& anchor) {
   const Compare both(row, anchor);
   const Floats least = all(-3.4028234663852886e38f);  // finite where a probability is 0
   const float of_p = 1.0f / both.p.total, of_q = 1.0f / both.q.total;
-  Floats terms = {}, derivatives = {};
+  Total terms, derivatives;
   for (int64_t k = 0; k < row.width; k += LANES) {
     const Floats d = greater(both.difference(k), least), p = load(both.p.values + k) * of_p;
     const Floats q = load(both.q.values + k) * of_q, t = exponential(d > 0.0f ? -d : d);
@@ -163,8 +163,8 @@ FASTKD_INLINE void jensen_shannon(Row& row, Anchor& anchor) {
     const Floats q_over_m = greater(d > 0.0f ? near : near + d, least);
     const Floats derivative = rest * q * q_over_m;
     store(row.at(Row::GAPS) + k, derivative);
-    terms += beta * p * p_over_m + derivative;
-    derivatives += derivative;
+    terms.add(beta * p * p_over_m + derivative);
+    derivatives.add(derivative);
   }
   both.add(terms, derivatives, row.share(0));
 }
@@ -188,7 +188,7 @@ template <bool CONTINUOUS>
 FASTKD_INLINE void alpha_beta(Row& row, Anchor& anchor) {
   const float a = row.given.numbers[TEACHER_EXPONENT], b = row.given.numbers[STUDENT_EXPONENT];
   const Compare both(row, anchor);
-  Floats terms = {}, derivatives = {};
+  Total terms, derivatives;
   for (int64_t k = 0; k < row.width; k += LANES) {
     const Floats p = both.p.log_probabilities(both.p_logits, k), q = both.q.log_probabilities(both.q_logits, k);
     const Ints impossible = (Ints)(p == -INFINITY) & (Ints)(q == -INFINITY);
@@ -198,36 +198,50 @@ FASTKD_INLINE void alpha_beta(Row& row, Anchor& anchor) {
     const Floats mixed = any_exponential(log_p * a + log_q * b);
     const Floats lower = rise(b, base, mixed, d), derivative = rise(a, mixed, top, d);  // q^b (q^a - p^a) / a
     if (a != 0.0f)
-      terms += (rise(a + b, base, top, d) - lower) / a;
+      terms.add((rise(a + b, base, top, d) - lower) / a);
     else
-      terms += b != 0.0f ? (d * mixed - lower) / b : 0.5f * d * d;
+      terms.add(b != 0.0f ? (d * mixed - lower) / b : 0.5f * d * d);
     store(row.at(Row::GAPS) + k, derivative);
-    derivatives += derivative;
+    derivatives.add(derivative);
   }
   both.add(terms, derivatives, row.share(0) * (CONTINUOUS ? 1.0f : factor_of_limits(a, b)));
 }
 
-// What ADD computes of the standardised logits; its gradient then goes through deviation and mean.
+// Takes out of the gradient what changes mean or length of z, which standardisation gives back: twice, since what is
+// left may be less than the rounding of the first time. Returns how much there was along z.
+FASTKD_INLINE float keep_across(const Row& row, const float* z, float* gradient) {
+  float along = 0;
+  for (int time = 0; time < 2; ++time) {
+    Total total, products, squares;
+    for (int64_t k = 0; k < row.width; k += LANES) {
+      const Floats slope = row.classes_of(gradient, k), value = row.classes_of(z, k);
+      total.add(slope);
+      products.add(slope * value);
+      squares.add(value * value);
+    }
+    const float square = squares.whole(), share = square > 0 ? products.whole() / square : 0.0f;
+    const float mean = total.whole() / static_cast<float>(row.given.classes);
+    for (int64_t k = 0; k < row.width; k += LANES)
+      store(gradient + k, load(gradient + k) - mean - load(z + k) * share);
+    along += share;
+  }
+  return along;
+}
+
+// What ADD computes of the standardised logits. With c the centred logits and s their deviation, z = c / (s + ε), so
+// that the gradient by c is (across + along · z · ε / (s + ε)) / (s + ε).
 template <void (*ADD)(Row&, Anchor&)>
 FASTKD_INLINE void standardised(Row& row, Anchor& anchor) {
   float *const gradient = row.at(Row::GRADIENT), *const of_ce = row.at(Row::PARTNER_GRADIENT);
   std::copy_n(gradient, row.width, of_ce);
   std::fill_n(gradient, row.width, 0.0f);
-  const Standard standard = row.standardise(anchor.z);
+  const float inverse = row.standardise(anchor.z);
   anchor.p = row.softmax(anchor.z, row.ce_rate, Row::ANCHOR_CE);
   row.standardised = true;
   ADD(row, anchor);
-  const float* const z = anchor.z.values;
   anchor.z.values[row.label] = anchor.z.own;  // ADD may have left it out
-  Floats total = {}, products = {};
-  for (int64_t k = 0; k < row.width; k += LANES) {
-    const Floats slope = row.classes_of(gradient, k);
-    total += slope;
-    products += slope * row.classes_of(z, k);
-  }
-  const float mean = sum(total) / static_cast<float>(row.given.classes), chained = sum(products) * standard.chain;
-  for (int64_t k = 0; k < row.width; k += LANES) {
-    const Floats through = (load(gradient + k) - mean - load(z + k) * chained) * standard.inverse;
-    store(gradient + k, load(of_ce + k) + through);
-  }
+  const float* const z = anchor.z.values;
+  const float along = keep_across(row, z, gradient) * STANDARD_EPSILON * inverse;
+  for (int64_t k = 0; k < row.width; k += LANES)
+    store(gradient + k, load(of_ce + k) + (load(gradient + k) + load(z + k) * along) * inverse);
 }

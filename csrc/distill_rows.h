@@ -43,11 +43,6 @@ struct Total {
   FASTKD_INLINE float whole() const { return sum(before + recent); }
 };
 
-// How a row was standardised: what it was multiplied by, and what Σ gradient · value is, to be the derivative of that.
-struct Standard {
-  float inverse, chain;
-};
-
 constexpr float STANDARD_EPSILON = 1e-7f;  // reference_parts.py has it
 
 FASTKD_INLINE Floats widened(const float* from, Type) { return load(from); }
@@ -122,22 +117,22 @@ struct Row {
     return left > 0 ? load(values + k) - less - mean : Floats{};
   }
 
-  // Subtracts the mean and divides by the deviation plus epsilon.
-  FASTKD_INLINE Standard standardise(Logits& z) const {
+  // Subtracts the mean and divides by the deviation plus epsilon; returns one over that.
+  FASTKD_INLINE float standardise(Logits& z) const {
     const float classes = static_cast<float>(given.classes), divisor = given.classes > 1 ? classes - 1.0f : 1.0f;
-    Floats below = {}, squares = {};
-    for (int64_t k = 0; k < width; k += LANES) below += classes_of(z.values, k, z.peak);
-    const float mean = sum(below) / classes;  // relative to the peak
+    Total below, squares;
+    for (int64_t k = 0; k < width; k += LANES) below.add(classes_of(z.values, k, z.peak));
+    const float mean = below.whole() / classes;  // relative to the peak
     for (int64_t k = 0; k < width; k += LANES) {
       const Floats apart = classes_of(z.values, k, z.peak, mean);
-      squares += apart * apart;
+      squares.add(apart * apart);
     }
-    const float deviation = std::sqrt(sum(squares) / divisor), inverse = 1.0f / (deviation + STANDARD_EPSILON);
+    const float inverse = 1.0f / (std::sqrt(squares.whole() / divisor) + STANDARD_EPSILON);
     for (int64_t k = 0; k < width; k += LANES)
       store(z.values + k, (load(z.values + k) - z.peak - mean) * inverse);
     z.own = z.values[label];
     z.peak = -mean * inverse;
-    return {inverse, deviation == 0 ? 0.0f : 1.0f / (divisor * deviation * inverse)};
+    return inverse;
   }
 
   FASTKD_INLINE float peak(const float* values) const {
