@@ -15,6 +15,14 @@ from helpers.distill_cases import FORMS, forced, random_logits
 
 SLOW = pytest.mark.slow
 
+# To a trace a form is a name: what differs is the Python of its public function.
+QUICK = ("sftn", "weighted teachers", "weighted nkd", "standardised dkd", "tfkd", "smoothing others", "ce")
+QUICK += ("wttm", "rld", "ab", "jsd")
+TRACED = [
+    *(pytest.param(form, torch.float32, marks=() if form in QUICK else SLOW) for form in FORMS),
+    ("sftn", torch.float16),
+]
+
 
 class OperationContract:
     path: str
@@ -49,7 +57,7 @@ class OperationContract:
         arguments = ([torch.randn(3, 5), torch.randn(3, 5).bfloat16()], torch.tensor(2.0), torch.tensor(0.5), self.path)
         torch.library.opcheck(operation.scale_gradients_, arguments)
 
-    @pytest.mark.parametrize("form, dtype", [*((form, torch.float32) for form in FORMS), ("sftn", torch.float16)])
+    @pytest.mark.parametrize("form, dtype", TRACED)
     def test_compiles_without_a_graph_break(self, form, dtype):
         logits, labels = random_logits(3, 3, 5, dtype, 0)
 

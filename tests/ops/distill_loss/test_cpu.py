@@ -3,11 +3,12 @@
 import pytest
 import torch
 from helpers.crd_cases import needs_library
-from helpers.distill_cases import FORMS, assert_no_worse, evaluate, random_logits
+from helpers.distill_cases import AB, FORMS, assert_no_worse, evaluate, random_logits
 from helpers.distill_kernels import HardCases, KernelContract, poisoned_memory  # noqa: F401
 from helpers.distill_operation import OperationContract
 from helpers.instructions import every_instruction_set, instructions  # noqa: F401
 
+from fastkd.losses import ab_divergence_loss
 from fastkd.ops import compiled
 from fastkd.support.errors import UserError
 
@@ -59,6 +60,35 @@ def test_a_form_that_the_library_lacks_is_left_to_the_reference(monkeypatch):
     monkeypatch.setenv("FASTKD_OPS", "distill_loss=cpu")
     with pytest.raises(UserError, match="the compiled cpu library has no kernel of the form rld"):
         FORMS["rld"](logits[0], logits[1:], labels)
+
+
+@every_instruction_set
+class TestAgreement:
+    @pytest.mark.parametrize("apart", (1e-1, 1e-3))
+    @pytest.mark.parametrize("form", FORMS)
+    def test_networks_that_nearly_agree(self, form, apart):
+        logits, labels = random_logits(3, 4, 50, torch.float32, 8)
+        logits = [logits[0] + apart * noise for noise in (torch.zeros(()), *logits[1:])]
+        assert_no_worse(form, logits, labels, path="cpu")
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_logits_that_are_far_from_zero(self, form):
+        logits, labels = random_logits(3, 4, 50, torch.float32, 9)
+        logits = [tensor + offset for tensor, offset in zip(logits, (3000.0, -500.0, 200.0), strict=True)]
+        assert_no_worse(form, logits, labels, path="cpu")
+
+
+LIMITS = ((1.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.0, 0.0), (1.0, -1.0), (0.5, -0.5), (2.0, -0.5), (-0.5, 0.2))
+
+
+@every_instruction_set
+class TestLimitsOfTheAlphaBetaDivergence:
+    @pytest.mark.parametrize("continuous", (False, True))
+    @pytest.mark.parametrize("alpha, beta", LIMITS)
+    def test_they_are_no_worse(self, alpha, beta, continuous, monkeypatch):
+        numbers = AB | {"alpha": alpha, "beta": beta, "continuous": continuous}
+        monkeypatch.setitem(FORMS, "limit", lambda a, b, y: ab_divergence_loss(a, b[0], y, **numbers))
+        assert_no_worse("limit", *random_logits(2, 5, 37, torch.float32, 10), path="cpu")
 
 
 def test_imagenet_21k():
