@@ -75,7 +75,7 @@ FASTKD_INLINE bool keep_less_likely(const Row& row, Logits z[2], float* student)
   const Floats own = all(z[1].own);
   for (int64_t k = 0; k < row.width; k += LANES) {
     const Floats teacher = load(z[1].values + k);
-    const Ints kept = teacher < own;
+    const Ints kept = (Ints)(teacher < own);
     store(student + k, kept ? load(z[0].values + k) : all(-INFINITY));
     store(z[1].values + k, kept ? teacher : all(-INFINITY));
   }

@@ -86,7 +86,7 @@ FASTKD_INLINE Floats exponential_minus_1(const Floats& x) {
 // The logarithm of a normal x > 0, right to one unit in the last place of it, or of 1 where that is greater.
 FASTKD_INLINE Floats logarithm(const Floats& x) {
   const Floats half = (Floats)(((Bits)x & 0x007FFFFFu) | 0x3F000000u);  // 0.5 <= half < 1
-  const Ints small = half < 0.70710678118654752f;
+  const Ints small = (Ints)(half < 0.70710678118654752f);
   const Floats whole = __builtin_convertvector((Ints)((Bits)x >> 23) - 126 + small, Floats);
   const Floats rest = (small ? half + half : half) - 1.0f, square = rest * rest;
   Floats series = all(7.0376836292e-2f);
