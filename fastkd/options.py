@@ -264,10 +264,10 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
     of_teacher = [*of_training, *["teacher_net"] * ("teacher_net" in wanted), *of_branches]
     if teacher is None and of_teacher:
         _refuse(of_teacher[0], f"the method {learns} has no teacher")
-    if teacher is not None and teacher.sftn is None and of_branches:
-        _refuse(of_branches[0], "the teacher is not trained with branches")
     if learning_together(recipe) and (of_nothing := [*of_training, *of_branches]):
         _refuse(of_nothing[0], "the teacher learns together with the student")
+    if teacher is not None and teacher.sftn is None and of_branches:
+        _refuse(of_branches[0], "the teacher is not trained with branches")
     if teacher is not None and teacher.training is None and of_training:
         _refuse(of_training[0], "the teacher is loaded, not trained")
     for method, settings in options.methods.items():

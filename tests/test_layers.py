@@ -19,7 +19,7 @@ LAYERS = (
     ("run",),
     ("recipes",),
     ("training",),
-    ("methods",),
+    ("methods", "synthesis"),
     ("losses", "data", "stored"),
     ("ops", "networks"),
     ("support",),

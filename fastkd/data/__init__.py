@@ -51,6 +51,7 @@ __all__ = [
     "Split",
     "Views",
     "channel_statistics",
+    "divided",
     "evaluation_source",
     "fingerprint",
     "is_resident",
@@ -147,6 +148,20 @@ def _opened(name: str, path: str, reading: Reading, cache: Path | None) -> DataS
     if path:
         raise UserError(f"{name} takes no path, got {path!r}")
     return function()
+
+
+def divided(data: DataSet, share: float) -> tuple[DataSet, DataSet]:
+    """The data set without a share of its training images, and one that has those to test on.
+
+    They are a random choice by a fixed seed, at least one image. Raises UserError where there is but one.
+    """
+    samples = len(data.train)
+    if samples < 2:
+        raise UserError(f"{data.name} has too few training images to hold some out: at least 2, got {samples}")
+    count = min(max(1, round(share * samples)), samples - 1)
+    chosen = np.random.Generator(np.random.Philox(1)).permutation(samples)
+    train, rest = data.train.take(np.sort(chosen[count:])), data.train.take(np.sort(chosen[:count]))
+    return dataclasses.replace(data, train=train), dataclasses.replace(data, test=rest)
 
 
 def _limited(split: Split | FileSplit, count: int) -> Split | FileSplit:

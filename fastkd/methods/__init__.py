@@ -34,6 +34,7 @@ from fastkd.methods.rco import RCO
 from fastkd.methods.reviewkd import ReviewKD
 from fastkd.methods.rkd import RKD
 from fastkd.methods.rld import RLD
+from fastkd.methods.sckd import SCKD
 from fastkd.methods.sdd import SDD
 from fastkd.methods.semckd import SemCKD
 from fastkd.methods.simkd import SimKD
@@ -94,6 +95,7 @@ METHODS: dict[str, type[Method]] = {
     "reviewkd": ReviewKD,
     "rkd": RKD,
     "rld": RLD,
+    "sckd": SCKD,
     "sdd": SDD,
     "semckd": SemCKD,
     "simkd": SimKD,

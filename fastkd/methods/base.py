@@ -42,6 +42,20 @@ class MethodLoss(NamedTuple):
     terms: Terms
     hits: Tensor | None = None
     """[2] int64: top-1 and top-5 hits, which the one logit method of a `Distill` stage counts."""
+    gated: Tensor | None = None
+    """What is added to the total only where its gradient agrees with that of the rest, see `Gate`."""
+
+
+class Gate(NamedTuple):
+    """When a gated loss is added: in each batch for which its gradient and that of what has no gate agree."""
+
+    least_cosine: float
+    """The least cosine between the two gradients."""
+    compared: Literal["all", "classifier"] = "all"
+    """The parameters of the student whose gradients are compared."""
+
+
+PeerLoss = Callable[[Output, tuple[Output, ...], Batch], MethodLoss]
 
 
 def weighted(name: str, weight: float | Tensor, loss: Tensor) -> MethodLoss:
@@ -112,6 +126,8 @@ class Method(nn.Module):
     """Whether the teachers' logits may be a `fastkd.losses.SparseTeacher` at the settings' `temperature`."""
     views: Views = ONE_VIEW
     """What a batch has to hold. With several views `forward` gets the outputs for all, view by view: [V·B, …]."""
+    gate: Gate | None = None
+    """What `MethodLoss.gated` has to pass, and the losses of all methods that are joined to this one."""
     teacher_norm: Literal["running", "batch"] = "running"
     """Which statistics the teacher's BatchNorms normalise by. With "batch" the teacher is not folded."""
     fixed_batch_size: ClassVar[bool] = False
@@ -148,6 +164,25 @@ class Method(nn.Module):
         Several teachers that are given are the waypoints themselves.
         """
         return None
+
+    @classmethod
+    def held_out(cls, settings: Any) -> float:
+        """The share of the training images that peers do not train on: they are weighed by it before each epoch."""
+        return 0.0
+
+    def is_weighed(self, epoch: int) -> bool:
+        """Whether the peers have their weights of an epoch, as in one that is resumed in its middle."""
+        return True
+
+    def weigh(self, epoch: int, logits_MNK: Tensor, labels_N: Tensor) -> None:
+        """Changes what the peers count in an epoch, in place, by what they say of the N images held out.
+
+        The student is the first of the peers.
+        """
+
+    def seen_from(self, place: int) -> "PeerLoss":
+        """The loss of the peer at a place, the student's being 0; `teachers` are the other peers, in order."""
+        return self
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         """The parts of the student that get a gradient from this loss; what no method of a stage reaches is frozen."""

@@ -2,21 +2,23 @@
 networks learn together from one target that is made of their logits."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastkd.data.base import Batch
 from fastkd.losses import KDLoss
 from fastkd.losses.precision import full_precision
-from fastkd.methods.base import Context, Method, MethodLoss
+from fastkd.methods.base import Context, Method, MethodLoss, PeerLoss
+from fastkd.methods.error_correlation import error_correlation, least_error_weights
 from fastkd.methods.smallest_combination import least_quadratic
 from fastkd.networks.base import Output
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
-from fastkd.support.ranges import Temperature, Weight
+from fastkd.support.ranges import BETWEEN_0_AND_1, Temperature, Weight
 
 NEWTON_STEPS = 6
 HALVINGS = 6
@@ -27,10 +29,13 @@ HALVINGS = 6
 class KDCLSettings(Checked):
     """The loss of each network is CE + kl_weight · τ² KL(target ‖ network)."""
 
-    target: Annotated[Literal["naive", "linear", "min_logit"], OnlyWith("kl_weight")] = "naive"
+    target: Annotated[Literal["naive", "linear", "min_logit", "general"], OnlyWith("kl_weight")] = "naive"
     """naive: for each sample the logits of the network with the least cross-entropy; linear: the weighted mean of all
     logits with the least cross-entropy over the batch; min_logit: for each class the least distance from the label's
-    logit that any network gives it."""
+    logit that any network gives it; general: the weighted mean of all logits, whose weights have the least squared
+    error on images that are held out. These weights may be negative, and change before each epoch."""
+    held_out: Annotated[float, BETWEEN_0_AND_1, OnlyWith("target", "general"), OnlyWith("kl_weight")] = 0.1
+    """Share of the training images that are held out. The paper does not print it: this one is a choice."""
     kl_weight: Weight = 1.0
     temperature: Annotated[Temperature, OnlyWith("kl_weight")] = 2.0
     own_augmentation: bool = True
@@ -57,10 +62,36 @@ class KDCL(Method):
             ce_weight=1.0,
             standardise=settings.standardise,
         )
+        if settings.target == "general":
+            peers = 1 + len(context.teachers)
+            self.peer_weights = nn.Buffer(torch.full((peers,), 1 / peers, dtype=torch.float64))
+            self.weighed_epoch = nn.Buffer(torch.tensor(-1))
+            self.notes.append(f"kdcl: {settings.held_out:.1%} of the images are held out to weigh the networks by")
+
+    @classmethod
+    def held_out(cls, settings: Any) -> float:
+        return settings.held_out if settings.target == "general" else 0.0
+
+    def is_weighed(self, epoch: int) -> bool:
+        return self.settings.target != "general" or self.weighed_epoch.item() == epoch
+
+    def weigh(self, epoch: int, logits_MNK: Tensor, labels_N: Tensor) -> None:
+        self.weighed_epoch.fill_(epoch)
+        self.peer_weights.copy_(least_error_weights(error_correlation(logits_MNK, labels_N)))
+
+    def seen_from(self, place: int) -> PeerLoss:
+        return partial(self._loss, place)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
-        logits = torch.stack([student.logits.detach(), *(teacher.logits.detach() for teacher in teachers)])
-        target = TARGETS[self.settings.target](logits, batch.labels)
+        return self._loss(0, student, teachers, batch)
+
+    def _loss(self, place: int, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
+        outputs = (*teachers[:place], student, *teachers[place:])
+        logits = torch.stack([output.logits.detach() for output in outputs])
+        if self.settings.target == "general":
+            target = weighted_logits(self.peer_weights, logits)
+        else:
+            target = TARGETS[self.settings.target](logits, batch.labels)
         terms = self.loss(student.logits, target.to(student.logits.dtype), batch.labels)
         return MethodLoss(terms.total, {"ce": terms.ce, "kl": terms.kl}, terms.hits)
 
@@ -76,7 +107,12 @@ def naive_target(logits_MBK: Tensor, labels_B: Tensor) -> Tensor:
 
 @full_precision
 def linear_target(logits_MBK: Tensor, labels_B: Tensor) -> Tensor:
-    return torch.einsum("m,mbk->bk", best_weights(logits_MBK, labels_B).to(logits_MBK.dtype), logits_MBK)
+    return weighted_logits(best_weights(logits_MBK, labels_B), logits_MBK)
+
+
+@full_precision
+def weighted_logits(weights_M: Tensor, logits_MBK: Tensor) -> Tensor:
+    return torch.einsum("m,mbk->bk", weights_M.to(logits_MBK.dtype), logits_MBK)
 
 
 @full_precision

@@ -28,4 +28,7 @@ def loss_on_mixed(loss: Callable[[Batch], MethodLoss], batch: Batch, labels: Mix
         return loss(batch._replace(labels=torch.where(share >= 0.5, batch.labels, batch.mixed.labels)))
     first, second = loss(batch), loss(batch._replace(labels=batch.mixed.labels))
     terms = {name: share * value + (1 - share) * second.terms[name] for name, value in first.terms.items()}
-    return MethodLoss(share * first.total + (1 - share) * second.total, terms, first.hits)
+    gated = None
+    if first.gated is not None and second.gated is not None:
+        gated = share * first.gated + (1 - share) * second.gated
+    return MethodLoss(share * first.total + (1 - share) * second.total, terms, first.hits, gated)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastkd import networks
-from fastkd.data import ONE_VIEW, Format, Source, Views, training_source
+from fastkd.data import ONE_VIEW, DataSet, Format, Source, Views, divided, evaluation_source, training_source
 from fastkd.data.order import Order
 from fastkd.losses import SFTNLoss
 from fastkd.methods import Context, Method, find_method, split_methods
@@ -30,7 +30,7 @@ from fastkd.recipes.planned import (
 from fastkd.recipes.recipe import StageRecipe
 from fastkd.run.description import Deployment, Description, rebuilt
 from fastkd.run.earlier import Earlier
-from fastkd.run.job import Job
+from fastkd.run.job import EVALUATION_BATCH, Job
 from fastkd.run.purpose import order_of, purpose_of, refuse_other_images, reorder
 from fastkd.support import distributed
 from fastkd.support.errors import UserError
@@ -94,7 +94,7 @@ class Builder:
         in_half = job.execution.bfloat16 and job.device.type == "cuda"
         dtype = torch.bfloat16 if in_half else torch.float32
         return training_source(
-            job.data,
+            self._training_data(planned),
             replace(job.feeding, format=Format(dtype=dtype, channels_last=job.execution.channels_last)),
             batch_size=planned.training.batch_size,
             augmentation=job.recipe.augmentation,
@@ -103,6 +103,21 @@ class Builder:
             views=views,
             distinct_epochs=None if planned.role == "teacher" else job.recipe.storing.store_epochs,
         )
+
+    def held_out_source(self, planned: PlannedTraining) -> Source | None:
+        """The images that a stage keeps from its training to weigh its networks by: the same in every process."""
+        job, share = self.job, _held_out(planned)
+        if not share:
+            return None
+        alone = replace(job.feeding, rank=0, world_size=1)
+        _, data = divided(job.data, share)
+        source = evaluation_source(data, alone, batch_size=EVALUATION_BATCH, crop=job.recipe.augmentation.crop)
+        source.prepare.to(job.device)
+        return source
+
+    def _training_data(self, planned: PlannedTraining) -> DataSet:
+        share = _held_out(planned)
+        return divided(self.job.data, share)[0] if share else self.job.data
 
     def _supervised(self, planned: PlannedSupervised, earlier: Earlier) -> Stage:
         return Supervised(self.network(planned.network), planned.name)
@@ -193,7 +208,7 @@ class Builder:
     def _methods(
         self, planned: PlannedDistillation | PlannedMutual, student: Network, teachers: Sequence[Network]
     ) -> dict[str, Method]:
-        size, data, training = self.job.recipe.image_size, self.job.data, planned.training
+        size, data, training = self.job.recipe.image_size, self._training_data(planned), planned.training
         labels, processes = data.train.labels, distributed.world_size()
         whole, drop_last = training.batch_size, training.drop_last
         order = Order(len(labels), whole, self.data_seed, drop_last=drop_last, world_size=processes)
@@ -238,6 +253,13 @@ def _in_turn(planned: PlannedDistillation, teachers: Sequence[Network]) -> bool:
     if len({tuple(value.shape for value in teacher.state_dict().values()) for teacher in teachers}) > 1:
         raise UserError(f"{planned.method}: the anchors are one network at several times, not several networks")
     return True
+
+
+def _held_out(planned: PlannedTraining) -> float:
+    """The share of the training images that a stage does not train on."""
+    if not isinstance(planned, PlannedMutual):
+        return 0.0
+    return find_method(planned.method).held_out(planned.settings[planned.method])
 
 
 def _method(name: str, planned: PlannedDistillation | PlannedMutual, context: Context) -> Method:

@@ -43,7 +43,7 @@ from fastkd.support.session import Session
 from fastkd.support.words import counted
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.identity import Identity
-from fastkd.training.stages import Stage
+from fastkd.training.stages import Mutual, Stage
 from fastkd.training.taught import Shelf
 from fastkd.training.trainer import Trainer
 
@@ -265,6 +265,8 @@ class Run:
 
     def trainer(self, planned: PlannedTraining, stage: Stage, shelf: Shelf | None = None) -> Trainer:
         """The trainer of a stage; shelf: where its teachers are stored."""
+        if isinstance(stage, Mutual):
+            stage.held_out = self.builder.held_out_source(planned)
         return Trainer(
             planned.name,
             stage,

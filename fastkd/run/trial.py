@@ -77,7 +77,8 @@ def _failure(stage: Stage, batch: Batch) -> str:
     stage.train()
     stage.begin_epoch(0)
     try:
-        total = stage(batch).total
+        loss = stage(batch)
+        total = torch.stack([loss.total, *loss.gated.values()]).sum()
         total.backward()
     except UserError:
         raise

@@ -32,6 +32,8 @@ class Averaging:
         self.reducer: DistributedDataParallel | None = None
         """DDP, from the first step or `build` on, unless the gradients travel as one message."""
         self.one_message = False
+        self.by_gates = stage.gate is not None
+        """Whether `fastkd.training.gates` averages the gradients that it collects, so that there is nothing to do."""
         self.stream: Context = contextlib.nullcontext
         """The stream on which steps are taken that are not recorded."""
 
@@ -46,7 +48,7 @@ class Averaging:
             self.reducer = None
             gc.collect()  # what an earlier reducer keeps of the autograd graph would be used again
         self.stream, self.one_message = stream, one_message
-        if world_size() == 1 or one_message:
+        if world_size() == 1 or one_message or self.by_gates:
             return
         ids = [self.device] if self.device.type == "cuda" else None
         with stream():
@@ -66,7 +68,7 @@ class Averaging:
         return contextlib.nullcontext() if reducer is None or last else reducer.no_sync()
 
     def _ready_reducer(self) -> DistributedDataParallel | None:
-        if world_size() == 1 or self.one_message:
+        if world_size() == 1 or self.one_message or self.by_gates:
             return None
         if self.reducer is None:
             self.build()
@@ -74,7 +76,7 @@ class Averaging:
 
     def finish(self) -> None:
         """Called when all gradients are there."""
-        if self.one_message and world_size() > 1:
+        if self.one_message and not self.by_gates and world_size() > 1:
             average_gradients([parameter for parameter in self.stage.parameters() if parameter.grad is not None])
 
 

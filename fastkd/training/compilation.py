@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch._functorch import config as functorch
 
 from fastkd.networks.base import Head, Network, Tail
 from fastkd.networks.grafts import Branch
@@ -47,6 +48,8 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
 def compile_stage(stage: Stage, mode: Literal["blocks", "whole"], backend: Backend = "inductor") -> None:
     """Makes the parts run compiled from their next call on; parameter names and states stay as they are."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
+    if stage.gate is not None:  # the graph is gone through once for each total
+        functorch.donated_buffer = False
     for part in compiled_parts(stage, mode):
         # `Module.compile` sets this attribute, too. But it compiles the frame of `_call_impl` itself, which in torch's
         # own modules (a stem that is a Sequential) is silently left alone; inlined into a frame of ours it is not.

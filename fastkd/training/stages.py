@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, Views
+from fastkd.data.sources import Source
 from fastkd.losses import SFTNLoss, ce_loss
 from fastkd.methods import short_name
-from fastkd.methods.base import Method, MethodLoss, Terms
+from fastkd.methods.base import Gate, Method, MethodLoss, Terms
 from fastkd.methods.mixed import labels_of_mixed, loss_on_mixed
 from fastkd.networks.base import Network, Output
 from fastkd.stored import RowFormat
@@ -32,6 +33,8 @@ class StageLoss(NamedTuple):
     terms: Terms
     hits: Tensor
     """[2] int64: top-1 and top-5 hits of the network that is being trained."""
+    gated: Terms = {}  # noqa: RUF012 - nothing changes it
+    """Further differentiable values, by the names of their gates: each is added where its gradient passes the gate."""
 
     def numbers(self) -> Numbers:
         """The total, as `loss`, and the terms behind it."""
@@ -49,6 +52,13 @@ class Stage(nn.Module):
     """Whether there is something to test after an epoch."""
     notes: Sequence[str] = ()
     """What a user should know of the stage; it is logged."""
+    gate: Gate | None = None
+    """The gate that its gated losses have to pass; None: it has none."""
+
+    def gate_parameters(self) -> Iterable[nn.Parameter]:
+        """The parameters whose gradients a gate compares."""
+        compares_all = self.gate is None or self.gate.compared == "all"
+        return (self.network if compares_all else self.network.head.classifier).parameters()
 
     @property
     def deployed(self) -> Network:
@@ -152,6 +162,7 @@ class Distill(Stage):
         self.epochs_in_turn, self.waypoints = epochs_in_turn, frozen if epochs_in_turn else ()
         self.teachers = (copy.deepcopy(frozen[0]),) if epochs_in_turn else frozen
         self.preacts = any(method.needs_preacts for method in methods.values())
+        self.gate = next((method.gate for method in methods.values() if method.gate is not None), None)
         _refuse_different_views(methods)
         # Methods that ask for one view get the outputs of the first.
         self.views = max((method.views for method in methods.values()), key=lambda views: views.count)
@@ -177,17 +188,22 @@ class Distill(Stage):
             of_first = [_first(teacher, count) for teacher in teachers]
             first_view = first_view[0], self._read(batch, 1) if batch.taught else tuple(of_first)
         total, terms, hits = None, {}, None
+        gated: Terms = {}
         for name, method in self.methods.items():
             assert isinstance(method, Method)
             seen = first_view if method.views.count == 1 else every_view
             loss = loss_on_mixed(partial(method, *seen), batch, labels_of_mixed(method))
-            total = loss.total if total is None else total + loss.total
             # A single method's terms keep their short names; several are told apart by the method's.
             prefix = f"{short_name(name)}." if len(self.methods) > 1 else ""
+            joined_behind_a_gate = self.gate is not None and not method.is_logit_method
+            if not joined_behind_a_gate:
+                total = loss.total if total is None else total + loss.total
+            if (behind_a_gate := loss.total if joined_behind_a_gate else loss.gated) is not None:
+                gated[f"{prefix}gate"] = behind_a_gate
             terms |= {prefix + term: value for term, value in loss.terms.items()}
             hits = loss.hits if loss.hits is not None else hits
         assert total is not None and hits is not None, "one of the methods is a logit method"
-        return StageLoss(total, terms, hits)
+        return StageLoss(total, terms, hits, gated)
 
     def _images(self, batch: Batch) -> Tensor:
         assert len(batch.images) >= self.views.count, "the loader gives the views that the stage names"
@@ -244,6 +260,7 @@ class Prestage(Distill):
         super().__init__(student, teachers, methods, name)
         self.prestage = methods[method].prestage(student)
         self.preacts, self.views, self.notes = self.prestage.needs_preacts, self.prestage.views, ()
+        self.gate = None
         self.requires_grad_(False)
         for part in self.prestage.trained:
             part.requires_grad_(True)
@@ -279,6 +296,8 @@ class Mutual(Stage):
         self.notes = method.notes
         if method.own_augmentation:
             self.views = Views(len(networks))
+        self.held_out: Source | None = None
+        """Images that nothing is trained on, by which the method weighs the networks before each epoch."""
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -294,7 +313,8 @@ class Mutual(Stage):
         losses: list[MethodLoss] = []
         for place, own in enumerate(outputs):
             others = tuple(_constant(output) for output in (*outputs[:place], *outputs[place + 1 :]))
-            losses.append(loss_on_mixed(partial(self.method, own, others), batch, labels_of_mixed(self.method)))
+            loss = partial(self.method.seen_from(place), own, others)
+            losses.append(loss_on_mixed(loss, batch, labels_of_mixed(self.method)))
         named = zip(self.names, losses, strict=True)
         terms = {f"{name}.{term}": value for name, loss in named for term, value in loss.terms.items()}
         assert losses[0].hits is not None, "the method is a logit method"
@@ -314,6 +334,21 @@ class Mutual(Stage):
 
     def begin_epoch(self, epoch: int) -> None:
         self.method.begin_epoch(epoch)
+        if self.held_out is not None and not self.method.is_weighed(epoch):
+            self.method.weigh(epoch, *self._said_of(self.held_out))
+
+    @torch.no_grad()
+    def _said_of(self, source: Source) -> tuple[Tensor, Tensor]:
+        """The logits [M,N,K] of all networks in eval mode, and the labels [N], of all images of a source."""
+        device = next(self.parameters()).device
+        logits, labels, training, zero = [], [], self.training, torch.zeros((), dtype=torch.int64, device=device)
+        self.eval()
+        for raw in source.loader.epoch(0):
+            batch = source.prepare(raw.to(device), zero, zero)
+            logits.append(torch.stack([network(batch.images[0]).logits.float() for network in self.networks]))
+            labels.append(batch.labels)
+        self.train(training)
+        return torch.cat(logits, 1), torch.cat(labels)
 
 
 def _of_stage(loss: MethodLoss) -> StageLoss:

@@ -21,6 +21,7 @@ from fastkd.training.compilation import compile_stage, trained_parts, undo_compi
 from fastkd.training.counters import BatchCounters
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
 from fastkd.training.first_bad import FirstBad
+from fastkd.training.gates import Gates
 from fastkd.training.meter import Meter
 from fastkd.training.optimisation import (
     RateTable,
@@ -70,6 +71,7 @@ class Step:
         self.first_bad = FirstBad(device)
         self.meter = Meter(device)
         self.average = WeightAverage(stage.deployed, training.ema) if training.ema else None
+        self.gates = Gates(stage) if stage.gate is not None else None
         cast = CastWeights(trained_parts(stage)) if execution.bfloat16 else contextlib.nullcontext
         self._cast_weights: Callable[[], contextlib.AbstractContextManager[None]] = cast
         self.counters = BatchCounters(stage)
@@ -297,6 +299,8 @@ class Step:
             batch = self.stored.with_rows(batch, raw)
         loss = self._accumulate(batch)
         self.averaging.finish()
+        if self.gates is not None:
+            loss = self.gates.open(loss)
         numbers = loss.numbers()
         # A finite loss can have gradients that are not.
         norms = torch.stack([*norms_of(gradients_of(self.optimizer)), loss.total])
@@ -323,6 +327,8 @@ class Step:
     def _accumulate(self, batch: Batch) -> StageLoss:
         """Takes the batch in `accumulate` parts, one after the other; gradients and terms are those of their mean."""
         parts = self.training.accumulate
+        if self.gates is not None:
+            self.gates.begin()
         if parts == 1:
             return self._forward_backward(batch, 1.0)
         losses, count = [], len(batch.labels)
@@ -336,15 +342,20 @@ class Step:
             return torch.stack([value * share for value, share in zip(values, shares, strict=True)]).sum()
 
         terms = {name: mean([loss.terms[name] for loss in losses]) for name in losses[0].terms}
+        gated = {name: mean([loss.gated[name] for loss in losses]) for name in losses[0].gated}
         hits = torch.stack([loss.hits for loss in losses]).sum(0)
-        return StageLoss(mean([loss.total for loss in losses]), terms, hits)
+        return StageLoss(mean([loss.total for loss in losses]), terms, hits, gated)
 
     def _forward_backward(self, batch: Batch, weight: float) -> StageLoss:
         module = self.averaging.module()
         with self.forward_context(), self._cast_weights(), self.counters():
             loss = module(self._laid_out(batch))
-        (loss.total * weight if weight != 1.0 else loss.total).backward()
-        return StageLoss(loss.total.detach(), loss.terms, loss.hits)
+        if self.gates is None:
+            (loss.total * weight if weight != 1.0 else loss.total).backward()
+        else:
+            self.gates.backward(loss, weight)
+        gated = {name: value.detach() for name, value in loss.gated.items()}
+        return StageLoss(loss.total.detach(), loss.terms, loss.hits, gated)
 
     def _laid_out(self, batch: Batch) -> Batch:
         """The batch with its images in the memory layout that the networks have."""

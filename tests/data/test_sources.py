@@ -11,6 +11,7 @@ from fastkd.data import (
     Format,
     ResidentLoader,
     Split,
+    divided,
     resolved_loader,
     sources,
 )
@@ -146,3 +147,18 @@ class TestMistakes:
     def test_more_ranks_than_test_images(self):
         with pytest.raises(UserError, match="a test set of 5 images cannot be shared by 6 processes"):
             evaluation(made(), world_size=6)
+
+
+@pytest.mark.parametrize("share, count", [(0.25, 2), (0.01, 1), (0.99, 7)])
+def test_images_that_are_held_out_are_not_trained_on(share, count):
+    train, rest = divided(made(), share)
+    assert len(rest.test) == count and train.test is not rest.test
+    places = torch.cat([split.images[:, 0, 0, 0] for split in (train.train, rest.test)])
+    assert sorted(places.tolist()) == list(range(8))
+    again, _ = divided(made(), share)
+    assert torch.equal(again.train.images, train.train.images)
+
+
+def test_a_single_image_cannot_be_held_out():
+    with pytest.raises(UserError, match="^made has too few training images to hold some out: at least 2, got 1$"):
+        divided(made(train=1), 0.5)

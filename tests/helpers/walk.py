@@ -36,7 +36,7 @@ PAIRS = {
 }
 
 
-ON_LOGITS = ("abkd", "crld", "ctkd", "dist", "jsd", "mlld", "nkd", "rld", "ttm", "wttm")
+ON_LOGITS = ("abkd", "crld", "ctkd", "dist", "jsd", "mlld", "nkd", "rld", "sckd", "ttm", "wttm")
 """Methods that look at logits alone: one pair of networks is as good as any."""
 
 
@@ -58,6 +58,7 @@ VARIANTS = {
     "fsp": {"weight": 1.0},
     "kdcl linear": {"target": "linear"},
     "kdcl min_logit": {"target": "min_logit"},
+    "kdcl general": {"target": "general"},
     "simkd joint": {"ce_weight": 0.5, "kl_weight": 0.5},
     "simkd vector": {"projector": "vector"},
     "simkd normalised": {"projector": "normalised"},

@@ -331,7 +331,9 @@ class TestShortNames:
 
 WITH_A_TEACHER = [name for name, kind in METHODS.items() if kind.is_logit_method and kind.teachers_needed[0]]
 # The others look at the teacher's own logits too: at its confidence, its Gram matrices, whether it is right.
-SEE_STANDARDISED_ALONE = ("abkd", "aekd", "aveg", "dist", "dkd", "dml", "jsd", "kd", "nkd", "rco", "rld", "ttm", "wttm")
+SEE_STANDARDISED_ALONE = (
+    *("abkd", "aekd", "aveg", "dist", "dkd", "dml", "jsd", "kd", "nkd", "rco", "rld", "sckd", "ttm", "wttm"),
+)
 
 
 class TestStandardise:
@@ -347,7 +349,8 @@ class TestStandardise:
         outputs = [output(logits=z, embedding=z) for z in (student, teacher, 3 * teacher + 5)]
         for standardise in (True, False):
             method = built(name, *outputs[:2], standardise=standardise)
-            plain, scaled = (run(method, outputs[0], other, labels=labels).total for other in outputs[1:])
+            losses = (run(method, outputs[0], other, labels=labels) for other in outputs[1:])
+            plain, scaled = (loss.total if loss.gated is None else loss.gated for loss in losses)
             assert torch.allclose(plain, scaled, rtol=1e-5) == standardise
 
 

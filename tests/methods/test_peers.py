@@ -3,9 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.golden import Case, close
 from helpers.method_cases import batch, built, output
 
 from fastkd.methods import split_methods
+from fastkd.methods.error_correlation import RIDGE, error_correlation, least_error_weights
 from fastkd.methods.kdcl import best_weights, linear_target
 from fastkd.methods.smallest_combination import least_quadratic
 from fastkd.support.errors import UserError
@@ -90,6 +92,49 @@ def test_the_least_of_a_quadratic_on_the_simplex():
         free = found > 1e-6
         torch.testing.assert_close(gradient[free], gradient[free].mean().expand(int(free.sum())), rtol=1e-5, atol=1e-5)
         assert (gradient[~free] >= gradient[free].mean() - 1e-5).all()
+
+
+class TestGeneral:
+    """KDCL-General: the weights that err least on images held out, once an epoch."""
+
+    @pytest.mark.parametrize("name", ("m3", "neg"))
+    def test_every_network_learns_from_the_golden_target(self, name):
+        case = Case("datafree/kdcl_general", name)
+        logits, labels, shown = case["in/z"], case["in/y"], len(case["out/ens_logits"])
+        outputs = [output(logits=z, embedding=z) for z in logits[:, :shown]]
+        method = built("kdcl", outputs[0], *outputs[1:], target="general")
+        assert not method.is_weighed(0)
+        method.weigh(0, logits, labels)
+        assert method.is_weighed(0) and not method.is_weighed(1)
+        close(error_correlation(logits, labels), case["out/C"])
+        close(method.peer_weights, case["out/w"])
+        close(method.peer_weights @ case["out/C"] @ method.peer_weights, case["out/min_value"])
+        close(torch.einsum("m,mbk->bk", method.peer_weights, logits[:, :shown].softmax(2)), case["out/ens_probs"])
+        for place, own in enumerate(outputs):
+            others = (*outputs[:place], *outputs[place + 1 :])
+            loss = method.seen_from(place)(own, others, batch(labels[:shown]))
+            close(loss.terms["kl"], divergence(case["out/ens_logits"], own.logits, 2.0))
+            close(loss.terms["ce"], F.cross_entropy(own.logits, labels[:shown]))
+
+    @pytest.mark.parametrize("name", ("m3", "neg"))
+    def test_the_ridge_is_that_of_the_golden_weights(self, name):
+        case = Case("datafree/kdcl_general", name)
+        ridge = RIDGE * torch.eye(len(case["out/C"]), dtype=torch.float64)
+        close(least_error_weights(case["out/C"] + ridge), case["out/w_ridge"])
+
+    def test_networks_that_say_the_same_count_the_same(self):
+        case = Case("datafree/kdcl_general", "m3")
+        first, second, _ = case["in/z"]
+        weights = least_error_weights(error_correlation(torch.stack([first, second, first]), case["in/y"]))
+        assert weights.sum().item() == pytest.approx(1, abs=1e-12)
+        assert weights[0].item() == pytest.approx(weights[2].item(), abs=1e-9)
+        alike = least_error_weights(error_correlation(torch.stack([first, first]), case["in/y"]))
+        torch.testing.assert_close(alike, torch.full((2,), 0.5, dtype=torch.float64))
+
+    def test_before_the_first_epoch_all_count_the_same(self):
+        _, outputs = networks(3)
+        method = built("kdcl", *outputs, classes=6, target="general")
+        assert method.peer_weights.tolist() == [1 / 3] * 3
 
 
 @pytest.mark.parametrize("names", ("dml+at", "kdcl+kd", "crd+dml"))

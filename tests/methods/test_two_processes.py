@@ -11,7 +11,8 @@ from fastkd import train
 
 CASES = {
     "kd+ft+sskd": (["--ft.epochs", "1", "--sskd.epochs", "1"], ["student-ft", "student-sskd", "student"]),
-    "kdcl": ([], ["student", "teacher"]),
+    "kdcl": (["--kdcl.target", "general"], ["student", "teacher"]),
+    "sckd": (["--sckd.least-cosine", "0.1"], ["student"]),
     "simkd": ([], ["student"]),
 }
 
@@ -34,7 +35,7 @@ def records(folder: Path):
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=[pytest.mark.slow] * (m in ("simkd", "kdcl"))) for m in CASES]
+    "method", [pytest.param(m, marks=[pytest.mark.slow] * (m in ("simkd", "kdcl", "sckd"))) for m in CASES]
 )
 def test_two_processes_equal_one_that_forwards_the_two_shards(method, teacher, tmp_path):
     more, names = CASES[method]

@@ -213,6 +213,35 @@ class TestMutual:
         given = taught_recipe("dml")
         assert not Builder(job_of(given), 0).stage(course(given)[0], Earlier(())).notes
 
+    def test_what_peers_are_weighed_by_is_trained_on_by_none(self):
+        given = taught_recipe("kdcl", 2, target="general", held_out=0.25)
+        (planned,) = course(given)
+        job = job_of(given)
+        builder = Builder(job, 0)
+        stage, held, whole = builder.stage(planned, Earlier(())), builder.held_out_source(planned), job.data.train
+        trained = builder.train_source(planned, stage.views)
+        assert stage.notes == ["kdcl: 25.0% of the images are held out to weigh the networks by"]
+        assert held.samples == round(len(whole) / 4) and held.samples + trained.samples == len(whole)
+        found = torch.cat([held.loader.labels, trained.loader.labels])
+        assert torch.equal(found.bincount(), whole.labels.bincount())
+        weights = stage.method.peer_weights.clone()
+        stage.train().begin_epoch(0)
+        assert torch.equal(stage.method.peer_weights, weights)  # a stage that is tried out is given no such images
+        stage.held_out = held
+        before = {name: value.clone() for name, value in stage.state_dict().items() if "running" in name}
+        stage.begin_epoch(0)
+        assert stage.training and all(torch.equal(stage.state_dict()[name], value) for name, value in before.items())
+        weighed = stage.method.peer_weights.clone()
+        assert not torch.equal(weighed, weights) and weighed.sum().item() == pytest.approx(1)
+        with torch.no_grad():
+            stage.network.head.classifier.weight.mul_(3)
+        stage.begin_epoch(0)  # resumed in its middle
+        assert torch.equal(stage.method.peer_weights, weighed)
+        stage.begin_epoch(1)
+        assert not torch.equal(stage.method.peer_weights, weighed)
+        plain = course(taught_recipe("kdcl", 2))[0]
+        assert builder.held_out_source(plain) is None
+
     def test_peers_begin_with_weights_of_their_own_which_are_not_the_students(self):
         given = taught_recipe("kdcl", 2)
         stage = Builder(job_of(given), 0).stage(course(given)[0], Earlier(()))

@@ -18,9 +18,9 @@ from fastkd.support.session import Session
 
 
 class TestPeers:
-    @pytest.mark.parametrize("method, peers", [("dml", 1), ("kdcl", 2)])
-    def test_a_run_trains_all_of_them_at_once(self, method, peers, tmp_path):
-        given = taught_recipe(method, peers)
+    @pytest.mark.parametrize("method, peers, settings", [("dml", 1, {}), ("kdcl", 2, {"target": "general"})])
+    def test_a_run_trains_all_of_them_at_once(self, method, peers, settings, tmp_path):
+        given = taught_recipe(method, peers, **settings)
         train(given, tmp_path / "whole")
         names = ["student", "teacher", "teacher-2"][: 1 + peers]
         results = json.loads((tmp_path / "whole" / "results.json").read_text())["stages"]

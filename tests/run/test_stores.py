@@ -397,7 +397,7 @@ SERVED = (
         "rkd",
         "rld",
     ),
-    *("srd", "srrl", "sskd", "tfkd_self", "ttm", "wttm"),
+    *("sckd", "srd", "srrl", "sskd", "tfkd_self", "ttm", "wttm"),
 )
 MAPS = (
     *("ab", "aekd_f", "at", "catkd", "fitnet", "fsp", "ft", "nst", "oh", "reviewkd", "sdd", "semckd", "simkd", "sp"),
