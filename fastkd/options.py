@@ -19,6 +19,7 @@ from fastkd.recipes.course import learning_together
 from fastkd.recipes.published import beside_the_paper, choice_of, spoken
 from fastkd.recipes.recipe import Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.recipes.several import joined, with_one_data_seed
+from fastkd.recipes.shortened import shortened_prestage, shortened_training
 from fastkd.run.teachers import with_loaded_teacher, with_more_teachers
 from fastkd.run.weights import WeightsFiles
 from fastkd.stored import Storing
@@ -30,6 +31,7 @@ from fastkd.support.help import columns
 from fastkd.support.paths import expanded
 from fastkd.support.plain import differences
 from fastkd.support.ranges import Epochs, Positive
+from fastkd.support.words import counted
 from fastkd.training.execution import Execution
 from fastkd.training.optimisation import Training
 
@@ -277,8 +279,11 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
             _refuse(prefix + changed[0], f"the student learns by {learns}")
         most = max((len(stage.teachers) for stage in learning), default=1)
         _refuse_idle_settings(changed, [stage.settings[method] for stage in learning], prefix, most)
-    _refuse_idle_settings(given(options.training), [stage.training for stage in recipe.stages if stage.training])
+    _refuse_idle_settings(given(options.sftn), [stage.sftn for stage in recipe.stages if stage.sftn], "sftn.")
+    _refuse_idle_training(options, [stage.training for stage in recipe.stages if stage.training])
     _refuse_idle_settings(given(options.augmentation), [recipe.augmentation])
+    if "fold" in given(options.execution) and (teacher is None or learning_together(recipe)):
+        _refuse("fold", "no teacher is frozen")
     _refuse_idle_reading(options, recipe)
     _refuse_idle_storing(options, recipe)
     if recipe.name == "digits" and recipe.data != "digits" and options.common.image_size is None:
@@ -291,6 +296,14 @@ def _refuse_idle_settings(names: Iterable[str], own: Sequence[Any], prefix: str 
         unmet = [found[1] for one in own if (found := idle(one, [name], teachers)) is not None]
         if own and len(unmet) == len(own):
             _refuse(prefix + name, f"it goes with {unmet[0].words(prefix)}")
+
+
+def _refuse_idle_training(options: Options, own: Sequence[Training]) -> None:
+    wanted = given(options.training)
+    _refuse_idle_settings(wanted, own)
+    longest = max((training.epochs for training in own), default=0)
+    if late := [milestone for milestone in wanted.get("milestones", ()) if milestone >= longest]:
+        raise UserError(f"--milestones {late[0]} changes nothing: the longest stage has {counted(longest, 'epoch')}")
 
 
 def _refuse_idle_reading(options: Options, recipe: Recipe) -> None:
@@ -307,6 +320,9 @@ def _refuse_idle_storing(options: Options, recipe: Recipe) -> None:
         _refuse(next(iter(wanted)), "it goes with --teacher-outputs")
     if "teacher_outputs" in wanted and (recipe.stage("teacher") is None or learning_together(recipe)):
         _refuse("teacher_outputs", "there is no teacher that is finished before the student learns from it")
+    longest = max((stage.training.epochs for stage in recipe.of_role("student") if stage.training), default=0)
+    if wanted.get("store_epochs", 0) >= longest > 0:
+        _refuse("store_epochs", f"the student learns for {counted(longest, 'epoch')}")
 
 
 def _refuse(option: str, why: str) -> NoReturn:
@@ -378,7 +394,7 @@ def _overridden_stage(stage: StageRecipe, options: Options) -> StageRecipe:
     settings = dict(stage.settings)
     for name, own in settings.items():
         changed = given(options.methods[name]) if name in options.methods else {}
-        settings[name] = replace(own, **(_shortened_prestage(own, shortened) | changed))
+        settings[name] = replace(own, **(shortened_prestage(own, shortened) | changed))
     return replace(stage, settings=settings)
 
 
@@ -388,25 +404,7 @@ def _overridden_training(training: Training, stage: StageRecipe, options: Option
         changed["epochs"] = options.teacher_epochs
     if stage.role == "teacher" and options.teacher_lr is not None:
         changed["lr"] = options.teacher_lr
-    if (epochs := changed.get("epochs")) is not None:
-        moved = (max(1, round(milestone * epochs / training.epochs)) for milestone in training.milestones)
-        shortened = {
-            "milestones": tuple(sorted({milestone for milestone in moved if milestone < epochs})),
-            "warmup_epochs": min(training.warmup_epochs, epochs),
-        }
-        changed = shortened | changed
-    return replace(training, **changed)
-
-
-def _shortened_prestage(settings: Any, factor: float) -> dict[str, Any]:
-    """Settings of a training that comes before the student's: its epochs move in proportion to the student's."""
-    if not getattr(settings, "epochs", 0) or factor == 1:
-        return {}
-    epochs = max(1, round(settings.epochs * factor))
-    if not hasattr(settings, "milestones"):
-        return {"epochs": epochs}
-    moved = {max(1, round(milestone * factor)) for milestone in settings.milestones}
-    return {"epochs": epochs, "milestones": tuple(sorted(milestone for milestone in moved if milestone < epochs))}
+    return shortened_training(training, changed)
 
 
 def _value_of(arguments: list[str], option: str) -> str | None:

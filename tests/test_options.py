@@ -149,6 +149,17 @@ IDLE = [
         ["--warmup-epochs", "0", "--warmup-by", "epoch"],
         "--warmup-by changes nothing: it goes with --warmup-epochs",
     ),
+    (
+        ["--schedule", "multistep", "--epochs", "3", "--milestones", "1", "3"],
+        "--milestones 3 changes nothing: the longest stage has 3 epochs",
+    ),
+    (["--sftn.kl-weight", "0", "--sftn.temperature", "2"], "it goes with --sftn.kl-weight above 0"),
+    (["--sftn.tau-squared", "off"], "it goes with a --sftn.temperature other than 1"),
+    (["--method", "ls", "--fold", "on"], "--fold changes nothing: no teacher is frozen"),
+    (
+        ["--epochs", "2", "--teacher-outputs", "x", "--store-epochs", "2"],
+        "--store-epochs changes nothing: the student learns for 2 epochs",
+    ),
     (["--workers", "2"], "--workers changes nothing: digits has no image files"),
     (["--max-bad-images", "2"], "--max-bad-images changes nothing: digits has no image files"),
     (["--class-list", "x"], "--class-list changes nothing: digits has no image files"),

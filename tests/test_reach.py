@@ -11,6 +11,7 @@ DOORS = {
     "support/files.py": "It is the door: reading and writing.",
     "support/locks.py": "It locks, under the door's own opening.",
     "support/log.py": "It appends to a file that the door has opened.",
+    "support/command_line.py": "It puts the null device in the place of an output that is full.",
     "support/environment.py": "It reads /proc and looks for the checkout that the package lies in.",
     "stored/epochs.py": "It writes rows in place and maps them: regular files of one size, reached by no link.",
     "data/index.py": "The scan of image folders, which has its own rules for pipes, links and circles.",
@@ -18,6 +19,7 @@ DOORS = {
     "data/decoding.py": "It reads image files, whose heads the scan has looked at.",
     "data/digits.py": "The digits come with the package.",
     "data/dali.py": "It writes pictures again in a temporary folder of its own.",
+    "plan/claims.py": "It makes, renews and replaces files that several machines agree by.",
     "ops/compiled.py": "The compiled libraries lie in the package.",
 }
 """{module: why it may}"""

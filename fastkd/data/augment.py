@@ -44,9 +44,13 @@ class Augmentation(Checked):
     """α of mixup: images are mixed in pairs at a share drawn from Beta(α, α) for each batch; 0: they are not."""
     cutmix: Annotated[float, between(0, 100)] = 0.0
     """α of cutmix: a box of each image comes from another; with --mixup each batch has one of both."""
-    area: tuple[Annotated[float, between(1e-4, 1)], Annotated[float, between(1e-4, 1)]] = fixed((0.08, 1.0))
+    area: Annotated[
+        tuple[Annotated[float, between(1e-4, 1)], Annotated[float, between(1e-4, 1)]], OnlyWith("crop", "resized")
+    ] = fixed((0.08, 1.0))
     """Least and greatest share of the image's area, with --crop resized."""
-    aspect: tuple[Annotated[float, between(0.01, 100)], Annotated[float, between(0.01, 100)]] = fixed((3 / 4, 4 / 3))
+    aspect: Annotated[
+        tuple[Annotated[float, between(0.01, 100)], Annotated[float, between(0.01, 100)]], OnlyWith("crop", "resized")
+    ] = fixed((3 / 4, 4 / 3))
     """Least and greatest ratio of width to height."""
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastkd.losses.shapes import SHAPES, shape_of_labels
+from fastkd.losses.shapes import SHAPES, class_axis, shape_of_labels
 from fastkd.ops.distill_loss.reference import is_transforming
 from fastkd.ops.numbers import Scalar
 from fastkd.support.ranges import Range
@@ -29,15 +29,24 @@ def check_logits(**logits: Any) -> None:
     expected = f"floating point {SHAPES}"
     for name, tensor in logits.items():
         require_tensor(name, tensor, expected)
-        if tensor.layout != torch.strided:
-            raise ValueError(f"{name} are {expected}, got a sparse one: make it dense")
-        if tensor.ndim not in (2, 3, 4) or not tensor.is_floating_point():
+        if tensor.is_nested or tensor.layout != torch.strided:
+            kind = "nested" if tensor.is_nested else "sparse"
+            raise ValueError(f"{name} are {expected}, got a {kind} one: make it dense")
+        if tensor.ndim not in (2, 3, 4) or not is_computed_in(tensor.dtype):
             raise ValueError(f"{name} are {expected}, got {tensor.dtype} {list(tensor.shape)}")
         if tensor.shape != first.shape:
             raise ValueError(
                 f"logits agree in shape, got {first_name} {list(first.shape)} and {name} {list(tensor.shape)}"
             )
         require_device(name, tensor, first)
+    if first.shape[class_axis(first)] == 0:
+        raise ValueError(f"{first_name} have one class at least, got {list(first.shape)}")
+
+
+def is_computed_in(kind: torch.dtype) -> bool:
+    """Whether a loss takes numbers of that type: a floating-point one of two bytes or more. Those of eight bits are for
+    storing: PyTorch computes nothing in them."""
+    return kind.is_floating_point and kind.itemsize > 1
 
 
 def as_several(name: str, several: Any, logits: Any) -> list[Any]:

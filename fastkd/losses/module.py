@@ -6,6 +6,7 @@
 import inspect
 from abc import ABCMeta
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, get_type_hints
 
 import torch
@@ -41,7 +42,7 @@ class _Attribute:
             raise ValueError(loss.lacks(self.name))
         number.range.check(self.name, value)
         loss._values[self.name] = value
-        loss.numbers[number.role].fill_(value)
+        loss.numbers[number.role].fill_(_known_to_torch(value))
 
 
 class OwnMembers(ABCMeta):
@@ -146,7 +147,12 @@ def checked_numbers(function: str, form: str, given: Mapping[str, Any], logits: 
     _refuse_unknown(function, given, row)
     for name, value in given.items():
         check_scalar(name, value, logits, row[name].range)
-    return {name: given.get(name, number.default) for name, number in row.items()}
+    return {name: _known_to_torch(given.get(name, number.default)) for name, number in row.items()}
+
+
+def _known_to_torch(number: Scalar) -> Scalar:
+    """The number, as a float where it is a fraction, which no tensor takes."""
+    return float(number) if isinstance(number, Fraction) else number
 
 
 def _refuse_unknown(owner: str, given: Mapping[str, Any], row: Row) -> None:

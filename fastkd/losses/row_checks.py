@@ -11,6 +11,7 @@ from fastkd.losses.checks import (
     check_logits,
     check_numbers,
     check_scalar,
+    is_computed_in,
     require_device,
     require_tensor,
 )
@@ -97,7 +98,7 @@ def check_teacher(
     dense = teacher.probabilities if isinstance(teacher, TeacherProbabilities) else teacher
     require_tensor("teacher_logits", dense, known)
     expected = _with_classes(shape, classes, logits)
-    if list(dense.shape) != expected or not dense.is_floating_point():
+    if list(dense.shape) != expected or not is_computed_in(dense.dtype):
         raise ValueError(f"{name} are floating point {expected}, got {dense.dtype} {list(dense.shape)}")
     require_device(name, dense, logits)
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastkd.support.errors import UserError
 from fastkd.support.paths import explained
 
 BEAT_SECONDS = 10.0
@@ -79,34 +78,42 @@ def holder(folder: Path) -> str:
 
 def _taken(file: Path, token: str) -> bool:
     """Whether the claim is this process's now."""
-    found = _read(file)
-    stands = bool(found) or file.exists()
-    if stands and not (_is_stale(file, found) and _removed(file, found)):
-        return False
     content = json.dumps({"token": token, **_own_process()}).encode()
     with explained("cannot write", file):
-        try:
-            number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-        except FileExistsError:
+        if _made(file, content):
+            return True
+        if not _is_stale(file, _read(file)):
             return False
-        with os.fdopen(number, "wb") as written:
-            written.write(content)
+        return _taken_over(file, content)
+
+
+def _taken_over(file: Path, content: bytes) -> bool:
+    """Puts this process's claim in the place of a stale one; of several that want to, one does.
+
+    It holds a second file meanwhile, and looks again: another process may have been faster. There is no moment without
+    a claim.
+    """
+    taking = file.with_name(f"{_FILE}.taking")
+    if _age(taking) > STALE_SECONDS:
+        taking.unlink(missing_ok=True)  # who made it was killed in the lines below
+    if not _made(taking, content):
+        return False
+    if not _is_stale(file, _read(file)):
+        taking.unlink(missing_ok=True)
+        return False
+    os.replace(taking, file)
     return True
 
 
-def _removed(file: Path, stale: dict[str, Any]) -> bool:
-    """Removes a stale claim; of several processes that want to, one does."""
-    aside = file.with_name(f"{_FILE}.{secrets.token_hex(8)}")
+def _made(file: Path, content: bytes) -> bool:
+    """Makes a file that is not there yet; of several processes that do, one has made it."""
     try:
-        os.rename(file, aside)
-    except FileNotFoundError:
+        number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
         return False
-    mine = _read(aside) == stale
-    if not mine:  # another process was faster, and this is its new claim
-        with contextlib.suppress(OSError):
-            os.link(aside, file)
-    aside.unlink(missing_ok=True)
-    return mine
+    with os.fdopen(number, "wb") as written:
+        written.write(content)
+    return True
 
 
 def _is_stale(file: Path, found: dict[str, Any]) -> bool:
@@ -121,10 +128,9 @@ def _age(file: Path) -> float:
     """Seconds since the last heartbeat, by the clock of the file system that the claim lies on."""
     probe = file.with_name(f"{_FILE}.{secrets.token_hex(8)}")
     try:
-        with explained("cannot write", probe):
-            probe.touch()
-            return probe.stat().st_mtime - file.stat().st_mtime
-    except (FileNotFoundError, UserError):
+        probe.touch()
+        return probe.stat().st_mtime - file.stat().st_mtime
+    except OSError:  # it was given back meanwhile
         return 0.0
     finally:
         probe.unlink(missing_ok=True)

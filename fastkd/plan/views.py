@@ -1,6 +1,5 @@
 """Cells as runs: folders that `report` and `evaluate` read, made of what the nodes left."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,7 @@ from typing import Any
 from fastkd.plan.cells import Cell, Plan
 from fastkd.plan.nodes import Node
 from fastkd.recipes.recipe import recipe_to_plain
-from fastkd.support.files import make_folder, read_bytes, write_bytes, write_json
-from fastkd.support.paths import explained, is_file
+from fastkd.support.files import make_folder, read_bytes, second_name, write_bytes, write_json
 
 
 def show_as_run(plan: Plan, cell: Cell) -> Path:
@@ -50,19 +48,7 @@ def _show_seed(plan: Plan, nodes: dict[str, Node], seed: int, folder: Path) -> N
         metrics += read_bytes(plan.folder(node) / "metrics.jsonl")
         for name in result["stages"][node.own.name].get("files", {}):
             if "/" not in name:
-                _link(plan.folder(node) / name, folder / name)
+                second_name(plan.folder(node) / name, folder / name)
         write_bytes(folder / "env.json", read_bytes(plan.folder(node) / "env.json"))
     write_bytes(folder / "metrics.jsonl", metrics)
     write_json(folder / "results.json", results | {"metrics_bytes": len(metrics)})
-
-
-def _link(source: Path, target: Path) -> None:
-    """A second name of a file; a copy of it where the file system has one name a file."""
-    if is_file(target) and target.stat().st_size == source.stat().st_size and os.path.samefile(source, target):
-        return
-    with explained("cannot write", target):
-        target.unlink(missing_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:
-            write_bytes(target, read_bytes(source))

@@ -12,7 +12,7 @@ from fastkd.methods import find_method, is_known, outside, split_methods
 from fastkd.recipes import format_1
 from fastkd.stored import Storing
 from fastkd.support.errors import UserError
-from fastkd.support.fields import fixed
+from fastkd.support.fields import OnlyWhere, OnlyWith, fixed
 from fastkd.support.files import read_json
 from fastkd.support.plain import Checked, from_plain, to_plain
 from fastkd.support.ranges import (
@@ -39,6 +39,10 @@ FORMAT = 2
 Role = Literal["teacher", "student", "control"]
 
 
+def _is_softened(settings: Any) -> bool:
+    return settings.temperature != 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class SFTNSettings(Checked):
     """The branches of a student-friendly teacher, and the loss that they share with it (SFTN)."""
@@ -46,7 +50,7 @@ class SFTNSettings(Checked):
     network: str = fixed()
     blocks: tuple[Place, ...] | None = fixed(None)
     """Teacher blocks, from 1, that carry a branch; None: all but the last."""
-    temperature: Temperature = 1.0
+    temperature: Annotated[Temperature, OnlyWith("kl_weight")] = 1.0
     """τ of KL."""
     teacher_weight: Weight = 1.0
     """λ_T, the weight of the teacher's cross-entropy."""
@@ -54,13 +58,15 @@ class SFTNSettings(Checked):
     """λ_KL, the weight of KL between teacher and branches."""
     ce_weight: Weight = 1.0
     """λ_CE, the weight of the branches' cross-entropy."""
-    kl: Literal["forward", "reverse"] = "forward"
+    kl: Annotated[Literal["forward", "reverse"], OnlyWith("kl_weight")] = "forward"
     """forward: KL(teacher ‖ branch); reverse: KL(branch ‖ teacher), as the paper prints it."""
-    detach_teacher: bool = False
+    detach_teacher: Annotated[bool, OnlyWith("kl_weight")] = False
     """Send no gradient of KL to the teacher."""
-    ce_temperature: Temperature = 1.0
+    ce_temperature: Annotated[Temperature, OnlyWith(("teacher_weight", "ce_weight"))] = 1.0
     """Temperature of the cross-entropies, which the paper prints at τ."""
-    tau_squared: bool = True
+    tau_squared: Annotated[
+        bool, OnlyWith("kl_weight"), OnlyWhere("a --sftn.temperature other than 1", _is_softened)
+    ] = True
     """Multiply KL by τ²."""
 
 

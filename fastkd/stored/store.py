@@ -10,6 +10,7 @@ from typing import Any, Self
 from fastkd.stored.epochs import CHECK, EpochFiles
 from fastkd.stored.key import Circumstances, Key, first_difference, words_for
 from fastkd.stored.row import RowFormat
+from fastkd.support import schemas
 from fastkd.support.distributed import from_main, on_main
 from fastkd.support.errors import UserError
 from fastkd.support.files import make_folder, read_json, write_json
@@ -195,10 +196,9 @@ def size_of(count: int) -> str:
 def read_about(folder: Path) -> About:
     """What a store says of itself; raises UserError for what is no store of this fastkd's."""
     path = folder / ABOUT
-    plain = read_json(path)
-    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
-        found = plain.get("format", "none") if isinstance(plain, dict) else "none"
-        raise UserError(f"{path} has format {found!r}, this fastkd reads {FORMAT}")
+    plain = schemas.checked(schemas.StoreFile, read_json(path), str(path))
+    if plain["format"] != FORMAT:
+        raise UserError(f"{path} has format {plain['format']}, this fastkd reads {FORMAT}")
     return from_plain(About, plain, str(path))
 
 

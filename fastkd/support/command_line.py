@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import inspect
 import io
+import os
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from fastkd.support.paths import expanded
 from fastkd.support.ranges import bare, range_of, shortened
 
 T = TypeVar("T")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _RAN_OUT = {errno.ENOMEM: "memory", errno.EMFILE: "open files", errno.ENFILE: "open files"}
 
 
@@ -37,7 +39,10 @@ def command(main: Callable[[list[str]], int], arguments: list[str] | None = None
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
-        return main(sys.argv[1:] if arguments is None else arguments)
+        code = main(sys.argv[1:] if arguments is None else arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # else what cannot be written any more is found when nobody catches it
+        return code
     except UserError as error:
         print(f"fastkd: {error}", file=sys.stderr)
         return 2
@@ -47,6 +52,10 @@ def command(main: Callable[[list[str]], int], arguments: list[str] | None = None
     except BrokenPipeError:
         return 1
     except (MemoryError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            print(f"fastkd: cannot write what there is to say: {error.strerror}", file=sys.stderr)
+            _drop_output()
+            return 2
         if not (missing := what_ran_out(error)):
             raise
         print(f"fastkd: out of {missing}: fewer or smaller images, a smaller batch, fewer --workers", file=sys.stderr)
@@ -54,6 +63,12 @@ def command(main: Callable[[list[str]], int], arguments: list[str] | None = None
     except KeyboardInterrupt:
         print("fastkd: interrupted", file=sys.stderr)
         return 130
+
+
+def _drop_output() -> None:
+    """What still waits to be written to the program's output would fail once more at its end."""
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def what_ran_out(error: Exception) -> str:

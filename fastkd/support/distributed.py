@@ -58,6 +58,7 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield device
         return
+    _check_environment()
     if device.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
@@ -92,6 +93,19 @@ _PEER_IS_GONE = re.compile(
     r"[Cc]onnection (was )?(closed|reset|refused)|closed by peer|remote process exited", re.DOTALL
 )
 """How the transports say that a process at the other end is no more."""
+
+
+def _check_environment() -> None:
+    """Raises UserError for variables of torchrun's that say nothing, as a script that sets them by hand leaves them."""
+    numbers = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": 0}
+    for name, least in numbers.items():
+        value = os.environ.get(name, str(least))
+        if not value.isdecimal() or not least <= int(value) < 2**16:
+            raise UserError(f"the environment variable {name} is {value!r:.60}, expected a number from {least}")
+    if int(os.environ["RANK"]) >= int(os.environ["WORLD_SIZE"]):
+        raise UserError(f"RANK is {os.environ['RANK']}, but WORLD_SIZE says {os.environ['WORLD_SIZE']} processes")
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise UserError(f"RANK and WORLD_SIZE are set, {missing[0]} is not: torchrun sets all of them")
 
 
 def local_size() -> int:

@@ -73,6 +73,20 @@ def open_in_place(path: Path, how: int, mode: str) -> io.BufferedRandom | io.Buf
     return os.fdopen(number, mode)  # pyright: ignore[reportReturnType]
 
 
+def second_name(source: Path, target: Path) -> None:
+    """Gives a file a second name; where the file system has one name a file, the target is a copy of it."""
+    with explained("cannot write", target):
+        if target.exists() and target.samefile(source):
+            return
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass
+    write_bytes(target, read_bytes(source))
+
+
 def sync_folder(folder: Path) -> None:
     number = os.open(folder, os.O_RDONLY)
     try:
@@ -140,7 +154,7 @@ def _refuse_size(path: Path, size: int, most: int | None) -> None:
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8."""
     try:
-        return read_bytes(path, most=_MOST_TEXT).decode()
+        return read_bytes(path, most=_MOST_TEXT).decode("utf-8-sig")  # editors may put a mark in front
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text in UTF-8") from error
 
@@ -156,7 +170,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     try:
-        return parse_json(read_bytes(path, most=_MOST_TEXT).decode())
+        return parse_json(read_bytes(path, most=_MOST_TEXT).decode("utf-8-sig"))
     except UserError:
         raise
     except ValueError as error:
@@ -166,15 +180,28 @@ def read_json(path: Path) -> Any:
 def parse_json(text: str) -> Any:
     """The value of a text; raises ValueError where it is none, or one that is nested too deeply to be ours."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_entries)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        if "Exceeds the limit" in str(error):
+            raise ValueError("a number in it has thousands of digits") from None
+        raise
     level = [value]
     for _ in range(_DEEPEST_JSON):
         level = [item for part in level if isinstance(part, dict | list) for item in _items(part)]
         if not level:
             return value
     raise ValueError("it is nested too deeply")
+
+
+def _entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dictionary; ValueError for two entries of one name, of which one would count for nothing."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"two entries have the name {next(name for name in names if names.count(name) > 1)!r:.60}")
+    return entries
 
 
 def _items(part: dict[str, Any] | list[Any]) -> list[Any]:

@@ -88,7 +88,7 @@ AT_LEAST_ZERO = Range("a number of at least 0", lambda value: value >= 0)
 FROM_0_TO_1 = Range("a number from 0 to 1", lambda value: 0 <= value <= 1)
 BETWEEN_0_AND_1 = Range("a number between 0 and 1", lambda value: 0 < value < 1)
 FROM_0_TO_BELOW_1 = Range("a number from 0 to below 1", lambda value: 0 <= value < 1)
-# Farther out τ² times a divergence is the rounding of float32: its error is about 1e-7 τ² log K.
+# Farther out τ² times a divergence is the rounding of float32 in a kernel: its error is about 1e-7 τ² log K.
 TEMPERATURE = between(1e-3, 1e3)
 MEASURED = Range("a number", lambda value: True, measured=True)
 COUNT = whole(0, 2**63 - 1)

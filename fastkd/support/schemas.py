@@ -1,7 +1,8 @@
 """What stands in every kind of file that fastkd reads, and the one place where it is checked.
 
-A recipe is the exception: its schema are the dataclasses of `fastkd.recipes.recipe`, read by the same reader. Nothing
-that a file names is imported. An entry that is not listed is left as it is: a newer fastkd may have written it.
+A recipe is the exception: its schema are the dataclasses of `fastkd.recipes.recipe`, read by the same reader, and so
+are the parts of store.json those of `fastkd.stored`, which compares them. Nothing that a file names is imported. An
+entry that is not listed is left as it is: a newer fastkd may have written it.
 """
 
 import re
@@ -192,6 +193,15 @@ class Index(TypedDict):
     key: str
     bad: dict[str, str]
     scaled: Count
+
+
+class StoreFile(TypedDict):
+    """store.json: what the rows of a store are."""
+
+    format: Count
+    key: dict[str, Any]
+    row: dict[str, Any]
+    made_by: list[dict[str, Any]]
 
 
 def checked(kind: Any, value: Any, where: str) -> Any:

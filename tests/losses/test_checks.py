@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from fractions import Fraction
 from typing import get_type_hints
 
 import pytest
@@ -192,6 +193,26 @@ CASES = {
         ValueError,
         "ce_weight: on meta, where the logits are on cpu",
     ),
+    "no class": (
+        lambda: kd_loss(torch.zeros(2, 0), torch.zeros(2, 0), torch.zeros(2, dtype=torch.int64), **KD),
+        ValueError,
+        "student_logits have one class at least, got [2, 0]",
+    ),
+    "eight bits": (
+        lambda: kd_loss(LOGITS.to(torch.float8_e4m3fn), LOGITS, LABELS, **KD),
+        ValueError,
+        "student_logits are floating point [B,K], [B,T,K] or [B,K,H,W], got torch.float8_e4m3fn",
+    ),
+    "nested rows": (
+        lambda: kd_loss(torch.nested.nested_tensor([LOGITS[0], LOGITS[1]], layout=torch.jagged), LOGITS, LABELS, **KD),
+        ValueError,
+        "got a nested one: make it dense",
+    ),
+    "an ignored label beyond 64 bits": (
+        lambda: kd(ignore_index=2**63),
+        ValueError,
+        "ignore_index is an integer of 64 bits, got 9223372036854775808",
+    ),
     "a single class": (
         lambda: DKDLoss()(torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64)),
         ValueError,
@@ -277,3 +298,10 @@ def test_no_number_of_a_loss_may_be_nonsense(loss, name, allowed):
         with pytest.raises((ValueError, TypeError), match=rf"^{name} is a") as error:
             loss(**sizes | {name: value})
         assert "\n" not in str(error.value)
+
+
+def test_a_fraction_is_a_number():
+    expected = kd_loss(LOGITS, LOGITS, LABELS, **KD | {"temperature": 2.5}).total
+    assert kd_loss(LOGITS, LOGITS, LABELS, **KD | {"temperature": Fraction(5, 2)}).total == expected
+    loss = KDLoss(**KD | {"temperature": Fraction(5, 2)})
+    assert loss(LOGITS, LOGITS, LABELS).total == expected and loss.temperature == 2.5

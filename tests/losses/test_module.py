@@ -121,8 +121,8 @@ def test_crd_has_them_too():
     (
         (KDLoss(), "temperature", 0.0, ValueError, "temperature is a number above 0, got 0.0"),
         (KDLoss(), "temperature", torch.tensor(2.0), TypeError, "temperature is a number above 0, got tensor"),
-        (KDLoss(), "kl_weight", "much", TypeError, "kl_weight is a number, got 'much'"),
-        (KDLoss(), "ce_weight", float("nan"), ValueError, "ce_weight is a number, got nan"),
+        (KDLoss(), "kl_weight", "much", TypeError, "kl_weight is a number of at least 0, got 'much'"),
+        (KDLoss(), "ce_weight", float("nan"), ValueError, "ce_weight is a number of at least 0, got nan"),
         (LabelSmoothingLoss(), "smoothing", 1.5, ValueError, "smoothing is a number from 0 to 1, got 1.5"),
         (VirtualTeacherLoss(), "temperature", 20.0, ValueError, "this virtual teacher was made without one"),
     ),

@@ -10,10 +10,11 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import pytest
 import torch
+from helpers.idle import others, replaced, switches, unusual
 from helpers.walk import PAIRS, SETTINGS, VARIANTS, batch, build, context
 
 from fastkd.methods import METHODS
@@ -21,8 +22,6 @@ from fastkd.methods.base import Method
 from fastkd.networks.base import Output
 from fastkd.support.errors import UserError
 from fastkd.support.fields import idle
-from fastkd.support.plain import to_plain
-from fastkd.support.ranges import bare, range_of
 
 EPOCHS = (0, 1, 30)
 FELT, ROUNDING = 2e-6, 1e-4
@@ -122,33 +121,6 @@ def differ(one: Any, other: Any, by: float) -> bool:
     return one.differs(other, by) if isinstance(one, Learned) else one != other
 
 
-def others(kind: Any, value: Any) -> list[Any]:
-    """Other values that a setting may have."""
-    inner = bare(kind)
-    options = [option for option in get_args(inner) if option is not type(None)]
-    if get_origin(inner) is Literal:
-        return [option for option in options if option != value]
-    if get_origin(inner) is tuple:
-        return [value[:-1], value[1:]] if value else [(1,)]
-    if inner is bool:
-        return [not value]
-    if inner in (int, float):
-        near = (2 * value, value / 2, value + 1, 0.1, 0.5, 0.999, 1, 2, 3) if value is not None else (1, 2, 0.5)
-        fitting = dict.fromkeys(inner(one) for one in near if not range_of(kind).refuses(inner(one)))
-        return [one for one in fitting if one != value]
-    return others(options[0], value)
-
-
-def switches(kind: Any, value: Any) -> list[Any]:
-    """Values that switch a part of a method off, or to another one."""
-    inner = bare(kind)
-    if inner in (int, float):
-        return [] if range_of(kind).refuses(inner(0)) else [inner(0)]
-    return (
-        [()] if get_origin(inner) is tuple else others(kind, value) if inner is bool or "Literal" in str(inner) else []
-    )
-
-
 def settings_of(method: str, together: int) -> Iterator[Any]:
     """The settings with so many switches changed."""
     kind = METHODS[method].Settings
@@ -158,14 +130,6 @@ def settings_of(method: str, together: int) -> Iterator[Any]:
     for chosen in itertools.combinations(known, together):
         if len(dict(chosen)) == together and (changed := replaced(usual, **dict(chosen))) is not None:
             yield changed
-
-
-def replaced(settings: Any, **changes: Any) -> Any:
-    """The settings with changes; None where they are refused."""
-    try:
-        return dataclasses.replace(settings, **changes)
-    except UserError:
-        return None
 
 
 def wrongly_declared(method: str, settings: Any, teachers: int) -> list[str]:
@@ -197,11 +161,6 @@ def tells(method: str, settings: Any, change: dict[str, Any], teachers: int, bef
         return any(differ(*both, by) for both in zip(before, after, strict=True))
     except UserError:
         return True
-
-
-def unusual(settings: Any) -> dict[str, Any]:
-    usual = to_plain(type(settings)())
-    return {name: value for name, value in to_plain(settings).items() if usual[name] != value}
 
 
 def numbers_of_teachers(method: str) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ class TestOf:
             job(data, execution=Execution(capture="on"))
 
     def test_a_method_that_does_not_fit_the_recipe_is_refused_too(self, data):
-        with pytest.raises(UserError, match="epochs do not divide into 3 anchors"):
+        with pytest.raises(UserError, match="epochs cannot be divided into 3 anchors"):
             Job.of(taught_recipe("rco", anchors=3), data, CPU)
 
     def test_files_that_were_read_already_are_not_read_again(self, data):

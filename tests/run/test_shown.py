@@ -51,10 +51,11 @@ def test_what_is_not_there_yet_is_empty(tmp_path):
     assert (run.results, run.logs, run.environment) == ([], [[]], {})
 
 
-def test_an_environment_that_is_none_is_empty(tmp_path):
+def test_an_environment_that_is_none_is_one_line(tmp_path):
     folder = made(tmp_path, "kd", seeds=1)
     (folder / "env.json").write_text(json.dumps([1, 2]))
-    assert read_runs([folder])[0].environment == {}
+    with pytest.raises(UserError, match=r"env\.json is \[1, 2\], expected a dictionary"):
+        read_runs([folder])
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path):

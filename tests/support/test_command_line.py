@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers.processes import ENVIRONMENT
+from helpers.processes import ENVIRONMENT, ROOT
 
 from fastkd import compare, evaluate, report, train
 from fastkd.support.command_line import command
@@ -65,6 +65,16 @@ def test_what_is_our_mistake_is_not_hidden(error):
 
     with pytest.raises(type(error)):
         command(fails, [])
+
+
+def test_output_to_a_full_disk_is_one_line(tmp_path):
+    code = (
+        "from fastkd.support.command_line import command; raise SystemExit(command(lambda _: print('x' * 99) or 0, []))"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr == "fastkd: cannot write what there is to say: No space left on device\n"
 
 
 def test_a_reader_that_has_gone_is_no_mistake(capsys):

@@ -16,6 +16,7 @@ from helpers.tiny import assert_same, job_of, outcome
 from fastkd import train
 from fastkd.recipes.recipe import read_recipe
 from fastkd.support import distributed
+from fastkd.support.errors import UserError
 from fastkd.training.evaluation import accuracies
 
 TINY += ["--ema", "0.9"]
@@ -41,6 +42,24 @@ def two(tmp_path_factory):
     assert out.count("top-1 on the test set") == 1, "rank 0 alone prints the table"
     assert err.count("teacher  epoch 1/2") == 1
     return folder
+
+
+@pytest.mark.parametrize(
+    "environment, words",
+    (
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE is 'x', expected a number from 1"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0', expected a number from 1"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1', expected a number from 0"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT is '99999', expected a number from 0"),
+        ({"RANK": "5"}, "RANK is 5, but WORLD_SIZE says 2 processes"),
+        ({}, "RANK and WORLD_SIZE are set, MASTER_ADDR is not"),
+    ),
+)
+def test_variables_that_say_nothing_are_one_line(environment, words, monkeypatch):
+    for name, value in ({"RANK": "0", "WORLD_SIZE": "2"} | environment).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=words), distributed.processes(torch.device("cpu")):
+        pass
 
 
 def test_two_processes_equal_one_that_forwards_the_two_shards(two, tmp_path):

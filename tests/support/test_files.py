@@ -139,6 +139,22 @@ class TestJSON:
         with pytest.raises(UserError, match=r"x\.json is not JSON"):
             files.read_json(tmp_path / "x.json")
 
+    @pytest.mark.parametrize(
+        "content, words",
+        (
+            ('{"a": {"seed": 0, "seed": 7}}', "two entries have the name 'seed'"),
+            (f'{{"a": {"9" * 5000}}}', "a number in it has thousands of digits"),
+        ),
+    )
+    def test_what_could_be_read_in_two_ways_is_refused(self, content, words, tmp_path):
+        (tmp_path / "x.json").write_text(content)
+        with pytest.raises(UserError, match=words):
+            files.read_json(tmp_path / "x.json")
+
+    def test_the_mark_that_some_editors_begin_a_file_with_is_no_part_of_it(self, tmp_path):
+        (tmp_path / "x.json").write_bytes(b"\xef\xbb\xbf[1]")
+        assert files.read_json(tmp_path / "x.json") == [1]
+
     def test_a_missing_file_and_a_folder_are_named(self, tmp_path):
         with pytest.raises(UserError, match=r"cannot read .*x\.json: No such file"):
             files.read_json(tmp_path / "x.json")
@@ -300,3 +316,20 @@ class TestWeights:
     def test_the_digest_is_that_of_the_content(self, content, tmp_path):
         (tmp_path / "x").write_bytes(content)
         assert files.sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_second_name_is_the_file_or_a_copy_of_it(tmp_path, monkeypatch):
+    source, target = tmp_path / "one", tmp_path / "other"
+    source.write_bytes(b"weights")
+    target.write_bytes(b"of before")
+    for _ in range(2):
+        files.second_name(source, target)
+        assert target.samefile(source)
+
+    def one_name_a_file(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(files.os, "link", one_name_a_file)
+    target.unlink()
+    files.second_name(source, target)
+    assert target.read_bytes() == b"weights" and not target.samefile(source)

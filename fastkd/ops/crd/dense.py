@@ -50,23 +50,24 @@ def mark_backwards(rows_B: Tensor, plan: DrawPlan, n: int, bits: Tensor, positiv
     """Marks the rows that each sample drew, by asking every row."""
     blocks = triton.cdiv(32 * bits.shape[1], MARKED_ROWS)
     wanted = max(MARKING_PROGRAMS * _device(rows_B)[0] // len(rows_B), 1)
-    draw_kernels.mark_kernel[(len(rows_B), min(blocks, wanted))](
-        bits,
-        positives,
-        rows_B,
-        plan.starts,
-        plan.step,
-        n,
-        plan.negatives,
-        len(plan.starts) - 1,
-        plan.seed,
-        plan.first_place,
-        STRIDE=32 * bits.shape[1],
-        RELAXED=plan.relaxed,
-        SEARCH=_search_steps(plan),
-        ROWS=MARKED_ROWS,
-        num_warps=4,
-    )
+    with torch.cuda.device_of(rows_B):
+        draw_kernels.mark_kernel[(len(rows_B), min(blocks, wanted))](
+            bits,
+            positives,
+            rows_B,
+            plan.starts,
+            plan.step,
+            n,
+            plan.negatives,
+            len(plan.starts) - 1,
+            plan.seed,
+            plan.first_place,
+            STRIDE=32 * bits.shape[1],
+            RELAXED=plan.relaxed,
+            SEARCH=_search_steps(plan),
+            ROWS=MARKED_ROWS,
+            num_warps=4,
+        )
 
 
 def _mark_forwards(rows_B: Tensor, plan: DrawPlan, n: int, bits: Tensor, positives: Tensor) -> None:

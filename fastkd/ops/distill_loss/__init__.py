@@ -44,6 +44,8 @@ def compute(
     """
     if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
         raise TypeError(f"ignore_index is an integer, got {ignore_index!r}")
+    if not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index is an integer of 64 bits, got {ignore_index}")
     path = _path(form, (anchor_BK, *partners_BK))
     if path == "reference":
         named = _named(form, numbers) if isinstance(numbers, Tensor) else numbers

@@ -154,7 +154,7 @@ def ttm(
     pair = _pair(student_BK, teachers_BK, labels_B, shares, standardised, ignore_index)
     powers_BK = exponent * log_softmax(pair.teacher_BK, 1.0)
     powers_BK = torch.where(pair.teacher_BK == -torch.inf, -torch.inf, powers_BK)  # also where the exponent is 0
-    kl = kl_of(powers_BK.log_softmax(1), log_softmax(pair.student_BK, 1.0))
+    kl = divergence(powers_BK, pair.student_BK, 1.0)
     return pair.losses(ce_weight, (kl_weight, pair.mean(kl * powers_BK.logsumexp(1).exp() if weighted else kl)))
 
 

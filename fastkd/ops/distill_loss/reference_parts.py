@@ -11,6 +11,11 @@ from fastkd.ops.numbers import Scalar
 STANDARD_EPSILON = 1e-7
 """Added to the deviation by which logits are standardised, as in the authors' code."""
 
+FAR = 4.0
+"""From such a difference of log-probabilities on, their logarithms lose no more than its exponential does."""
+SERIES = 14
+"""The last power of the series of e^u, enough for float64 at 1/2."""
+
 
 class Losses(NamedTuple):
     """What every form of the loss returns."""
@@ -114,8 +119,40 @@ def hard_and_soft_cross_entropy(
 
 
 def divergence(p_logits_BK: Tensor, q_logits_BK: Tensor, temperature: Scalar) -> Tensor:
-    """KL(softmax(p/τ) ‖ softmax(q/τ)) of each row, without τ²."""
-    return kl_of(log_softmax(p_logits_BK, temperature), log_softmax(q_logits_BK, temperature))
+    """KL(softmax(p/τ) ‖ softmax(q/τ)) of each row, without τ².
+
+    log(1 + Σ p (e^u − 1 − u)) with u = d − Σ p d and d the difference of the logits, over τ: every error is a share of
+    the result, where Σ p (log p − log q) has one of the size of log p, which τ² makes larger than the loss where the
+    networks nearly agree. Where they are far apart, or one of them excludes a class, it is that sum.
+    """
+    log_p, log_q = log_softmax(p_logits_BK, temperature), log_softmax(q_logits_BK, temperature)
+    apart = _differences(at_least_fp32(p_logits_BK), at_least_fp32(q_logits_BK)) / temperature
+    excluded = (p_logits_BK == -torch.inf) & (q_logits_BK == -torch.inf)
+    d = torch.where(excluded, 0, apart)
+    near = (_less_mean(d, log_p) * ~excluded).detach().abs().amax(1, keepdim=True) < FAR
+    agreeing = (log_p.exp() * _beyond_linear(_less_mean(torch.where(near, d, 0), log_p))).sum(1).log1p()
+    return torch.where(near[:, 0], agreeing, kl_of(log_p, log_q))
+
+
+def _differences(p_logits_BK: Tensor, q_logits_BK: Tensor) -> Tensor:
+    """q − p, less what the two have between them: as whole numbers, so that close logits are subtracted exactly."""
+    between = q_logits_BK.detach().amax(1, keepdim=True) - p_logits_BK.detach().amax(1, keepdim=True)
+    return q_logits_BK - between.round() - p_logits_BK
+
+
+def _less_mean(d: Tensor, log_p: Tensor) -> Tensor:
+    return d - (log_p.exp() * d).sum(1, keepdim=True)
+
+
+def _beyond_linear(u: Tensor) -> Tensor:
+    """e^u − 1 − u, near 0 by its series, where the difference would lose its digits."""
+    small = u.abs() < 0.5
+    x = torch.where(small, u, 0)
+    series = torch.ones_like(u)
+    for k in range(SERIES, 2, -1):
+        series = 1 + x / k * series
+    large = torch.where(small, 0, u)
+    return torch.where(small, x * x / 2 * series, torch.expm1(large) - large)
 
 
 def kl_of(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The definition of every form against its formula, written out row by row in probabilities and float64."""
 
+import itertools
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from helpers.pair_formulas import FORMULAS, kl, softmax, standardised
 
 from fastkd.ops.distill_loss.reference import FORMS, Losses, counted_rows, hit_counts
+from fastkd.ops.distill_loss.reference_parts import divergence
 from fastkd.ops.numbers import NUMBERS, STANDARDISED
 
 IGNORED = -100
@@ -282,3 +284,71 @@ class TestCountedRows:
     def test_a_label_out_of_range_is_found_on_a_cpu(self, label):
         with pytest.raises(RuntimeError, match=r"a label is outside 0\.\.2"):
             counted_rows(torch.tensor([0, label]), 3, IGNORED)
+
+
+class TestNetworksThatNearlyAgree:
+    """What the rounding of float32 leaves of τ² KL, beside what it leaves in the form of the authors' codes."""
+
+    GAPS = (0.0, 1e-3, 0.1, 1.0, 5.0)
+    TEMPERATURES = (1.0, 4.0, 20.0, 100.0, 1000.0)
+
+    @staticmethod
+    def of_the_authors(p_BK, q_BK, temperature):
+        log_q, p = (q_BK / temperature).log_softmax(1), (p_BK / temperature).softmax(1)
+        return torch.nn.functional.kl_div(log_q, p, reduction="none").sum(1)
+
+    @staticmethod
+    def pair(gap, classes, offset=0.0, dtype=torch.float32):
+        generator = torch.Generator().manual_seed(classes)
+        p_BK, noise_BK = torch.randn(2, 64, classes, generator=generator)
+        return (4 * p_BK).to(dtype), (4 * p_BK + gap * noise_BK + offset).to(dtype)
+
+    @pytest.mark.parametrize("offset", (0.0, 30.0))
+    @pytest.mark.parametrize("classes", (2, 10, 100, 1000))
+    def test_it_errs_no_more_than_the_form_of_the_authors(self, classes, offset):
+        for gap, temperature in itertools.product(self.GAPS, self.TEMPERATURES):
+            pair = self.pair(gap, classes, offset)
+            exact = self.of_the_authors(*(logits.double() for logits in pair), temperature)
+            found, authors = (form(*pair, temperature) for form in (divergence, self.of_the_authors))
+            error, allowed = ((value.double() - exact).abs().mean() for value in (found, authors))
+            floor = torch.finfo(torch.float32).eps * exact.mean() + 1e-15
+            assert error <= 1.2 * allowed + floor, (gap, temperature, error, allowed)
+
+    @pytest.mark.parametrize("classes", (2, 10, 100, 1000))
+    def test_where_they_nearly_agree_the_error_is_a_share_of_the_loss(self, classes):
+        """No τ² makes it grow, as it does of a difference of logarithms."""
+        for gap, temperature in itertools.product((1e-3, 0.1, 1.0), (4.0, 20.0, 100.0, 1000.0)):
+            pair = self.pair(gap, classes)
+            exact = divergence(*(logits.double() for logits in pair), temperature).mean()
+            assert divergence(*pair, temperature).mean().item() == pytest.approx(exact.item(), rel=2e-6), temperature
+
+    @pytest.mark.parametrize("temperature", TEMPERATURES)
+    def test_it_is_the_sum_of_differences_in_float64(self, temperature):
+        for gap in (*self.GAPS, 50.0):
+            pair = [logits.requires_grad_() for logits in self.pair(gap, 10, 3.0, torch.float64)]
+            found, expected = (form(*pair, temperature).sum() for form in (divergence, self.of_the_authors))
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-13)
+            gradients = [torch.autograd.grad(value, pair, retain_graph=True) for value in (found, expected)]
+            torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-14)
+
+    def test_equal_networks_have_no_loss_and_no_gradient(self):
+        p_BK, q_BK = self.pair(0.0, 100)
+        loss = divergence(p_BK, q_BK.requires_grad_(), 1000.0)
+        loss.sum().backward()
+        assert not loss.any() and q_BK.grad.abs().max() < 1e-10
+
+    def test_rows_far_apart_beyond_all_numbers_and_with_excluded_classes_stand_beside_near_ones(self):
+        inf = torch.inf
+        p_BK = torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, -inf], [0.0, -inf, 2.0], [0.0, 1.0, 2.0], [0.0, 200.0, 1.0]])
+        q_BK = torch.tensor([[0.1, 1.0, 2.0], [0.1, 1.0, -inf], [0.1, 1.0, 2.0], [0.0, -inf, 2.0], [200.0, 0.0, 1.0]])
+        exact = [sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a and b) for p, q in rows(p_BK, q_BK)]
+        exact[3], exact[4] = inf, 200.0
+        found = divergence(p_BK, q_BK.requires_grad_(), 1.0)
+        assert found.tolist() == pytest.approx(exact, rel=1e-5)
+        found[torch.tensor([0, 1, 2, 4])].sum().backward()
+        slope = q_BK.detach().softmax(1) - p_BK.softmax(1)
+        torch.testing.assert_close(q_BK.grad[[0, 1, 2, 4]], slope[[0, 1, 2, 4]])
+
+
+def rows(p_BK, q_BK):
+    return zip(p_BK.double().softmax(1).tolist(), q_BK.double().softmax(1).tolist(), strict=True)
