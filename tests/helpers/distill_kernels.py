@@ -35,6 +35,7 @@ SHAPES = {
 # Rows in chunks, of a form of each kernel; the others in the slow set, and compiled, in the executor's tests.
 QUICK = ("sftn", "weighted teachers", "dkd", "tfkd", "smoothing others", "standardised rld", "ab continuous", "jsd")
 WIDE = [pytest.param(form, 4099, marks=() if form in QUICK else pytest.mark.slow) for form in FORMS]
+STRIDED = [(form, 6) for form in ("sftn", "weighted teachers", "dkd", "standardised rld", "ab")] + [("sftn", 4097)]
 
 
 class KernelContract:
@@ -72,7 +73,7 @@ class KernelContract:
             pytest.skip("has no other classes")
         assert_no_worse(form, *random_logits(5, 2, classes, dtype, classes), path=self.path)
 
-    @pytest.mark.parametrize("form, classes", (("sftn", 6), ("weighted teachers", 6), ("dkd", 6), ("sftn", 4097)))
+    @pytest.mark.parametrize("form, classes", STRIDED)
     def test_strides_are_followed_without_a_copy(self, form, classes):
         logits, labels = random_logits(3, 4, 2 * classes, torch.float32, 2)
         labels %= classes
