@@ -203,7 +203,7 @@ def _narrowed(table: Table, pairs: Sequence[str]) -> Table:
     known = {_pair(place.entry): place for place in table.places}
     for pair in pairs:
         if pair not in known:
-            raise UserError(f"--only {pair}: {table.paper}, {table.name} has no such pair{nearest(pair, known)}")
+            raise UserError(f"--only {pair}: {table.title} has no such pair{nearest(pair, known)}")
     kept = tuple(place for place in table.places if not pairs or _pair(place.entry) in pairs)
     return Table(table.paper, table.name, kept, table.summaries, table.caption)
 
@@ -221,7 +221,7 @@ def _places_of_data(table: Table, given: Sequence[str]) -> dict[str, str]:
         if not equals or not path:
             raise UserError(f"--data is NAME=PATH, as in cifar100=PATH, got {word!r}")
         if name not in needed:
-            raise UserError(f"--data {word}: {table.paper}, {table.name} reads {' and '.join(needed)}")
+            raise UserError(f"--data {word}: {table.title} reads {' and '.join(needed)}")
         found[name] = f"{name}:{path}"
     return found
 
@@ -264,7 +264,7 @@ _COLUMNS = 4
 def show(found: FilledTable, root: Path, seeds: Seeds) -> None:
     """Prints the table and writes it as text, CSV, LaTeX and HTML."""
     heads, rows = output.as_lines(found)
-    title = f"{found.table.paper}, {found.table.name}: ours, and in brackets what is printed; {seeds.words()}"
+    title = f"{found.table.title}: ours, and in brackets what is printed; {seeds.words()}"
     console = table_console()
     for first in range(1, len(heads), _COLUMNS):
         shown = new_table(heads[0], *heads[first : first + _COLUMNS], title=title if first == 1 else None)
@@ -273,7 +273,7 @@ def show(found: FilledTable, root: Path, seeds: Seeds) -> None:
         console.print(shown)
     for line in output.notes(found):
         console.print(line, markup=False, soft_wrap=True)
-    stem = f"{found.table.paper}-{found.table.key}".lower().replace(" ", "-")
+    stem = re.sub(r"[^a-z0-9.]+", "-", found.table.title.lower())
     make_folder(root / "tables")
     numbers = {"students": seeds.students, "teachers": seeds.teachers}
     write_text(root / "tables" / f"{stem}.csv", output.as_csv(found, **numbers))

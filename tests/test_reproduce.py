@@ -63,7 +63,7 @@ def test_a_tiny_table(tmp_path, capsys, monkeypatch):
     first = capsys.readouterr()
     assert first.err.count("  ->  ") == 1 + 7, "two teachers, a control and four students"
     assert "student epochs 1 instead of 10" in first.out
-    rows = list(csv.DictReader((out / "tables" / "digits-digits.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((out / "tables" / "digits.csv").read_text().splitlines()))
     assert {row["row"] for row in rows} == {"teacher", "student without a teacher", "kd", "kd+sp"}
     assert all(row["ours"] for row in rows)
     recipes = [json.loads((node / "recipe.json").read_text()) for node in (out / "nodes").iterdir()]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from fastkd.plan.cells import Cell, Plan
 from fastkd.plan.measures import MEASURES
-from fastkd.recipes.tables.layout import Place, Printed, Summary, Table
+from fastkd.recipes.tables.layout import Place, Printed, Summary, Table, rows_in_order
 from fastkd.run.figures import Figure, mean_and_std
 
 CHOICE, DIFFERENT = "choice", "differs"
@@ -47,7 +47,7 @@ class FilledTable:
 
     @property
     def rows(self) -> list[str]:
-        return list(dict.fromkeys(cell.row for cell in self.cells))
+        return rows_in_order(self.cells)
 
     @property
     def columns(self) -> list[str]:

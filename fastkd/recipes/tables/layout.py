@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from fastkd.recipes.recipe import Published
 from fastkd.recipes.tables.entry import Entry, compares_teachers
@@ -57,13 +57,17 @@ class Table:
     caption: str = ""
 
     @property
+    def title(self) -> str:
+        return self.name if self.name == self.paper else f"{self.paper}, {self.name}"
+
+    @property
     def key(self) -> str:
         """How --table names it: 17, S.8, fig2."""
         return key_of(self.name)
 
     @property
     def rows(self) -> list[str]:
-        return list(dict.fromkeys(place.row for place in self.places))
+        return rows_in_order(self.places)
 
     @property
     def columns(self) -> list[str]:
@@ -85,11 +89,28 @@ def laid_out(paper: str, name: str, entries: Iterable[Entry], *, transposed: boo
         for place in _places(entry):
             where = (place.column, place.row) if transposed else (place.row, place.column)
             places.setdefault(where, replace(place, row=where[0], column=where[1]))
-    order = sorted(places.values(), key=lambda place: _RANK[place.stage]) if not transposed else list(places.values())
-    return Table(paper, name, tuple(order), **more)  # pyright: ignore[reportArgumentType]
+    return Table(paper, name, tuple(places.values()), **more)  # pyright: ignore[reportArgumentType]
 
 
-_RANK = {"teacher": 0, "teacher-2": 0, "teacher-3": 0, "control": 1, "student": 2}
+class InTable(Protocol):
+    """What stands in a row of a table and is of a stage."""
+
+    @property
+    def row(self) -> str: ...
+
+    @property
+    def stage(self) -> str: ...
+
+
+def rows_in_order(cells: Iterable[InTable]) -> list[str]:
+    """The rows as papers have them: those of teachers, of students without one, of methods."""
+    stages: dict[str, str] = {}
+    for cell in cells:
+        stages.setdefault(cell.row, cell.stage.partition("-")[0])
+    return sorted(stages, key=lambda row: _RANK[stages[row]])
+
+
+_RANK = {"teacher": 0, "control": 1, "student": 2}
 _NAMES = {"teacher": "teacher", "control": "student without a teacher"}
 
 
