@@ -23,7 +23,27 @@ struct Softmax {
   FASTKD_INLINE double log_probability(const Logits& z) const {
     return static_cast<double>(z.own - z.peak) * rate - log_total;
   }
+
+  FASTKD_INLINE Floats log_probabilities(const Logits& z, int64_t k) const {
+    return (load(z.values + k) - z.peak) * rate - static_cast<float>(log_total);
+  }
 };
+
+// A sum in two steps, so that the rounding of a long row does not add up where a vector is short.
+struct Total {
+  Floats recent = {}, before = {};
+  int64_t count = 0;
+
+  FASTKD_INLINE void add(const Floats& values) {
+    recent += values;
+    if (++count % 16 != 0) return;
+    before += recent;
+    recent = Floats{};
+  }
+  FASTKD_INLINE float whole() const { return sum(before + recent); }
+};
+
+constexpr float STANDARD_EPSILON = 1e-7f;  // reference_parts.py has it
 
 FASTKD_INLINE Floats widened(const float* from, Type) { return load(from); }
 
@@ -65,6 +85,7 @@ struct Row {
   int64_t index, label, width;  // width: the classes, rounded up to whole vectors
   float* const room;            // [ROOMS, width]
   Sums& sums;
+  bool standardised = false;    // whether what is compared is
   float ce_rate = 1, rate = 1;  // one over the temperatures of cross-entropy and KL
   float squared = 1;            // τ², or 1
   float ce_slope = 0, pair_slope = 0, third_slope = 0;  // weight · per_row, divided by the temperature
@@ -81,6 +102,37 @@ struct Row {
     else
       widen<uint16_t>(values, from, index, given.classes);
     return {values, peak(values), values[label]};
+  }
+
+  // A partner's, as they are compared.
+  FASTKD_INLINE Logits load_compared(int64_t network, int place) const {
+    Logits z = load_logits(network, place);
+    if (standardised) standardise(z);
+    return z;
+  }
+
+  // A vector of the row, 0 behind the last class.
+  FASTKD_INLINE Floats classes_of(const float* values, int64_t k, float less = 0, float mean = 0) const {
+    const Ints left = static_cast<int32_t>(given.classes - k) - lanes();
+    return left > 0 ? load(values + k) - less - mean : Floats{};
+  }
+
+  // Subtracts the mean and divides by the deviation plus epsilon; returns one over that.
+  FASTKD_INLINE float standardise(Logits& z) const {
+    const float classes = static_cast<float>(given.classes), divisor = given.classes > 1 ? classes - 1.0f : 1.0f;
+    Total below, squares;
+    for (int64_t k = 0; k < width; k += LANES) below.add(classes_of(z.values, k, z.peak));
+    const float mean = below.whole() / classes;  // relative to the peak
+    for (int64_t k = 0; k < width; k += LANES) {
+      const Floats apart = classes_of(z.values, k, z.peak, mean);
+      squares.add(apart * apart);
+    }
+    const float inverse = 1.0f / (std::sqrt(squares.whole() / divisor) + STANDARD_EPSILON);
+    for (int64_t k = 0; k < width; k += LANES)
+      store(z.values + k, (load(z.values + k) - z.peak - mean) * inverse);
+    z.own = z.values[label];
+    z.peak = -mean * inverse;
+    return inverse;
   }
 
   FASTKD_INLINE float peak(const float* values) const {
@@ -106,27 +158,28 @@ struct Row {
 
   FASTKD_INLINE Softmax softmax(const Logits& z, float at_rate, int place) const {
     float* const values = at(place);
-    Floats total = {};
+    Total total;
     for (int64_t k = 0; k < width; k += LANES) {
       const Floats one = exponential((load(z.values + k) - z.peak) * at_rate);
       store(values + k, one);
-      total += one;
+      total.add(one);
     }
-    const float whole = sum(total);
+    const float whole = total.whole();
     return {values, at_rate, whole, std::log(static_cast<double>(whole))};
   }
 
   // u_p - u_q of every class, finite where p is 0, so that it adds nothing there; returns their mean under p.
-  FASTKD_INLINE float gaps_between(const Logits& p, const Logits& q, const Softmax& of_p, float total_of_q) const {
+  FASTKD_INLINE float gaps_between(const Logits& p, const Logits& q, const Softmax& of_p, const Softmax& of_q) const {
     float* const gaps = at(GAPS);
-    Floats total = {};
+    const float ratio = of_p.rate / of_q.rate;  // at 1, equal logits have no gap
+    Total total;
     for (int64_t k = 0; k < width; k += LANES) {
-      const Floats gap = ((load(p.values + k) - p.peak) - (load(q.values + k) - q.peak)) * of_p.rate;
+      const Floats gap = ((load(p.values + k) - p.peak) * ratio - (load(q.values + k) - q.peak)) * of_q.rate;
       const Floats finite = greater(gap, all(-3.4028234663852886e38f));
       store(gaps + k, finite);
-      total += load(of_p.values + k) * finite;
+      total.add(load(of_p.values + k) * finite);
     }
-    return sum(total) / of_p.total + 0.0f * total_of_q;  // NaN comes from the total
+    return total.whole() / of_p.total + 0.0f * of_q.total;  // NaN comes from the total
   }
 
   FASTKD_INLINE void set_probabilities(float* to, const Softmax& p, float slope) const {
@@ -181,7 +234,7 @@ struct Row {
   }
 };
 
-// The anchor, after its cross-entropy.
+// The anchor, after its cross-entropy: its logits as they are compared, and their softmax at `ce_rate`.
 struct Anchor {
   Logits z;
   Softmax p;
@@ -202,13 +255,13 @@ template <bool FROM_ANCHOR>
 FASTKD_INLINE void divergence(Row& row, Anchor& anchor) {
   const Softmax a = row.softened(anchor.z, anchor.p, Row::ANCHOR_KL);
   for (int64_t i = 0; i + 1 < row.given.networks; ++i) {
-    const Logits z = row.load_logits(i + 1, Row::PARTNER);
+    const Logits z = row.load_compared(i + 1, Row::PARTNER);
     const bool learns = row.form.partners_learn;
     const Softmax q = row.softmax(z, learns ? row.ce_rate : row.rate, Row::PARTNER_CE);
     const Softmax b = row.softened(z, q, Row::PARTNER_KL);
     const Softmax &p = FROM_ANCHOR ? a : b, &other = FROM_ANCHOR ? b : a;
     const Logits &of_p = FROM_ANCHOR ? anchor.z : z, &of_other = FROM_ANCHOR ? z : anchor.z;
-    const float mean_gap = row.gaps_between(of_p, of_other, p, other.total);
+    const float mean_gap = row.gaps_between(of_p, of_other, p, other);
     const float share = row.share(i), slope = row.pair_slope * share;
     row.sums.pair += (mean_gap - p.log_total + other.log_total) * row.squared * share;
     if (learns) {
@@ -221,40 +274,6 @@ FASTKD_INLINE void divergence(Row& row, Anchor& anchor) {
     float* const gradient = row.at(Row::GRADIENT);
     FROM_ANCHOR ? row.add_skewed(gradient, a, mean_gap, slope) : row.add_difference(gradient, a, b, slope);
   }
-}
-
-FASTKD_INLINE double log_sigmoid(double x) { return (x < 0 ? x : 0) - std::log1p(std::exp(x < 0 ? x : -x)); }
-FASTKD_INLINE double kl_term(double log_p, double log_q) {
-  const double p = std::exp(log_p);
-  return p == 0 ? 0 : p * (log_p - log_q);  // 0 log 0 is 0
-}
-
-// DKD: KL between (label, all other classes) in the pair part, that within the other classes in the third.
-FASTKD_INLINE void decoupled(Row& row, Anchor& anchor) {
-  Logits z[2] = {anchor.z, row.load_logits(1, Row::PARTNER)};
-  Softmax others[2];
-  double margins[2];  // log(p_label / p_others)
-  for (int i = 0; i < 2; ++i) {
-    z[i].values[row.label] = -INFINITY;
-    z[i].peak = row.peak(z[i].values);
-    others[i] = row.softmax(z[i], row.rate, i == 0 ? Row::ANCHOR_KL : Row::PARTNER_KL);
-    margins[i] = others[i].log_probability(z[i]);
-  }
-  const auto& [student, teacher] = others;
-  const double mean_gap = row.gaps_between(z[1], z[0], teacher, student.total);
-  const float weight = row.share(0);
-  row.sums.third += (mean_gap - teacher.log_total + student.log_total) * row.squared * weight;
-  const double label = kl_term(log_sigmoid(margins[1]), log_sigmoid(margins[0]));
-  const double rest = kl_term(log_sigmoid(-margins[1]), log_sigmoid(-margins[0]));
-  row.sums.pair += (label + rest) * row.squared * weight;
-  const double excess = std::exp(log_sigmoid(margins[0])) - std::exp(log_sigmoid(margins[1]));
-  const float slope = row.pair_slope * static_cast<float>(excess) * weight;
-  float* const gradient = row.at(Row::GRADIENT);
-  const float by = slope / student.total;
-  for (int64_t k = 0; k < row.width; k += LANES)
-    store(gradient + k, load(gradient + k) - load(student.values + k) * by);
-  gradient[row.label] += slope;
-  row.add_difference(gradient, student, teacher, row.third_slope * row.squared * row.rate * weight);
 }
 
 FASTKD_INLINE double times_log(double p) { return p == 0 ? 0 : p * std::log(p); }
@@ -294,23 +313,45 @@ FASTKD_INLINE void virtual_teacher(Row& row, Anchor& anchor) {
   gradient[row.label] -= slope * static_cast<float>(label - other);
 }
 
+#include "distill_pairs.h"
+
+enum class Compared { AT_1, AT_TAU, AT_TAU_SQUARED };  // the last one at τ, and times τ²
+
 struct Form {
   Traits traits;
   void (*add)(Row&, Anchor&);  // what comes to the anchor's cross-entropy, value and gradient
-  bool at_temperature;         // whether the pair is taken at τ, and so has τ²
+  Compared pair;
 };
+
+constexpr Compared AT_1 = Compared::AT_1, AT_TAU = Compared::AT_TAU, SQUARED = Compared::AT_TAU_SQUARED;
 
 // To add one: a row here, with a function of (row, anchor) such as those above.
 constexpr Form FORMS[] = {
-    {{"ce", false, -1, true}, cross_entropy_alone, false},
-    {{"kd", false, -1, true}, divergence<false>, true},
-    {{"sftn", true, PARTNER_CE_WEIGHT, true}, divergence<true>, true},
-    {{"sftn_reverse", true, PARTNER_CE_WEIGHT, true}, divergence<false>, true},
-    {{"dkd", false, OTHERS_WEIGHT, true}, decoupled, true},
-    {{"virtual", false, -1, true}, virtual_teacher<Virtual::PLAIN>, false},
-    {{"virtual_softened", false, -1, true}, virtual_teacher<Virtual::SOFTENED>, false},
-    {{"smoothing_others", false, -1, false}, virtual_teacher<Virtual::OTHERS>, false},
-    {{"smoothing_all", false, -1, false}, virtual_teacher<Virtual::ALL>, false},
+    {{"ce", false, -1, true}, cross_entropy_alone, AT_1},
+    {{"kd", false, -1, true}, divergence<false>, SQUARED},
+    {{"sftn", true, PARTNER_CE_WEIGHT, true}, divergence<true>, SQUARED},
+    {{"sftn_reverse", true, PARTNER_CE_WEIGHT, true}, divergence<false>, SQUARED},
+    {{"dkd", false, OTHERS_WEIGHT, true}, decoupled, SQUARED},
+    {{"nkd", false, OTHERS_WEIGHT, true}, normalised, SQUARED},
+    {{"rld", false, OTHERS_WEIGHT, true}, refined, SQUARED},
+    {{"ttm", false, -1, true}, transformed<false>, AT_1},
+    {{"wttm", false, -1, true}, transformed<true>, AT_1},
+    {{"ab", false, -1, true}, alpha_beta<false>, AT_TAU},
+    {{"ab_continuous", false, -1, true}, alpha_beta<true>, AT_TAU},
+    {{"jsd", false, -1, true}, jensen_shannon, AT_TAU},
+    {{"kd_standardised", false, -1, true}, standardised<divergence<false>>, SQUARED},
+    {{"dkd_standardised", false, OTHERS_WEIGHT, true}, standardised<decoupled>, SQUARED},
+    {{"nkd_standardised", false, OTHERS_WEIGHT, true}, standardised<normalised>, SQUARED},
+    {{"rld_standardised", false, OTHERS_WEIGHT, true}, standardised<refined>, SQUARED},
+    {{"ttm_standardised", false, -1, true}, standardised<transformed<false>>, AT_1},
+    {{"wttm_standardised", false, -1, true}, standardised<transformed<true>>, AT_1},
+    {{"ab_standardised", false, -1, true}, standardised<alpha_beta<false>>, AT_TAU},
+    {{"ab_continuous_standardised", false, -1, true}, standardised<alpha_beta<true>>, AT_TAU},
+    {{"jsd_standardised", false, -1, true}, standardised<jensen_shannon>, AT_TAU},
+    {{"virtual", false, -1, true}, virtual_teacher<Virtual::PLAIN>, AT_1},
+    {{"virtual_softened", false, -1, true}, virtual_teacher<Virtual::SOFTENED>, AT_1},
+    {{"smoothing_others", false, -1, false}, virtual_teacher<Virtual::OTHERS>, AT_1},
+    {{"smoothing_all", false, -1, false}, virtual_teacher<Virtual::ALL>, AT_1},
 };
 
 // The rows first … end-1, one after the other.
@@ -323,8 +364,8 @@ inline void distill_rows(const Distillation& given, int form, int64_t first, int
   const Form& chosen = FORMS[form];
   const Traits& traits = chosen.traits;
   Row row{given, traits, 0, 0, width, aligned, sums};
-  if (chosen.at_temperature) row.rate = 1.0f / numbers[TEMPERATURE];
-  if (chosen.at_temperature && given.tau_squared) row.squared = numbers[TEMPERATURE] * numbers[TEMPERATURE];
+  if (chosen.pair != AT_1) row.rate = 1.0f / numbers[TEMPERATURE];
+  if (chosen.pair == SQUARED && given.tau_squared) row.squared = numbers[TEMPERATURE] * numbers[TEMPERATURE];
   if (traits.partners_learn) row.ce_rate = 1.0f / numbers[CE_TEMPERATURE];
   if (traits.anchor_ce) row.ce_slope = numbers[ANCHOR_CE_WEIGHT] * given.per_row * row.ce_rate;
   row.pair_slope = numbers[PAIR_WEIGHT] * given.per_row * row.squared * row.rate;

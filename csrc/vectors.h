@@ -48,9 +48,12 @@ FASTKD_INLINE float greatest(const Floats& values) {
   return most;
 }
 
-// exp(x) for x <= 0, right to one unit in the last place; 0 where a float would have fewer digits. NaN stays NaN.
-FASTKD_INLINE Floats exponential(const Floats& x) {
-  constexpr float LEAST = -87.336544f;  // ln(2^-126)
+// exp(x) is power · (1 + rise), with a power of two and a rise of at most 0.42; for |x| < 88.
+struct Exponential {
+  Floats power, rise;
+};
+
+FASTKD_INLINE Exponential taken_apart(const Floats& x) {
   const Floats shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 2^23: the whole part is in the lowest bits
   const Floats whole = shifted - 12582912.0f;
   const Floats rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;  // ln 2 in two parts, the first one short
@@ -60,7 +63,41 @@ FASTKD_INLINE Floats exponential(const Floats& x) {
   series = series * rest + 4.1665795894e-2f;
   series = series * rest + 1.6666665459e-1f;
   series = series * rest + 5.0000001201e-1f;
-  const Floats power = (Floats)(((Bits)shifted << 23) + 0x3F800000u);
-  const Floats result = (series * rest * rest + rest + 1.0f) * power;
-  return x < LEAST ? Floats{} : result;
+  return {(Floats)(((Bits)shifted << 23) + 0x3F800000u), series * rest * rest + rest};
+}
+
+constexpr float LEAST = -87.336544f;  // ln(2^-126)
+
+// exp(x) for x <= 0, right to one unit in the last place; 0 where a float would have fewer digits. NaN stays NaN.
+FASTKD_INLINE Floats exponential(const Floats& x) {
+  const Exponential e = taken_apart(x);
+  return x < LEAST ? Floats{} : (e.rise + 1.0f) * e.power;
+}
+
+// The same for any x: infinite where the greatest float is near.
+FASTKD_INLINE Floats any_exponential(const Floats& x) { return x > 88.0f ? all(INFINITY) : exponential(x); }
+
+// exp(x) - 1 for x <= 0, with all of its digits near 0.
+FASTKD_INLINE Floats exponential_minus_1(const Floats& x) {
+  const Exponential e = taken_apart(x);
+  return x < LEAST ? all(-1.0f) : e.rise * e.power + (e.power - 1.0f);
+}
+
+// The logarithm of a normal x > 0, right to one unit in the last place of it, or of 1 where that is greater.
+FASTKD_INLINE Floats logarithm(const Floats& x) {
+  const Floats half = (Floats)(((Bits)x & 0x007FFFFFu) | 0x3F000000u);  // 0.5 <= half < 1
+  const Ints small = (Ints)(half < 0.70710678118654752f);
+  const Floats whole = __builtin_convertvector((Ints)((Bits)x >> 23) - 126 + small, Floats);
+  const Floats rest = (small ? half + half : half) - 1.0f, square = rest * rest;
+  Floats series = all(7.0376836292e-2f);
+  series = series * rest - 1.1514610310e-1f;
+  series = series * rest + 1.1676998740e-1f;
+  series = series * rest - 1.2420140846e-1f;
+  series = series * rest + 1.4249322787e-1f;
+  series = series * rest - 1.6668057665e-1f;
+  series = series * rest + 2.0000714765e-1f;
+  series = series * rest - 2.4999993993e-1f;
+  series = series * rest + 3.3333331174e-1f;
+  const Floats fine = series * rest * square - 2.12194440e-4f * whole - 0.5f * square;
+  return rest + fine + 0.693359375f * whole;
 }

@@ -76,8 +76,6 @@ FORMS: dict[str, Callable] = {
     "jsd reverse": lambda a, b, y: jsd_loss(a, b[0], y, beta=1.0, ce_weight=0.5),
     "standardised jsd": lambda a, b, y: jsd_loss(a, b[0], y, standardise=True, beta=0.3, weight=2.0),
 }
-PAIRS = tuple(FORMS)[tuple(FORMS).index("standardised teachers") :]
-"""The forms that the kernel of student and teachers computes."""
 LEARNING_PARTNERS = ("sftn", "sftn reverse", "sftn detached", "sftn as printed")
 
 

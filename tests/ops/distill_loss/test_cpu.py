@@ -3,15 +3,15 @@
 import pytest
 import torch
 from helpers.crd_cases import needs_library
-from helpers.distill_cases import FORMS, PAIRS, assert_no_worse, evaluate, random_logits
+from helpers.distill_cases import AB, FORMS, assert_no_worse, evaluate, random_logits
 from helpers.distill_kernels import HardCases, KernelContract, poisoned_memory  # noqa: F401
 from helpers.distill_operation import OperationContract
 from helpers.instructions import every_instruction_set, instructions  # noqa: F401
 
+from fastkd.losses import ab_divergence_loss
 from fastkd.ops import compiled
 from fastkd.support.errors import UserError
 
-COMPILED = tuple(form for form in FORMS if form not in PAIRS)
 pytestmark = [
     needs_library,
     pytest.mark.usefixtures("poisoned_memory"),
@@ -23,13 +23,10 @@ pytestmark = [
 class TestKernel(KernelContract):
     path = "cpu"
 
-    def has(self, form):
-        return form in COMPILED
-
     @pytest.mark.parametrize("classes", (1, 4, 9, 16, 31, 1000))
-    @pytest.mark.parametrize("form", COMPILED)
+    @pytest.mark.parametrize("form", FORMS)
     def test_rows_of_whole_vectors_and_of_parts(self, form, classes):
-        if form.endswith("dkd") and classes == 1:
+        if form.endswith(("dkd", "nkd")) and classes == 1:
             pytest.skip("has no other classes")
         assert_no_worse(form, *random_logits(3, 5, classes, torch.float32, classes), path="cpu")
 
@@ -46,7 +43,7 @@ class TestKernel(KernelContract):
 
 
 @every_instruction_set
-@pytest.mark.parametrize("form, classes", [(form, 7) for form in COMPILED])
+@pytest.mark.parametrize("form, classes", [(form, 7) for form in FORMS])
 class TestHardCases(HardCases):
     path = "cpu"
 
@@ -54,17 +51,44 @@ class TestHardCases(HardCases):
 class TestOperation(OperationContract):
     path = "cpu"
 
-    def has(self, form):
-        return form in COMPILED or compiled.has_form(form)
-
 
 def test_a_form_that_the_library_lacks_is_left_to_the_reference(monkeypatch):
     logits, labels = random_logits(2, 3, 5, torch.float32, 0)
+    monkeypatch.setattr(compiled, "_forms", lambda: frozenset(("ce", "kd")))
     monkeypatch.delenv("FASTKD_OPS", raising=False)
     assert FORMS["rld"](logits[0], logits[1:], labels).total.isfinite()
     monkeypatch.setenv("FASTKD_OPS", "distill_loss=cpu")
     with pytest.raises(UserError, match="the compiled cpu library has no kernel of the form rld"):
         FORMS["rld"](logits[0], logits[1:], labels)
+
+
+@every_instruction_set
+class TestAgreement:
+    @pytest.mark.parametrize("apart", (1e-1, 1e-3))
+    @pytest.mark.parametrize("form", FORMS)
+    def test_networks_that_nearly_agree(self, form, apart):
+        logits, labels = random_logits(3, 4, 50, torch.float32, 8)
+        logits = [logits[0] + apart * noise for noise in (torch.zeros(()), *logits[1:])]
+        assert_no_worse(form, logits, labels, path="cpu")
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_logits_that_are_far_from_zero(self, form):
+        logits, labels = random_logits(3, 4, 50, torch.float32, 9)
+        logits = [tensor + offset for tensor, offset in zip(logits, (3000.0, -500.0, 200.0), strict=True)]
+        assert_no_worse(form, logits, labels, path="cpu")
+
+
+LIMITS = ((1.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.0, 0.0), (1.0, -1.0), (0.5, -0.5), (2.0, -0.5), (-0.5, 0.2))
+
+
+@every_instruction_set
+class TestLimitsOfTheAlphaBetaDivergence:
+    @pytest.mark.parametrize("continuous", (False, True))
+    @pytest.mark.parametrize("alpha, beta", LIMITS)
+    def test_they_are_no_worse(self, alpha, beta, continuous, monkeypatch):
+        numbers = AB | {"alpha": alpha, "beta": beta, "continuous": continuous}
+        monkeypatch.setitem(FORMS, "limit", lambda a, b, y: ab_divergence_loss(a, b[0], y, **numbers))
+        assert_no_worse("limit", *random_logits(2, 5, 37, torch.float32, 10), path="cpu")
 
 
 def test_imagenet_21k():
