@@ -36,7 +36,7 @@ class SCKD(Method):
     """Methods that are joined to it have gates of their own: `sckd+at` adds AT where it pulls with the labels."""
 
     Settings = SCKDSettings
-    about = "softened logits, where they pull with the labels"
+    about = "kd where its gradient agrees"
     is_logit_method = True
     teachers_needed = (1, 1)
     reads = ("logits",)

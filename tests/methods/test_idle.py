@@ -83,11 +83,13 @@ def _size(tensor: torch.Tensor) -> float:
 
 def learned(loss: Any, method: Method, leaves: list[torch.Tensor]) -> Learned:
     wanted = [*leaves, *(one for one in method.parameters() if one.requires_grad)]
-    if not loss.total.requires_grad:
-        return Learned(loss.total.detach(), [])
-    found = torch.autograd.grad(loss.total, wanted, allow_unused=True)
+    gated = getattr(loss, "gated", None)  # a prestage's loss has none
+    total = loss.total if gated is None else loss.total + gated
+    if not total.requires_grad:
+        return Learned(total.detach(), [])
+    found = torch.autograd.grad(total, wanted, allow_unused=True)
     pairs = zip(found, wanted, strict=True)
-    return Learned(loss.total.detach(), [torch.zeros_like(leaf) if one is None else one for one, leaf in pairs])
+    return Learned(total.detach(), [torch.zeros_like(leaf) if one is None else one for one, leaf in pairs])
 
 
 def trace_of(name: str, settings: Any, teachers: int) -> Iterator[Any]:
@@ -98,7 +100,14 @@ def trace_of(name: str, settings: Any, teachers: int) -> Iterator[Any]:
     method = METHODS[name](settings, given)
     asked = method.prestage_training(settings)
     places = {id(part): place for place, part in given.student.named_modules()}
-    yield asked, method.waypoints(settings), method.own_augmentation, method.teacher_norm, method.needs_preacts
+    yield (
+        asked,
+        method.waypoints(settings),
+        method.own_augmentation,
+        method.teacher_norm,
+        method.needs_preacts,
+        method.gate,
+    )
     yield [places[id(part)] for part in method.reaches(given.student)]
     yield [(key, value.shape) for key, value in method.state_dict().items()]
     if asked is not None:
