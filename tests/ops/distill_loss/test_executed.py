@@ -145,7 +145,7 @@ def test_gradients_do_not_depend_on_the_grid():
 @pytest.mark.parametrize(
     ("classes", "dtype", "sectors"),
     [
-        pytest.param(1000, "fp32", 1.06, marks=pytest.mark.slow),
+        pytest.param(1000, "fp32", 1.08, marks=pytest.mark.slow),
         (1000, "bf16", 1.25),  # rows of 2,000 bytes begin in the middle of a sector, which two instructions ask for
         pytest.param(4096, "bf16", 1.06, marks=pytest.mark.slow),
         (4200, "bf16", 2.5),  # the wide kernel reads a row three times; the caches serve two of them
@@ -176,11 +176,12 @@ def test_the_hardwares_approximations(form, approximation):
     passed, which rounds each of them right."""
     logits, labels = random_logits(3, 5, 100, torch.float32, 3)
     exact = evaluate(form, "reference", logits, labels, torch.float64)
-    plain = evaluate(form, "reference", logits, labels)
+    with as_sums_of_logarithms():
+        plain = evaluate(form, "reference", logits, labels)
     with executing("sm_90", approximation=approximation):
         found = evaluate(form, "triton", logits, labels)
     for one, right, usual in zip((*found[0], *found[1]), (*exact[0], *exact[1]), (*plain[0], *plain[1]), strict=True):
-        allowed = 10 * (usual.double() - right).norm() + 1e-6 * right.norm() + 1e-9
+        allowed = 10 * (usual.double() - right).norm() + 2e-6 * right.norm() + 1e-9  # one number may be right by luck
         assert (one.double() - right).norm() <= allowed
     assert torch.equal(found[2], exact[2])
 
