@@ -145,16 +145,17 @@ def test_gradients_do_not_depend_on_the_grid():
 @pytest.mark.parametrize(
     ("classes", "dtype", "sectors"),
     [
-        pytest.param(1000, "fp32", 1.08, marks=pytest.mark.slow),
+        pytest.param(1000, "fp32", 1.06, marks=pytest.mark.slow),
         (1000, "bf16", 1.25),  # rows of 2,000 bytes begin in the middle of a sector, which two instructions ask for
         pytest.param(4096, "bf16", 1.06, marks=pytest.mark.slow),
         (4200, "bf16", 2.5),  # the wide kernel reads a row three times; the caches serve two of them
         pytest.param(21_841, "bf16", 3.6, marks=pytest.mark.slow),  # and odd rows are read 2 bytes a thread
     ],
 )
-def test_traffic_is_near_its_floor(classes, dtype, sectors):
+def test_traffic_is_near_its_floor(classes, dtype, sectors, monkeypatch):
     """Every logit is read once and every gradient written once, but for what a sample has besides. sectors: how many
     times the floor warps ask for at most, were there no L1 cache."""
+    monkeypatch.setattr(launch, "FEW", 0)  # many samples are what waits for memory; a few have more warps a row
     logits, labels = random_logits(4, 8, classes, TYPES[dtype], 4)
     with executing("sm_90", multiprocessors=4) as gpu:
         evaluate("sftn", "triton", logits, labels)
@@ -173,17 +174,26 @@ def test_traffic_is_near_its_floor(classes, dtype, sectors):
 )
 def test_the_hardwares_approximations(form, approximation):
     """Every exponential, logarithm and quotient off by what the manual allows: ten times plain PyTorch's error is not
-    passed, which rounds each of them right."""
-    logits, labels = random_logits(3, 5, 100, torch.float32, 3)
-    exact = evaluate(form, "reference", logits, labels, torch.float64)
-    with as_sums_of_logarithms():
-        plain = evaluate(form, "reference", logits, labels)
-    with executing("sm_90", approximation=approximation):
-        found = evaluate(form, "triton", logits, labels)
-    for one, right, usual in zip((*found[0], *found[1]), (*exact[0], *exact[1]), (*plain[0], *plain[1]), strict=True):
-        allowed = 10 * (usual.double() - right).norm() + 2e-6 * right.norm() + 1e-9  # one number may be right by luck
-        assert (one.double() - right).norm() <= allowed
-    assert torch.equal(found[2], exact[2])
+    passed, which rounds each of them right. Over some batches, since a single number may be right by luck."""
+    errors, sizes = [], []
+    for seed in range(4):
+        logits, labels = random_logits(3, 5, 100, torch.float32, seed)
+        exact = evaluate(form, "reference", logits, labels, torch.float64)
+        with as_sums_of_logarithms():
+            plain = evaluate(form, "reference", logits, labels)
+        with executing("sm_90", approximation=approximation):
+            found = evaluate(form, "triton", logits, labels)
+        goal = [*exact[0], *exact[1]]
+        errors.append([_errors(one, goal) for one in ([*found[0], *found[1]], [*plain[0], *plain[1]])])
+        sizes.append([right.square().sum() for right in goal])
+        assert torch.equal(found[2], exact[2])
+    ours, usual = (torch.stack([*map(torch.stack, one)]).sum(0).sqrt() for one in zip(*errors, strict=True))
+    size = torch.stack([*map(torch.stack, sizes)]).sum(0).sqrt()
+    assert bool((ours <= 10 * usual + 1e-6 * size + 1e-9).all())
+
+
+def _errors(values: list[torch.Tensor], goal: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [(one.double() - right).square().sum() for one, right in zip(values, goal, strict=True)]
 
 
 def test_a_label_among_thousands():
