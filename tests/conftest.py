@@ -1,15 +1,27 @@
 """What several test modules are given."""
 
 import pytest
+from helpers.commands import TINY
+
+from fastkd import train
+from fastkd.training.stages import Distill
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    # The gpu tests of the operations are collected where what the commands are made of is not installed.
-    from helpers.commands import TINY
-
-    from fastkd import train
-
     folder = tmp_path_factory.mktemp("commands") / "run"
     assert train.main([*TINY, "--run", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture
+def silent_teacher(monkeypatch):
+    """After a call of it, whoever runs a teacher fails."""
+
+    def refuse():
+        def forward(self, images):
+            raise AssertionError("the teacher was run")
+
+        monkeypatch.setattr(Distill, "_teachers", forward)
+
+    return refuse

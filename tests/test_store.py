@@ -133,13 +133,8 @@ class TestRefused:
             train.main(["--method", "rco", "--seeds", "2", "--teacher-outputs", str(tmp_path / "store")])
 
 
-def test_several_students_and_seeds_from_one_pass_of_the_teacher(teacher, filled, tmp_path, monkeypatch, capsys):
-    from fastkd.training.stages import Distill
-
-    def silent(self, images):
-        raise AssertionError("the teacher was run")
-
-    monkeypatch.setattr(Distill, "_teachers", silent)
+def test_several_students_and_seeds_from_one_pass_of_the_teacher(teacher, filled, tmp_path, silent_teacher, capsys):
+    silent_teacher()
     several = [
         *options(teacher, filled, "--students", "resnet8,resnet14"),
         "--seeds",

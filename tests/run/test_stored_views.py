@@ -9,25 +9,11 @@ from helpers.tiny import tiny_recipe, train
 
 from fastkd.stored.epochs import EpochFiles
 from fastkd.support.errors import UserError
-from fastkd.training.stages import Distill
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     return trained_teacher(tiny_recipe(), "plain", tmp_path_factory.mktemp("teacher") / "run")
-
-
-@pytest.fixture
-def silent_teacher(monkeypatch):
-    """After a call of it, whoever runs a teacher fails."""
-
-    def refuse():
-        def forward(self, images):
-            raise AssertionError("the teacher was run")
-
-        monkeypatch.setattr(Distill, "_teachers", forward)
-
-    return refuse
 
 
 def augmented(teacher, store=None, method="kd", storing=None, training=None, **augmentation):

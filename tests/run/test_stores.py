@@ -27,7 +27,6 @@ from fastkd.stored.store import read_about
 from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.session import Session
-from fastkd.training.stages import Distill
 from fastkd.training.step import Step
 
 
@@ -66,19 +65,6 @@ def filled(whole_store, tmp_path):
     """A copy of the store that a student of kd filled, from the plain teacher."""
     shutil.copytree(whole_store, tmp_path / "store")
     return tmp_path / "store"
-
-
-@pytest.fixture
-def silent_teacher(monkeypatch):
-    """After a call of it, whoever runs a teacher fails."""
-
-    def refuse():
-        def forward(self, images):
-            raise AssertionError("the teacher was run")
-
-        monkeypatch.setattr(Distill, "_teachers", forward)
-
-    return refuse
 
 
 LONG = ("kd", "kd+pkt+rkd", "cc", "srrl", "simkd")
