@@ -223,6 +223,8 @@ def _places_of_data(table: Table, given: Sequence[str]) -> dict[str, str]:
         if name not in needed:
             raise UserError(f"--data {word}: {table.title} reads {' and '.join(needed)}")
         found[name] = f"{name}:{path}"
+    if lacking := [name for name in needed if name not in found and name != "digits"]:
+        raise UserError(f"{table.title} reads {lacking[0]}: give --data {lacking[0]}=PATH")
     return found
 
 

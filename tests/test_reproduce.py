@@ -25,6 +25,7 @@ class TestMistakes:
             (["sftn", "--table", "17", "--only", "wrn_40_2/wrn_16_3"], "did you mean 'wrn_40_2/wrn_16_2'"),
             (["sftn", "--table", "17", "--data", "cifar100"], "--data is NAME=PATH"),
             (["sftn", "--table", "17", "--data", "stl10=x"], "reads cifar100"),
+            (["sftn", "--table", "17"], "SFTN, Table 17 reads cifar100: give --data cifar100=PATH"),
             (["digits", "--seeds", "2", "--teachers", "3"], "--teachers 3 are more than the 2 students"),
             (["digits", "--method", "kd"], "--method is not for a table"),
             (["digits", "--resume", "x"], "--resume is not for a table"),

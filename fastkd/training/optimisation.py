@@ -133,14 +133,16 @@ def build_optimizer(stage: Stage, training: Training, device: torch.device) -> t
 def _layerwise(groups: list[dict], training: Training) -> torch.optim.Optimizer:
     """LAMB or LARS, whose steps are scaled by each layer's ratio of weights to gradients."""
     try:
-        from timm.optim import Lamb, Lars  # pyright: ignore[reportMissingImports]
+        from timm.optim.lamb import Lamb  # pyright: ignore[reportMissingImports]
+        from timm.optim.lars import Lars  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             f"--optimizer {training.optimizer} is timm's, which is not installed: pip install timm"
         ) from error
+    how: dict[str, Any] = {"weight_decay": training.weight_decay}  # whose type timm has from its default, 0
     if training.optimizer == "lamb":
-        return Lamb(groups, weight_decay=training.weight_decay)
-    return Lars(groups, weight_decay=training.weight_decay, momentum=training.momentum, nesterov=training.nesterov)
+        return Lamb(groups, **how)
+    return Lars(groups, **how | {"momentum": training.momentum, "nesterov": training.nesterov})
 
 
 def follows_the_device(optimizer: torch.optim.Optimizer) -> bool:
