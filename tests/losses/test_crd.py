@@ -240,6 +240,15 @@ def test_without_labels_every_sample_is_a_class():
     assert torch.equal(drawn, others)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("cpu_tiles", marks=needs_library),
+        pytest.param("cpu", marks=(needs_library, pytest.mark.slow)),
+        pytest.param("reference", marks=pytest.mark.slow),
+    ],
+    indirect=True,
+)
 @pytest.mark.parametrize("replacement", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_two_processes_equal_one(path, replacement, tmp_path):
     command = [sys.executable, "-m", "helpers.crd_two_processes", str(tmp_path), replacement]

@@ -34,9 +34,7 @@ def records(folder: Path):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=[pytest.mark.slow] * (m in ("simkd", "kdcl", "sckd"))) for m in CASES]
-)
+@pytest.mark.parametrize("method", [pytest.param(method, marks=pytest.mark.slow) for method in CASES])
 def test_two_processes_equal_one_that_forwards_the_two_shards(method, teacher, tmp_path):
     more, names = CASES[method]
     how = [*SHORT, "--method", method, *more]

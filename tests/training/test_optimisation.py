@@ -132,7 +132,7 @@ class TestLayerwise:
         assert not follows_the_device(optimizer)
 
     def test_what_is_missing_is_said(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "timm.optim", None)
+        monkeypatch.setitem(sys.modules, "timm.optim.lamb", None)
         with pytest.raises(UserError, match="--optimizer lamb is timm's, which is not installed"):
             build_optimizer(Toy(), Training(epochs=1, optimizer="lamb"), torch.device("cpu"))
 

@@ -84,6 +84,7 @@ def test_a_plan_that_may_be_scarce_counts_what_a_sure_one_marks():
         torch.testing.assert_close(found, crd.loss(case.inputs(z), "reference").total, rtol=2e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_two_tiles_of_samples_and_several_programs():
     check_path(problem(samples=35, rows=130, negatives=40, replacement=True), "dense")
 
@@ -99,6 +100,7 @@ def test_the_same_bits_every_time():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.slow
 def test_the_module(monkeypatch):
     totals = []
     for path in ("dense", "reference"):

@@ -45,7 +45,7 @@ def test_every_layout_with_more_blocks_than_programs(form, classes, layout, monk
 IN_SHORT = ("standardised nkd", "standardised ab", "ab of no alpha", "ab continuous", "jsd forward", "jsd reverse")
 """Forms of which most is tested in others; the slow set has them too."""
 HARD = [pytest.param(form, 7, marks=pytest.mark.slow if form in IN_SHORT else ()) for form in FORMS] + [
-    pytest.param(form, 4100, marks=() if form == "sftn" else pytest.mark.slow) for form in FORMS
+    pytest.param(form, 4100, marks=pytest.mark.slow) for form in FORMS
 ]
 
 

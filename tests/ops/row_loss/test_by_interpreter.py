@@ -14,7 +14,9 @@ def test_the_kernels():
     run_interpreted(HERE / "test_interpreted_kernels.py")
 
 
+@pytest.mark.slow
 def test_the_operations():
+    """A CPU runs the same contract on the reference in the quick set."""
     run_interpreted(HERE / "test_interpreted_operation.py")
 
 
