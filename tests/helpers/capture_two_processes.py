@@ -5,20 +5,18 @@ python -m helpers.capture_two_processes FOLDER SCENARIO…   writes SCENARIO-0.p
 
 import os
 import sys
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from fastkd.support.errors import UserError
 from fastkd.training import averaging
 from fastkd.training import step as steps
 from fastkd.training.agreement import AgreeingRecorder
 from fastkd.training.execution import EVERYTHING_OFF
+from helpers.gloo_pair import run_in_two
 from helpers.recorders import RunAgain
 from helpers.steps import Streamed, make_step, step_of_stage, steps_of, weights
 
@@ -182,25 +180,12 @@ SCENARIOS = {
 }
 
 
-@contextmanager
-def group(folder: str, rank: int):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
-        yield
-        dist.barrier()  # a process that leaves while the other one still talks to it can take that one down
-    finally:
-        dist.destroy_process_group()
-
-
 def process(rank: int, folder: str, names: list[str]) -> None:
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    with group(folder, rank):
-        for name in names:
-            torch.save(SCENARIOS[name](rank), Path(folder) / f"{name}-{rank}.pt")
+    for name in names:
+        torch.save(SCENARIOS[name](rank), Path(folder) / f"{name}-{rank}.pt")
 
 
 if __name__ == "__main__":
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     folder, *names = sys.argv[1:]
-    mp.spawn(process, (folder, names), nprocs=2)
+    run_in_two(process, folder, names)

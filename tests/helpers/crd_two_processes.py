@@ -5,17 +5,16 @@ python -m helpers.crd_two_processes FOLDER REPLACEMENT   writes whole.pt, rank0.
 
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from fastkd.losses import CRDLoss
+from helpers.gloo_pair import run_in_two
 
 
-def train(folder: str, replacement: bool, rank: int | None) -> None:
+def train(rank: int | None, folder: str, replacement: bool) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     labels = torch.arange(60) % 7
@@ -48,16 +47,8 @@ def train(folder: str, replacement: bool, rank: int | None) -> None:
     torch.save(state, Path(folder) / ("whole.pt" if rank is None else f"rank{rank}.pt"))
 
 
-def process(rank: int, folder: str, replacement: bool) -> None:
-    warnings.simplefilter("ignore")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    train(folder, replacement, rank)
-    dist.barrier()  # a process that leaves while the other one still talks to it can take that one down
-    dist.destroy_process_group()
-
-
 if __name__ == "__main__":
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     folder, replacement = sys.argv[1], sys.argv[2] == "1"
-    train(folder, replacement, None)
-    mp.spawn(process, (folder, replacement), nprocs=2)
+    train(None, folder, replacement)
+    run_in_two(train, folder, replacement)

@@ -1,0 +1,23 @@
+"""Two processes of one gloo group, for what two share."""
+
+import os
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run_in_two(work: Callable[..., None], folder: str, *args) -> None:
+    """Calls work(rank, folder, *args) in each of two processes, which meet in the folder."""
+    mp.spawn(_process, (work, folder, *args), nprocs=2)
+
+
+def _process(rank: int, work: Callable[..., None], folder: str, *args) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    work(rank, folder, *args)
+    dist.barrier()  # a process that leaves while the other one still talks to it can take that one down
+    os._exit(0)  # threads of gloo that wait for the interpreter while it ends would abort it
