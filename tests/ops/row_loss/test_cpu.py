@@ -6,10 +6,16 @@ from helpers.crd_cases import needs_library
 from helpers.instructions import every_instruction_set, instructions  # noqa: F401
 from helpers.row_cases import DEFAULT, Options, assert_no_worse, exact, forced, gradient_of, make
 from helpers.row_kernels import CAPPED, EVERY, HARD, HardCases, KernelContract, poisoned_memory  # noqa: F401
+from helpers.row_operation import OperationContract
 
 from fastkd.losses import SparseTeacher
+from fastkd.ops.row_loss import Form, Found, Labels, Rows, Teacher, cpu
 
-pytestmark = [needs_library, pytest.mark.usefixtures("poisoned_memory")]
+pytestmark = [
+    needs_library,
+    pytest.mark.usefixtures("poisoned_memory"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),  # Inductor's own
+]
 COMPARED = [case for case in EVERY if case[0] != "none"]
 
 
@@ -40,6 +46,10 @@ class TestKernel(KernelContract):
 @every_instruction_set
 @pytest.mark.parametrize("kind, divergence", HARD)
 class TestHardCases(HardCases):
+    path = "cpu"
+
+
+class TestOperation(OperationContract):
     path = "cpu"
 
 
@@ -115,3 +125,48 @@ class TestTeachers:
         case.teacher.indices[1, 0] = 9
         with forced("cpu"), pytest.raises(RuntimeError, match="a kept class is outside 0..8"):
             gradient_of(case, "forward", DEFAULT, torch.ones(3))
+
+
+@pytest.mark.parametrize("kind, divergence", (("logits", "forward"), ("lumped", "jsd")))
+def test_the_same_bits_for_any_number_of_threads(kind, divergence):
+    case, threads = make(kind, 700, 100), torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            with forced("cpu"):
+                results.append(gradient_of(case, divergence, DEFAULT, torch.ones(700)))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@every_instruction_set
+class TestTypes:
+    @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+    def test_gradients_in_place_are_rounded_to_the_nearest(self, dtype):
+        """Those of a layer's logits, the only ones that are stored in float16; denormal ones are among them."""
+        case = make("logits", 64, 37, dtype=dtype)
+        case = case._replace(weights=2.0 ** torch.linspace(-20, 12, 64))
+        rows = Rows(
+            case.student[None],
+            Teacher("logits", case.teacher[None], None, None, None),
+            Labels(case.labels, None),
+            case.weights,
+            torch.ones(16),
+            Form("forward", True, False, False),
+        )
+        room = torch.empty(64), torch.empty(2, 64), torch.empty(64, dtype=torch.int64)
+        exact, found = torch.empty(1, 64, 37), case.student[None].clone()
+        cpu.fill(rows, Found(*room, exact), exact)
+        cpu.fill(rows._replace(student_BRK=found), Found(*room, found), found)
+        torch.testing.assert_close(found, exact.to(dtype), rtol=0, atol=0)
+        assert (found.abs() < torch.finfo(dtype).tiny).any() or dtype == torch.bfloat16
+
+    @pytest.mark.parametrize("dtype", (torch.float64, torch.bfloat16))
+    def test_a_teacher_of_another_type(self, dtype):
+        case = make("logits", 3, 9)
+        with forced("cpu"):
+            found = gradient_of(case._replace(teacher=case.teacher.to(dtype)), "forward", DEFAULT, torch.ones(3))
+            same = gradient_of(case._replace(teacher=case.teacher.to(dtype).float()), "forward", DEFAULT, torch.ones(3))
+        torch.testing.assert_close(found, same, rtol=0, atol=0)
