@@ -50,13 +50,14 @@ struct KeptClass {
   float log_prob;
 };
 
-// Those of a row in the order of the classes, so that those of a chunk follow each other.
-inline void order_kept(const Kept& kept, int64_t row, std::vector<KeptClass>& ordered) {
-  ordered.clear();
+// Those of a row; where it has several chunks in the order of the classes, so that those of a chunk follow each other.
+inline void gather_kept(const Kept& kept, int64_t row, bool in_order, std::vector<KeptClass>& gathered) {
+  gathered.clear();
   for (int64_t i = row * kept.count; i < (row + 1) * kept.count; ++i)
-    if (kept.classes[i] >= 0) ordered.push_back({kept.classes[i], kept.log_probs[i]});
-  std::sort(ordered.begin(), ordered.end(),
-            [](const KeptClass& a, const KeptClass& b) { return a.place < b.place; });
+    if (kept.classes[i] >= 0) gathered.push_back({kept.classes[i], kept.log_probs[i]});
+  if (in_order)
+    std::sort(gathered.begin(), gathered.end(),
+              [](const KeptClass& a, const KeptClass& b) { return a.place < b.place; });
 }
 
 // Which of them is the first one that is not before a class.

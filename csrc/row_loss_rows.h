@@ -238,15 +238,15 @@ struct RowOfLogits {
   }
 
   // The kept classes, and the rest behind them.
-  FASTKD_INLINE Classes gather_kept() {
+  FASTKD_INLINE Classes kept_classes() {
     const int64_t size = static_cast<int64_t>(kept.size()), end = size + rest_exists, whole = whole_vectors(end);
     float *z = kept_at(KEPT_Z), *t = kept_at(KEPT_T);
     for (int64_t i = 0; i < whole; ++i) z[i] = t[i] = -INFINITY;
     for (int64_t i = 0; i < size; ++i) {
-      z[i] = raw_logit(kept[i].place);
+      z[i] = is_alone() ? at(STUDENT)[kept[i].place] : raw_logit(kept[i].place);
       t[i] = kept[i].log_prob;
     }
-    for (int64_t i = 0; i < size; i += LANES) {
+    for (int64_t i = 0; i < size && !is_alone(); i += LANES) {
       const Ints is_kept = static_cast<int32_t>(size - i) - lanes() > 0;
       store(z + i, is_kept ? transformed(load(z + i)) : all(-INFINITY));
     }
@@ -265,7 +265,7 @@ struct RowOfLogits {
   }
 
   FASTKD_INLINE double compare_kept() {
-    const Classes classes = gather_kept();
+    const Classes classes = kept_classes();
     const Scale q{greatest_kept(classes.z, classes.width), rate}, p{greatest_kept(classes.t, classes.width), 1.0f};
     float *of_q = kept_at(KEPT_Q), *of_p = kept_at(KEPT_P), *pull = kept_at(KEPT_PULL);
     for (int64_t i = 0; i < classes.width; i += LANES) {
@@ -369,7 +369,7 @@ struct RowOfLogits {
     if (weight == 0.0f) return write_nothing();
     is_loaded = is_ranked = false;
     ahead = Ints{};
-    if (keeps) order_kept(given.kept, row, kept);
+    if (keeps) gather_kept(given.kept, row, !is_alone(), kept);
     if (has_labels) {
       label = given.labels[row];
       own = raw_logit(label);
@@ -378,7 +378,7 @@ struct RowOfLogits {
     Comparison dense(given.divergence, beta, {peak, rate}, {p_peak, given.teacher == Teacher::LOGITS ? rate : 1.0f},
                      given.teacher == Teacher::LOGITS);
     find_sums(dense);
-    double divergence = !compares ? 0.0 : keeps ? compare_kept() : compare_dense(dense);
+    const double divergence = !compares ? 0.0 : keeps ? compare_kept() : compare_dense(dense);
     const float squared = given.tau_squared ? numbers[TEMPERATURE] * numbers[TEMPERATURE] : 1.0f;
     write(cross_entropy(), divergence * squared, rank());
     if (given.gradient.rows.data == nullptr) return;

@@ -23,7 +23,7 @@ COMPARED = [case for case in EVERY if case[0] != "none"]
 class TestKernel(KernelContract):
     path = "cpu"
 
-    @pytest.mark.parametrize("classes", (1, 4, 15, 16, 31, 1000, 4099))
+    @pytest.mark.parametrize("classes", (1, 16, 31, 4099))
     @pytest.mark.parametrize("kind, divergence", EVERY)
     def test_rows_of_whole_vectors_and_of_parts(self, kind, divergence, classes):
         assert_no_worse(make(kind, 2, classes, seed=classes), divergence, path="cpu")

@@ -37,7 +37,7 @@ def rows(kind: str = "logits", classes: int = 6) -> Rows:
     return Rows(student, teacher, Labels(case.labels, None), torch.ones(4), numbers, Form("forward", True, True, False))
 
 
-PATHS = ("reference", pytest.param("cpu", marks=needs_library))
+PATHS = (pytest.param("reference", marks=pytest.mark.slow), pytest.param("cpu", marks=needs_library))
 
 
 @pytest.mark.parametrize("path", PATHS)
