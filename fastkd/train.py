@@ -1,29 +1,28 @@
 """python -m fastkd.train [RECIPE] [options]: trains a teacher, distils a student from it, shows what came out."""
 
 import sys
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import torch
 
 from fastkd import options
-from fastkd.data import DataSet, keep_index
+from fastkd.data import keep_index
+from fastkd.recipes.published import with_other_classes
 from fastkd.recipes.recipe import Recipe
 from fastkd.report import write_report
-from fastkd.run import Job, Run, carry_out, check, create_folder, holds_run, open_data, open_run
+from fastkd.run import Job, Run, carry_out, check, create_folder, holds_run, open_data, open_run, tell_of
 from fastkd.run.figures import print_dry_run, print_table
 from fastkd.run.header import header
 from fastkd.run.memory import out_of_memory_names_the_knobs
 from fastkd.run.trust import trust
 from fastkd.run.weights import WeightsFiles
-from fastkd.support import distributed, environment
+from fastkd.support import distributed
 from fastkd.support.command_line import command
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.interrupt import Stopped, interruptible
 from fastkd.support.session import Session
-from fastkd.training.execution import set_up
 
 
 def main(arguments: list[str]) -> int:
@@ -73,7 +72,7 @@ def _begin(chosen: options.Options, recipe: Recipe, device: torch.device, files:
     now = distributed.from_main(f"{datetime.now():%Y%m%d-%H%M%S}")
     folder = chosen.run or Path("runs") / f"{recipe.name}-{now}"
     data = open_data(recipe)
-    job = Job.of(_with_other_classes(recipe, data), data, device, files)
+    job = Job.of(with_other_classes(recipe, len(data.classes)), data, device, files)
     check(job, tensorboard=chosen.tensorboard)  # a mistake leaves no folder behind
     distributed.on_main(lambda: create_folder(folder, job.recipe, unlocked=chosen.unlocked))
     if recipe.reading.index_cache is None:
@@ -84,9 +83,7 @@ def _begin(chosen: options.Options, recipe: Recipe, device: torch.device, files:
 def _carry_out(job: Job, folder: Path, chosen: options.Options) -> int:
     with Display(silent=not distributed.is_main()) as display, interruptible() as interrupt:
         display.note(header(job, folder))
-        for note in job.data.notes:
-            display.note(f"data  {note}")
-        job.data.failures.report = lambda line: display.note(f"data  {line}")
+        tell_of(job.data, display)
         try:
             with out_of_memory_names_the_knobs(job):
                 results = carry_out(job, folder, Session(display, interrupt, chosen.tensorboard, chosen.unlocked))
@@ -100,22 +97,12 @@ def _carry_out(job: Job, folder: Path, chosen: options.Options) -> int:
 
 
 def _dry_run(job: Job) -> int:
-    environment.set_threads(job.recipe.threads, distributed.local_processes())
+    job.set_up()
     check(job)
-    set_up(job.execution, job.device)
     with Display() as display, out_of_memory_names_the_knobs(job):
         rows = Run(job, job.recipe.seed, Path(), Session(display)).dry_run()
     print_dry_run(job, rows)
     return 0
-
-
-def _with_other_classes(recipe: Recipe, data: DataSet) -> Recipe:
-    """Adds a deviation where the data have other classes than those of the published figures."""
-    classes = len(data.classes)
-    if recipe.published_classes in (None, classes):
-        return recipe
-    words = f"{classes} classes instead of {recipe.published_classes}"
-    return replace(recipe, deviations=(*recipe.deviations, words))
 
 
 if __name__ == "__main__":
