@@ -6,6 +6,8 @@ import pytest
 from helpers.places import ROOT, TESTS
 
 TESTED_ELSEWHERE = {
+    "data/found.py": ("tests/data/test_index.py", "What a scan of folders finds is kept and damaged there."),
+    "data/records.py": ("tests/data/test_origins.py", "Every kind of them gives the same batches there."),
     "losses/ab_divergence.py": (
         "tests/losses/test_pairs.py",
         "All losses of a student and one teacher are tested there.",

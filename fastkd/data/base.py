@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fastkd.data.failures import Failures
-from fastkd.data.index import Found
-from fastkd.data.paths import Paths
+from fastkd.data.found import Scan
+from fastkd.data.records import Records
 from fastkd.support.environment import cores
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import whole
@@ -146,9 +146,9 @@ class Split:
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Images that stay in their files until they are needed."""
+    """Images that stay where they lie, in files mostly, until they are needed."""
 
-    paths: Paths
+    records: Records
     labels: Tensor
     """[n] int64"""
     sizes: np.ndarray
@@ -160,7 +160,9 @@ class FileSplit:
         return len(self.labels)
 
     def take(self, kept: np.ndarray) -> "FileSplit":
-        return FileSplit(self.paths.take(kept), self.labels[torch.from_numpy(kept)], self.sizes[kept], self.plain[kept])
+        return FileSplit(
+            self.records.take(kept), self.labels[torch.from_numpy(kept)], self.sizes[kept], self.plain[kept]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +181,7 @@ class DataSet:
     """Images that were left out, and how many may be."""
     named: bool = True
     """Whether `classes` are names: numbers that stand for names that nobody gave say nothing about a class."""
-    scans: tuple[Found, ...] = ()
+    scans: tuple[Scan, ...] = ()
     """What the scans of its folders found."""
     notes: tuple[str, ...] = ()
     """Remarks about its folder, which the user is told once."""

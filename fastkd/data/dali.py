@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from fastkd.data.base import RawBatch
-from fastkd.data.decoding import BadImage, decode
+from fastkd.data.decoding import BadImage
 from fastkd.data.failures import Failures
 from fastkd.data.order import InOrder, Order
+from fastkd.data.paths import Paths
 from fastkd.data.streaming import PixelPlan, consequence
 from fastkd.support.errors import UserError
 
@@ -183,8 +184,8 @@ class DALILoader:
 
     def _tell(self) -> None:
         if self._source.bad:
-            paths = self.plan.split.paths
-            found = {paths[place]: reason for place, reason in self._source.bad.items()}
+            records = self.plan.split.records
+            found = {records[place]: reason for place, reason in self._source.bad.items()}
             self.failures.add(found, while_reading=True, consequence=consequence(self.plan))
 
 
@@ -226,13 +227,13 @@ class _Source:
             return place
         found = next((other for other in self.plan.replacements(place) if other not in self.bad), None)
         if found is None:
-            raise UserError(f"nothing can take the place of {self.plan.split.paths[place]}: too many images fail")
+            raise UserError(f"nothing can take the place of {self.plan.split.records[place]}: too many images fail")
         return found
 
     def examine(self, place: int) -> str:
         """What is wrong with the image, as the other loader sees it; "" if nothing."""
         try:
-            pixels = decode(self.plan.split.paths[place])
+            pixels = self.plan.split.records.pixels(place)
         except BadImage as error:
             return str(error)
         width, height = self.plan.split.sizes[place]
@@ -240,8 +241,8 @@ class _Source:
             return f"has {pixels.shape[1]} x {pixels.shape[0]} pixels now, {width} x {height} when scanned"
         return ""
 
-    def __call__(self, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Paths [N,L] bytes, starts and shapes (or sizes and corners) [N,2] as (rows, columns), row numbers [N]."""
+    def __call__(self, iteration: int) -> tuple[np.ndarray | list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+        """Paths [N,L] or contents of files, starts and shapes (or sizes and corners) [N,2] as (rows, columns), rows [N]."""
         if iteration >= len(self.batches):
             raise StopIteration
         index_B, plan = self.batches[iteration], self.plan
@@ -251,10 +252,27 @@ class _Source:
         else:
             first, second = (found[:, ::-1] for found in plan.centres(index_B))
         places = np.tile(index_B.numpy(), plan.images)
-        return self._paths(places), np.ascontiguousarray(first), np.ascontiguousarray(second), places
+        return self._contents(places), np.ascontiguousarray(first), np.ascontiguousarray(second), places
 
-    def _paths(self, places: np.ndarray) -> np.ndarray:
-        paths = self.plan.split.paths.padded(places)
+    @property
+    def gives_paths(self) -> bool:
+        """Whether DALI itself reads the files."""
+        return isinstance(self.plan.split.records, Paths)
+
+    def _contents(self, places: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        records = self.plan.split.records
+        return self._paths(records, places) if isinstance(records, Paths) else list(map(self._encoded, places.tolist()))
+
+    def _encoded(self, place: int) -> np.ndarray:
+        """What a file holds; nothing that DALI can read where it cannot be read."""
+        records = self.plan.split.records
+        try:
+            return _as_ppm(records.pixels(place)) if place in self.odd else records.encoded(place)
+        except BadImage:
+            return np.zeros(1, np.uint8)
+
+    def _paths(self, records: Paths, places: np.ndarray) -> np.ndarray:
+        paths = records.padded(places)
         for row, place in enumerate(places.tolist() if self.odd else ()):
             if place in self.odd:
                 path = np.frombuffer(self._converted(place), np.uint8)
@@ -272,26 +290,31 @@ class _Source:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         file = self.folder / f"{place}.ppm"
         if not file.exists():
-            path = self.plan.split.paths[place]
+            records = self.plan.split.records
             try:
-                pixels = decode(path)
+                file.write_bytes(_as_ppm(records.pixels(place)))
             except BadImage:
-                return path.encode(errors="surrogateescape")
-            file.write_bytes(b"P6 %d %d 255\n" % (pixels.shape[1], pixels.shape[0]) + pixels.numpy().tobytes())
+                return records[place].encode(errors="surrogateescape")
         return str(file).encode()
+
+
+def _as_ppm(pixels_HWC: Tensor) -> np.ndarray:
+    """[bytes] uint8: a file that every decoder reads to the same pixels."""
+    head = b"P6 %d %d 255\n" % (pixels_HWC.shape[1], pixels_HWC.shape[0])
+    return np.concatenate((np.frombuffer(head, np.uint8), pixels_HWC.numpy().reshape(-1)))
 
 
 @pipeline_def
 def _graph(source: _Source, plan: PixelPlan, gpu: bool, hw_decoder_load: float):
     """DALI's graph of a batch: images [N,H,W,3] and row numbers [N]."""
-    paths, first, second, index = fn.external_source(
+    contents, first, second, index = fn.external_source(
         source=source,
         num_outputs=4,
         batch=True,
         dtype=[types.UINT8, types.INT32, types.INT32, types.INT64],
         ndim=[1, 1, 1, 0],
     )
-    encoded = fn.io.file.read(paths)
+    encoded = fn.io.file.read(contents) if source.gives_paths else contents
     size = plan.image_size
     reading: dict[str, Any] = {"output_type": types.RGB, "adjust_orientation": False}
     if gpu:

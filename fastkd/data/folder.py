@@ -14,9 +14,10 @@ from torchvision.transforms.v2.functional import resize
 
 from fastkd.data.base import DataSet, FileSplit, Reading, Split
 from fastkd.data.boxes import centres
-from fastkd.data.decoding import EXTENSIONS, BadImage, decode
+from fastkd.data.decoding import EXTENSIONS, BadImage
 from fastkd.data.failures import Failures
-from fastkd.data.index import Found, class_folders, scan
+from fastkd.data.found import Found
+from fastkd.data.index import class_folders, scan
 from fastkd.support.environment import free_memory
 from fastkd.support.errors import UserError
 from fastkd.support.files import read_text
@@ -98,7 +99,7 @@ def tiny_imagenet(path: str, reading: Reading, cache: Path | None = None) -> Dat
     threads = max(1, reading.decoders())
     train = scan(root / "train", folders, threads=threads, cache=cache, name="train")
     test = scan(root / "val", ("images",), threads=threads, cache=cache, name="val")
-    names = [test.paths.name(place) for place in range(len(test.paths))]
+    names = [test.records.name(place) for place in range(len(test.records))]
     unknown = next((name for name in names if name not in label_of), None)
     if unknown is not None:
         raise UserError(f"{annotations} does not name {unknown.decode(errors='replace')}")
@@ -132,7 +133,7 @@ def load_resident(split: FileSplit, image_size: int, threads: int, failures: Fai
 
     def load(number: int) -> None:
         try:
-            pixels = decode(split.paths[number])
+            pixels = split.records.pixels(number)
             size = (pixels.shape[1], pixels.shape[0])
             if size != tuple(split.sizes[number]):
                 raise BadImage(f"has {size[0]} x {size[1]} pixels, its head says otherwise")
@@ -146,7 +147,7 @@ def load_resident(split: FileSplit, image_size: int, threads: int, failures: Fai
     whole = Split(planes.movedim(1, -1), split.labels)
     if not failed:
         return whole
-    failures.add({split.paths[number]: failed[number] for number in sorted(failed)})
+    failures.add({split.records[number]: failed[number] for number in sorted(failed)})
     return whole.take(np.setdiff1d(np.arange(len(split)), list(failed)))
 
 
@@ -216,7 +217,7 @@ def _refuse_what_no_memory_takes(train: Found, test: Found, reading: Reading) ->
         width, height = largest.sizes[place].tolist()
         taken = f"decoded by {counted(max(1, reading.decoders()), 'worker')} it takes {need / 2**30:,.1f} GiB"
         raise UserError(
-            f"{largest.paths[place]} has {width} x {height} pixels: {taken}, {free / 2**30:,.1f} are free: "
+            f"{largest.records[place]} has {width} x {height} pixels: {taken}, {free / 2**30:,.1f} are free: "
             "make it smaller, or lower --workers"
         )
 
@@ -227,7 +228,9 @@ def _most_pixels(found: Found) -> int:
 
 def _usable(found: Found) -> FileSplit:
     kept = found.usable
-    return FileSplit(found.paths.take(kept), torch.from_numpy(found.labels[kept]), found.sizes[kept], found.plain[kept])
+    return FileSplit(
+        found.records.take(kept), torch.from_numpy(found.labels[kept]), found.sizes[kept], found.plain[kept]
+    )
 
 
 def _check_classes(labels: np.ndarray, root: Path, folders: tuple[str, ...]) -> None:

@@ -49,8 +49,8 @@ def test_a_limit_keeps_a_fixed_subset(tmp_path, resident):
     if resident:
         assert all(any(torch.equal(image, other) for other in whole.train.images) for image in some.train.images)
     else:
-        assert set(some.train.paths) < set(whole.train.paths)
-        assert [("ant" in path) for path in some.train.paths] == (some.train.labels == 0).tolist()
+        assert set(some.train.records) < set(whole.train.records)
+        assert [("ant" in path) for path in some.train.records] == (some.train.labels == 0).tolist()
 
 
 def test_more_than_fits_into_memory(tmp_path, monkeypatch):
