@@ -11,7 +11,6 @@ import tyro
 
 from fastkd.data import (
     DATASETS,
-    FOLDERS,
     FOUR_ROTATIONS,
     Augmentation,
     DataSet,
@@ -20,6 +19,7 @@ from fastkd.data import (
     Split,
     Views,
     open_dataset,
+    stays_in_files,
 )
 from fastkd.data.folder import class_folder_tree
 from fastkd.data.inspect import contact_sheet, describe, picture_format, verify
@@ -129,7 +129,7 @@ def _refuse_idle(options: Options, data: DataSet) -> None:
 
 def _opened(options: Options) -> DataSet:
     name = options.data.partition(":")[0]
-    if name in DATASETS and name not in FOLDERS:
+    if name in DATASETS and not stays_in_files(options.data):
         idle = [option for option in ("verify", "class_list", "index_cache") if getattr(options, option)]
         if idle:
             raise UserError(f"--{idle[0].replace('_', '-')} changes nothing: {name} has no image files")

@@ -70,6 +70,22 @@ class Found:
         """Row numbers of the usable files."""
         return np.flatnonzero(self.sizes[:, 0] > 0)
 
+    def take(self, places: np.ndarray) -> "Found":
+        """What was found of some of the images."""
+        records = self.records.take(places)
+        bad = {row: self.bad_places[place] for row, place in enumerate(places.tolist()) if place in self.bad_places}
+        all_of_them = {self.records[place] for place in self.bad_places}
+        others = {path: reason for path, reason in self.bad.items() if path not in all_of_them}
+        return replace(
+            self,
+            records=records,
+            labels=self.labels[places],
+            sizes=self.sizes[places],
+            plain=self.plain[places],
+            bad_places=bad,
+            bad=others | {records[row]: reason for row, reason in bad.items()},
+        )
+
     def without(self, bad: dict[str, str]) -> Self:
         """What the scan would have found if these files, {path: what is wrong}, had been bad, too."""
         places = {place: bad[path] for place, path in enumerate(self.records) if path in bad}

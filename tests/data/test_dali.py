@@ -29,7 +29,7 @@ def test_both_loaders_choose_the_same_stand_in(root):
 
 
 def test_dali_does_not_rewrite_a_whole_data_set(root, monkeypatch):
-    monkeypatch.setattr("fastkd.data.dali._MOST_REWRITTEN", 3 * 40 * 30 * 2)
+    monkeypatch.setattr("fastkd.data.dali_source._MOST_REWRITTEN", 3 * 40 * 30 * 2)
     for number, allowed in enumerate((True, True, False)):
         Odd.webp(root / "train" / "ant" / f"{number}.jpg")
         if allowed:
