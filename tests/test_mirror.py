@@ -15,6 +15,7 @@ TESTED_ELSEWHERE = {
     "data/tar.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
     "data/arrow.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
     "data/dali_source.py": ("tests/data/test_dali.py", "DALI is fed there."),
+    "data/pack.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
     "data/found.py": ("tests/data/test_index.py", "What a scan of folders finds is kept and damaged there."),
     "data/records.py": ("tests/data/test_origins.py", "Every kind of them gives the same batches there."),
     "losses/ab_divergence.py": (

@@ -147,6 +147,11 @@ def find_dataset(spec: str) -> str:
             f"the data set {spec!r} is code outside of fastkd: nothing that a file names is imported; name it on the "
             "command line, by --data, or trust the run by --trust RUN"
         )
+    if name == "parquet":
+        raise UserError(
+            "parquet is not read by place, one image of it takes thousands: python -m fastkd.data pack PARQUET FOLDER "
+            "turns it once into tar shards, --data 'tar:FOLDER/*.tar'"
+        )
     raise UserError(f"no data set {name!r}{nearest(name, DATASETS)}")
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from helpers.corrupt_folders import SIZE, evaluated, trained
 from helpers.image_folders import LOADERS, write_folder
-from helpers.origins import Items, as_csv, as_saved, as_tar
+from helpers.origins import Items, as_csv, as_saved, as_tar, files_of
 
 from fastkd.data import Reading, keep_index, named_by_a_person, open_dataset, tar
+from fastkd.data.__main__ import main as data_main
 from fastkd.data.objects import data_set_from
 from fastkd.support.errors import UserError
 
@@ -300,3 +301,47 @@ def test_a_list_of_a_shard_does_not_point_outside(root, tmp_path):
     arrays["labels"] = arrays["labels"] + 7
     np.savez(file, **arrays)
     assert tar._kept(file, json.loads(arrays["about"].tobytes())["key"]) is None
+
+
+@needs_pyarrow
+class TestPack:
+    def parquet(self, root, folder, part):
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+
+        files = [(name, path) for each, name, path in files_of(root) if each == part]
+        features = {"image": {"_type": "Image"}, "label": {"names": ["ant", "bee"], "_type": "ClassLabel"}}
+        columns = {
+            "image": [{"bytes": path.read_bytes(), "path": None} for _, path in files],
+            "label": [["ant", "bee"].index(name) for name, _ in files],
+        }
+        table = arrow.table(columns).replace_schema_metadata(
+            {"huggingface": json.dumps({"info": {"features": features}})}
+        )
+        parquet.write_table(table, folder / f"{part}.parquet")
+        return folder / f"{part}.parquet"
+
+    def test_shards_give_the_folders_batches(self, root, tmp_path, capsys):
+        for part, given in (("train", "train"), ("val", "test")):
+            source = self.parquet(root, tmp_path, part)
+            assert data_main(["pack", str(source), str(tmp_path / "shards"), "--part", given]) == 0
+        assert "12 images of 1 parquet files: about 0.00 GiB" in capsys.readouterr().err
+        data, folder = opened(f"tar:{tmp_path / 'shards'}/*.tar"), opened(f"imagefolder:{root}")
+        assert data.classes == ("ant", "bee")
+        for left, right in zip(trained(data, "torchvision"), trained(folder, "torchvision"), strict=True):
+            assert torch.equal(left.images, right.images)
+
+    def test_mistakes_are_one_line(self, root, tmp_path):
+        (tmp_path / "no.parquet").write_bytes(b"nothing")
+        for source, words in (
+            (tmp_path / "no.parquet", "is no parquet file"),
+            (tmp_path / "gone", "no folder with files"),
+        ):
+            with pytest.raises(UserError, match=words):
+                data_main(["pack", str(source), str(tmp_path / "shards")])
+        with pytest.raises(UserError, match="no column of one label .*did you mean 'label'"):
+            data_main(
+                ["pack", str(self.parquet(root, tmp_path, "val")), str(tmp_path / "s"), "--label-column", "lable"]
+            )
+        with pytest.raises(UserError, match="python -m fastkd.data pack"):
+            opened(f"parquet:{tmp_path}")
