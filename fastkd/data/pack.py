@@ -1,5 +1,6 @@
 """Parquet files, turned once into tar shards: reading one image by its place out of parquet decodes thousands."""
 
+import importlib
 import io
 import json
 import shutil
@@ -87,9 +88,7 @@ def _ending(content: bytes) -> str:
 
 def _parquet() -> Any:
     pyarrow()
-    import pyarrow.parquet as parquet
-
-    return parquet
+    return importlib.import_module("pyarrow.parquet")
 
 
 def _opened(parquet: Any, file: Path) -> Any:
