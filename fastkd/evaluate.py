@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from fastkd.data import DataSet
+from fastkd.data import DataSet, with_absolute_path
 from fastkd.networks import Network
-from fastkd.options import with_absolute_path
 from fastkd.recipes.recipe import Recipe
 from fastkd.run import Job, load_network, open_data, open_run, seed_folders
 from fastkd.run.figures import mean_and_std

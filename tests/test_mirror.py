@@ -6,6 +6,18 @@ import pytest
 from helpers.places import ROOT, TESTS
 
 TESTED_ELSEWHERE = {
+    "data/assembled.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/classes.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/csv_list.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/listing.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/objects.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/shards.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/tar.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/arrow.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/dali_source.py": ("tests/data/test_dali.py", "DALI is fed there."),
+    "data/pack.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/found.py": ("tests/data/test_index.py", "What a scan of folders finds is kept and damaged there."),
+    "data/records.py": ("tests/data/test_origins.py", "Every kind of them gives the same batches there."),
     "losses/ab_divergence.py": (
         "tests/losses/test_pairs.py",
         "All losses of a student and one teacher are tested there.",
