@@ -12,7 +12,7 @@ import tyro
 
 from fastkd import networks
 from fastkd.data import DATASETS, Augmentation, Reading, is_resident, settled, stays_in_files, with_absolute_path
-from fastkd.methods import METHODS, find_method, import_method, outside, short_name, split_methods
+from fastkd.methods import METHODS, find_method, import_method, is_known, outside, short_name, split_methods
 from fastkd.recipes import RECIPES, listing
 from fastkd.recipes.choice import Choice, joined_with_kd
 from fastkd.recipes.course import learning_together
@@ -99,7 +99,8 @@ def parse(arguments: list[str], *, program: str = "python -m fastkd.train", desc
     refuse_empty(arguments)
     method = _value_of(arguments, "--method") or "kd"
     for name in outside(method):
-        import_method(name)
+        if not is_known(name):
+            import_method(name)
     groups = {short_name(name): name for name in split_methods(joined_with_kd(method))}
     for argument in arguments:
         owner = argument.removeprefix("--").partition(".")[0]

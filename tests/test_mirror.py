@@ -58,6 +58,9 @@ TESTED_ELSEWHERE = {
     "plan/outlook.py": ("tests/plan/test_worker.py", "The hours are those of what is carried out there."),
     "plan/versions.py": ("tests/plan/test_nodes.py", "They are a part of a node's digest."),
     "plan/views.py": ("tests/plan/test_worker.py", "A cell is held against a run of its own there."),
+    "run/prediction.py": ("tests/test_predict.py", "Images of every kind and state are asked about there."),
+    "run/tested.py": ("tests/test_evaluate.py", "Runs are tested there."),
+    "support/callbacks.py": ("tests/test_api.py", "Programs are told there."),
     "run/memory.py": ("tests/run/test_faults.py", "A training runs out of memory there."),
     "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),
     "support/session.py": (

@@ -30,7 +30,7 @@ from fastkd.data.csv_list import csv_list
 from fastkd.data.digits import digits
 from fastkd.data.fingerprint import fingerprint
 from fastkd.data.folder import imagefolder, load_resident, tiny_imagenet
-from fastkd.data.objects import data_of_object, data_set_from, import_data, is_imported
+from fastkd.data.objects import data_of_object, data_set_from, give_data, import_data, is_imported
 from fastkd.data.resident import ResidentLoader
 from fastkd.data.sources import Feeding, Source, evaluation_source, resolved_loader, training_source
 from fastkd.data.stl10 import stl10
@@ -63,6 +63,7 @@ __all__ = [
     "evaluation_source",
     "find_dataset",
     "fingerprint",
+    "give_data",
     "is_import_path",
     "is_resident",
     "keep_index",
@@ -164,7 +165,7 @@ def is_import_path(spec: str) -> bool:
 def named_by_a_person(spec: str) -> str:
     """What `find_dataset` finds; an import path is imported. Only for a name that a person has given."""
     name = spec.partition(":")[0]
-    if is_import_path(spec):
+    if is_import_path(spec) and not is_imported(spec):
         if "." not in name and name not in sys.modules and importlib.util.find_spec(name) is None:
             raise UserError(f"no data set {name!r}{nearest(name, DATASETS)}")
         import_data(spec)

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import zipfile
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
@@ -129,6 +129,13 @@ def look(records: Records, key: str, pool: Executor, file: Path | None) -> Heads
         if file is not None:
             _write(file, key, heads)
     return heads
+
+
+def look_at(records: Records, *, threads: int) -> tuple[Heads, dict[int, str]]:
+    """What the heads of the images say, looked at now; and {row number: what is wrong}."""
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        heads = look(records, "", pool, None)
+    return heads, heads.bad
 
 
 def _probe(records: Records, portion: range) -> Heads:

@@ -21,6 +21,7 @@ _WHAT = (
     "pairs (uint8 [n,H,W,3], labels [n])"
 )
 _IMPORTED: dict[str, Callable[[], Any]] = {}
+_GIVEN: dict[str, Any] = {}
 
 
 def import_data(name: str) -> None:
@@ -36,6 +37,14 @@ def import_data(name: str) -> None:
     if not callable(found):
         raise UserError(f"{name!r} is no function that returns {_WHAT}")
     _IMPORTED[name] = found
+
+
+def give_data(data: Any) -> str:
+    """Keeps an object, see `data_set_from`, for this program; returns the name that a recipe calls it by."""
+    name = next((name for name, kept in _GIVEN.items() if kept is data), f"given:data{len(_GIVEN) + 1}")
+    _GIVEN[name] = data
+    _IMPORTED[name] = lambda: data
+    return name
 
 
 def is_imported(name: str) -> bool:
@@ -200,6 +209,8 @@ def _as_rows(image: Any, name: str) -> Tensor:
     """[H,W,3] uint8 of an array of bytes."""
     if not isinstance(image, np.ndarray | Tensor):
         raise BadImage(f"is a {type(image).__name__}: expected an image of PIL's, or uint8 [H,W,3] or [3,H,W]")
+    if isinstance(image, np.ndarray) and not image.flags.writeable:
+        image = image.copy()  # torch warns of memory that it could write to, but must not
     pixels = torch.as_tensor(image)
     if pixels.dtype != torch.uint8 or pixels.ndim != 3 or 3 not in (pixels.shape[0], pixels.shape[2]):
         raise BadImage(
