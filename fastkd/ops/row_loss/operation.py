@@ -68,7 +68,7 @@ def _scale(gradient_BRK: Tensor, scale_N: Tensor, path: str) -> None:
         from fastkd.ops.row_loss import launch
 
         launch.scale_in_place(gradient_BRK, scale_N.contiguous())
-    elif not bool((scale_N == 1).all()):  # as after `total.backward()`
+    elif path == "reference" or not bool((scale_N == 1).all()):  # as after `total.backward()`
         gradient_BRK.mul_(scale_N.view(*gradient_BRK.shape[:2], 1))
     torch.autograd.graph.increment_version(gradient_BRK)  # so that a second backward raises
 
