@@ -95,7 +95,7 @@ def _lumped(log_q: Tensor, teacher: SparseTeacher) -> Tensor:
 
 
 def ours(form: str) -> Callable[[Given], Tensor]:
-    common = {"temperature": TEMPERATURE, "ce_weight": CE_WEIGHT}
+    common: dict[str, Any] = {"temperature": TEMPERATURE, "ce_weight": CE_WEIGHT}
     loss: Any
     if form == "jsd":
         loss = JSDLoss(weight=PAIR_WEIGHT, tau_squared=True, **common)

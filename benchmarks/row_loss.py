@@ -11,7 +11,7 @@ compiled. On a CPU every form is timed at shapes of smaller batches, too.
 import argparse
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -210,7 +210,9 @@ def show_host(repetitions: int) -> None:
     row_loss._path = lambda *_given: "triton"  # what a GPU would be given
     given = row_forms.inputs("kd", 1, 2)
     calls = {"reference": written, "triton, not launched": own}
-    several = {name: [repeated(gradient_of_form(loss, given))] for name, loss in calls.items()}
+    several: dict[str, Sequence[Callable[[], object]]] = {
+        name: [repeated(gradient_of_form(loss, given))] for name, loss in calls.items()
+    }
     timings = interleaved(several, repetitions, "cpu")
     for name, timing in timings.items():
         times, ratio = (timing.median_s, timing.p20_s, timing.p80_s), timing.cpu_s / timings["reference"].cpu_s
