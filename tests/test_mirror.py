@@ -37,10 +37,6 @@ TESTED_ELSEWHERE = {
         "tests/ops/row_loss/test_interpreted_kernels.py",
         "The kernels are held against the reference there, and that against the formulas in test_reference.py.",
     ),
-    "ops/sparse.py": (
-        "tests/losses/test_teachers.py",
-        "It holds three values; the losses that take it are held against formulas there.",
-    ),
     "plan/measures.py": ("tests/plan/test_filled.py", "Every row of MEASURES is read there."),
     "plan/output.py": ("tests/plan/test_filled.py", "The made-up table is written there in every form."),
     "plan/outlook.py": ("tests/plan/test_worker.py", "The hours are those of what is carried out there."),

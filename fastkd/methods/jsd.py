@@ -35,6 +35,7 @@ class JSD(Method):
     is_logit_method = True
     teachers_needed = (1, 1)
     reads = ("logits",)
+    takes_sparse = True
 
     def __init__(self, settings: JSDSettings, context: Context):
         super().__init__(settings, context)
