@@ -37,7 +37,7 @@ from fastkd.ops.numbers import NUMBERS, Scalar
 from fastkd.ops.sparse import SparseTeacher
 
 
-class _Kept(NamedTuple):
+class Kept(NamedTuple):
     """A teacher's row, and which classes of a student's row it is compared on; probability 0 is a logarithm of -inf."""
 
     places_Bk: Tensor
@@ -84,7 +84,7 @@ class _Kept(NamedTuple):
         return m, terms.log()
 
 
-def _kept(teacher: SparseTeacher, student_BK: Tensor) -> _Kept:
+def kept_of(teacher: SparseTeacher, student_BK: Tensor) -> Kept:
     exists, classes = teacher.indices >= 0, student_BK.shape[1]
     log_p = torch.where(exists, teacher.log_probabilities.detach().to(student_BK.dtype), -torch.inf)
     if teacher.kind == "renormalised":
@@ -93,7 +93,7 @@ def _kept(teacher: SparseTeacher, student_BK: Tensor) -> _Kept:
     is_kept = torch.zeros(len(log_p), classes + 1, dtype=torch.bool, device=log_p.device)
     nothing = torch.full_like(log_p[:, 0], -torch.inf)
     rest = teacher.log_rest_of(classes).detach().to(log_p.dtype) if teacher.kind == "lumped" else nothing
-    return _Kept(
+    return Kept(
         torch.where(exists, teacher.indices, 0).long(),
         exists,
         is_kept.scatter(1, of_padding, True)[:, :-1],
@@ -121,7 +121,7 @@ def kd(
     kl = ce.new_zeros(())
     for i, teacher in enumerate(teachers):
         share = 1 / len(teachers) if shares is None else shares[i].detach()
-        kl = kl + mean_of(share * _kept(teacher, student_BK).kl(student_BK / temperature), counted)
+        kl = kl + mean_of(share * kept_of(teacher, student_BK).kl(student_BK / temperature), counted)
     kl = kl * temperature**2
     total = ce_weight * ce + kl_weight * kl
     return Losses(total, (ce.detach(), kl.detach()), hit_counts(student_BK, labels_B, counted)[None])
@@ -263,10 +263,10 @@ def _begin(
     labels_B: Tensor,
     shares: Tensor | None,
     ignore_index: int,
-) -> tuple[Pair, _Kept]:
+) -> tuple[Pair, Kept]:
     """What every form of one teacher begins with; the pair's teacher is the kept classes and the rest, [B,k+1]."""
     (teacher,) = teachers
-    kept = _kept(teacher, at_least_fp32(student_BK))
+    kept = kept_of(teacher, at_least_fp32(student_BK))
     return pair_of(student_BK, [kept.of_teacher()], labels_B, shares, False, ignore_index), kept
 
 
@@ -281,7 +281,7 @@ class _Apart(NamedTuple):
     """Whether there are others."""
 
 
-def _split(pair: Pair, kept: _Kept) -> tuple[Tensor, Tensor]:
+def _split(pair: Pair, kept: Kept) -> tuple[Tensor, Tensor]:
     """The teacher's log-probability of the label [B], and those of the others [B,k+1]."""
     is_label = kept.exists_Bk & (kept.places_Bk == pair.column_B1)
     label = torch.where(is_label, kept.log_p_Bk, -torch.inf).amax(1)
@@ -289,7 +289,7 @@ def _split(pair: Pair, kept: _Kept) -> tuple[Tensor, Tensor]:
     return label, torch.cat([others, kept.log_rest_B[:, None]], 1)
 
 
-def _apart(pair: Pair, kept: _Kept, temperature: Scalar) -> tuple[_Apart, _Apart]:
+def _apart(pair: Pair, kept: Kept, temperature: Scalar) -> tuple[_Apart, _Apart]:
     """The teacher's and the student's row at the temperature."""
     label, others = _split(pair, kept)
     logits = kept.compared(pair.student_BK / temperature)

@@ -222,8 +222,12 @@ def jsd(
     which are 0.
     """
     pair = pair_of(student_BK, teachers_BK, labels_B, shares, standardised, ignore_index)
-    beta = as_tensor(beta, pair.student_BK)
-    log_p, log_q = log_softmax(pair.teacher_BK, temperature), log_softmax(pair.student_BK, temperature)
+    logs = log_softmax(pair.teacher_BK, temperature), log_softmax(pair.student_BK, temperature)
+    return pair.losses(ce_weight, (weight, pair.mean(mixture_divergence(*logs, as_tensor(beta, pair.student_BK)))))
+
+
+def mixture_divergence(log_p: Tensor, log_q: Tensor, beta: Tensor) -> Tensor:
+    """[B]: the divergence of each row of log-probabilities, as `jsd` has it."""
     forward, reverse = beta == 0, beta == 1
     # What is not chosen compares the teacher with itself: it could be infinite, and 0 times that is not 0.
     between = torch.where(forward | reverse, log_p, log_q)
@@ -233,8 +237,7 @@ def jsd(
     log_m = torch.logaddexp(inner.log() + both[0], (1 - inner).log() + both[1])
     divergence_B = inner * kl_of(log_p, log_m) + (1 - inner) * kl_of(between, log_m)
     divergence_B = divergence_B + kl_of(log_p, torch.where(forward, log_q, log_p))
-    divergence_B = divergence_B + kl_of(torch.where(reverse, log_q, log_p), log_p)
-    return pair.losses(ce_weight, (weight, pair.mean(divergence_B)))
+    return divergence_B + kl_of(torch.where(reverse, log_q, log_p), log_p)
 
 
 PLAIN: dict[str, Callable[..., Losses]] = {
