@@ -10,8 +10,9 @@ from helpers.method_cases import DTYPES, Stub, batch, built, check, known_gradie
 
 from fastkd.data.base import Mixed
 from fastkd.losses import SparseTeacher, TeacherProbabilities
-from fastkd.methods.mlld import gram_distances, median
-from fastkd.methods.uskd import soft_others
+from fastkd.losses.mlld import gram_distances, median
+from fastkd.losses.sdd import part_weights, parts_of
+from fastkd.losses.uskd import soft_others
 
 SIZES = ("c10", "c37", "c1000", "ext60")
 each_type = pytest.mark.parametrize("dtype", DTYPES)
@@ -369,14 +370,14 @@ def test_ctkd(size, dtype):
         leaves, student, teacher, labels = logits(case, dtype)
         method = built("ctkd", student, teacher, classes=student.logits.shape[1], **weights)
         method.begin_epoch(int(case["hp/epoch"]) - 1)
-        assert method.factor.item() == pytest.approx(case["hp/lambda_"].item(), rel=1e-6)
-        method.factor = case["hp/lambda_"].to(torch.float64)
-        method.global_T.data.copy_(case["w/global_T"])
-        close(method.temperature()[None], case["out/T"], dtype)
+        assert method.loss.factor.item() == pytest.approx(case["hp/lambda_"].item(), rel=1e-6)
+        method.loss.factor = case["hp/lambda_"].to(torch.float64)
+        method.loss.global_T.data.copy_(case["w/global_T"])
+        close(method.loss.temperature()[None], case["out/T"], dtype)
         loss = run(method, student, teacher, labels=labels).total
         known = known_gradients(case, name)
         # float32: the temperature's gradient is that of the float64 logits that float32 holds.
-        check(case, name, loss, leaves | {"w/global_T": method.global_T} if known else {}, **NEAR[dtype])
+        check(case, name, loss, leaves | {"w/global_T": method.loss.global_T} if known else {}, **NEAR[dtype])
 
 
 class TestUSKD:
@@ -385,7 +386,7 @@ class TestUSKD:
         middle = leaves["fea_mid"][:, :, None, None]
         student = output(middle, middle, logits=leaves["zs"], embedding=leaves["zs"])
         method = built("uskd", student, classes=student.logits.shape[1], ce_weight=0.0, **settings)
-        for name, parameter in (("weight", method.weak.weight), ("bias", method.weak.bias)):
+        for name, parameter in (("weight", method.loss.weak.weight), ("bias", method.loss.weak.bias)):
             parameter.data.copy_(case[f"w/fc.{name}"])
             leaves[f"w/fc.{name}"] = parameter
         return leaves, student, method
@@ -416,7 +417,7 @@ class TestUSKD:
     def test_the_others_soft_labels(self, size):
         case = Case("modern/uskd", size)
         _, student, method = self.made(case, torch.float64)
-        weak = method.weak(case["in/fea_mid"])
+        weak = method.loss.weak(case["in/fea_mid"])
         labels = case["in/y"][:, None]
         soft = soft_others(student.logits, weak, labels, in_logs=True)
         others = torch.ones_like(soft, dtype=torch.bool).scatter(1, labels, False)
@@ -426,12 +427,12 @@ class TestUSKD:
         case = Case("modern/uskd", "c10")
         _, student, method = self.made(case, torch.float64, ranking="paper")
         labels = case["in/y"][:, None]
-        p, weak = student.logits.softmax(1), method.weak(case["in/fea_mid"]).softmax(1)
+        p, weak = student.logits.softmax(1), method.loss.weak(case["in/fea_mid"]).softmax(1)
         scores = sum(x / (1 - x.gather(1, labels) + 1e-6) for x in (p, weak))
         ranks = 1 + (scores[:, None] > scores[:, :, None]).sum(2)
         zipf = (1 / ranks.double()).scatter(1, labels, 0)
         zipf /= zipf.sum(1, keepdim=True)
-        soft = soft_others(student.logits, method.weak(case["in/fea_mid"]), labels, in_logs=False)
+        soft = soft_others(student.logits, method.loss.weak(case["in/fea_mid"]), labels, in_logs=False)
         torch.testing.assert_close(soft, zipf)
 
 
@@ -462,8 +463,6 @@ class TestSDD:
 
     @pytest.mark.parametrize("size", ("c10", "c37", "ext60"))
     def test_parts_and_their_weights(self, size):
-        from fastkd.methods.sdd import part_weights, parts_of
-
         case = Case("modern/sdd", size)
         _, student, teacher, method = self.made(case, torch.float64)
         close(parts_of(student.final_map, method.settings.scales).mT, case["out/patches_s"])

@@ -12,10 +12,10 @@ from torch import nn
 from fastkd.losses.preacts import margin
 from fastkd.losses.projectors import OrthogonalProjector
 from fastkd.losses.relations import relations
+from fastkd.losses.smallest_combination import smallest_combination
 from fastkd.methods import METHODS, short_name, split_methods
 from fastkd.methods.projectors import ProjectedMap
 from fastkd.methods.regressors import Regressor
-from fastkd.methods.smallest_combination import smallest_combination
 from fastkd.ops.sparse import largest_logits, normalised, tail_of
 from fastkd.support.errors import UserError
 from fastkd.training.stages import with_batch_statistics
