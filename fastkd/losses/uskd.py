@@ -76,9 +76,13 @@ def labels_and_values(labels: Tensor, logits_BK: Tensor) -> tuple[Tensor, Tensor
 @full_precision
 def target_loss(logits_BK: Tensor, labels_Bn: Tensor, values_Bn: Tensor) -> Tensor:
     log_p = logits_BK.log_softmax(1).gather(1, labels_Bn)
-    squares = log_p.detach().exp().square()
-    soft = torch.where(values_Bn > 0, squares + values_Bn - squares.mean(0), 0)  # a label of value 0 is none
-    return -(soft * log_p).sum(1).mean()
+    return -(soft_labels(log_p.detach(), values_Bn) * log_p).sum(1).mean()
+
+
+def soft_labels(log_p_Bn: Tensor, values_Bn: Tensor) -> Tensor:
+    """[B,n]: P of each label, 0 for one of value 0, which is none."""
+    squares = log_p_Bn.exp().square()
+    return torch.where(values_Bn > 0, squares + values_Bn - squares.mean(0), 0)
 
 
 @full_precision

@@ -9,10 +9,12 @@ from helpers.golden import Case, close
 from helpers.method_cases import DTYPES, Stub, batch, built, check, known_gradients, output, run
 
 from fastkd.data.base import Mixed
-from fastkd.losses import SparseTeacher, TeacherProbabilities
+from fastkd.losses import SparseTeacher, TeacherProbabilities, standardised_logits, ttm_loss
+from fastkd.losses.crld import is_sure
 from fastkd.losses.mlld import gram_distances, median
 from fastkd.losses.sdd import part_weights, parts_of
-from fastkd.losses.uskd import soft_others
+from fastkd.losses.uskd import soft_labels, soft_others
+from fastkd.methods.uskd import label_values
 
 SIZES = ("c10", "c37", "c1000", "ext60")
 each_type = pytest.mark.parametrize("dtype", DTYPES)
@@ -317,19 +319,33 @@ class TestMLLD:
             loss = run(method, student, teacher, labels=case["in/y"])
             known = known_gradients(case, f"{name}_total")
             check(case, f"{name}_total", loss.total, leaves if known else {}, retain=True)
-            for term, key, weight in (
-                ("ce", "ce", given["ce_weight"]),
-                ("kl", "kd", given["kd_weight"]),
-                ("cc", "cc", given["kd_weight"]),
-                ("bc", "bc", given["kd_weight"]),
-            ):
-                close(weight * loss.terms[term], case[f"loss/{name}_{key}"], dtype)
+            close(given["ce_weight"] * loss.terms["ce"], case[f"loss/{name}_ce"], dtype)
+            views = [one.logits.unflatten(0, (2, -1)) for one in (student, teacher)]
+            parts = method.loss.parts(*views[0], *views[1], case["in/y"])
+            for key, part in zip(("kd", "cc", "bc"), parts, strict=True):
+                known = known_gradients(case, f"{name}_{key}")
+                check(case, f"{name}_{key}", given["kd_weight"] * part, leaves if known else {}, retain=True)
+            labels_alone = built("mlld", student, teacher, classes=views[0].shape[2], **given | {"kd_weight": 0.0})
+            ce = run(labels_alone, student, teacher, labels=case["in/y"]).total
+            check(case, f"{name}_ce", ce, leaves if known_gradients(case, f"{name}_ce") else {})
+
+    @each_type
+    @each_size
+    def test_kl_of_one_view(self, size, dtype):
+        case = Case("modern/mlld", size)
+        leaves, student, teacher = two_views(case, dtype)
+        method = built("mlld", student, teacher, classes=student.logits.shape[1])
+        kl = method.loss.kl[0](leaves["zs_weak"], case["in/zt_weak"].to(dtype), case["in/y"]).total
+        check(
+            case, "kd_T4", kl, {"zs_weak": leaves["zs_weak"]} if known_gradients(case, "kd_T4") else {}, **NEAR[dtype]
+        )
 
     @each_type
     @each_size
     def test_gram_terms(self, size, dtype):
         case = Case("modern/mlld", size)
         leaf = case.input("zs_weak", dtype)
+        built("mlld", output(logits=leaf), output(logits=leaf), classes=leaf.shape[1])  # whose terms these are
         for name, loss in zip(("cc_T4", "bc_T4"), gram_distances(leaf, case["in/zt_weak"].to(dtype), 4.0), strict=True):
             check(case, name, loss, {"zs_weak": leaf} if known_gradients(case, name) else {}, retain=True)
 
@@ -380,6 +396,28 @@ def test_ctkd(size, dtype):
         check(case, name, loss, leaves | {"w/global_T": method.loss.global_T} if known else {}, **NEAR[dtype])
 
 
+@each_size
+def test_what_the_losses_are_made_of(size):
+    """Intermediate numbers of the authors' code: standardised logits, masks, confidences, sums of powers."""
+    case = Case("modern/lskd", size)
+    for name in ("zs", "zt"):
+        close(standardised_logits(case[f"in/{name}"]), case[f"out/{name}_std"])
+    case = Case("modern/crld", size)
+    for view, short in (("weak", "w"), ("strong", "s")):
+        confidence = case[f"in/zt_{view}"].softmax(1).amax(1)
+        close(confidence, case[f"out/conf_{short}"])
+        for threshold in (*confidence.tolist(), 0.5):
+            sure = is_sure(case[f"in/zt_{view}"], threshold)
+            assert torch.equal(sure.bool(), case[f"out/conf_{short}"] >= threshold - 1e-15)
+    case = Case("modern/rld", size)
+    zt = case["in/zt"]
+    assert torch.equal((zt >= zt.gather(1, case["in/y"][:, None])).long(), case["out/masked"])
+    case = Case("modern/ttm", size)
+    given = {"exponent": 0.1, "kl_weight": 1.0, "reduction": "none"}
+    plain, weighted = (ttm_loss(case["in/zs"], case["in/zt"], weighted=one, **given).total for one in (False, True))
+    close(weighted / plain, case["out/power_sum_l0.1"])
+
+
 class TestUSKD:
     def made(self, case, dtype, **settings):
         leaves = {name: case.input(name, dtype) for name in ("zs", "fea_mid")}
@@ -413,13 +451,14 @@ class TestUSKD:
             leaves, student, method = self.made(case, dtype, alpha=alpha, beta=beta, mu=mu)
             check(case, name, method(student, (), self.batch(case)).total, leaves)
 
-    @pytest.mark.parametrize("size", ("c10", "c37", "ext60"))
-    def test_the_others_soft_labels(self, size):
+    @pytest.mark.parametrize("size", ("c10", "c37", "mixup", "ext60"))
+    def test_the_soft_labels(self, size):
         case = Case("modern/uskd", size)
         _, student, method = self.made(case, torch.float64)
-        weak = method.loss.weak(case["in/fea_mid"])
-        labels = case["in/y"][:, None]
-        soft = soft_others(student.logits, weak, labels, in_logs=True)
+        labels, values = label_values(self.batch(case), student.logits)
+        log_p = student.logits.log_softmax(1).gather(1, labels)
+        close(soft_labels(log_p, values), case["out/soft_target"])
+        soft = soft_others(student.logits, method.loss.weak(case["in/fea_mid"]), labels, in_logs=True)
         others = torch.ones_like(soft, dtype=torch.bool).scatter(1, labels, False)
         close(soft[others].view(len(soft), -1), case["out/soft_nontarget"])
 

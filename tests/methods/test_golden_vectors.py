@@ -168,6 +168,28 @@ def test_kd(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_kd_of_equal_networks_is_nothing(dtype):
+    case = Case("kd", "equal")
+    for temperature in (1, 4, 20):
+        leaves, student, teachers = logits(case, dtype)
+        method = built("kd", student, *teachers, temperature=float(temperature), kl_weight=1.0, ce_weight=0.0)
+        loss = run(method, student, *teachers).total
+        gradient = torch.autograd.grad(loss, leaves["zs"])[0]
+        nothing = 1e-12 if dtype == torch.float64 else 1e-6  # beside logits of about 1
+        for found, key in ((loss, "loss/kl_T{}"), (gradient, "grad/kl_T{}/zs")):
+            expected = case[key.format(temperature)]
+            torch.testing.assert_close(found.detach().double(), expected, rtol=0, atol=nothing)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ("c10", "c100"))
+def test_ce(name, dtype):
+    case = Case("ls_ce", name)
+    leaves, student, _ = logits(case, dtype, student="z", teacher=None)
+    check(case, "ce", run(built("ce", student), student, labels=case["in/y"]).total, leaves)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "loss, settings",
     {
