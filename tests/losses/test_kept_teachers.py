@@ -126,9 +126,9 @@ def found(form: Form, teacher, student: Tensor = STUDENT, labels: Tensor = LABEL
     return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
 
 
-def with_label(k: int, temperature: float) -> Tensor:
+def with_label(k: int) -> Tensor:
     """[N,k]: the greatest classes, the label among them, in no order."""
-    return losses.keep_top(TEACHER + 100 * torch.nn.functional.one_hot(LABELS, K), k).indices.flip(1)
+    return keep_top(TEACHER + 100 * torch.nn.functional.one_hot(LABELS, K), k).indices.flip(1)
 
 
 def kept(indices: Tensor, temperature: float, tail: str) -> SparseTeacher:
@@ -172,7 +172,7 @@ def lumped_rows(form: Form, indices: Tensor, leaf: Tensor, i: int) -> Rows:
 @pytest.mark.parametrize("has_label", (True, False))
 def test_lumped_is_the_definition_with_one_class_more(name, has_label):
     form = FORMS[name]
-    indices = with_label(4, form.temperature)
+    indices = with_label(4)
     if not has_label:  # each row loses its label where that is a part of the loss
         others = TEACHER.scatter(1, LABELS[:, None], -torch.inf)
         indices = others.topk(4, 1).indices if name in OF_THE_LABEL else TEACHER.topk(4, 1).indices
@@ -197,7 +197,7 @@ def _compared(name: str, form: Form, indices: Tensor, leaf: Tensor, i: int) -> R
 @each
 def test_renormalised_is_the_loss_of_the_kept_classes_alone(name):
     form = FORMS[name]
-    indices = with_label(4, form.temperature)
+    indices = with_label(4)
     places = (indices == LABELS[:, None]).long().argmax(1)
     alone = STUDENT.gather(1, indices)
     value, pull = found(form, TEACHER.gather(1, indices), alone, places)
@@ -243,7 +243,7 @@ def test_draws_are_weights(name):
 @pytest.mark.parametrize("tail", TAILS[:2])
 def test_padding_adds_nothing(name, tail):
     form = FORMS[name]
-    sparse = kept(with_label(4, form.temperature), form.temperature, tail)
+    sparse = kept(with_label(4), form.temperature, tail)
     first = torch.full((N, 1), -1)
     padded = sparse._replace(
         indices=torch.cat([first, sparse.indices, first], 1),
@@ -262,7 +262,7 @@ def test_tokens_pixels_weights_and_reductions(name):
     form = FORMS[name]
     weights = torch.tensor([0.5, 0.0, 2.0, 1.0, 1.5], dtype=torch.float64)
     for tail in TAILS[:2]:
-        sparse = kept(with_label(4, form.temperature), form.temperature, tail)
+        sparse = kept(with_label(4), form.temperature, tail)
         alone = [
             found(form, changed(sparse, lambda x, i=i: x[i : i + 1]), STUDENT[i : i + 1], LABELS[i : i + 1])[0]
             for i in range(N)
@@ -287,6 +287,19 @@ def test_extreme_logits_are_finite_in_float32(name, tail, scale):
     sparse = keep_top(teacher, 3, temperature=form.temperature, tail=tail)
     value, gradient = found(form, sparse, student)
     assert value.isfinite() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "nkd")) for name in FORMS])
+def test_they_trace_whole(name):
+    form = FORMS[name]
+    torch._dynamo.reset()
+
+    def loss(student, indices, log_probabilities, tail):
+        teacher = SparseTeacher(indices, log_probabilities, tail)
+        return form.function(student, teacher, LABELS, ce_weight=0.0, **form.numbers).total
+
+    given = STUDENT, *kept(with_label(4), form.temperature, "lumped")
+    torch.testing.assert_close(torch.compile(loss, backend="eager", fullgraph=True)(*given), loss(*given))
 
 
 def test_what_a_weighted_transform_lacks_is_small():

@@ -120,7 +120,7 @@ def test_two_views():
 
 @pytest.mark.parametrize("size", ("c10", "c37", "ext60"))
 def test_the_parts_of_class_maps(size):
-    """As SDD's authors have them, the classifier first and the pooling behind it."""
+    """The classifier comes first and the pooling behind it, which for a linear one is the same."""
     case = Case("modern/sdd", size)
     scales = (1, 2, 4) if case["hp/scales"] == 3 else (1, 2)
     leaf = case.input("map_s")
@@ -141,7 +141,7 @@ def test_soft_labels_of_uskd_are_the_two_greatest():
     torch.testing.assert_close(loss(zs, middle[:, :, None, None].expand(-1, -1, 2, 2), case["in/y_soft"]), found)
 
 
-def test_ssks_head_is_trained_by_its_contrast_alone():
+def test_sskds_head_is_trained_by_its_contrast_alone():
     loss, embedding = SSKDLoss(5, 7), drawn(16, 7)
     assert not any(one.requires_grad for one in loss.teacher_head.parameters())
     loss.teacher_head.requires_grad_()

@@ -38,7 +38,7 @@ TAKING_KEPT_CLASSES = ("abkd", "aveg", "dkd", "jsd", "kd", "nkd", "rco", "sckd",
 
 @pytest.mark.parametrize("name", TAKING_KEPT_CLASSES)
 def test_a_method_that_takes_kept_classes_is_itself_from_all_of_them(name):
-    """As a store gives them, at the temperature that the method says."""
+    """A store gives them so, at the temperature that the method says."""
     case = Case("dkd", "c10")
     student, teacher = (output(logits=case[f"in/{z}"], embedding=case[f"in/{z}"]) for z in ("zs", "zt"))
     method = built(name, student, teacher)
