@@ -168,6 +168,7 @@ def _floored(
     counting: Counting,
     floor: float,
 ) -> JSDTerms:
+    check_networks(student, teacher)
     check_rows("jsd", labels, student_logits=student)
     check_ce_weight(of_ce["ce_weight"], labels)
     check_teacher(teacher, shape_of_labels(student), student.shape[class_axis(student)], student, "jsd")

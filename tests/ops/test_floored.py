@@ -65,4 +65,6 @@ def test_what_it_is_not_for_is_one_line(options):
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="floor is a number from 0 to below 1, got 1.0"):
         jsd_loss(STUDENT, TEACHER, floor=1.0)
+    with pytest.raises(TypeError, match="teacher_logits are floating point"):
+        jsd_loss(STUDENT, None, floor=0.5)
     assert math.isfinite(jsd_loss(STUDENT, TEACHER, floor=0.5).total)
