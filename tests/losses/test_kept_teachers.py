@@ -289,7 +289,8 @@ def test_extreme_logits_are_finite_in_float32(name, tail, scale):
     assert value.isfinite() and gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "nkd")) for name in FORMS])
+@pytest.mark.slow
+@each
 def test_they_trace_whole(name):
     form = FORMS[name]
     torch._dynamo.reset()

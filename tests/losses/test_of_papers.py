@@ -83,9 +83,8 @@ def test_the_student_and_what_is_trained_learn_and_the_teacher_does_not(name):
     assert all(one.grad is not None for one in loss.parameters() if one.requires_grad)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("srrl", "semckd"))) for name in CALLS]
-)
+@pytest.mark.slow
+@each
 def test_it_traces_whole(name):
     torch.manual_seed(0)
     torch._dynamo.reset()

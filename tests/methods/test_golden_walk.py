@@ -107,6 +107,7 @@ def test_every_file_has_its_method():
     assert files - data_free == METHODS_OF.keys() | WITHOUT_METHOD.keys()
 
 
+@pytest.mark.slow
 def test_every_number_of_the_modern_methods(tmp_path):
     read = read_by_tests(tmp_path, ["tests/methods/test_golden_modern.py", "tests/methods/test_golden_projectors.py"])
     assert not [key for file in QUICK for key in forgotten(file, read)]
