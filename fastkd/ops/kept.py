@@ -4,7 +4,8 @@
 
 q_rest is the sum of the student's probabilities over the classes that are not kept. The lump's KL is at most that of
 the classes in it (the log-sum inequality), so that this is a lower bound of KL from the whole teacher, exact where all
-classes are kept, and its gradient pulls no class of the rest against another.
+classes are kept, and its gradient pulls no class of the rest against another. What rounding has made of the sum of the
+teacher's probabilities, 1, does not count (`generalised_kl`): τ² would enlarge it.
 
 The arithmetic is in log-space, in float32 at least, as in `fastkd.ops.distill_loss.reference`. KD from one such teacher
 is a form of `fastkd.ops.row_loss`.
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastkd.ops.distill_loss.reference import Losses, counted_rows, hit_counts
+from fastkd.ops.distill_loss.reference_parts import generalised_kl
 from fastkd.ops.numbers import NUMBERS, Scalar
 from fastkd.ops.sparse import SparseTeacher
 
@@ -93,7 +95,7 @@ def dkd(
     margin = log_q.gather(1, column)[:, 0] - student_others
     binary_p = torch.stack((label, others), 1)
     binary_q = F.logsigmoid(torch.stack((margin, -margin), 1))
-    tckd = _mean(share * _weighed(binary_p, binary_q), counted) * temperature**2
+    tckd = _mean(share * _compared(binary_p, binary_q), counted) * temperature**2
     nckd = _mean(share * _divergence(among_others, log_q_others - student_others[:, None]), counted) * temperature**2
     ce = _cross_entropy(student_BK, labels_B, counted)
     total = ce_weight * ce + alpha * tckd + beta * nckd
@@ -137,18 +139,15 @@ def _frozen(teacher: SparseTeacher) -> SparseTeacher:
 
 def _divergence(teacher: SparseTeacher, log_q_BK: Tensor) -> Tensor:
     """KL of each row. A class of the student may have log-probability -inf where the teacher's has, too."""
-    kept = _weighed(teacher.log_probabilities, log_q_BK.gather(1, teacher.indices))
+    kept = _compared(teacher.log_probabilities, log_q_BK.gather(1, teacher.indices))
     if teacher.indices.shape[1] == log_q_BK.shape[1]:
         return kept
     rest = log_q_BK.scatter(1, teacher.indices, -torch.inf).logsumexp(1)
-    return kept + _weighed(teacher.log_rest()[:, None], rest[:, None])
+    return kept + _compared(teacher.log_rest()[:, None], rest[:, None])
 
 
-def _weighed(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Σ p (log p − log q) over the last axis; 0 log 0 = 0, also where q is 0 too."""
-    log_p = log_p.to(log_q.dtype)
-    impossible = log_p == -torch.inf
-    return (log_p.exp() * torch.where(impossible, 0, log_p - log_q)).sum(-1)
+def _compared(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return generalised_kl(log_p.to(log_q.dtype), log_q)
 
 
 def _mean(values_B: Tensor, counted_B: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from fastkd.ops.distill_loss.kernel_pair_parts import (
     standardisation,
 )
 from fastkd.ops.distill_loss.kernel_parts import (
+    AGREEMENT,
     ANCHOR_CE_WEIGHT,
     MIXTURE,
     OTHERS_WEIGHT,
@@ -34,9 +35,11 @@ from fastkd.ops.distill_loss.kernel_parts import (
     TEMPERATURE,
     add_hits,
     binary_kl,
+    divergence_terms,
     kl_terms,
     load_labels,
     load_tile,
+    log_ratio,
     no_hits,
     own_logit,
     partner_share,
@@ -65,6 +68,44 @@ def both_distributions(student, teacher, inside, of_row, factor_a, factor_b):
     log_a, a = distribution(student, a_peak, a_log_total, factor_a)
     log_b, b = distribution(teacher, b_peak, b_log_total, factor_b)
     return log_a, a, log_b, b
+
+
+@triton.jit
+def kl_of_agreeing(
+    ptrs,
+    partner: tl.constexpr,
+    row,
+    label,
+    counted,
+    own_b,
+    of_row,
+    of_student,  # offset, inverse, factor
+    of_teacher,
+    ROW_STRIDES: tl.constexpr,
+    COLUMN_STRIDES: tl.constexpr,
+    K: tl.constexpr,
+    PAIR: tl.constexpr,
+    STANDARDISED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """KL(teacher ‖ student) of each row once more, without a difference of logarithms."""
+    a_peak, a_log_total, b_peak, b_log_total = of_row
+    offset, inverse, factor_a = of_student
+    offset_b, inverse_b, factor_b = of_teacher
+    lanes = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, K, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        anchor = load_tile(ptrs[0], row, columns, counted, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
+        other = load_tile(ptrs[partner], row, columns, counted, ROW_STRIDES[partner], COLUMN_STRIDES[partner], K)
+        inside = is_inside(other, columns, label, own_b, K, PAIR)
+        student = tl.where(inside, compared(anchor, offset, inverse, STANDARDISED), -float("inf"))
+        teacher = tl.where(inside, compared(other, offset_b, inverse_b, STANDARDISED), -float("inf"))
+        _, a = distribution(student, a_peak, a_log_total, factor_a)
+        _, b = distribution(teacher, b_peak, b_log_total, factor_b)
+        d = log_ratio(teacher, b_peak, factor_b, b_log_total, student, a_peak, factor_a, a_log_total)
+        lanes += divergence_terms(b, a, d)
+    return tl.sum(lanes, 1)
 
 
 @triton.jit
@@ -352,6 +393,27 @@ def pair_kernel(
                     each = kl_terms(log_b, b, log_a)
                 terms += each
             divergence = tl.sum(terms, 1)
+            if PAIR != "ab" and PAIR != "jsd" and PAIR != "nkd":  # noqa: SIM102 - this one is for the compiler
+                if tl.min(divergence) < AGREEMENT:
+                    agreeing = kl_of_agreeing(
+                        logits_ptrs,
+                        i,
+                        row,
+                        label,
+                        counted,
+                        own_b,
+                        of_row,
+                        (offset, inverse, factor_a),
+                        (offset_b, inverse_b, factor_b),
+                        ROW_STRIDES,
+                        COLUMN_STRIDES,
+                        K,
+                        PAIR,
+                        STANDARDISED,
+                        ROWS,
+                        COLUMNS,
+                    )
+                    divergence = tl.where(divergence < AGREEMENT, agreeing, divergence)
             sum_of_slopes = tl.sum(slopes, 1)
             if PAIR == "dkd" or PAIR == "nkd" or PAIR == "rld":
                 third += share * tau_squared * divergence
