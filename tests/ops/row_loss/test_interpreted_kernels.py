@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from helpers.row_cases import DEFAULT, DIVERGENCES, KINDS, Options, assert_no_worse, forced, gradient_of, make
+from helpers.row_cases import (
+    DEFAULT,
+    DIVERGENCES,
+    KINDS,
+    Options,
+    assert_a_small_divergence_keeps_its_digits,
+    assert_no_worse,
+    forced,
+    gradient_of,
+    make,
+)
 
 from fastkd.losses import SparseTeacher, kd_loss
 from fastkd.ops.row_loss import launch
@@ -139,6 +149,13 @@ class TestHardCases:
         with forced("triton"):
             losses, gradient = gradient_of(case, divergence, DEFAULT, torch.ones(0))
         assert losses.shape == (0,) and gradient.shape == (0, 9)
+
+
+@pytest.mark.parametrize("kind", ("logits", "lumped", "renormalised"))
+@pytest.mark.parametrize("divergence", ("forward", "reverse"))
+@pytest.mark.parametrize("classes", (2, 100, pytest.param(2051, marks=pytest.mark.slow)))
+def test_rows_that_nearly_agree(kind, divergence, classes):
+    assert_a_small_divergence_keeps_its_digits(kind, divergence, classes, (4.0, 1000.0), path="triton")
 
 
 @pytest.mark.parametrize("kind", ("logits", "lumped"))
