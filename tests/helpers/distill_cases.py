@@ -164,8 +164,11 @@ ALONE: dict[str, Callable] = {
 def assert_a_small_divergence_keeps_its_digits(
     form: str, classes: int, samples: int, temperatures: Iterable[float] = (1.0, 4.0, 20.0, 1000.0), path: str = ""
 ) -> None:
-    """τ² KL of networks that nearly agree errs by a share of itself: Σ p (log p − log q) by up to 1e-7 τ², which at
-    τ = 1000 is more than the loss. path: "" is what is chosen where this is called."""
+    """τ² KL of networks that nearly agree errs by a share of itself; the normalisers' error counts in second order.
+
+    Σ p (log p − log q) errs by up to 1e-7 τ², which at τ = 1000 is more than the loss. path: "" is what is chosen where
+    this is called.
+    """
     for temperature, gap, offset in itertools.product(temperatures, (0.05, 1.0), (0.0, 30.0)):
         (anchor, noise), labels = random_logits(2, samples, classes, torch.float32, classes)
         given = (anchor, anchor + gap * noise + offset)
@@ -174,4 +177,5 @@ def assert_a_small_divergence_keeps_its_digits(
         with forced(path) if path else nullcontext():
             found = ALONE[form](*given, labels, temperature).total
         case = f"{form}, {classes} classes, τ {temperature:g}, {gap:g} apart, {offset:g} between them"
-        assert (found.double() - exact).abs() <= 1e-5 * exact, f"{case}: {found.item():.9g} for {exact.item():.9g}"
+        error, allowed = (found.double() - exact).abs(), 1e-5 * exact + (1e-6 * temperature) ** 2 / 2
+        assert error <= allowed, f"{case}: {found.item():.9g} for {exact.item():.9g}"
