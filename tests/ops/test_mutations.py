@@ -77,7 +77,7 @@ MUTATIONS = [
         r"(mov\.u32\s+%r\d+), %ctaid\.x",
         r"\1, 0",
     ),
-    Mutation("rows", "a barrier for some lanes", DIVERGENCE, r"bar\.sync\s+0;", "@%p73 bar.sync 0;"),
+    Mutation("rows", "a barrier for some lanes", DIVERGENCE, r"bar\.sync\s+0;", "@%p10 bar.sync 0;"),
     Mutation("rows", "a barrier of one warp", RACE, r"bar\.sync\s+0;", "bar.sync 0, 32;"),
     Mutation("rows", "another barrier for one warp", RACE, r"bar\.sync\s+0;", "bar.sync %r185, 32;"),
     Mutation(
