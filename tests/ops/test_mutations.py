@@ -127,7 +127,7 @@ MUTATIONS = [
     Mutation("pair", "a load 4 bytes further on", MISALIGNED, _WIDE_LOAD, r"\1 + 4 ]"),
     Mutation("pair", "a store 16 bytes further on", OUTSIDE, _WIDE_STORE, r"\1 + 16 ]"),
     Mutation("pair", "a label 8 bytes further on", OUTSIDE, _LABEL, r"\1 + 8 ]"),
-    Mutation("pair", "a shuffle with another lane", RACE, _SHUFFLE, r"\1, 8, 31, -1"),
+    Mutation("pair", "a shuffle with another lane", RACE, _SHUFFLE, r"\1, 8, 31, -1", nth=2),
     Mutation("pair", "a shuffle without the last lane", INACTIVE, _SHUFFLE, r"\1, 16, 31, 0x7FFFFFFF"),
     Mutation("pair", "a store behind its barrier", RACE, _STORED_THEN_MET, r"\3\2\1"),
     Mutation("pair", "a load before its barrier", RACE, _MET_THEN_LOADED, r"\3\2\1"),

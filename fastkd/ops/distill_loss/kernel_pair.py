@@ -17,8 +17,10 @@ from fastkd.ops.distill_loss.kernel_pair_parts import (
     compared,
     distribution,
     greatest_class,
+    is_inside,
     jsd_terms,
     kept_normalisers,
+    kl_of_agreeing,
     normaliser,
     rank_and_normaliser,
     standardisation,
@@ -35,28 +37,15 @@ from fastkd.ops.distill_loss.kernel_parts import (
     TEMPERATURE,
     add_hits,
     binary_kl,
-    divergence_terms,
     kl_terms,
     load_labels,
     load_tile,
-    log_ratio,
     no_hits,
     own_logit,
     partner_share,
     store_sums,
     store_tile,
 )
-
-
-@triton.jit
-def is_inside(teacher, columns, label, own_b, K: tl.constexpr, PAIR: tl.constexpr):
-    """Which classes of a chunk are compared."""
-    if PAIR == "rld":
-        return teacher < own_b[:, None]
-    there = (columns[None, :] < K) & (label[:, None] >= -1)
-    if PAIR == "dkd" or PAIR == "nkd":
-        there = there & (columns[None, :] != label[:, None])
-    return there
 
 
 @triton.jit
@@ -68,44 +57,6 @@ def both_distributions(student, teacher, inside, of_row, factor_a, factor_b):
     log_a, a = distribution(student, a_peak, a_log_total, factor_a)
     log_b, b = distribution(teacher, b_peak, b_log_total, factor_b)
     return log_a, a, log_b, b
-
-
-@triton.jit
-def kl_of_agreeing(
-    ptrs,
-    partner: tl.constexpr,
-    row,
-    label,
-    counted,
-    own_b,
-    of_row,
-    of_student,  # offset, inverse, factor
-    of_teacher,
-    ROW_STRIDES: tl.constexpr,
-    COLUMN_STRIDES: tl.constexpr,
-    K: tl.constexpr,
-    PAIR: tl.constexpr,
-    STANDARDISED: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """KL(teacher ‖ student) of each row once more, without a difference of logarithms."""
-    a_peak, a_log_total, b_peak, b_log_total = of_row
-    offset, inverse, factor_a = of_student
-    offset_b, inverse_b, factor_b = of_teacher
-    lanes = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in range(0, K, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
-        anchor = load_tile(ptrs[0], row, columns, counted, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
-        other = load_tile(ptrs[partner], row, columns, counted, ROW_STRIDES[partner], COLUMN_STRIDES[partner], K)
-        inside = is_inside(other, columns, label, own_b, K, PAIR)
-        student = tl.where(inside, compared(anchor, offset, inverse, STANDARDISED), -float("inf"))
-        teacher = tl.where(inside, compared(other, offset_b, inverse_b, STANDARDISED), -float("inf"))
-        _, a = distribution(student, a_peak, a_log_total, factor_a)
-        _, b = distribution(teacher, b_peak, b_log_total, factor_b)
-        d = log_ratio(teacher, b_peak, factor_b, b_log_total, student, a_peak, factor_a, a_log_total)
-        lanes += divergence_terms(b, a, d)
-    return tl.sum(lanes, 1)
 
 
 @triton.jit
