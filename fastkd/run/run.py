@@ -41,6 +41,7 @@ from fastkd.support.log import MetricsLog, import_tensorboard
 from fastkd.support.paths import is_file, is_there
 from fastkd.support.session import Session
 from fastkd.support.words import counted
+from fastkd.training.datafree import DataFree, remove_features
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.identity import Identity
 from fastkd.training.stages import Mutual, Stage
@@ -60,7 +61,7 @@ def check(job: Job, *, tensorboard: bool = False) -> None:
         stage = builder.stage(planned, earlier)
         earlier.add(planned, stage)
         if isinstance(planned, PlannedTraining):
-            builder.train_source(planned, stage.views)
+            builder.source_for(planned, stage)
             list(foreseen_stores(job, planned, stage, earlier, builder.data_seed))
             refuse_image_size(planned, stage, job.recipe.image_size)
             try_smallest_pass(planned, stage, job)
@@ -210,6 +211,8 @@ class Run:
         on_main(lambda: result.update(files=self._digests(planned)))
         self.results["stages"] |= {planned.name: result} | _split_off_peers(planned, stage, result)
         on_main(lambda: self._write_results(self._checkpoint(planned)))
+        if isinstance(stage, DataFree):
+            on_main(lambda: remove_features(stage.synthesis))
         self._note_finished(planned)
         interrupt = self.session.interrupt
         interrupt.requested = first_of_all(interrupt.requested)
@@ -271,7 +274,7 @@ class Run:
             planned.name,
             stage,
             planned.training,
-            self.builder.train_source(planned, stage.views),
+            self.builder.source_for(planned, stage),
             self.job.test_source(),
             device=self.job.device,
             session=self.session,
