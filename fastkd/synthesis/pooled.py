@@ -99,13 +99,8 @@ class PooledSynthesis(Synthesis):
         return f"pool of {self.rounds * self.settings.images:,}, {super().words()}"
 
     def _round(self, steps: int) -> Inverted:
-        of, settings = self.made_for, self.settings
-        generator = seeded(of.seed, "round", self.rounds)
-        labels = torch.randint(len(of.classes), (settings.images,), generator=generator).sort().values.to(of.device)
-        latents = torch.randn(settings.images, settings.latent, generator=generator).to(of.device)
-        with torch.random.fork_rng([of.device] if of.device.type == "cuda" else []):
-            torch.manual_seed(generator.initial_seed())
-            begin_anew(self.generator)
+        of = self.made_for
+        labels, latents = self._begin_round(seeded(of.seed, "round", self.rounds))
         with held(of.teacher, of.student):
             return inversion_round(
                 self.inversion,
@@ -114,8 +109,18 @@ class PooledSynthesis(Synthesis):
                 labels,
                 of_head=self.optimizers["head"],
                 draws=self._draws(steps),
-                lr=settings.lr,
+                lr=self.settings.lr,
             )
+
+    def _begin_round(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws the weights of the generator; returns the labels [B] of the images, sorted, and their vectors [B,Z]."""
+        of, count = self.made_for, self.settings.images
+        labels = torch.randint(len(of.classes), (count,), generator=generator).sort().values.to(of.device)
+        latents = torch.randn(count, self.settings.latent, generator=generator).to(of.device)
+        with torch.random.fork_rng([of.device] if of.device.type == "cuda" else []):
+            torch.manual_seed(generator.initial_seed())
+            begin_anew(self.generator)
+        return labels, latents
 
     def _draws(self, steps: int) -> Iterator[tuple[Views, Tensor | None]]:
         of, count, started = self.made_for, self.settings.images, time.monotonic()
