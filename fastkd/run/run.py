@@ -37,11 +37,12 @@ from fastkd.support import environment
 from fastkd.support.distributed import first_of_all, is_main, on_main, wait_for_all
 from fastkd.support.files import make_folder, read_weights, remove, sha256, write_json, write_weights
 from fastkd.support.interrupt import Stopped
+from fastkd.support.live import duration
 from fastkd.support.log import MetricsLog, import_tensorboard
 from fastkd.support.paths import is_file, is_there
 from fastkd.support.session import Session
 from fastkd.support.words import counted
-from fastkd.training.datafree import DataFree, remove_features
+from fastkd.training.datafree import DataFree, remove_features, seconds_of_rounds
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.identity import Identity
 from fastkd.training.stages import Mutual, Stage
@@ -158,7 +159,12 @@ class Run:
         loss, steps = trainer.some_steps()
         seconds = (time.perf_counter() - started) / steps
         trainer.refuse_what_is_not_finite()
-        return {
+        of_rounds = {}
+        if isinstance(stage, DataFree):
+            rounds = seconds_of_rounds(stage.synthesis)
+            of_rounds = {"seconds_per_epoch": rounds + seconds * trainer.steps_per_epoch}
+            self.session.display.note(f"{self._title(planned)}  images: {duration(rounds)} an epoch beside its steps")
+        return of_rounds | {
             "parameters": count_parameters(stage.network),
             "trained_parameters": sum(p.numel() for p in stage.parameters() if p.requires_grad),
             "loss": loss,

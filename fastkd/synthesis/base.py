@@ -93,8 +93,10 @@ class Synthesis:
         """Whether `before_step` does anything."""
         return False
 
-    def rehearse(self) -> None:
-        """Does a short round, after which a batch can be made; nothing is written."""
+    def rehearse(self) -> float:
+        """Does a short round, after which a batch can be made; nothing is written. Returns what share of an epoch's
+        rounds that is."""
+        raise NotImplementedError
 
     def keep_beside(self, checkpoint: Path) -> None:
         """Says where files are to lie: beside a stage's checkpoint."""

@@ -48,8 +48,9 @@ class FreshSynthesis(Synthesis):
                 made = generator_step(self.generator, self.optimizers["generator"], self._latents(), self._error)
             self.rounds, self.loss = self.rounds + 1, made.loss
 
-    def rehearse(self) -> None:
+    def rehearse(self) -> float:
         self.before_step(0)
+        return self.settings.every / self.settings.steps_per_epoch
 
     def _latents(self) -> Tensor:
         count = self.settings.images

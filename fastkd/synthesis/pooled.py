@@ -73,8 +73,10 @@ class PooledSynthesis(Synthesis):
         if self.rounds <= epoch:
             self._keep(self._round(self.settings.generator_steps))
 
-    def rehearse(self) -> None:
-        self._put_images(0, as_bytes(self._round(min(_REHEARSED, self.settings.generator_steps)).images))
+    def rehearse(self) -> float:
+        steps = min(_REHEARSED, self.settings.generator_steps)
+        self._put_images(0, as_bytes(self._round(steps).images))
+        return steps / self.settings.generator_steps
 
     def keep_beside(self, checkpoint: Path) -> None:
         self.files = {"images": AppendedRows(checkpoint.with_suffix(".images"), self.images[0].numel())}

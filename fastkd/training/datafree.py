@@ -1,5 +1,6 @@
 """A student that learns from images that are made for it, and what its checkpoint says of them."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,15 @@ def refuse_what_is_not_finite(synthesis: Synthesis, stage: str, kept: str) -> No
         where = f"in round {synthesis.rounds}" if synthesis.rounds else "in the first round"
         what = "the loss of the synthesis, or what it trains, was not finite"
         raise UserError(f"{stage}: {what} {where}; {kept}; try a lower --synthesis.lr")
+
+
+def seconds_of_rounds(synthesis: Synthesis) -> float:
+    """How long the rounds of an epoch take, from one on trial."""
+    started = time.perf_counter()
+    share = synthesis.rehearse()
+    if synthesis.made_for.device.type == "cuda":
+        torch.cuda.synchronize(synthesis.made_for.device)
+    return (time.perf_counter() - started) / share
 
 
 def look_at_round(
