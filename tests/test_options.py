@@ -42,10 +42,10 @@ def test_options_are_a_tested_contract():
             "magnitude",
         ),
         *("mixup", "cutmix", "run", "resume", "seed", "seeds"),
-        *("eval-every", "keep-epochs", "threads", "device", "tensorboard", "dry-run", "pair", "list"),
+        *("eval-every", "keep-epochs", "threads", "device", "logger", "dry-run", "pair", "list"),
         *("unlocked", "trust", "teacher-prefix", "any-images"),
         *("accumulate", "clip-norm", "ema", "sync-batchnorm"),
-        *("loader", "resident", "max-bad-images", "class-list", "workers", "index-cache"),
+        *("loader", "resident", "max-bad-images", "class-list", "split", "label-column", "workers", "index-cache"),
         *("data-seed", "students", "teacher-outputs", "store-type", "store-top", "store-epochs", "store-exact"),
         *("compile", "capture", "precision", "channels-last", "fold", "deterministic"),
         *("sftn.temperature", "sftn.teacher-weight", "sftn.kl-weight", "sftn.ce-weight", "sftn.kl"),
@@ -218,7 +218,7 @@ def test_an_option_that_changes_nothing_is_refused(arguments, words):
         (["cifar100-sftn", "--list", "--control", "on"], "--control changes nothing"),
         (["--list", "--run", "x"], "--run changes nothing"),
         (["--dry-run", "--run", "x"], "--run changes nothing: --dry-run writes nothing"),
-        (["--dry-run", "--tensorboard"], "--tensorboard changes nothing: --dry-run writes nothing"),
+        (["--dry-run", "--logger", "csv"], "--logger changes nothing: --dry-run writes nothing"),
     ],
 )
 def test_what_is_not_trained_takes_no_option_of_a_training(arguments, words):

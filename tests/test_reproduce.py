@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -53,6 +55,12 @@ def test_a_plan_tells_and_trains_nothing(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "14 cells, 3 students a cell from 1 teacher: 47 trainings, 47 left; hours unknown" in told
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_while_it_looks_at_the_table_ends_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "check", lambda job: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run(*TINY, "--out", str(tmp_path / "out"))
 
 
 def test_a_tiny_table(tmp_path, capsys, monkeypatch):

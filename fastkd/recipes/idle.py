@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from fastkd.data import FOLDERS, is_resident
+from fastkd.data import is_resident, stays_in_files
 from fastkd.recipes.course import learning_together
 from fastkd.recipes.recipe import Recipe
 from fastkd.support.words import counted
@@ -17,7 +17,7 @@ class Idle(NamedTuple):
 def idle_reading(recipe: Recipe, wanted: Mapping[str, Any]) -> Idle | None:
     """The first of the options of reading image files that changes nothing; None: all do."""
     name = recipe.data.partition(":")[0]
-    if wanted and name not in FOLDERS:
+    if wanted and not stays_in_files(recipe.data):
         return Idle(next(iter(wanted)), f"{name} has no image files")
     if "loader" in wanted and is_resident(recipe.reading, recipe.augmentation.crop):
         return Idle("loader", "the images are decoded once, to stay on the device; it goes with --resident off")

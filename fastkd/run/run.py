@@ -38,7 +38,8 @@ from fastkd.support.distributed import first_of_all, is_main, on_main, wait_for_
 from fastkd.support.files import make_folder, read_weights, remove, sha256, write_json, write_weights
 from fastkd.support.interrupt import Stopped
 from fastkd.support.live import duration
-from fastkd.support.log import MetricsLog, import_tensorboard
+from fastkd.support.log import MetricsLog
+from fastkd.support.loggers import LoggerName, check_loggers
 from fastkd.support.paths import is_file, is_there
 from fastkd.support.session import Session
 from fastkd.support.words import counted
@@ -55,7 +56,7 @@ def load_network(run: str | Path, name: str) -> Network:
     return open_network(find_weights(str(run), name))
 
 
-def check(job: Job, *, tensorboard: bool = False) -> None:
+def check(job: Job, *, loggers: tuple[LoggerName, ...] = ()) -> None:
     """Builds every stage once and throws it away: what does not fit is found now, not after the teacher's training."""
     builder, earlier = Builder(job.plainly_on_the_cpu(), job.recipe.seed), Earlier(job.course)
     for planned in job.course:
@@ -66,8 +67,7 @@ def check(job: Job, *, tensorboard: bool = False) -> None:
             list(foreseen_stores(job, planned, stage, earlier, builder.data_seed))
             refuse_image_size(planned, stage, job.recipe.image_size)
             try_smallest_pass(planned, stage, job)
-    if tensorboard:
-        import_tensorboard()
+    check_loggers(loggers)
 
 
 class Run:
@@ -99,7 +99,7 @@ class Run:
         wait_for_all()
         if is_there(self.folder / "results.json"):
             self.results = read_results(self.folder / "results.json")
-        self.log = MetricsLog(self.folder / "metrics.jsonl", tensorboard=self.session.tensorboard and is_main())
+        self.log = MetricsLog(self.folder / "metrics.jsonl", loggers=self.session.loggers if is_main() else ())
 
     def finished(self, planned: PlannedStage) -> bool:
         return planned.name in self.results["stages"]

@@ -101,16 +101,8 @@ def look_at_round(
     """How far a round is: `epochs` are the one it is for and all of them, `steps` those done and all of the round."""
     done, total = steps
     left = seconds / done * (total - done) if done else 0.0
-    return Look(
-        title=title,
-        epoch=epochs[0],
-        epochs=epochs[1],
-        done=done,
-        total=total,
-        rate=done * synthesis.settings.images / max(seconds, 1e-9),
-        seconds_left=left,
-        run_seconds_left=left,
-    )
+    rate = done * synthesis.settings.images / max(seconds, 1e-9)
+    return Look.along(title, epochs, steps, rate, left)
 
 
 def synthesis_state(synthesis: Synthesis) -> dict[str, Any]:

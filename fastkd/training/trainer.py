@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from fastkd.data import Source
+from fastkd.support.callbacks import tell_checkpoint, tell_record
 from fastkd.support.distributed import agreed, first_of_all, from_all, is_main, on_main, rank, world_size
 from fastkd.support.errors import UserError
 from fastkd.support.files import write_state
@@ -149,19 +150,12 @@ class Trainer:
 
     def _show_filling(self, number: int, epochs: int, taken: int, seconds: float) -> None:
         """Shows how far the stores are filled: `taken` batches of the epoch of that number, in so many seconds."""
-        steps, each = self.train_source.loader.steps, seconds / taken
-        done, total = number * steps + taken, epochs * steps
-        look = Look(
-            title=self.title,
-            epoch=number + 1,
-            epochs=epochs,
-            done=done,
-            total=total,
-            rate=self.training.batch_size / max(each, 1e-9),
-            seconds_left=(total - done) * each,
-            run_seconds_left=(total - done) * each,
+        steps = self.train_source.loader.steps
+        done, total, each = number * steps + taken, epochs * steps, seconds / taken
+        rate = self.training.batch_size / max(each, 1e-9)
+        self.session.display.live(
+            Look.along(self.title, (number + 1, epochs), (done, total), rate, (total - done) * each)
         )
-        self.session.display.live(look)
 
     def warm_up(self, beside: Sequence["Trainer"] = (), *, record: bool = True) -> None:
         """Compiles and captures, where that is on; it is no step of the training.
@@ -306,6 +300,11 @@ class Trainer:
     def _record(self, record: dict[str, Any]) -> None:
         if is_main():
             self.log.append(record)
+            self._stop_for(tell_record(self.session.callbacks, record))
+
+    def _stop_for(self, asked: str) -> None:
+        if asked:
+            self.session.interrupt.requested = asked
 
     def show_if_due(self, started: float, first_step: int) -> None:
         """Shows the live numbers of an epoch whose steps, from `first_step` on, were taken since `started`."""
@@ -374,6 +373,8 @@ class Trainer:
             if self.synthesis is not None:
                 state["synthesis"] = synthesis_state(self.synthesis)
         on_main(lambda: write_state(self.checkpoint, state))
+        if is_main():
+            self._stop_for(tell_checkpoint(self.session.callbacks, self.name, self.checkpoint))
         self.saved_at = time.monotonic()
 
     def _rng_state(self) -> dict[str, Tensor]:
