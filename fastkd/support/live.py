@@ -35,7 +35,7 @@ class Look:
     def along(
         cls, title: str, epochs: tuple[int, int], steps: tuple[int, int], rate: float, seconds_left: float
     ) -> "Look":
-        """Something beside the steps of a training: `epochs` are the running one and all, `steps` those done and all."""
+        """What is done beside a training's steps: `epochs` are the running one and all, `steps` those done and all."""
         return cls(
             title=title,
             epoch=epochs[0],
