@@ -12,13 +12,15 @@ import pytest
 import torch
 from helpers.interrupts import stopped_and_resumed
 from helpers.made_images import made_recipe
+from helpers.recorders import record_everything
 from helpers.tiny import Quiet, assert_same, job_of, outcome, train
 
-from fastkd.run import check
+from fastkd.run import Run, check
 from fastkd.run.header import header
 from fastkd.support.errors import UserError
 from fastkd.support.files import read_state, write_state
 from fastkd.support.interrupt import Interrupt, Stopped
+from fastkd.support.session import Session
 from fastkd.synthesis.pooled import PooledSynthesis
 
 TEACHER_STEPS = 4
@@ -193,6 +195,30 @@ def test_killed_many_times(whole, tmp_path):
             exit_code = child.exitcode
             assert exit_code in (0, -9), f"the run failed by itself with exit code {exit_code}"
         assert_same(outcome(folder), outcome(whole("cmi")))
+
+
+def test_a_recorded_step_of_a_pool_ends_the_same(whole, tmp_path, monkeypatch):
+    """Steps that follow each other are replayed; the pool grows in place beneath them."""
+    record_everything(monkeypatch)
+    train(made_recipe(), tmp_path / "run")
+    assert_same(outcome(tmp_path / "run"), outcome(whole("cmi")))
+
+
+def test_a_step_before_which_a_generator_learns_is_not_recorded(whole, tmp_path, monkeypatch):
+    record_everything(monkeypatch)
+    display = Quiet()
+    train(made_recipe("dafl"), tmp_path / "run", display=display)
+    assert any("not captured: a generator learns between the steps" in note for note in display.notes)
+    assert_same(outcome(tmp_path / "run"), outcome(whole("dafl")))
+
+
+@pytest.mark.parametrize("kind", ("cmi", "dafl"))
+def test_a_dry_run_times_the_rounds_and_writes_nothing(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    display = Quiet()
+    rows = Run(job_of(made_recipe(kind)), 0, Path(), Session(display, Interrupt())).dry_run()
+    assert any("an epoch beside its steps" in note for note in display.notes)
+    assert rows[1]["stage"] == "student" and rows[1]["seconds_per_epoch"] > 0 and not list(tmp_path.iterdir())
 
 
 def test_the_header_says_whose_images_they_are(tmp_path):
