@@ -196,6 +196,7 @@ class Builder:
                 epochs=planned.training.epochs,
                 batch_size=planned.training.batch_size,
                 seed=self.seed,
+                data_seed=self.data_seed,
                 device=job.device,
             )
             return synthesis_of(planned.synthesis, made_for)

@@ -35,6 +35,8 @@ class MadeFor:
     batch_size: int
     """The student's."""
     seed: int
+    data_seed: int
+    """The seed of the order, the crops and the flips of a pool's images."""
     device: torch.device
 
 

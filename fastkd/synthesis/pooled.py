@@ -64,8 +64,8 @@ class PooledSynthesis(Synthesis):
     def source(self, feed: Feed) -> Source:
         of = self.made_for
         labels = torch.zeros(len(self.images), dtype=torch.int64, device=of.device)
-        order = PoolOrder(self.settings, of.batch_size, of.epochs, of.seed)
-        how = (feed.augmentation, of.seed, feed.views, feed.format)
+        order = PoolOrder(self.settings, of.batch_size, of.epochs, of.data_seed)
+        how = (feed.augmentation, of.data_seed, feed.views, feed.format)
         prepare = PoolImages(Split(self.images, labels), Normalise(of.mean, of.std), *how)
         return Source(ResidentLoader(labels.cpu(), of.classes, order, of.device), prepare, order.samples, of.batch_size)
 

@@ -38,6 +38,7 @@ def made_for(**changes) -> MadeFor:
         "epochs": 2,
         "batch_size": 5,
         "seed": 0,
+        "data_seed": 0,
         "device": torch.device("cpu"),
     }
     return MadeFor(**given | changes)

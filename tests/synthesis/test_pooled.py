@@ -53,6 +53,11 @@ def test_its_round_is_that_of_cmi(name, monkeypatch):
     torch.testing.assert_close(synthesis.loss, case["out/losses"].min(), rtol=1e-6, atol=1e-9)
 
 
+def test_the_data_seed_decides_on_order_and_crops_alone():
+    one, other = (tiny_synthesis(OF_KIND["cmi"], data_seed=seed) for seed in (0, 1))
+    assert not any(map(torch.equal, batches(one), batches(other))) and torch.equal(one.images, other.images)
+
+
 def test_a_round_is_done_once():
     synthesis = tiny_synthesis(OF_KIND["cmi"])
     synthesis.begin_epoch(0)
