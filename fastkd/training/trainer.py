@@ -180,13 +180,15 @@ class Trainer:
         return self.step.meter.read().means()["loss"], steps
 
     def begin_epoch(self) -> float:
-        """Prepares the stage for the epoch that comes next; returns when that was."""
+        """Prepares the stage for the epoch that comes next; returns when its steps began."""
         started = time.monotonic()
-        if not self.progress.step:
-            self.logged_at = started
         self.stage.train()
         self.stage.begin_epoch(self.progress.epoch)
-        return started
+        self.pace.beginning_seconds = time.monotonic() - started
+        self.progress.seconds += self.pace.beginning_seconds
+        if not self.progress.step:
+            self.logged_at = time.monotonic()
+        return time.monotonic()
 
     def epoch(self) -> None:
         """Trains to the end of the epoch that comes next, or that was begun."""

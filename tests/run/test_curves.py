@@ -108,7 +108,7 @@ class TestGroups:
         records = log(90, ("student",))
         for place, one in enumerate(records, 1):
             one["synthesis"] = {"rounds": place, "loss": 0.5 / place, "images": 8 * place}
-        (run,) = several([("run", [records], ROLES)])
+        (run,) = several([("run", [records], {"student": "student"})])
         assert {"student: images of the pool", "student: loss of the synthesis"} <= set(
             titles(groups([run])["student"])
         )
