@@ -241,7 +241,11 @@ class Run:
             self._save_network(f"{planned.name}-ema.safetensors", planned, trainer.step.average.network)
         measured = {name: getattr(progress, name) for name in ("best", "seconds", "starting_seconds")}
         of_store = {} if shelf is None else result_of(shelf)
-        return {"epochs": progress.epoch, **measured, **of_store}, progress.test
+        found = {"epochs": progress.epoch, **measured, **of_store}
+        if self.job.data.validation is None or not progress.test:
+            return found, progress.test
+        tests = accuracies(trainer.stage.eval().predictions, self.job.test_source(), self.job.device)
+        return found | {"validation": progress.test}, dict(tests)
 
     def _load(self, planned: PlannedLoaded, stage: Stage) -> tuple[dict[str, Any], dict[str, Any]]:
         report = self.builder.reports[planned.name]
@@ -281,7 +285,7 @@ class Run:
             stage,
             planned.training,
             self.builder.source_for(planned, stage),
-            self.job.test_source(),
+            self.job.watching_source(),
             device=self.job.device,
             session=self.session,
             checkpoint=self._checkpoint(planned),
@@ -291,6 +295,7 @@ class Run:
             execution=self.job.execution,
             identity=self._identity(planned),
             seconds_after=lambda per_epoch: self.outlook.seconds_after(planned.name, per_epoch),
+            watched="test" if self.job.data.validation is None else "validation",
             shelf=shelf,
         )
 

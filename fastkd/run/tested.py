@@ -27,7 +27,7 @@ def evaluated(folder: Path, data: str, device: torch.device) -> dict[str, dict[s
         recipe = replace(recipe, data=with_absolute_path(data))
     recipe = normalising_as_in_training(recipe, folder)
     environment.set_threads(recipe.threads)
-    images = open_data(replace(recipe, limit_train=None), folder)
+    images = open_data(replace(recipe, limit_train=None, validation=None), folder)
     # What it was taught by does not matter here, and may be code that is not to be imported.
     stages = tuple(replace(stage, method="", settings={}, teachers=()) for stage in recipe.stages)
     tested = replace(recipe, stages=stages, execution=Execution(channels_last="off"))
