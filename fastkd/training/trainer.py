@@ -336,21 +336,18 @@ class Trainer:
 
     def refuse_what_is_not_finite(self) -> None:
         """Raises UserError where a step since the training's begin had a loss or a gradient that was not finite."""
+        there = is_there(self.checkpoint)
+        kept = f"the last good checkpoint is {self.checkpoint}" if there else "there is no checkpoint"
         if self.synthesis is not None:
-            refuse_what_is_not_finite(self.synthesis, self.name, self._kept())
+            refuse_what_is_not_finite(self.synthesis, self.name, kept)
         bad = self.step.first_bad.step.item()
         if bad < 0:
             return
         terms = ", ".join(f"{name} {value.item():g}" for name, value in self.step.first_bad.terms.items())
         raise UserError(
             f"{self.name}: the loss or its gradient was not finite in step {bad} "
-            f"(epoch {bad // self.steps_per_epoch + 1}): {terms}; that step changed no weight; {self._kept()}; "
+            f"(epoch {bad // self.steps_per_epoch + 1}): {terms}; that step changed no weight; {kept}; "
             "try a lower learning rate"
-        )
-
-    def _kept(self) -> str:
-        return (
-            f"the last good checkpoint is {self.checkpoint}" if is_there(self.checkpoint) else "there is no checkpoint"
         )
 
     def save(self) -> None:
@@ -441,8 +438,7 @@ class Trainer:
     def _watch_round(self, done: int, steps: int, seconds: float) -> None:
         """Stops in front of a round's step where somebody asked for it: the last checkpoint is the round's begin."""
         self.stop_if_asked()
-        if self.session.display.due():
-            assert self.synthesis is not None
+        if self.synthesis is not None and self.session.display.due():
             title, epochs = f"{self.title}: images", (self.progress.epoch + 1, self.training.epochs)
             self.session.display.live(look_at_round(self.synthesis, title, epochs, (done, steps), seconds))
 
