@@ -12,6 +12,7 @@ from fastkd.methods import find_method, short_name, split_methods
 from fastkd.methods.base import Waypoints
 from fastkd.recipes.planned import (
     Peer,
+    PlannedDataFree,
     PlannedDistillation,
     PlannedLoaded,
     PlannedMutual,
@@ -36,6 +37,8 @@ def course(recipe: Recipe) -> Course:
         if stage.name in peers:
             continue
         elif _among_peers(stage):
+            if stage.synthesis is not None:
+                raise UserError(f"--method {stage.method}: its teacher learns, and so cannot say what images to make")
             planned.append(_mutual(stage, [by_name[name] for name in stage.teachers]))
         else:
             planned += _planned(stage, by_name)
@@ -77,10 +80,24 @@ def _planned(stage: StageRecipe, by_name: dict[str, StageRecipe]) -> Sequence[Pl
         return [PlannedLoaded(**own, **loaded)]
     if stage.method:
         learning = {"method": stage.method, "settings": stage.settings, "teachers": stage.teachers}
+        if stage.synthesis is not None:
+            _refuse_what_needs_data(stage)
+            return [PlannedDataFree(**own, training=stage.training, **learning, synthesis=stage.synthesis)]
         return _distillation(PlannedDistillation(**own, training=stage.training, **learning), by_name)
     if stage.sftn is not None:
         return [PlannedStudentAware(**own, training=stage.training, sftn=stage.sftn)]
     return [PlannedSupervised(**own, training=stage.training)]
+
+
+def _refuse_what_needs_data(stage: StageRecipe) -> None:
+    """Raises UserError for a method that is more than a loss on the images of a batch."""
+    for name in split_methods(stage.method):
+        method, settings = find_method(name), stage.settings[name]
+        keeps = "a memory of every training image" if method.remembers_images else ""
+        trains = "a training before the student's" if method.prestage_training(settings) is not None else ""
+        follows = "several points of the teacher's training" if method.waypoints(settings) is not None else ""
+        if needs := keeps or trains or follows:
+            raise UserError(f"--method {name} has {needs}: it does not go with images that are made")
 
 
 def _among_peers(stage: StageRecipe) -> bool:
