@@ -17,7 +17,7 @@ from fastkd.recipes import RECIPES, listing
 from fastkd.recipes.choice import Choice, joined_with_kd
 from fastkd.recipes.course import learning_together
 from fastkd.recipes.published import beside_the_paper, choice_of, spoken
-from fastkd.recipes.recipe import Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
+from fastkd.recipes.recipe import GTNSettings, Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.recipes.several import joined, with_one_data_seed
 from fastkd.recipes.shortened import shortened_prestage, shortened_training
 from fastkd.run.teachers import with_loaded_teacher, with_more_teachers
@@ -81,6 +81,8 @@ class Options:
     """How it is trained."""
     sftn: SFTNSettings = group("sftn", rare=True)
     """The loss of a student-friendly teacher."""
+    gtn: GTNSettings = group("gtn", rare=True)
+    """The paths of a general teacher's branches."""
     augmentation: Augmentation = group(rare=True)
     """What happens to training images."""
     reading: Reading = group(rare=True)
@@ -190,7 +192,7 @@ def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
     """A list is of a recipe's lines; what would change a training does not change it."""
     groups = (options.training, options.augmentation, options.reading, options.common, options.storing)
     others = [name for group in (*groups, options.execution) for name in given(group)]
-    others += [f"sftn.{name}" for name in given(options.sftn)]
+    others += [f"sftn.{name}" for name in given(options.sftn)] + [f"gtn.{name}" for name in given(options.gtn)]
     others += [f"{short_name(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
     others += [
         name for name in ("run", "resume", "teacher", "students", "tensorboard", "dry_run") if getattr(options, name)
@@ -260,7 +262,8 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
     teacher, student, wanted = recipe.stage("teacher"), recipe.stage("student"), given(options.choice)
     learns = student.method if student is not None else ""
     of_branches = [f"sftn.{name}" for name in given(options.sftn)]
-    of_branches += [name for name in ("branch", "branch_blocks") if name in wanted]
+    of_branches += [name for name in ("branch", "branch_blocks", "branch_starts") if name in wanted]
+    of_paths = [f"gtn.{name}" for name in given(options.gtn)]
     of_training = ["teacher_training"] * ("teacher_training" in wanted)
     of_training += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
     of_teacher = [*of_training, *["teacher_net"] * ("teacher_net" in wanted), *of_branches]
@@ -270,6 +273,8 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
         _refuse(of_nothing[0], "the teacher learns together with the student")
     if teacher is not None and teacher.sftn is None and of_branches:
         _refuse(of_branches[0], "the teacher is not trained with branches")
+    if of_paths and (teacher is None or teacher.gtn is None):
+        _refuse(of_paths[0], "the teacher is not trained with paths of a supernet: --teacher-training gtn")
     if teacher is not None and teacher.training is None and of_training:
         _refuse(of_training[0], "the teacher is loaded, not trained")
     for method, settings in options.methods.items():
@@ -280,6 +285,7 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
         most = max((len(stage.teachers) for stage in learning), default=1)
         _refuse_idle_settings(changed, [stage.settings[method] for stage in learning], prefix, most)
     _refuse_idle_settings(given(options.sftn), [stage.sftn for stage in recipe.stages if stage.sftn], "sftn.")
+    _refuse_idle_settings(given(options.gtn), [stage.gtn for stage in recipe.stages if stage.gtn], "gtn.")
     _refuse_idle_training(options, [stage.training for stage in recipe.stages if stage.training])
     _refuse_idle_settings(given(options.augmentation), [recipe.augmentation])
     if "fold" in given(options.execution) and (teacher is None or learning_together(recipe)):
@@ -349,9 +355,13 @@ def _refuse_unknown(options: Options) -> None:
     if options.recipe not in RECIPES:
         raise UserError(f"no recipe {options.recipe!r}{nearest(options.recipe, RECIPES)}")
     wanted = given(options.choice)
-    for network in (*wanted.get("teacher_net", "").split("+"), wanted.get("student"), wanted.get("branch")):
+    for network in (*wanted.get("teacher_net", "").split("+"), wanted.get("student")):
         if network and network not in networks.NETWORKS:
             raise UserError(f"no network {network!r}{nearest(network, networks.NETWORKS)}")
+    if branch := wanted.get("branch"):
+        table = networks.SUPERNETS if wanted.get("teacher_training") == "gtn" else networks.NETWORKS
+        if branch not in table | (networks.SUPERNETS if "teacher_training" not in wanted else {}):
+            raise UserError(f"no network {branch!r} for branches{nearest(branch, table)}")
 
 
 def with_absolute_path(data: str) -> str:
@@ -387,7 +397,10 @@ def _overridden_stage(stage: StageRecipe, options: Options) -> StageRecipe:
         training = _overridden_training(stage.training, stage, options)
         shortened, stage = training.epochs / stage.training.epochs, replace(stage, training=training)
     if stage.sftn is not None:
-        stage = replace(stage, sftn=replace(stage.sftn, **given(options.sftn)))
+        frozen = {"frozen_epochs": round(stage.sftn.frozen_epochs * shortened)}
+        stage = replace(stage, sftn=replace(stage.sftn, **frozen | given(options.sftn)))
+    if stage.gtn is not None:
+        stage = replace(stage, gtn=replace(stage.gtn, **given(options.gtn)))
     if not stage.method:
         return stage
     split_methods(stage.method)  # refuses code that only a file names: its settings are no dataclass
@@ -444,5 +457,6 @@ def _values(arguments: list[str], methods: Iterable[str]) -> dict[str, Any]:
     assert student is not None
     own = {short_name(method): student.settings.get(method, find_method(method).Settings()) for method in methods}
     sftn = teacher.sftn if teacher is not None and teacher.sftn is not None else SFTNSettings(network="")
+    gtn = teacher.gtn if teacher is not None and teacher.gtn is not None else GTNSettings()
     shared = {"augmentation": recipe.augmentation, "reading": recipe.reading, "execution": recipe.execution}
-    return own | shared | {"training": student.training, "sftn": sftn, "common": recipe}
+    return own | shared | {"training": student.training, "sftn": sftn, "gtn": gtn, "common": recipe}

@@ -75,12 +75,13 @@ def _planned(stage: StageRecipe, by_name: dict[str, StageRecipe]) -> Sequence[Pl
     if stage.training is None:
         loaded = {name: getattr(stage, name) for name in ("file", "sha256", "prefix", "any_images")}
         return [PlannedLoaded(**own, **loaded)]
+    own |= _trained(stage)
     if stage.method:
         learning = {"method": stage.method, "settings": stage.settings, "teachers": stage.teachers}
-        return _distillation(PlannedDistillation(**own, training=stage.training, **learning), by_name)
+        return _distillation(PlannedDistillation(**own, **learning), by_name)
     if stage.sftn is not None:
-        return [PlannedStudentAware(**own, training=stage.training, sftn=stage.sftn)]
-    return [PlannedSupervised(**own, training=stage.training)]
+        return [PlannedStudentAware(**own, sftn=stage.sftn, gtn=stage.gtn)]
+    return [PlannedSupervised(**own)]
 
 
 def _among_peers(stage: StageRecipe) -> bool:
@@ -171,15 +172,20 @@ def _prestages(student: PlannedDistillation) -> list[PlannedDistillation]:
                 name=f"{student.name}-{short_name(method)}",
                 role=student.role,
                 network=student.network,
-                training=training,
                 method=student.method,
                 settings=student.settings,
                 teachers=student.teachers,
                 after=_names(before),
                 prestage=method,
+                **_trained(student) | {"training": training},
             )
         )
     return before
+
+
+def _trained(stage: StageRecipe | PlannedDistillation) -> dict[str, Any]:
+    """How a stage is trained, and what it begins with."""
+    return {name: getattr(stage, name) for name in ("training", "begins", "file", "sha256", "prefix")}
 
 
 def _names(stages: Sequence[PlannedStage]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What is trained: a `Batch` in; a total, named loss terms and hit counts out. A stage is an ordinary module."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -17,6 +18,8 @@ from fastkd.methods.mixed import labels_of_mixed, loss_on_mixed
 from fastkd.networks.base import Network, Output
 from fastkd.stored import RowFormat
 from fastkd.support.errors import UserError
+from fastkd.support.words import counted
+from fastkd.training.paths import Used
 
 
 class Numbers(NamedTuple):
@@ -54,6 +57,11 @@ class Stage(nn.Module):
     """What a user should know of the stage; it is logged."""
     gate: Gate | None = None
     """The gate that its gated losses have to pass; None: it has none."""
+    why_steps_differ: str = ""
+    """Why its steps do not all use the same parameters, which neither a recording nor DDP's static graph bears; empty
+    where they do."""
+    counts_for_itself: bool = False
+    """Whether steps differ in the BatchNorms that count their batches, so that nobody may count for them."""
 
     def gate_parameters(self) -> Iterable[nn.Parameter]:
         """The parameters whose gradients a gate compares."""
@@ -76,12 +84,20 @@ class Stage(nn.Module):
         """The logits [B,K] of everything that is evaluated, by name, from one forward pass."""
         raise NotImplementedError
 
+    def used(self) -> Sequence[Used]:
+        """Parameters that have a gradient though the last forward pass may not have used them: those that it has not
+        used are left alone."""
+        return ()
+
     def parameter_groups(self) -> list[dict]:
         """What the optimiser is built from; `lr_factor` scales the stage's learning rate."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr_factor": 1.0}]
 
     def begin_epoch(self, epoch: int) -> None:
-        """Called before each epoch, counted from 0."""
+        """Called before each epoch, counted from 0, in train mode."""
+
+    def begin_step(self, step: int) -> None:
+        """Called before each step, counted from 0 over the training, that is not replayed from a recording."""
 
 
 class Supervised(Stage):
@@ -105,15 +121,28 @@ class Supervised(Stage):
 
 
 class StudentAware(Stage):
-    """A student-friendly teacher: it learns together with the branches grafted on it (SFTN, Park et al. 2021)."""
+    """A student-friendly teacher: it learns together with the branches grafted on it (SFTN, Park et al. 2021).
 
-    def __init__(self, teacher: Network, branches: nn.ModuleDict, loss: SFTNLoss):
+    In its first `frozen_epochs` the teacher is frozen, with BatchNorm in eval mode, and the branches alone learn.
+    """
+
+    def __init__(self, teacher: Network, branches: nn.ModuleDict, loss: SFTNLoss, *, frozen_epochs: int = 0):
+        """branches: by the number of the teacher's block that they stand on; 0 is the stem."""
         super().__init__()
         self.network, self.branches, self.loss = teacher, branches, loss
+        self.frozen_epochs, self.frozen = frozen_epochs, frozen_epochs > 0
+        if frozen_epochs:
+            self.why_steps_differ = f"the teacher is frozen in its first {counted(frozen_epochs, 'epoch')}"
+            self.counts_for_itself = True
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.frozen = epoch < self.frozen_epochs
+        self.network.train(not self.frozen)
 
     def forward(self, batch: Batch) -> StageLoss:
-        teacher_logits, branch_logits = self._logits(batch.images[0])
+        return self.loss_of(*self._logits(batch.images[0], frozen=self.frozen), batch)
 
+    def loss_of(self, teacher_logits: Tensor, branch_logits: list[Tensor], batch: Batch) -> StageLoss:
         def loss(batch: Batch) -> MethodLoss:
             found = self.loss(teacher_logits, branch_logits, batch.labels)
             terms = {"teacher_ce": found.teacher_ce, "kl": found.kl, "branch_ce": found.branch_ce}
@@ -126,9 +155,11 @@ class StudentAware(Stage):
         names = (f"branch {block}" for block in self.branches)
         return {"teacher": teacher_logits, **dict(zip(names, branch_logits, strict=True))}
 
-    def _logits(self, images_BCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
-        output = self.network(images_BCHW)
-        branches = [branch(output.features[int(block) - 1]).logits for block, branch in self.branches.items()]
+    def _logits(self, images_BCHW: Tensor, *, frozen: bool = False) -> tuple[Tensor, list[Tensor]]:
+        with torch.no_grad() if frozen else contextlib.nullcontext():
+            output = self.network(images_BCHW)
+        maps = (output.stem, *output.features)
+        branches = [branch(maps[int(block)]).logits for block, branch in self.branches.items()]
         return output.logits, branches
 
 

@@ -38,6 +38,7 @@ from fastkd.training.replays import STEPS, Beside, ResidentSteps, StreamedSteps
 from fastkd.training.snapshot import Snapshot, restore_all
 from fastkd.training.stages import Distill, Stage, StageLoss
 from fastkd.training.taught import Provided, Shelf, StoredTeachers, fits
+from fastkd.training.untouched import leaving_alone
 
 REHEARSALS = 11
 """Steps before one with messages is recorded: DDP reads times of its first ten on the host."""
@@ -98,7 +99,8 @@ class Step:
                 self.stored.complete(loader, epoch, start)
             loader = Provided(loader, self.stored)
         if self.replays is None:
-            for raw in loader.epoch(epoch, start):
+            for number, raw in enumerate(loader.epoch(epoch, start), epoch * loader.steps + start):
+                self.stage.begin_step(number)
                 self(raw)
                 yield 1
         else:
@@ -156,7 +158,9 @@ class Step:
         return told
 
     def _learn_passes(self, raw: RawBatch) -> None:
-        """Takes a step on trial, to see how often each BatchNorm is used in one."""
+        """Takes a step on trial, to see how often each BatchNorm is used in one, if all steps are alike in that."""
+        if self.stage.counts_for_itself:
+            return
         before = self.counters.counts()
         self._train_alone(raw)
         self.counters.learn(before, min(self.training.accumulate, raw.size))
@@ -235,6 +239,8 @@ class Step:
     def _why_not_recorded(self, raw: RawBatch) -> str:
         if raw.size != self.batch_size:
             return f"the only batch has {counted(raw.size, 'image')}, not {self.batch_size}"
+        if self.stage.why_steps_differ:
+            return self.stage.why_steps_differ
         if not follows_the_device(self.optimizer):
             return f"{type(self.optimizer).__name__} counts its steps on the host"
         return ""
@@ -318,11 +324,12 @@ class Step:
 
     def _update(self, bad: Tensor) -> None:
         """One step of the optimiser, unless the loss or a gradient is not finite."""
-        if follows_the_device(self.optimizer):  # a fused optimiser skips the update where this is 1
-            self.optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
-            self.optimizer.step()
-        elif not bad:  # read on the host: such a step is not captured
-            self.optimizer.step()
+        with leaving_alone(self.optimizer, self.stage.used()):
+            if follows_the_device(self.optimizer):  # a fused optimiser skips the update where this is 1
+                self.optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
+                self.optimizer.step()
+            elif not bad:  # read on the host: such a step is not captured
+                self.optimizer.step()
 
     def _accumulate(self, batch: Batch) -> StageLoss:
         """Takes the batch in `accumulate` parts, one after the other; gradients and terms are those of their mean."""
