@@ -52,7 +52,7 @@ class Options:
     """
 
     paper: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PAPER")]
-    """sftn, simkd, tfkd, modern (the methods of 2022 to 2025) or digits (a small table of our own)."""
+    """sftn, simkd, tfkd, gtn, modern (the methods of 2022 to 2025) or digits (a small table of our own)."""
     table: str | None = None
     """The table: 17, S.8, fig4a; without it those of the paper are listed."""
     data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=PATH")] = ()

@@ -46,6 +46,7 @@ TESTED_ELSEWHERE = {
     "plan/outlook.py": ("tests/plan/test_worker.py", "The hours are those of what is carried out there."),
     "plan/versions.py": ("tests/plan/test_nodes.py", "They are a part of a node's digest."),
     "plan/views.py": ("tests/plan/test_worker.py", "A cell is held against a run of its own there."),
+    "recipes/help.py": ("tests/test_options.py", "The help is read there."),
     "run/memory.py": ("tests/run/test_faults.py", "A training runs out of memory there."),
     "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),
     "support/session.py": (

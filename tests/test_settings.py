@@ -35,7 +35,7 @@ NEEDED: dict[type[Any], dict[str, Any]] = {
     Choice: {"data": "digits", "teacher_net": "resnet8", "student": "resnet8", "method": "kd"},
 }
 OF_METHODS = {method.Settings: name for name, method in METHODS.items()}
-SETTINGS = [*NEEDED, Augmentation, Reading, Execution, Storing, *OF_METHODS]
+SETTINGS = [*NEEDED, GTNSettings, Augmentation, Reading, Execution, Storing, *OF_METHODS]
 COMMANDS = [options.Options, compare.Options, InspectOptions]
 
 NONSENSE = {

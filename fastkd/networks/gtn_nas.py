@@ -1,5 +1,5 @@
-"""The students of GTN (Binici et al., "Generalizing Teacher Networks for Effective Knowledge Distillation Across Student
-Architectures", supplement, Tables 1-3), which a search of architectures has found.
+"""The students of GTN (Binici et al., "Generalizing Teacher Networks for Effective Knowledge Distillation Across
+Student Architectures", supplement, Tables 1-3), which a search of architectures has found.
 
 The tables print rows of (layer, channels in and out, kernel, stride). What they leave open is a choice here: `ResBlock
 (xn)` is n blocks of two convolutions, the first of which has the stride; an identity that changes the number of

@@ -1,9 +1,9 @@
 """GTN's supernet (Binici et al., "Generalizing Teacher Networks for Effective Knowledge Distillation Across Student
 Architectures", supplement, Section 1): layers of which each is one of several candidates.
 
-The supplement prints six reconfigurable layers, kernels of 3 and 5, two to six convolutions, an identity and a zero. The
-layers' channels and strides are a choice: those of the six rows behind the identity of student m (Table 2). So are the
-stem and the head, which are those of its students.
+The supplement prints six reconfigurable layers, kernels of 3 and 5, two to six convolutions, an identity and a zero.
+The layers' channels and strides are a choice: those of the six rows behind the identity of student m (Table 2). So are
+the stem and the head, which are those of its students.
 """
 
 from collections.abc import Sequence
@@ -32,10 +32,10 @@ LAYERS = (
     Row(256, 512, stride=2),
 )
 THIN_LAYERS = tuple(
-    row._replace(in_channels=16 if row is LAYERS[0] else row.in_channels // 8, out_channels=row.out_channels // 8)
+    row._replace(in_channels=16 if row is LAYERS[0] else row.in_channels // 16, out_channels=row.out_channels // 16)
     for row in LAYERS
 )
-"""The same with an eighth of the channels, for trying out."""
+"""The same with a sixteenth of the channels, for trying out."""
 SPLIT = (1, 1, 2, 2)
 """The number of layers in each block, about equally many as the supplement asks for."""
 IDENTITY, ZERO = "identity", "zero"
@@ -166,9 +166,7 @@ class ReconfigurableLayer(nn.Module):
 
     def _statistics(self) -> list[tuple[Tensor, Tensor, tuple[int, ...]]]:
         """Each running statistic, its value, and the candidates that change it."""
-        return [
-            (buffer, buffer.clone(), piece.users) for piece in self.pieces() for buffer in piece.module.buffers()
-        ]
+        return [(buffer, buffer.clone(), piece.users) for piece in self.pieces() for buffer in piece.module.buffers()]
 
     def _zeros(self, x: Tensor) -> Tensor:
         sides = (-(-side // self.row.stride) for side in x.shape[2:])
@@ -194,7 +192,7 @@ class Supernet(Network):
 
     def __init__(
         self,
-        how: Candidates = Candidates(),  # noqa: B008 - it is frozen
+        how: Candidates = Candidates(),
         *,
         num_classes: int,
         stem: Stem = "cifar",

@@ -48,7 +48,7 @@ def kind_of(node: Node) -> str:
     own, beside = node.own, node.beside
     assert own.training is not None
     teachers = [one.node.own.network for one in node.taught] + [stage.network for stage in beside.stages]
-    branches = [own.sftn.network, str(own.sftn.blocks)] if own.sftn else []
+    branches = [own.sftn.network, str(own.sftn.blocks), str(own.gtn)] if own.sftn else []
     parts = [beside.data.partition(":")[0], own.network, own.method, *teachers, *branches]
     return " ".join([*parts, str(own.training.batch_size), str(beside.image_size), str(beside.limit_train)])
 

@@ -7,6 +7,7 @@ A row of `RECIPES` is a function that takes the fields of `Choice` as keywords (
 from collections.abc import Callable
 
 from fastkd.recipes.digits import digits
+from fastkd.recipes.gtn import cifar100_gtn, imagenet200_gtn
 from fastkd.recipes.modern import cifar100_modern, imagenet_modern, imagenet_vanillakd
 from fastkd.recipes.recipe import Recipe
 from fastkd.recipes.sftn import cifar100_sftn, imagenet_sftn
@@ -18,11 +19,13 @@ __all__ = [
     "Recipe",
     "cifar10_tfkd",
     "cifar100_dekd",
+    "cifar100_gtn",
     "cifar100_modern",
     "cifar100_sftn",
     "cifar100_simkd",
     "cifar100_tfkd",
     "digits",
+    "imagenet200_gtn",
     "imagenet_modern",
     "imagenet_sftn",
     "imagenet_simkd",
@@ -44,6 +47,8 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "tiny-tfkd": tiny_tfkd,
     "tiny-dekd": tiny_dekd,
     "imagenet-tfkd": imagenet_tfkd,
+    "cifar100-gtn": cifar100_gtn,
+    "imagenet200-gtn": imagenet200_gtn,
     "cifar100-modern": cifar100_modern,
     "imagenet-modern": imagenet_modern,
     "imagenet-vanillakd": imagenet_vanillakd,

@@ -155,18 +155,19 @@ def _epochs_at(waypoints: Waypoints, epochs: int, method: str) -> tuple[int, ...
 def _prestages(student: PlannedDistillation) -> list[PlannedDistillation]:
     before: list[PlannedDistillation] = []
     for method in split_methods(student.method):
-        own = find_method(method).prestage_training(student.settings[method])
-        if own is None:
+        wanted = find_method(method).prestage_training(student.settings[method])
+        if wanted is None:
             continue
         training = replace(
             student.training,
-            epochs=own.epochs,
-            lr=own.lr or student.training.lr,
+            epochs=wanted.epochs,
+            lr=wanted.lr or student.training.lr,
             schedule="multistep",
-            milestones=own.milestones,
+            milestones=wanted.milestones,
             warmup_epochs=0,
             ema=0.0,
         )
+        own: dict[str, Any] = _trained(student) | {"training": training}
         before.append(
             PlannedPrestage(
                 name=f"{student.name}-{short_name(method)}",
@@ -177,7 +178,7 @@ def _prestages(student: PlannedDistillation) -> list[PlannedDistillation]:
                 teachers=student.teachers,
                 after=_names(before),
                 prestage=method,
-                **_trained(student) | {"training": training},
+                **own,
             )
         )
     return before

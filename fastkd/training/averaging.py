@@ -27,7 +27,7 @@ class Averaging:
     """
 
     def __init__(self, stage: Stage, device: torch.device, *, static_graph: bool):
-        """static_graph: DDP's argument of that name; it does not go with batches in parts, nor with steps that differ."""
+        """static_graph: DDP's argument of that name; it does not go with batches in parts."""
         self.stage, self.device = stage, device
         self.steps_differ = bool(stage.why_steps_differ)
         self.static_graph = static_graph and not self.steps_differ

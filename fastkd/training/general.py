@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from fastkd.data.base import Batch
 from fastkd.losses import SFTNLoss
 from fastkd.networks.base import Network
+from fastkd.networks.grafts import Branch
 from fastkd.networks.supernet import layers_of
 from fastkd.training.paths import Paths, PathSettings, Used
 from fastkd.training.stages import StageLoss, StudentAware
@@ -73,6 +74,7 @@ class GeneralTeacher(StudentAware):
         assert self.taken is not None
         entries = []
         for branch, found in zip(self.branches.values(), self.paths.used(self.taken), strict=True):
+            assert isinstance(branch, Branch)
             *candidates, in_front = found
             entries += [*candidates, in_front._replace(parameters=tuple(branch.transform.parameters()))]
         return entries

@@ -1,4 +1,4 @@
-"""Which candidates of a supernet a step uses: a function of (seed, step) and, where they are learned, of what is learned.
+"""Which candidates of a supernet a step uses: a function of (seed, step) and of what is learned, if anything is.
 
 The paths of GTN (Binici et al., "Generalizing Teacher Networks for Effective Knowledge Distillation Across Student
 Architectures"). Its supplement does not print how it draws them; what is learned here is a choice: a distribution over
@@ -50,7 +50,9 @@ class Paths(nn.Module):
     counts_L: Tensor
     baseline_N: Tensor
 
-    def __init__(self, branches: Sequence[Sequence[ReconfigurableLayer]], how: PathSettings, *, seed: int, classes: int):
+    def __init__(
+        self, branches: Sequence[Sequence[ReconfigurableLayer]], how: PathSettings, *, seed: int, classes: int
+    ):
         """branches: the layers of each. classes: K; the first baseline is ln K, the loss of knowing nothing."""
         super().__init__()
         self.branches, self.how, self.key = tuple(map(tuple, branches)), how, split_seed(seed)
@@ -79,7 +81,7 @@ class Paths(nn.Module):
         return torch.stack(rows, 1)
 
     def choose(self, paths_PL: Tensor | Sequence[Sequence[int]]) -> None:
-        """Makes the branches' layers run these paths: of numbers the drawn candidates alone, of a tensor all of them."""
+        """Makes the branches' layers run these paths: by numbers the drawn candidates alone, by a tensor all."""
         for place, layers in enumerate(self.branches):
             path = paths_PL[place % self.number]
             for number, layer in enumerate(layers, self.length - len(layers)):
@@ -110,7 +112,7 @@ class Paths(nn.Module):
         better = (cross_entropies_N - self.baseline_N).detach()
         chosen = self._log_probabilities().gather(2, paths_PL.unsqueeze(2)).squeeze(2)
         own = [chosen[place % self.number, self.length - len(layers) :].sum() for place, layers in self._placed()]
-        self.baseline_N.lerp_(cross_entropies_N.detach().float(), 1 - self.how.baseline_decay)
+        self.baseline_N.lerp_(cross_entropies_N.detach().to(self.baseline_N.dtype), 1 - self.how.baseline_decay)
         return (better * torch.stack(own)).mean()
 
     def _placed(self) -> list[tuple[int, tuple[ReconfigurableLayer, ...]]]:

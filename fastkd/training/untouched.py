@@ -36,5 +36,4 @@ def _tensors(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter
     """The parameters, and the tensors that the optimiser keeps of them."""
     for parameter in parameters:
         yield parameter
-        state = optimizer.state[parameter] if parameter in optimizer.state else {}
-        yield from (value for value in state.values() if isinstance(value, Tensor))
+        yield from (value for value in optimizer.state.get(parameter, {}).values() if isinstance(value, Tensor))

@@ -45,10 +45,8 @@ def test_student_m_is_a_path_of_the_supernet():
     with torch.device("meta"):
         supernet, student = build_supernet("gtn_supernet", Candidates(), num_classes=100), build("gtn_nas_m")
     path = ("k3d2", "k3d1", "identity", "k5d2", "k3d1", "k3d1")
-    chosen = [
-        layer.stacks[name] if name in layer.stacks else layer.identity
-        for layer, name in zip(layers_of(supernet), path, strict=True)
-    ]
+    pairs = list(zip(layers_of(supernet), path, strict=True))
+    chosen = [layer.identity if name == "identity" else layer.stacks[name] for layer, name in pairs]
     found = sum(p.numel() for part in (supernet.stem, *chosen, supernet.head) for p in part.parameters())
     assert found == sum(p.numel() for p in student.parameters())
 
@@ -102,7 +100,8 @@ def test_shared_depths_are_the_first_blocks_of_the_deepest_stack():
 def test_masks_keep_the_drawn_candidate_byte_for_byte(drawn, shared):
     """The result, the gradients and the running statistics; those of what was not drawn stay as they were."""
     torch.manual_seed(drawn)
-    one = ReconfigurableLayer(LAYERS[3]._replace(in_channels=4, out_channels=8), Candidates("project", "everywhere", shared), last=False)  # fmt: skip
+    row, how = LAYERS[3]._replace(in_channels=4, out_channels=8), Candidates(shared_depths=shared)
+    one = ReconfigurableLayer(row, how, last=False)
     many = copy.deepcopy(one)
     one.drawn, many.drawn = drawn, torch.tensor(drawn)
     inputs = [torch.randn(3, 4, 6, 6).requires_grad_(), None]
