@@ -17,7 +17,7 @@ from fastkd.methods import METHODS
 from fastkd.options import parse
 from fastkd.recipes import RECIPES
 from fastkd.recipes.choice import Choice
-from fastkd.recipes.recipe import Published, Recipe, SFTNSettings, StageRecipe
+from fastkd.recipes.recipe import GTNSettings, Published, Recipe, SFTNSettings, StageRecipe
 from fastkd.stored import Storing
 from fastkd.support.command_line import option_names, read_options
 from fastkd.support.errors import UserError
@@ -140,7 +140,7 @@ def spoken() -> list[tuple[str, Any]]:
     found = []
     for field in dataclasses.fields(options.Options):
         if dataclasses.is_dataclass(field.type):
-            prefix = "sftn." if field.type is SFTNSettings else ""
+            prefix = {SFTNSettings: "sftn.", GTNSettings: "gtn."}.get(field.type, "")
             found += [(prefix + name, kind) for name, kind in fields(field.type).items()]
         else:
             found.append((field.name, fields(options.Options)[field.name]))

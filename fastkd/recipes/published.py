@@ -129,7 +129,8 @@ def _deviations(resolved: Recipe, published: Recipe) -> list[str]:
         words.append(f"data {given} instead of {own}")
     loaded = {number for number, stage in enumerate(resolved.stages) if stage.training is None}
     words += [f"{resolved.stages[number].name} loaded instead of trained" for number in sorted(loaded)]
-    words += [f"the {s.name} begins with random weights instead of ImageNet's" for s in resolved.of_role("base") if not s.file]
+    fresh = [stage for stage in resolved.of_role("base") if not stage.file]
+    words += [f"the {stage.name} begins with random weights instead of ImageNet's" for stage in fresh]
     words += resolved.storing.approximations
     for place, before, after in differences(recipe_to_plain(published), recipe_to_plain(resolved)):
         of_loaded = any(place.startswith(f"stages[{number}]") for number in loaded)
