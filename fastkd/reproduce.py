@@ -22,6 +22,7 @@ from fastkd.recipes.recipe import Recipe
 from fastkd.recipes.tables import TABLES, Entry
 from fastkd.recipes.tables.entry import compares_teachers
 from fastkd.recipes.tables.layout import Table, pick
+from fastkd.report import write_report
 from fastkd.run import check
 from fastkd.run.page import element, page
 from fastkd.support import distributed
@@ -107,6 +108,8 @@ def main(arguments: list[str]) -> int:
             for cell in plan.cells:
                 show_as_run(plan, cell)
             show(filled(table, plan, lambda place: cells[_cell_name(table, place.entry)]), root, seeds)
+            if table.name.startswith("Figure"):
+                _draw(table, plan)
     for digest, why in worker.failures.items():
         print(f"fastkd: {described(plan.nodes[digest])}: {why}", file=sys.stderr)
     return 1 if worker.failures else 0
@@ -275,13 +278,25 @@ def show(found: FilledTable, root: Path, seeds: Seeds) -> None:
         console.print(shown)
     for line in output.notes(found):
         console.print(line, markup=False, soft_wrap=True)
-    stem = re.sub(r"[^a-z0-9.]+", "-", found.table.title.lower())
+    stem = _stem(found.table)
     make_folder(root / "tables")
     numbers = {"students": seeds.students, "teachers": seeds.teachers}
     write_text(root / "tables" / f"{stem}.csv", output.as_csv(found, **numbers))
     write_text(root / "tables" / f"{stem}.tex", output.as_latex(found))
     write_text(root / "report.html", page(title, element("h2", found.table.name), output.as_html(found)))
     console.print(f"tables   {root / 'tables'}: {stem}.csv, {stem}.tex\nreport   {root / 'report.html'}", markup=False)
+
+
+def _draw(table: Table, plan: Plan) -> None:
+    """Writes the curves that a figure shows, those of all of its runs that are finished."""
+    folders = [plan.root / "cells" / cell.name for cell in plan.cells]
+    out = plan.root / "tables" / f"{_stem(table)}-curves.html"
+    write_report(folders, out)
+    print(f"curves   {out}")
+
+
+def _stem(table: Table) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", table.title.lower())
 
 
 def _listed(paper: str) -> list[str]:

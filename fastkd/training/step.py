@@ -137,16 +137,17 @@ class Step:
         beside: further steps, which are compiled already, to be recorded as branches beside this one; they have the
         same stored teachers. Returns what there is to tell: how long it took, or why something is off.
         """
+        if self.execution.compile == "off" and recorder is None:
+            return []
         raw = next(iter(loader.epoch(0))).to(self.device)
         raw = raw if self.stored is None else self.stored.blank(raw)
         steps = (self, *beside)
         meters = [step.meter.state() for step in steps]
         snapshots = [step._snapshot() for step in steps]
         told = []
-        if self.execution.compile != "off" or recorder is not None:
-            for step in steps:
-                step._learn_passes(raw)
-            restore_all(snapshots)
+        for step in steps:
+            step._learn_passes(raw)
+        restore_all(snapshots)
         if self.execution.compile != "off":
             told.append(self._compile(raw))
             snapshots[0].restore()
@@ -174,7 +175,8 @@ class Step:
         """Compiles the stage in one step on trial; returns the line that says how it went."""
         started = time.perf_counter()
         assert self.execution.compile != "off"
-        compile_stage(self.stage, self.execution.compile)
+        # As a whole, a stage whose steps differ would be compiled anew for each way that they take.
+        compile_stage(self.stage, "blocks" if self.stage.why_steps_differ else self.execution.compile)
         try:
             together(lambda: self._train_alone(raw))
         except Exception as error:  # whatever the compiler may raise: training goes on without it
