@@ -1,15 +1,18 @@
 """GTN's recipes against what its supplement prints, and its tables as runs."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from helpers.courses import general_recipe
+from helpers.image_folders import write_folder
 from helpers.tiny import Quiet, built_stages, outcome, tiny_recipe, train
 from safetensors.torch import load_file
 
 from fastkd import networks, recipes
 from fastkd.networks import SUPERNETS
+from fastkd.networks.supernet import LAYERS, Supernet
 from fastkd.options import parse, recipe_of
 from fastkd.recipes.course import course
 from fastkd.recipes.published import run_of
@@ -163,3 +166,24 @@ class TestFromOtherClasses:
 def test_what_means_nothing_is_refused(words, message):
     with pytest.raises(UserError, match=message):
         recipe_of(parse(["digits", *words]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["standard", "sftn", "gtn"])
+def test_imagenet200_in_a_tiny_form(kind, tmp_path, monkeypatch):
+    """EfficientNet-B0 with weights of a thousand classes, on the classes of a list; a student at the end of it."""
+    rows = tuple(row._replace(in_channels=16, out_channels=16) for row in LAYERS)
+    monkeypatch.setitem(networks.SUPERNETS, "gtn_supernet_imagenet", partial(Supernet, stem="imagenet", rows=rows))
+    folder = write_folder(tmp_path / "images", size=(64, 64), per_class=4, classes=("ant", "bee", "cat"))
+    classes = sorted(path.name for path in (folder / "train").iterdir())[:2]
+    (tmp_path / "classes.txt").write_text("\n".join(classes))
+    weights = tmp_path / "efficientnet_b0.pth"
+    torch.save(networks.public_state_dict(networks.build("torchvision_efficientnet_b0", num_classes=1000)), weights)
+    given = f"--data imagefolder:{folder} --class-list {tmp_path / 'classes.txt'} --initial-weights {weights}"
+    tiny = "--image-size 64 --batch-size 4 --epochs 4 --threads 1 --workers 0 --loader torchvision"
+    recipe = recipe_of(parse(["imagenet200-gtn", "--teacher-training", kind, *given.split(), *tiny.split()]))
+    train(recipe, tmp_path / "run")
+    found = outcome(tmp_path / "run")["results"]["stages"]
+    assert list(found) == ["base", "teacher", "student"]
+    branches = {"standard": [], "sftn": ["branch 2", "branch 3"], "gtn": ["branch 1", "branch 2", "branch 3"]}
+    assert list(found["teacher"]["test"]) == ["teacher", *branches[kind]]
