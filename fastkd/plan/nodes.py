@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fastkd.plan.versions import versions_of
 from fastkd.recipes.course import followed_epochs, learning_together
-from fastkd.recipes.recipe import Recipe, StageRecipe, recipe_to_plain
+from fastkd.recipes.recipe import TEACHING, Recipe, StageRecipe, recipe_to_plain
 from fastkd.support.files import sha256
 from fastkd.support.plain import to_plain
 
@@ -104,7 +104,7 @@ def nodes_of(recipe: Recipe, *, student_seed: int, teacher_seed: int) -> dict[st
         common = replace(
             recipe,
             stages=tuple(beside),
-            seed=teacher_seed if stage.role in ("teacher", "base") else student_seed,
+            seed=teacher_seed if stage.role in TEACHING else student_seed,
             seeds=1,
             keep_epochs=(),
             deviations=(),

@@ -40,6 +40,8 @@ FORMAT = 2
 
 Role = Literal["base", "teacher", "student", "control"]
 """A base is what teachers begin with."""
+TEACHING: tuple[Role, ...] = ("base", "teacher")
+"""The roles of what is trained for all students alike."""
 
 
 def _is_softened(settings: Any) -> bool:

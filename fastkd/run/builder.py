@@ -28,7 +28,7 @@ from fastkd.recipes.planned import (
     PlannedSupervised,
     PlannedTraining,
 )
-from fastkd.recipes.recipe import GTNSettings, StageRecipe
+from fastkd.recipes.recipe import TEACHING, GTNSettings, StageRecipe
 from fastkd.run.description import Deployment, Description, rebuilt
 from fastkd.run.earlier import Earlier
 from fastkd.run.job import EVALUATION_BATCH, Job
@@ -63,7 +63,7 @@ class Builder:
 
         A student and its control begin with the same weights and see the same batches: they differ by the teacher.
         """
-        begins_as = planned.name if planned.role in ("teacher", "base") else "student"
+        begins_as = planned.name if planned.role in TEACHING else "student"
         torch.manual_seed(zlib.crc32(f"{self.seed}/{begins_as}".encode()))
         stage = BUILDERS[type(planned)](self, planned, earlier)
         if distributed.rank():
@@ -105,7 +105,7 @@ class Builder:
             seed=self.data_seed,
             drop_last=planned.training.drop_last,
             views=views,
-            distinct_epochs=None if planned.role == "teacher" else job.recipe.storing.store_epochs,
+            distinct_epochs=None if planned.role in TEACHING else job.recipe.storing.store_epochs,
         )
 
     def held_out_source(self, planned: PlannedTraining) -> Source | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fastkd.recipes.recipe import Recipe, StageRecipe
+from fastkd.recipes.recipe import TEACHING, Recipe, StageRecipe
 from fastkd.run.weights import WeightsFiles, find_weights
 from fastkd.support.errors import ChangesNothing, UserError
 
@@ -33,7 +33,7 @@ def with_loaded_teacher(
 
 def with_initial_weights(recipe: Recipe, path: Path, files: WeightsFiles) -> Recipe:
     """Begins the first training of the teacher's network with the weights of a file, perhaps of other classes."""
-    trained = [stage for stage in recipe.stages if stage.role in ("base", "teacher") and stage.training is not None]
+    trained = [stage for stage in recipe.stages if stage.role in TEACHING and stage.training is not None]
     first = next((stage for stage in trained if not stage.begins), None)
     if first is None:
         raise ChangesNothing("initial-weights", "no teacher is trained")

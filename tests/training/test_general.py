@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from helpers.courses import general_recipe
 from helpers.interrupts import AfterSteps
+from helpers.processes import TINY, finish, start
 from helpers.recorders import record_everything
 from helpers.tiny import Quiet, assert_same, built_stages, outcome, train
+from safetensors.torch import load_file
 
 from fastkd.data.base import Batch
 from fastkd.networks.supernet import layers_of
@@ -138,6 +140,16 @@ def test_a_captured_run_with_masks_is_the_run_with_drawn_paths(whole, tmp_path, 
     for one in (found, expected):
         one["results"]["stages"]["teacher"].pop("identity")
     assert_same(found, expected)
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_same_paths_with_masks_and_without(tmp_path):
+    """DDP finds what a drawn path leaves out; with masks there is nothing to find, and the weights are the same."""
+    given = ["digits", "--teacher-training", "gtn", "--branch", "gtn_supernet_thin", *TINY]
+    for masks in ("off", "on"):
+        finish(start(*given, "--gtn.masks", masks, "--run", tmp_path / masks))
+    drawn, masked = (load_file(tmp_path / masks / "teacher.safetensors") for masks in ("off", "on"))
+    assert all(torch.equal(value, masked[name]) for name, value in drawn.items())
 
 
 def test_drawn_paths_are_not_captured_and_the_run_says_why(whole, tmp_path, monkeypatch):
