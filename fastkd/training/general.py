@@ -1,5 +1,7 @@
 """A teacher for many students: its branches are paths of a supernet, others in every step (GTN)."""
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,9 @@ class GeneralTeacher(StudentAware):
     Drawn paths run what was drawn alone; a step is then not captured, as there are hundreds of thousands of them. With
     masks every candidate is run and all but the drawn one's result thrown away: the step is always the same work, it
     can be captured, and trains the same weights byte for byte.
+
+    A branch with a zero in its path says the same of every image. It teaches the teacher that, and learns nothing in
+    that step itself: BatchNorm behind a zero normalises what hardly varies, and gradients through it explode.
     """
 
     def __init__(
@@ -41,6 +46,8 @@ class GeneralTeacher(StudentAware):
         self.epoch: Tensor
         self.taken: Tensor | None = None
         """[P,L] int64: the paths of the step that was begun."""
+        self.cut_off: Tensor | None = None
+        """[N] bool: the branches that these leave nothing to learn from."""
         if not masks:
             count = self.paths.counts.prod().item()
             several = f"{self.why_steps_differ}, and " if self.why_steps_differ else ""
@@ -59,6 +66,8 @@ class GeneralTeacher(StudentAware):
             self._take(self.paths.drawn(batch.step))
         elif self.taken is None:  # nobody has begun a step
             self.begin_step(0)
+        assert self.taken is not None
+        self.cut_off = self.paths.cut_off(self.taken)
         teacher_logits, branch_logits = self._logits(batch.images[0], frozen=self.frozen)
         loss = self.loss_of(teacher_logits, branch_logits, batch)
         return self._with_path_loss(loss, branch_logits, batch) if self.paths.how.learned else loss
@@ -69,15 +78,34 @@ class GeneralTeacher(StudentAware):
         return super().predictions(images_BCHW)
 
     def used(self) -> list[Used]:
+        assert self.taken is not None and self.cut_off is not None
         if not self.masks:
-            return []
-        assert self.taken is not None
-        entries = []
-        for branch, found in zip(self.branches.values(), self.paths.used(self.taken), strict=True):
-            assert isinstance(branch, Branch)
-            *candidates, in_front = found
-            entries += [*candidates, in_front._replace(parameters=tuple(branch.transform.parameters()))]
-        return entries
+            named = zip(self._branches(), self.cut_off, strict=True)
+            return [Used(tuple(branch.parameters()), ~cut) for branch, cut in named if cut]
+        ends = [
+            Used((*branch.transform.parameters(), *branch.tail.head.parameters()), ~cut)
+            for branch, cut in zip(self._branches(), self.cut_off, strict=True)
+        ]
+        return [*self.paths.used(self.taken, self.cut_off), *ends]
+
+    def _branches(self) -> list[Branch]:
+        return list(self.branches.values())  # pyright: ignore[reportReturnType]
+
+    def _logits_of(self, branch: nn.Module, feature: Tensor, place: int) -> Tensor:
+        if not self.training:
+            return super()._logits_of(branch, feature, place)
+        assert self.cut_off is not None
+        cut = self.cut_off[place]
+        if not self.masks and not cut:
+            return super()._logits_of(branch, feature, place)
+        before = [(buffer, buffer.clone()) for buffer in branch.buffers()]
+        needs_graph = self.masks or self.frozen  # else there may be nothing at all to differentiate
+        with contextlib.nullcontext() if needs_graph else torch.no_grad():
+            logits = super()._logits_of(branch, feature, place)
+        for buffer, value in before:
+            # Autograd keeps the statistics of each pass, and would refuse them if it saw that they change.
+            buffer.data.copy_(torch.where(cut, value, buffer.data))
+        return torch.where(cut, logits.detach(), logits)
 
     def _take(self, paths_PL: Tensor) -> None:
         self.taken = paths_PL

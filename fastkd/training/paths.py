@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastkd.networks.supernet import Piece, ReconfigurableLayer, is_among
+from fastkd.networks.supernet import ReconfigurableLayer, is_among
 from fastkd.ops.philox import below, philox, split_seed
 
 STREAM = 0x47544E00  # "GTN" in ASCII: other users of the same seed have another number in this place
@@ -87,21 +87,27 @@ class Paths(nn.Module):
             for number, layer in enumerate(layers, self.length - len(layers)):
                 layer.drawn = path[number]
 
-    def used(self, paths_PL: Tensor) -> list[list[Used]]:
-        """Of each branch: the parameters of its candidates, and whether a gradient reaches them along these paths.
-
-        None reaches what was not drawn, and none what lies in front of a zero. The last entry has no parameters: it
-        says whether a gradient reaches what lies in front of the branch's first layer.
-        """
+    def cut_off(self, paths_PL: Tensor) -> Tensor:
+        """[N] bool: the branches with a zero in their path, which say the same of every image."""
         found = []
         for place, layers in enumerate(self.branches):
-            path = paths_PL[place % self.number][self.length - len(layers) :]
-            reached, entries = torch.ones((), dtype=torch.bool, device=path.device), list[Used]()
-            for layer, drawn in zip(reversed(layers), reversed(path.unbind()), strict=True):
-                entries += [_used(piece, drawn, reached) for piece in layer.pieces()]
-                reached = reached & (drawn != layer.zero)
-            found.append([*entries, Used((), reached)])
-        return found
+            path = self._path(paths_PL, place)
+            zeros = [drawn == layer.zero for layer, drawn in zip(layers, path.unbind(), strict=True)]
+            found.append(torch.stack(zeros).any())
+        return torch.stack(found)
+
+    def used(self, paths_PL: Tensor, cut_off_N: Tensor) -> list[Used]:
+        """The parameters of all candidates, and whether these paths use them: drawn, in a branch not cut off."""
+        return [
+            Used(tuple(piece.module.parameters()), ~cut_off_N[place] & is_among(drawn, piece.users))
+            for place, layers in enumerate(self.branches)
+            for layer, drawn in zip(layers, self._path(paths_PL, place).unbind(), strict=True)
+            for piece in layer.pieces()
+        ]
+
+    def _path(self, paths_PL: Tensor, place: int) -> Tensor:
+        """The numbers of a branch's own layers."""
+        return paths_PL[place % self.number][self.length - len(self.branches[place]) :]
 
     def loss(self, paths_PL: Tensor, cross_entropies_N: Tensor) -> Tensor:
         """The policy gradient's loss: mean over branches of (CE − baseline) · ln p(path), CE without a gradient.
@@ -111,12 +117,9 @@ class Paths(nn.Module):
         """
         better = (cross_entropies_N - self.baseline_N).detach()
         chosen = self._log_probabilities().gather(2, paths_PL.unsqueeze(2)).squeeze(2)
-        own = [chosen[place % self.number, self.length - len(layers) :].sum() for place, layers in self._placed()]
+        own = [self._path(chosen, place).sum() for place in range(len(self.branches))]
         self.baseline_N.lerp_(cross_entropies_N.detach().to(self.baseline_N.dtype), 1 - self.how.baseline_decay)
         return (better * torch.stack(own)).mean()
-
-    def _placed(self) -> list[tuple[int, tuple[ReconfigurableLayer, ...]]]:
-        return list(enumerate(self.branches))
 
     def _draw(self, when: Tensor, stream: int) -> Tensor:
         path = torch.arange(self.number, device=when.device).unsqueeze(1)
@@ -133,7 +136,3 @@ class Paths(nn.Module):
         places = torch.arange(self.logits_PLO.shape[-1], device=self.logits_PLO.device)
         absent = places >= self.counts_L.unsqueeze(-1)
         return self.logits_PLO.float().masked_fill(absent, -torch.inf).log_softmax(-1)
-
-
-def _used(piece: Piece, drawn: Tensor, reached: Tensor) -> Used:
-    return Used(tuple(piece.module.parameters()), reached & is_among(drawn, piece.users))

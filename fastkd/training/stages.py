@@ -159,8 +159,13 @@ class StudentAware(Stage):
         with torch.no_grad() if frozen else contextlib.nullcontext():
             output = self.network(images_BCHW)
         maps = (output.stem, *output.features)
-        branches = [branch(maps[int(block)]).logits for block, branch in self.branches.items()]
+        numbered = enumerate(self.branches.items())
+        branches = [self._logits_of(branch, maps[int(block)], place) for place, (block, branch) in numbered]
         return output.logits, branches
+
+    def _logits_of(self, branch: nn.Module, feature: Tensor, place: int) -> Tensor:
+        """What a branch says of the teacher's map; place: its own among the branches."""
+        return branch(feature).logits
 
 
 class Distill(Stage):

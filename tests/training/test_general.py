@@ -17,6 +17,7 @@ from fastkd.networks.supernet import layers_of
 from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Stopped
 from fastkd.training.general import GeneralTeacher
+from fastkd.training.untouched import leaving_alone
 
 LEARNED = {"paths": "learned", "tested": "likeliest"}
 
@@ -69,6 +70,51 @@ def test_an_undrawn_candidate_has_no_gradient_and_the_drawn_one_has():
             for piece in layer.pieces():
                 for parameter in piece.module.parameters():
                     assert (parameter.grad is not None) == (layer.drawn in piece.users)
+
+
+@pytest.mark.parametrize("masks, frozen", [(False, False), (True, False), (False, True)])
+def test_a_branch_that_a_zero_cuts_off_teaches_and_is_left_alone(masks, frozen):
+    """Its logits are the same for every image, and reach the teacher; weights and statistics stay as they were."""
+    stage = built_stages(general_recipe(masks=masks, frozen_epochs=int(frozen)))[1]["teacher"]
+    stage.train()
+    path = torch.tensor([[0, 0, 7, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 7]])
+    stage.paths.drawn = lambda step: path
+    stage.begin_epoch(0)
+    stage.begin_step(0)
+    optimizer = torch.optim.SGD(stage.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    before = {name: value.clone() for name, value in stage.state_dict().items()}
+    one = batch()
+    loss = stage(one._replace(images=one.images.float()))
+    loss.total.backward()
+    with leaving_alone(optimizer, stage.used()):
+        optimizer.step()
+    for name, value in stage.state_dict().items():
+        left_alone = name.startswith(("branches.0", "branches.2")) or (frozen and name.startswith("network"))
+        assert not left_alone or torch.equal(value, before[name]), name
+    assert any(
+        not torch.equal(value, before[name]) for name, value in stage.state_dict().items() if "branches.1" in name
+    )
+    logits = stage._logits(one.images[0].float())[1]
+    assert torch.equal(logits[0], logits[0][:1].expand_as(logits[0]))
+
+
+@pytest.mark.parametrize("cut_off_learns", [False, True])
+def test_gradients_explode_where_a_branch_that_is_cut_off_learns(cut_off_learns):
+    """BatchNorm behind a zero normalises what hardly varies; that is why such a branch learns nothing in that step."""
+    builder, stages = built_stages(general_recipe(epochs=3))
+    stage, source = stages["teacher"], builder.train_source(builder.job.course[0])
+    if cut_off_learns:
+        stage.paths.cut_off = lambda paths_PL: torch.zeros(3, dtype=torch.bool)
+    optimizer = torch.optim.SGD(stage.parameters(), lr=0.05, momentum=0.9)
+    norms, zero = [], torch.zeros((), dtype=torch.int64)
+    stage.train()
+    for step, raw in enumerate(raw for epoch in range(3) for raw in source.loader.epoch(epoch)):
+        stage.begin_step(step)
+        optimizer.zero_grad()
+        stage(source.prepare(raw, torch.tensor(step), zero)).total.backward()
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in stage.parameters() if p.grad is not None]))
+        optimizer.step()
+    assert (max(norms) > 1000) == cut_off_learns and (max(norms) < 100) != cut_off_learns
 
 
 @pytest.fixture(scope="module")

@@ -120,21 +120,22 @@ def test_the_first_baseline_is_the_loss_of_knowing_nothing():
     assert paths(2, learned=True).baseline_N.tolist() == pytest.approx([math.log(10)])
 
 
-def test_what_a_gradient_reaches():
-    """The drawn candidate's weights behind the last zero, and what is in front of the branch if there is none."""
-    branch = [ReconfigurableLayer(Row(2, 2), Candidates(), last=False) for _ in range(3)]
-    one = Paths([branch], PathSettings(), seed=0, classes=10)
-    for path in ([0, 1, 2], [0, 7, 2], [0, 1, 7], [6, 6, 6]):
-        *entries, in_front = one.used(torch.tensor([path]))[0]
-        reached = {id(parameter) for parameters, used in entries if used for parameter in parameters}
-        one.choose([path])
-        x = torch.randn(2, 2, 4, 4, requires_grad=True)
-        y = x
-        for layer in branch:
-            layer.zero_grad()
-            y = layer(y)
-        if y.requires_grad:
-            y.sum().backward()
-        own = {id(p) for layer in branch for p in layer.parameters() if p.grad is not None}
-        assert reached == own
-        assert in_front.used.item() == (x.grad is not None)
+def test_a_zero_cuts_its_branch_off_and_what_is_drawn_elsewhere_is_used():
+    branches = [[ReconfigurableLayer(Row(2, 2), Candidates(), last=False) for _ in range(count)] for count in (3, 2)]
+    one = Paths(branches, PathSettings(), seed=0, classes=10)
+    for path, cut in (
+        ([[0, 1, 2], [3, 4, 5]], [False, False]),
+        ([[0, 7, 2], [7, 6, 6]], [True, False]),
+        ([[6, 5, 7], [0, 0, 7]], [True, True]),
+    ):
+        paths_PL = torch.tensor(path)
+        assert one.cut_off(paths_PL).tolist() == cut
+        entries = one.used(paths_PL, one.cut_off(paths_PL))
+        found = {id(parameter) for parameters, used in entries if used for parameter in parameters}
+        expected = [
+            layer.stacks[layer.names[drawn]].parameters()
+            for layers, drawn_ones, is_cut in zip(branches, path, cut, strict=True)
+            for layer, drawn in zip(layers, drawn_ones[-len(layers) :], strict=True)
+            if not is_cut and drawn < 6
+        ]
+        assert found == {id(parameter) for parameters in expected for parameter in parameters}
