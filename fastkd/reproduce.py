@@ -32,7 +32,7 @@ from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import ChangesNothing, UserError, nearest
 from fastkd.support.files import make_folder, write_text
-from fastkd.support.interrupt import Stopped, interruptible
+from fastkd.support.interrupt import Interrupt, Stopped, interruptible
 from fastkd.support.ranges import Seed, whole
 from fastkd.support.session import Session
 
@@ -94,18 +94,20 @@ def main(arguments: list[str]) -> int:
     root = options.out or Path("runs") / "reproduce"
     plan = Plan(root, list(cells.values()))
     with distributed.processes(pick_device(options.device)) as device:
-        with Display(silent=not distributed.is_main()) as display, interruptible() as interrupt:
-            worker = Worker(plan, device, Session(display, interrupt, unlocked=options.unlocked))
+        with Display(silent=not distributed.is_main()) as display:
+            worker = Worker(plan, device, Session(display, Interrupt(), unlocked=options.unlocked))
             _check_and_tell(worker, seeds, time_steps=options.time_steps)
             if options.plan:
                 return 0
             try:
-                worker.work()
+                with interruptible(worker.session.interrupt):
+                    worker.work()
             except Stopped as stopped:
                 display.note(f"{stopped}; the same command goes on")
                 return 130
         if distributed.is_main():
-            for cell in plan.cells:
+            cells = {name: worker.as_opened(cell) for name, cell in cells.items()}
+            for cell in cells.values():
                 show_as_run(plan, cell)
             show(filled(table, plan, lambda place: cells[_cell_name(table, place.entry)]), root, seeds)
             if table.name.startswith("Figure"):

@@ -11,16 +11,15 @@ from pathlib import Path
 from fastkd import options
 from fastkd.options import Options, recipe_of
 from fastkd.recipes.recipe import Recipe
-from fastkd.run import Job, Run, check, open_data
+from fastkd.run import Job, Run, check, open_data, tell_of
 from fastkd.run.weights import WeightsFiles
-from fastkd.support import distributed, environment
+from fastkd.support import distributed
 from fastkd.support.command_line import command
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Stopped, interruptible
 from fastkd.support.session import Session
-from fastkd.training.execution import set_up
 
 PROGRAM = "python -m fastkd.store"
 _OF_A_RUN = ("run", "resume", "dry_run", "list", "tensorboard")
@@ -50,10 +49,10 @@ def _storing(chosen: Options, files: WeightsFiles) -> Recipe:
 
 
 def _fill(job: Job, arguments: Sequence[str], *, unlocked: bool) -> int:
-    environment.set_threads(job.recipe.threads, distributed.local_processes())
-    set_up(job.execution, job.device)
+    job.set_up()
     check(job)
     with Display(silent=not distributed.is_main()) as display, interruptible() as interrupt:
+        tell_of(job.data, display)
         try:
             session = Session(display, interrupt, unlocked=unlocked)
             Run(job, job.recipe.seed, Path(), session).fill_stores()

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 from functools import partial
 
 import pytest
@@ -70,6 +72,12 @@ def test_a_tiny_figure_of_curves(tmp_path, capsys, monkeypatch):
     assert all(row["ours"] for row in rows)
     drawn = (tables / "gtn-2024-supplement-figure-1-curves.html").read_text()
     assert all(f"teacher and branch {block}: test accuracy, %" in drawn for block in (0, 1, 2))
+
+
+def test_ctrl_c_while_it_looks_at_the_table_ends_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "check", lambda job: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run(*TINY, "--out", str(tmp_path / "out"))
 
 
 def test_a_tiny_table(tmp_path, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """A plan: the cells of a table, each a recipe and its seeds, and the nodes that they share."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,10 +40,16 @@ class Cell:
     """One recipe of a plan, as a run of its own would be."""
 
     name: str
-    """The name of the folder that shows it as a run."""
+    """What the name of the folder that shows it as a run begins with; the rest is of its digest."""
     recipe: Recipe
     nodes: tuple[dict[str, Node], ...]
     """The node of every stage that is trained by itself, by the stage's name, for each student's seed."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its nodes' digests: other settings, other seeds, another cell."""
+        digests = [node.digest for nodes in self.nodes for node in nodes.values()]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
     @classmethod
     def of(cls, name: str, recipe: Recipe, seeds: Seeds) -> "Cell":
@@ -58,6 +65,7 @@ class Plan:
         self.nodes: dict[str, Node] = {}
         """By their digests, each after those that it learns from."""
         self._kept: dict[str, set[int]] = {}
+        self._finished: set[str] = set()
         for cell in cells:
             for node in (node for nodes in cell.nodes for node in nodes.values()):
                 for each in (*node.ancestors(), node):
@@ -87,7 +95,10 @@ class Plan:
         return found if node.own.name in found["stages"] else None
 
     def finished(self, node: Node) -> bool:
-        return self.result(node) is not None
+        """Whether the node's run is done, which it then stays."""
+        if node.digest not in self._finished and self.result(node) is not None:
+            self._finished.add(node.digest)
+        return node.digest in self._finished
 
     def ready(self, node: Node) -> bool:
         """Whether all that the node learns from is finished."""

@@ -1,6 +1,7 @@
 """Who works on a node: a file with a heartbeat, which several processes and machines agree on through a folder alone.
 
-The file system need not have locks. A claim whose process is gone, or whose heartbeat has stopped, is taken over.
+The file system need not have locks. The claim of a process of this machine is taken over when that process is gone; one
+of another machine, when its heartbeat has stopped.
 """
 
 import contextlib
@@ -118,10 +119,23 @@ def _made(file: Path, content: bytes) -> bool:
 
 def _is_stale(file: Path, found: dict[str, Any]) -> bool:
     here = _own_process()
-    is_near = all(found.get(name) == here[name] for name in ("host", "boot", "namespace"))
-    if is_near and found.get("begun") != _begun(found.get("pid")):
-        return True  # that process is gone, or another one has its number
+    if all(found.get(name) == here[name] for name in ("host", "boot", "namespace")):
+        if begun := _begun(found.get("pid")):
+            return begun != found.get("begun")  # another one has its number; one that sleeps may wake up
+        if _is_gone(found.get("pid")):
+            return True
     return _age(file) > STALE_SECONDS
+
+
+def _is_gone(pid: Any) -> bool:
+    """Whether there is no process of that number, where /proc does not say so: it may hide those of other users."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError, TypeError):
+        return False
+    return False
 
 
 def _age(file: Path) -> float:

@@ -105,9 +105,7 @@ def _summed_up(found: FilledTable, summary: Summary) -> Iterator[Filled]:
     names = found.rows if along_rows else found.columns
     for name in names:
         line = [cell for cell in found.cells if (cell.row if along_rows else cell.column) == name]
-        if summary.of:
-            line = [cell for cell in line if (cell.column if along_rows else cell.row) in summary.of]
-        elif not along_rows:
+        if not along_rows:
             line = [cell for cell in line if cell.stage == "student"]
         if not line:
             continue

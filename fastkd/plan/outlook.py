@@ -13,6 +13,7 @@ from fastkd.plan.cells import Cell, Plan
 from fastkd.plan.nodes import Node
 from fastkd.run import Job, Run
 from fastkd.run.figures import mean_and_std
+from fastkd.run.memory import out_of_memory_names_the_knobs
 from fastkd.support.environment import calls, this_call
 from fastkd.support.files import read_json
 from fastkd.support.paths import is_file
@@ -78,7 +79,10 @@ def by_a_few_steps(cells: Iterable[Cell], job_of: Callable[[Cell], Job], session
         if found.keys() >= set(kinds.values()):
             continue
         job = job_of(cell)
-        for row in Run(job, cell.recipe.seed, Path(), session).dry_run():
+        job.set_up()
+        with out_of_memory_names_the_knobs(job):
+            rows = Run(job, cell.recipe.seed, Path(), session).dry_run()
+        for row in rows:
             if row["stage"] in kinds:
                 found[kinds[row["stage"]]] = len(job.data.train) / row["images_per_second"]
     return found

@@ -12,7 +12,7 @@ from fastkd.support.files import make_folder, read_bytes, second_name, write_byt
 
 def show_as_run(plan: Plan, cell: Cell) -> Path:
     """Makes or renews the run folder of a cell; weights are the nodes' own files, by a second name where that works."""
-    folder = plan.root / "cells" / cell.name
+    folder = plan.root / "cells" / f"{cell.name}-{cell.digest[:8]}"
     make_folder(folder)
     write_json(folder / "recipe.json", recipe_to_plain(cell.recipe))
     for number, nodes in enumerate(cell.nodes):

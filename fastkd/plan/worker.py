@@ -3,18 +3,20 @@
 import contextlib
 import signal
 import time
+from dataclasses import replace
 
 import torch
 
 from fastkd.data import DataSet
-from fastkd.plan.cells import Plan
+from fastkd.plan.cells import Cell, Plan
 from fastkd.plan.claims import claimed, holder
 from fastkd.plan.nodes import Node
+from fastkd.recipes.published import with_other_classes
 from fastkd.recipes.recipe import Recipe, recipe_to_plain
-from fastkd.run import Job, carry_out, open_data
+from fastkd.run import Job, carry_out, open_data, tell_of
 from fastkd.run.memory import out_of_memory_names_the_knobs
-from fastkd.support.distributed import first_of_all, from_main, is_main, on_main
-from fastkd.support.errors import UserError
+from fastkd.support.distributed import first_of_all, from_main, is_main, on_main, world_size
+from fastkd.support.errors import InUse, UserError
 from fastkd.support.files import make_folder, write_json
 from fastkd.support.interrupt import Stopped
 from fastkd.support.plain import to_plain
@@ -32,6 +34,7 @@ class Worker:
         self.failures: dict[str, str] = {}
         """Why a node could not be carried out, by its digest."""
         self._data: dict[str, DataSet] = {}
+        self._classes: dict[str, int] = {}
         self._claim = contextlib.ExitStack()
         self._waited_for = ""
 
@@ -53,10 +56,17 @@ class Worker:
         key = str(to_plain(reading))
         if key not in self._data:
             self._data = {key: open_data(recipe)}  # one at a time: those of ImageNet's size are many gigabytes
+            tell_of(self._data[key], self.session.display)
+            self._classes[recipe.data] = len(self._data[key].classes)
         return self._data[key]
 
     def job(self, recipe: Recipe) -> Job:
         return Job.of(recipe, self.open_data(recipe), self.device)
+
+    def as_opened(self, cell: Cell) -> Cell:
+        """The cell, whose recipe now says where data that were opened have other classes than the paper's."""
+        classes = self._classes.get(cell.recipe.data)
+        return cell if classes is None else replace(cell, recipe=with_other_classes(cell.recipe, classes))
 
     def _chosen(self) -> str:
         """The digest of a node whose claim this process now has; or that one has to wait, or is done."""
@@ -99,7 +109,12 @@ class Worker:
             on_main(lambda: write_json(folder / "recipe.json", recipe_to_plain(recipe)))
             with out_of_memory_names_the_knobs(job):
                 carry_out(job, folder, self.session)
+        except InUse as error:  # by who trains in it without a claim: it may be done when that one is
+            self.session.display.note(f"{described(node)}: {error}")
+            time.sleep(POLL_SECONDS)
         except UserError as error:
+            if world_size() > 1:  # the other processes may be in the middle of the training
+                raise
             self.failures[node.digest] = str(error)
             self.session.display.note(f"{described(node)}: {error}")
 

@@ -29,6 +29,14 @@ def beside_the_paper(recipe: Recipe) -> Recipe:
     return _with_figures(recipe, entry.figures, deviations)
 
 
+def with_other_classes(recipe: Recipe, classes: int) -> Recipe:
+    """Adds a deviation where the data have another number of classes than those of the published figures."""
+    if recipe.published_classes in (None, classes):
+        return recipe
+    words = f"{classes} classes instead of {recipe.published_classes}"
+    return replace(recipe, deviations=(*recipe.deviations, words))
+
+
 def beside_the_entry(recipe: Recipe, entry: Entry) -> Recipe:
     """The recipe with the figures of that entry, and its deviations from the entry's own run."""
     return _with_figures(recipe, entry.figures, _deviations(recipe, run_of(entry, recipe)))

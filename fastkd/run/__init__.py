@@ -1,7 +1,7 @@
 """Carries out a recipe in a run folder: its stages in order, networks as files, figures and charts."""
 
 from fastkd.run.folder import create_folder, holds_run, open_run, read_results, seed_folders
-from fastkd.run.job import Job, open_data
+from fastkd.run.job import Job, open_data, tell_of
 from fastkd.run.run import (
     Run,
     check,
@@ -23,4 +23,5 @@ __all__ = [
     "open_run",
     "read_results",
     "seed_folders",
+    "tell_of",
 ]

@@ -12,7 +12,8 @@ from fastkd.recipes.course import Course, course
 from fastkd.recipes.recipe import Recipe
 from fastkd.run.weights import WeightsFiles
 from fastkd.support import distributed, environment
-from fastkd.training.execution import EVERYTHING_OFF, Resolved, resolve
+from fastkd.support.display import Display
+from fastkd.training.execution import EVERYTHING_OFF, Resolved, resolve, set_up
 
 EVALUATION_BATCH = 256
 
@@ -39,6 +40,11 @@ class Job:
     def plainly_on_the_cpu(self) -> Self:
         """The same job with everything off, for building stages that are thrown away."""
         return replace(self, device=torch.device("cpu"), execution=EVERYTHING_OFF)
+
+    def set_up(self) -> None:
+        """Sets this process's threads, and torch's switches."""
+        environment.set_threads(self.recipe.threads, distributed.local_processes())
+        set_up(self.execution, self.device)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -79,3 +85,10 @@ def open_data(recipe: Recipe, folder: Path | None = None) -> DataSet:
         reading=recipe.reading,
         cache=folder,
     )
+
+
+def tell_of(data: DataSet, display: Display) -> None:
+    """Shows what is to be said of the data now, and later what could not be read."""
+    for note in data.notes:
+        display.note(f"data  {note}")
+    data.failures.report = lambda line: display.note(f"data  {line}")

@@ -20,19 +20,17 @@ from fastkd.run.run import Run
 from fastkd.run.stores import side_by_side
 from fastkd.run.teachers import with_teachers_of
 from fastkd.support import environment
-from fastkd.support.distributed import is_main, local_processes
+from fastkd.support.distributed import is_main
 from fastkd.support.errors import UserError
 from fastkd.support.files import write_json
 from fastkd.support.session import Session
-from fastkd.training.execution import set_up
 from fastkd.training.together import Together, alike
 
 
 def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
     """Runs what is left to do in the folder and returns the results of every seed, see `Run.results`."""
     recipe = job.recipe
-    environment.set_threads(recipe.threads, local_processes())
-    set_up(job.execution, job.device)
+    job.set_up()
     seeds = range(recipe.seed, recipe.seed + recipe.seeds)
     folders = [folder if recipe.seeds == 1 else folder / f"seed-{seed}" for seed in seeds]
     with held([folder, *folders], unlocked=session.unlocked):

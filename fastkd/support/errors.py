@@ -13,6 +13,10 @@ class UserError(ValueError):
         super().__init__(one_line(message))
 
 
+class InUse(UserError):
+    """Another process holds what this one wants."""
+
+
 class ChangesNothing(UserError):
     """An option that would change nothing, by its name without dashes."""
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import stat
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ _DEEPEST_JSON = 64
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes beside the file, flushes to the disk, then renames: whoever looks sees the old content or the new."""
     with explained("cannot write", path):
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside = _aside(path)
         strange = path.exists() and not path.is_file()
     if strange:  # a rename would put a file in the place of /dev/null
         raise UserError(f"cannot write {path}: it is no regular file")
@@ -49,6 +50,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         kept = "; what stood there before is intact" if before else ""
         state = "; the new content stands there, but may not outlive a power cut" if renamed else kept
         raise UserError(f"cannot write {path}: {reason(error)}{state}") from error
+
+
+def _aside(path: Path) -> Path:
+    """Where the new content of a file is written; processes of two machines may have the same number."""
+    return path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**6):06}")
 
 
 def _created(path: Path) -> io.BufferedWriter:
@@ -78,12 +84,14 @@ def second_name(source: Path, target: Path) -> None:
     with explained("cannot write", target):
         if target.exists() and target.samefile(source):
             return
-        target.unlink(missing_ok=True)
+        aside = _aside(target)
         try:
-            os.link(source, target)
-            return
+            os.link(source, aside)
         except OSError:
-            pass
+            aside = None
+        if aside is not None:
+            os.replace(aside, target)
+            return
     write_bytes(target, read_bytes(source))
 
 

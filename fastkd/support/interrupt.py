@@ -40,9 +40,9 @@ class Stopped(Exception):
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupt]:
-    """Collects SIGINT and SIGTERM while the block runs."""
-    interrupt = Interrupt()
+def interruptible(interrupt: Interrupt | None = None) -> Iterator[Interrupt]:
+    """Collects SIGINT and SIGTERM while the block runs, in that interrupt or a new one."""
+    interrupt = interrupt or Interrupt()
     before = {number: signal.signal(number, interrupt.request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupt

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastkd.support.errors import UserError
+from fastkd.support.errors import InUse, UserError
 from fastkd.support.files import open_in_place
 from fastkd.support.paths import explained, inside, reason
 
@@ -20,7 +20,8 @@ _ASIDE = re.compile(r"\.(.+\.(safetensors|pt|jsonl)|(recipe|results|env)\.json)\
 def locked(folder: Path, *, unlocked: bool = False, doing: str = "training in") -> Iterator[None]:
     """Holds the folder for this process; a second one in it is refused. The lock ends when the process does.
 
-    unlocked: go on where the file system has no locks. doing: what is done there, for the message. Raises UserError.
+    unlocked: go on where the file system has no locks. doing: what is done there, for the message. Raises UserError,
+    and of its kinds InUse where another process holds it.
     """
     with explained("cannot write in", folder):
         file = open_in_place(folder / ".lock", os.O_RDWR, "r+b")
@@ -29,7 +30,7 @@ def locked(folder: Path, *, unlocked: bool = False, doing: str = "training in") 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _HELD:
-                raise UserError(f"another process is {doing} {folder}") from error
+                raise InUse(f"another process is {doing} {folder}") from error
             if not unlocked:
                 raise UserError(
                     f"the file system of {folder} has no locks ({reason(error)}): see to it that no other process "

@@ -31,6 +31,28 @@ def test_of_a_process_that_is_gone(tmp_path):
         assert ours is not None
 
 
+def test_of_a_process_of_this_machine_that_sleeps(tmp_path):
+    """It may wake up: as long as it lives, whoever takes its place would write in one folder with it."""
+    write(tmp_path)
+    os.utime(tmp_path / "claim", (1, 1))
+    with claimed(tmp_path) as ours:
+        assert ours is None
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_of_a_process_that_the_system_hides(tmp_path, monkeypatch, gone):
+    """As /proc does for the processes of others, on machines that many share."""
+
+    def kill(pid, number):
+        raise ProcessLookupError if gone else PermissionError
+
+    write(tmp_path, begun="")
+    monkeypatch.setattr(claims, "_begun", lambda pid: "")
+    monkeypatch.setattr(claims.os, "kill", kill)
+    with claimed(tmp_path) as ours:
+        assert (ours is not None) == gone
+
+
 def test_of_another_machine_while_its_heart_beats(tmp_path):
     write(tmp_path, host="elsewhere", pid=1, begun="1")
     assert holder(tmp_path) == "elsewhere, process 1"

@@ -116,6 +116,13 @@ def test_hours_are_those_of_this_machine_or_unknown(tmp_path, monkeypatch):
     assert outlook(plan, 10, {}).untimed == 2, "another machine's hours are not ours"
 
 
+def test_a_cell_says_that_the_data_have_other_classes_than_the_papers(tmp_path):
+    plan = Plan(tmp_path, [Cell.of("kd", replace(recipe(), published_classes=100), Seeds())])
+    made = Worker(plan, torch.device("cpu"), session())
+    made.open_data(plan.cells[0].recipe)
+    assert "10 classes instead of 100" in made.as_opened(plan.cells[0]).recipe.deviations
+
+
 _CALL = """
 import sys
 from pathlib import Path
@@ -152,3 +159,38 @@ def test_killed_at_any_time_the_rest_is_done(tmp_path):
     for digest, node in whole.nodes.items():
         file = f"{node.own.name}.safetensors"
         assert (killed.folder(killed.nodes[digest]) / file).read_bytes() == (whole.folder(node) / file).read_bytes()
+
+
+_RANK = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, "tests/plan")
+from test_worker import plan_of, session
+from fastkd.plan import worker
+from fastkd.support import distributed
+from fastkd.support.errors import UserError
+
+train = worker.carry_out
+
+def fails_on_one(job, folder, session):
+    if sys.argv[2] == "fails" and job.recipe.stages[-1].method == "kd+sp" and distributed.rank() == 1:
+        raise UserError("rank 1 cannot read its images")
+    return train(job, folder, session)
+
+worker.carry_out = fails_on_one
+with distributed.processes(torch.device("cpu")) as device:
+    worker.Worker(plan_of(Path(sys.argv[1]), "kd", "kd+sp"), device, session()).work()
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_share_a_plan_and_one_that_fails_ends_both(tmp_path):
+    (tmp_path / "rank.py").write_text(_RANK)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command = [*torchrun, str(tmp_path / "rank.py"), str(tmp_path / "out")]
+    failed = subprocess.run([*command, "fails"], env=with_paths(), timeout=300, capture_output=True, text=True)
+    assert failed.returncode != 0 and "rank 1 cannot read its images" in failed.stderr
+    assert subprocess.run([*command, ""], env=with_paths(), timeout=300, check=False).returncode == 0
+    plan = plan_of(tmp_path / "out", "kd", "kd+sp")
+    assert all(map(plan.finished, plan.nodes.values())) and not list(tmp_path.rglob("claim*"))

@@ -49,8 +49,9 @@ class TestWriting:
         assert names(tmp_path) == []
 
     @pytest.mark.parametrize("planted", ("link", "file"))
-    def test_what_stands_in_the_way_beside_it_is_removed_and_not_written_through(self, planted, tmp_path):
-        precious, aside = tmp_path / "precious", tmp_path / f".x.{os.getpid()}"
+    def test_what_stands_in_the_way_beside_it_is_removed_and_not_written_through(self, planted, tmp_path, monkeypatch):
+        precious, aside = tmp_path / "precious", tmp_path / ".x.123"
+        monkeypatch.setattr(files, "_aside", lambda path: aside)
         precious.write_bytes(b"precious")
         aside.symlink_to(precious) if planted == "link" else aside.write_bytes(b"of a killed process")
         files.write_bytes(tmp_path / "x", b"new")

@@ -37,10 +37,8 @@ class Summary:
 
     name: str
     along: Literal["row", "column"]
-    """row: one figure for each row, of the columns that it is about; column: one for each column, of the methods."""
+    """row: one figure for each row, of its columns; column: one for each column, of its students."""
     how: Literal["mean", "best"] = "mean"
-    of: tuple[str, ...] = ()
-    """The columns, or rows, that are summed up; empty: all that hold students."""
     printed: dict[str, float] = field(default_factory=dict)
     """What the paper prints there, by the name of the row or column."""
 
