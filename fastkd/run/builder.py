@@ -41,7 +41,8 @@ from fastkd.support.plain import check_fields, to_plain
 from fastkd.support.words import counted
 from fastkd.training.general import GeneralTeacher
 from fastkd.training.paths import PathSettings
-from fastkd.training.stages import Distill, Mutual, Prestage, Stage, StudentAware, Supervised
+from fastkd.training.stages import Distill, Mutual, Prestage, Stage, Supervised
+from fastkd.training.student_aware import StudentAware
 
 
 class Builder:

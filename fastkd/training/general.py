@@ -12,7 +12,8 @@ from fastkd.networks.base import Network
 from fastkd.networks.grafts import Branch
 from fastkd.networks.supernet import layers_of
 from fastkd.training.paths import Paths, PathSettings, Used
-from fastkd.training.stages import StageLoss, StudentAware
+from fastkd.training.stages import StageLoss
+from fastkd.training.student_aware import StudentAware
 
 
 class GeneralTeacher(StudentAware):

@@ -1,6 +1,5 @@
 """What is trained: a `Batch` in; a total, named loss terms and hit counts out. A stage is an ordinary module."""
 
-import contextlib
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -11,14 +10,13 @@ from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, Views
 from fastkd.data.sources import Source
-from fastkd.losses import SFTNLoss, ce_loss
+from fastkd.losses import ce_loss
 from fastkd.methods import short_name
 from fastkd.methods.base import Gate, Method, MethodLoss, Terms
 from fastkd.methods.mixed import labels_of_mixed, loss_on_mixed
 from fastkd.networks.base import Network, Output
 from fastkd.stored import RowFormat
 from fastkd.support.errors import UserError
-from fastkd.support.words import counted
 from fastkd.training.paths import Used
 
 
@@ -38,6 +36,12 @@ class StageLoss(NamedTuple):
     """[2] int64: top-1 and top-5 hits of the network that is being trained."""
     gated: Terms = {}  # noqa: RUF012 - nothing changes it
     """Further differentiable values, by the names of their gates: each is added where its gradient passes the gate."""
+
+    @classmethod
+    def of_method(cls, loss: MethodLoss) -> "StageLoss":
+        """The loss of a stage that one method is all of."""
+        assert loss.hits is not None
+        return cls(loss.total, loss.terms, loss.hits)
 
     def numbers(self) -> Numbers:
         """The total, as `loss`, and the terms behind it."""
@@ -114,58 +118,10 @@ class Supervised(Stage):
             found = ce_loss(logits, batch.labels)
             return MethodLoss(found.total, {"ce": found.ce}, found.hits)
 
-        return _of_stage(loss_on_mixed(loss, batch, "both"))
+        return StageLoss.of_method(loss_on_mixed(loss, batch, "both"))
 
     def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         return {self.name: self.network(images_BCHW).logits}
-
-
-class StudentAware(Stage):
-    """A student-friendly teacher: it learns together with the branches grafted on it (SFTN, Park et al. 2021).
-
-    In its first `frozen_epochs` the teacher is frozen, with BatchNorm in eval mode, and the branches alone learn.
-    """
-
-    def __init__(self, teacher: Network, branches: nn.ModuleDict, loss: SFTNLoss, *, frozen_epochs: int = 0):
-        """branches: by the number of the teacher's block that they stand on; 0 is the stem."""
-        super().__init__()
-        self.network, self.branches, self.loss = teacher, branches, loss
-        self.frozen_epochs, self.frozen = frozen_epochs, frozen_epochs > 0
-        if frozen_epochs:
-            self.why_steps_differ = f"the teacher is frozen in its first {counted(frozen_epochs, 'epoch')}"
-            self.counts_for_itself = True
-
-    def begin_epoch(self, epoch: int) -> None:
-        self.frozen = epoch < self.frozen_epochs
-        self.network.train(not self.frozen)
-
-    def forward(self, batch: Batch) -> StageLoss:
-        return self.loss_of(*self._logits(batch.images[0], frozen=self.frozen), batch)
-
-    def loss_of(self, teacher_logits: Tensor, branch_logits: list[Tensor], batch: Batch) -> StageLoss:
-        def loss(batch: Batch) -> MethodLoss:
-            found = self.loss(teacher_logits, branch_logits, batch.labels)
-            terms = {"teacher_ce": found.teacher_ce, "kl": found.kl, "branch_ce": found.branch_ce}
-            return MethodLoss(found.total, terms, found.hits[0])
-
-        return _of_stage(loss_on_mixed(loss, batch, "both"))
-
-    def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        teacher_logits, branch_logits = self._logits(images_BCHW)
-        names = (f"branch {block}" for block in self.branches)
-        return {"teacher": teacher_logits, **dict(zip(names, branch_logits, strict=True))}
-
-    def _logits(self, images_BCHW: Tensor, *, frozen: bool = False) -> tuple[Tensor, list[Tensor]]:
-        with torch.no_grad() if frozen else contextlib.nullcontext():
-            output = self.network(images_BCHW)
-        maps = (output.stem, *output.features)
-        numbered = enumerate(self.branches.items())
-        branches = [self._logits_of(branch, maps[int(block)], place) for place, (block, branch) in numbered]
-        return output.logits, branches
-
-    def _logits_of(self, branch: nn.Module, feature: Tensor, place: int) -> Tensor:
-        """What a branch says of the teacher's map; place: its own among the branches."""
-        return branch(feature).logits
 
 
 class Distill(Stage):
@@ -385,11 +341,6 @@ class Mutual(Stage):
             labels.append(batch.labels)
         self.train(training)
         return torch.cat(logits, 1), torch.cat(labels)
-
-
-def _of_stage(loss: MethodLoss) -> StageLoss:
-    assert loss.hits is not None
-    return StageLoss(loss.total, loss.terms, loss.hits)
 
 
 def deployed(student: Network, methods: Iterable[Method]) -> Network:
