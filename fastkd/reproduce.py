@@ -107,11 +107,10 @@ def main(arguments: list[str]) -> int:
                 return 130
         if distributed.is_main():
             cells = {name: worker.as_opened(cell) for name, cell in cells.items()}
-            for cell in cells.values():
-                show_as_run(plan, cell)
+            runs = [show_as_run(plan, cell) for cell in cells.values()]
             show(filled(table, plan, lambda place: cells[_cell_name(table, place.entry)]), root, seeds)
             if table.name.startswith("Figure"):
-                _draw(table, plan)
+                _draw(table, runs, root)
     for digest, why in worker.failures.items():
         print(f"fastkd: {described(plan.nodes[digest])}: {why}", file=sys.stderr)
     return 1 if worker.failures else 0
@@ -289,11 +288,10 @@ def show(found: FilledTable, root: Path, seeds: Seeds) -> None:
     console.print(f"tables   {root / 'tables'}: {stem}.csv, {stem}.tex\nreport   {root / 'report.html'}", markup=False)
 
 
-def _draw(table: Table, plan: Plan) -> None:
-    """Writes the curves that a figure shows, those of all of its runs that are finished."""
-    folders = [plan.root / "cells" / cell.name for cell in plan.cells]
-    out = plan.root / "tables" / f"{_stem(table)}-curves.html"
-    write_report(folders, out)
+def _draw(table: Table, runs: Sequence[Path], root: Path) -> None:
+    """Writes the curves that a figure shows, those of all of its runs."""
+    out = root / "tables" / f"{_stem(table)}-curves.html"
+    write_report(runs, out)
     print(f"curves   {out}")
 
 

@@ -2,6 +2,7 @@
 (Binici et al. 2024): GTN. What follows is out of its supplement, which prints no results.
 """
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -90,12 +91,18 @@ def _with_places(choice: Choice) -> Choice:
         return choice
     if not {branch, choice.teacher_net} <= networks.NETWORKS.keys():
         return choice  # which is refused where it is built
-    with torch.device("meta"):
-        teacher_blocks, branch_blocks = (len(networks.build(name).blocks) for name in (choice.teacher_net, branch))
+    teacher_blocks, branch_blocks = map(_blocks, (choice.teacher_net, branch))
     if teacher_blocks == branch_blocks:
         return choice
     blocks, starts = aligned(teacher_blocks, branch_blocks)
     return replace(choice, branch_blocks=blocks, branch_starts=starts)
+
+
+@functools.cache
+def _blocks(network: str) -> int:
+    """The number of a network's blocks."""
+    with torch.device("meta"):
+        return len(networks.build(network).blocks)
 
 
 def _have_peers(choice: Choice) -> bool:
