@@ -48,7 +48,7 @@ class GeneralTeacher(StudentAware):
         self.taken: Tensor | None = None
         """[P,L] int64: the paths of the step that was begun."""
         self.cut_off: Tensor | None = None
-        """[N] bool: the branches that these leave nothing to learn from."""
+        """[N] bool: the branches that these leave nothing to learn from; on the CPU, unless there are masks."""
         if not masks:
             count = self.paths.counts.prod().item()
             several = f"{self.why_steps_differ}, and " if self.why_steps_differ else ""
@@ -67,8 +67,6 @@ class GeneralTeacher(StudentAware):
             self._take(self.paths.drawn(batch.step))
         elif self.taken is None:  # nobody has begun a step
             self.begin_step(0)
-        assert self.taken is not None
-        self.cut_off = self.paths.cut_off(self.taken)
         teacher_logits, branch_logits = self._logits(batch.images[0], frozen=self.frozen)
         loss = self.loss_of(teacher_logits, branch_logits, batch)
         return self._with_path_loss(loss, branch_logits, batch) if self.paths.how.learned else loss
@@ -81,8 +79,12 @@ class GeneralTeacher(StudentAware):
     def used(self) -> list[Used]:
         assert self.taken is not None and self.cut_off is not None
         if not self.masks:
-            named = zip(self._branches(), self.cut_off, strict=True)
-            return [Used(tuple(branch.parameters()), ~cut) for branch, cut in named if cut]
+            no = torch.zeros((), dtype=torch.bool, device=self.epoch.device)
+            return [
+                Used(tuple(branch.parameters()), no)
+                for branch, cut in zip(self._branches(), self.cut_off, strict=True)
+                if cut
+            ]
         ends = [
             Used((*branch.transform.parameters(), *branch.tail.head.parameters()), ~cut)
             for branch, cut in zip(self._branches(), self.cut_off, strict=True)
@@ -96,9 +98,9 @@ class GeneralTeacher(StudentAware):
         if not self.training:
             return super()._logits_of(branch, feature, place)
         assert self.cut_off is not None
-        cut = self.cut_off[place]
-        if not self.masks and not cut:
+        if not self.masks and not self.cut_off[place]:
             return super()._logits_of(branch, feature, place)
+        cut = self.cut_off[place].to(feature.device)
         before = [(buffer, buffer.clone()) for buffer in branch.buffers()]
         needs_graph = self.masks or self.frozen  # else there may be nothing at all to differentiate
         with contextlib.nullcontext() if needs_graph else torch.no_grad():
@@ -110,7 +112,9 @@ class GeneralTeacher(StudentAware):
 
     def _take(self, paths_PL: Tensor) -> None:
         self.taken = paths_PL
-        self.paths.choose(paths_PL if self.masks else paths_PL.tolist())
+        read = paths_PL if self.masks else paths_PL.cpu()
+        self.paths.choose(read if self.masks else read.tolist())
+        self.cut_off = self.paths.cut_off(read)
 
     @property
     def _where(self) -> torch.device:
