@@ -11,24 +11,24 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 from fastkd import networks
-from fastkd.data import DATASETS, Augmentation, Reading, settled, with_absolute_path
+from fastkd.data import Augmentation, Reading, settled, with_absolute_path
 from fastkd.methods import METHODS, find_method, import_method, is_known, outside, short_name, split_methods
 from fastkd.recipes import RECIPES, listing
 from fastkd.recipes.choice import Choice, joined_with_kd
 from fastkd.recipes.course import learning_together
+from fastkd.recipes.help import described, values
 from fastkd.recipes.idle import idle_reading, idle_storing, idle_with_made_images
 from fastkd.recipes.published import beside_the_paper, choice_of, spoken
-from fastkd.recipes.recipe import Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
+from fastkd.recipes.recipe import GTNSettings, Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.recipes.several import joined, with_one_data_seed
 from fastkd.recipes.shortened import shortened_prestage, shortened_training
-from fastkd.run.teachers import with_loaded_teacher, with_more_teachers
+from fastkd.run.teachers import with_initial_weights, with_loaded_teacher, with_more_teachers
 from fastkd.run.weights import WeightsFiles
 from fastkd.stored import Storing
 from fastkd.support.command_line import of_group, read_options, refuse_empty
 from fastkd.support.distributed import restarts
 from fastkd.support.errors import ChangesNothing, UserError, nearest
 from fastkd.support.fields import fixed, given, group, idle, rare
-from fastkd.support.help import columns
 from fastkd.support.loggers import LoggerName
 from fastkd.support.plain import differences
 from fastkd.support.ranges import Epochs, Positive
@@ -62,6 +62,9 @@ class Options:
     """What stands in front of the network's names in the file of --teacher, where several networks in it fit."""
     any_images: bool = rare(False)
     """Take a teacher that was trained on images of another size, normalisation or crop."""
+    initial_weights: Path | None = rare(None)
+    """FILE: begin the teacher's training, or that of what it begins with, with these weights; they may be of other
+    classes, whose classifier is left out."""
     students: str | None = None
     """A,B,C: train each of these students, one after the other, from the same teachers."""
     teacher_epochs: Epochs | None = None
@@ -85,6 +88,8 @@ class Options:
     """The loss of a student-friendly teacher."""
     synthesis: SynthesisSettings = group("synthesis", rare=True)
     """What makes images where a recipe has no data for its student."""
+    gtn: GTNSettings = group("gtn", rare=True)
+    """The paths of a general teacher's branches."""
     augmentation: Augmentation = group(rare=True)
     """What happens to training images."""
     reading: Reading = group(rare=True)
@@ -115,9 +120,9 @@ def parse(arguments: list[str], *, program: str = "python -m fastkd.train", desc
         Options,
         arguments,
         program=program,
-        description=description or _description(whole="--help-all" in arguments),
+        description=description or described(whole="--help-all" in arguments),
         groups={prefix: find_method(name).Settings for prefix, name in groups.items()},
-        values=_values(arguments, groups.values()),
+        values=values(arguments[0] if arguments else "", groups.values()),
     )
     options = replace(options, methods={name: of_group(options, prefix) for prefix, name in groups.items()})
     return options if options.pair is None else _with_pair(options, options.pair)
@@ -170,6 +175,8 @@ def _recipe_of(options: Options, files: WeightsFiles) -> Recipe:
         for name in ("teacher_prefix", "any_images"):
             if getattr(options, name):
                 _refuse(name, "no teacher is loaded")
+    if options.initial_weights is not None:
+        recipe = with_initial_weights(recipe, options.initial_weights, files)
     _refuse_idle(options, recipe)
     more = options.teacher[1:]
     return with_more_teachers(beside_the_paper(recipe), more, network, files, any_images=options.any_images)
@@ -195,10 +202,14 @@ def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
     """A list is of a recipe's lines; what would change a training does not change it."""
     groups = (options.training, options.augmentation, options.reading, options.common, options.storing)
     others = [name for group in (*groups, options.execution) for name in given(group)]
-    others += [f"sftn.{name}" for name in given(options.sftn)]
+    others += [f"sftn.{name}" for name in given(options.sftn)] + [f"gtn.{name}" for name in given(options.gtn)]
     others += [f"synthesis.{name}" for name in given(options.synthesis)]
     others += [f"{short_name(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
-    others += [name for name in ("run", "resume", "teacher", "students", "logger", "dry_run") if getattr(options, name)]
+    others += [
+        name
+        for name in ("run", "resume", "teacher", "initial_weights", "students", "logger", "dry_run")
+        if getattr(options, name)
+    ]
     others += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
     narrowing = ("teacher_net", "student", "method", "teacher_training")
     others += [name for name in wanted if name not in narrowing or options.recipe == Options.recipe]
@@ -209,7 +220,7 @@ def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
 
 def refuse_other_recipe(saved: Recipe, options: Options) -> None:
     """A resumed run goes on with its own recipe: an option that says otherwise is an error."""
-    for name in ("run", "dry_run", "teacher", "students"):
+    for name in ("run", "dry_run", "teacher", "initial_weights", "students"):
         if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')} does not go together with --resume")
     if options.recipe not in (Options.recipe, saved.name):
@@ -264,7 +275,8 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
     teacher, student, wanted = recipe.stage("teacher"), recipe.stage("student"), given(options.choice)
     learns = student.method if student is not None else ""
     of_branches = [f"sftn.{name}" for name in given(options.sftn)]
-    of_branches += [name for name in ("branch", "branch_blocks") if name in wanted]
+    of_branches += [name for name in ("branch", "branch_blocks", "branch_starts") if name in wanted]
+    of_paths = [f"gtn.{name}" for name in given(options.gtn)]
     of_training = ["teacher_training"] * ("teacher_training" in wanted)
     of_training += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
     of_teacher = [*of_training, *["teacher_net"] * ("teacher_net" in wanted), *of_branches]
@@ -274,6 +286,8 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
         _refuse(of_nothing[0], "the teacher learns together with the student")
     if teacher is not None and teacher.sftn is None and of_branches:
         _refuse(of_branches[0], "the teacher is not trained with branches")
+    if of_paths and (teacher is None or teacher.gtn is None):
+        _refuse(of_paths[0], "the teacher is not trained with paths of a supernet: --teacher-training gtn")
     if teacher is not None and teacher.training is None and of_training:
         _refuse(of_training[0], "the teacher is loaded, not trained")
     for method, settings in options.methods.items():
@@ -286,6 +300,7 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
     _refuse_idle_settings(given(options.sftn), [stage.sftn for stage in recipe.stages if stage.sftn], "sftn.")
     of_synthesis = [stage.synthesis for stage in recipe.stages if stage.synthesis]
     _refuse_idle_settings(given(options.synthesis), of_synthesis, "synthesis.")
+    _refuse_idle_settings(given(options.gtn), [stage.gtn for stage in recipe.stages if stage.gtn], "gtn.")
     _refuse_idle_training(options, [stage.training for stage in recipe.stages if stage.training])
     _refuse_idle_settings(given(options.augmentation), [recipe.augmentation])
     if "fold" in given(options.execution) and (teacher is None or learning_together(recipe)):
@@ -338,9 +353,13 @@ def _refuse_unknown(options: Options) -> None:
     if options.recipe not in RECIPES:
         raise UserError(f"no recipe {options.recipe!r}{nearest(options.recipe, RECIPES)}")
     wanted = given(options.choice)
-    for network in (*wanted.get("teacher_net", "").split("+"), wanted.get("student"), wanted.get("branch")):
+    for network in (*wanted.get("teacher_net", "").split("+"), wanted.get("student")):
         if network and network not in networks.NETWORKS:
             raise UserError(f"no network {network!r}{nearest(network, networks.NETWORKS)}")
+    if branch := wanted.get("branch"):
+        table = networks.SUPERNETS if wanted.get("teacher_training") == "gtn" else networks.NETWORKS
+        if branch not in table | (networks.SUPERNETS if "teacher_training" not in wanted else {}):
+            raise UserError(f"no network {branch!r} for branches{nearest(branch, table)}")
 
 
 def _overridden(recipe: Recipe, options: Options) -> Recipe:
@@ -368,7 +387,10 @@ def _overridden_stage(stage: StageRecipe, options: Options) -> StageRecipe:
         training = _overridden_training(stage.training, stage, options)
         shortened, stage = training.epochs / stage.training.epochs, replace(stage, training=training)
     if stage.sftn is not None:
-        stage = replace(stage, sftn=replace(stage.sftn, **given(options.sftn)))
+        frozen = {"frozen_epochs": round(stage.sftn.frozen_epochs * shortened)}
+        stage = replace(stage, sftn=replace(stage.sftn, **frozen | given(options.sftn)))
+    if stage.gtn is not None:
+        stage = replace(stage, gtn=replace(stage.gtn, **given(options.gtn)))
     if stage.synthesis is not None:
         stage = replace(stage, synthesis=replace(stage.synthesis, **given(options.synthesis)))
     if not stage.method:
@@ -397,35 +419,3 @@ def _value_of(arguments: list[str], option: str) -> str | None:
         if argument.startswith(option + "="):
             return argument.partition("=")[2]
     return None
-
-
-def _description(*, whole: bool) -> str:
-    """whole: with the name of every network."""
-    recipes = "\n".join(f"  {name}: {(make.__doc__ or '').strip().splitlines()[0]}" for name, make in RECIPES.items())
-    shown = networks.NETWORKS if whole else ("resnet8x4", "wrn_40_2", "vgg13", "MobileNetV2", "torchvision_resnet50")
-    more = "" if whole else f" and {len(networks.NETWORKS) - len(shown)} others, which --help-all names"
-    methods = columns({name: method.about for name, method in METHODS.items()})
-    return (
-        "Trains a teacher, by default a student-friendly one, and distils a student from it.\n\n"
-        "Examples:\n"
-        "  python -m fastkd.train\n"
-        "  python -m fastkd.train cifar100-sftn --data cifar100:PATH --pair wrn_40_2/wrn_16_2 --method kd+at\n"
-        "  python -m fastkd.train --method at --help      (shows the settings of at)\n\n"
-        f"Recipes:\n{recipes}\n\n"
-        f"Data sets: {', '.join(DATASETS)}\n\n"
-        f"Methods, of which several are joined by +:\n{methods}\n\n"
-        f"Networks: {', '.join(shown)}{more}\n\n"
-        "An option that is not given leaves the recipe's value, which stands in brackets."
-    )
-
-
-def _values(arguments: list[str], methods: Iterable[str]) -> dict[str, Any]:
-    """What the recipe on the command line has, for the help; of a recipe that is none, the first one's."""
-    name = arguments[0] if arguments and arguments[0] in RECIPES else Options.recipe
-    recipe = RECIPES[name]()
-    teacher, student = recipe.stage("teacher"), recipe.stage("student")
-    assert student is not None
-    own = {short_name(method): student.settings.get(method, find_method(method).Settings()) for method in methods}
-    sftn = teacher.sftn if teacher is not None and teacher.sftn is not None else SFTNSettings(network="")
-    shared = {"augmentation": recipe.augmentation, "reading": recipe.reading, "execution": recipe.execution}
-    return own | shared | {"training": student.training, "sftn": sftn, "common": recipe}

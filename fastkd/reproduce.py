@@ -22,6 +22,7 @@ from fastkd.recipes.recipe import Recipe
 from fastkd.recipes.tables import TABLES, Entry
 from fastkd.recipes.tables.entry import compares_teachers
 from fastkd.recipes.tables.layout import Table, pick
+from fastkd.report import write_report
 from fastkd.run import check
 from fastkd.run.page import element, page
 from fastkd.support import distributed
@@ -52,7 +53,7 @@ class Options:
     """
 
     paper: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PAPER")]
-    """sftn, simkd, tfkd, modern (the methods of 2022 to 2025) or digits (a small table of our own)."""
+    """sftn, simkd, tfkd, gtn, modern (the methods of 2022 to 2025) or digits (a small table of our own)."""
     table: str | None = None
     """The table: 17, S.8, fig4a; without it those of the paper are listed."""
     data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=PATH")] = ()
@@ -106,9 +107,10 @@ def main(arguments: list[str]) -> int:
                 return 130
         if distributed.is_main():
             cells = {name: worker.as_opened(cell) for name, cell in cells.items()}
-            for cell in cells.values():
-                show_as_run(plan, cell)
+            runs = [show_as_run(plan, cell) for cell in cells.values()]
             show(filled(table, plan, lambda place: cells[_cell_name(table, place.entry)]), root, seeds)
+            if table.name.startswith("Figure"):
+                _draw(table, runs, root)
     for digest, why in worker.failures.items():
         print(f"fastkd: {described(plan.nodes[digest])}: {why}", file=sys.stderr)
     return 1 if worker.failures else 0
@@ -277,13 +279,24 @@ def show(found: FilledTable, root: Path, seeds: Seeds) -> None:
         console.print(shown)
     for line in output.notes(found):
         console.print(line, markup=False, soft_wrap=True)
-    stem = re.sub(r"[^a-z0-9.]+", "-", found.table.title.lower())
+    stem = _stem(found.table)
     make_folder(root / "tables")
     numbers = {"students": seeds.students, "teachers": seeds.teachers}
     write_text(root / "tables" / f"{stem}.csv", output.as_csv(found, **numbers))
     write_text(root / "tables" / f"{stem}.tex", output.as_latex(found))
     write_text(root / "report.html", page(title, element("h2", found.table.name), output.as_html(found)))
     console.print(f"tables   {root / 'tables'}: {stem}.csv, {stem}.tex\nreport   {root / 'report.html'}", markup=False)
+
+
+def _draw(table: Table, runs: Sequence[Path], root: Path) -> None:
+    """Writes the curves that a figure shows, those of all of its runs."""
+    out = root / "tables" / f"{_stem(table)}-curves.html"
+    write_report(runs, out)
+    print(f"curves   {out}")
+
+
+def _stem(table: Table) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", table.title.lower())
 
 
 def _listed(paper: str) -> list[str]:

@@ -15,18 +15,23 @@ from typing import Any, get_type_hints
 
 import pytest
 import torch
+from helpers.courses import general_recipe
 from helpers.idle import others, replaced, switches
 from helpers.image_folders import write_folder
 from helpers.stored import fill, recipe_of, trained_teacher
 from helpers.synthesised import OF_KIND, batches, tiny_synthesis
-from helpers.tiny import CPU, Quiet, job_of, tiny_recipe
+from helpers.tiny import CPU, Quiet, built_stages, job_of, tiny_recipe
 
+from fastkd import networks
 from fastkd.data import Augmentation, DataSet, Reading, evaluation_source, is_resident, open_dataset, training_source
 from fastkd.data.sources import Feeding
 from fastkd.losses import SFTNLoss
+from fastkd.networks.gtn_nas import Row
+from fastkd.networks.supernet import Supernet
 from fastkd.options import Options
 from fastkd.recipes.choice import Choice
-from fastkd.recipes.recipe import Recipe, SFTNSettings
+from fastkd.recipes.planned import PlannedTraining
+from fastkd.recipes.recipe import GTNSettings, Recipe, SFTNSettings
 from fastkd.run import Run, open_data
 from fastkd.run.stores import foreseen_stores
 from fastkd.stored import Storing
@@ -105,9 +110,13 @@ def optimised(training: Training) -> Iterator[Any]:
         yield from trainer.step.average.network.state_dict().values()
 
 
+OF_PLACES = ("network", "blocks", "starts", "frozen_epochs")
+"""Which branches there are, and when the teacher learns with them: see tests/training/test_general.py."""
+
+
 def branched(settings: SFTNSettings) -> Iterator[Any]:
     """The loss of a teacher and its branches, and its gradients, for two batches."""
-    how = {name: value for name, value in vars(settings).items() if name not in ("network", "blocks")}
+    how = {name: value for name, value in vars(settings).items() if name not in OF_PLACES}
     loss = SFTNLoss(**how)
     for seed in (0, 1):
         teacher, *branches = 2 * torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(seed))
@@ -116,6 +125,25 @@ def branched(settings: SFTNSettings) -> Iterator[Any]:
         yield total.detach()
         if total.requires_grad:
             yield from torch.autograd.grad(total, logits)
+
+
+def pathed(settings: GTNSettings) -> Iterator[Any]:
+    """A general teacher's branches after each of two steps, and what it says in a test."""
+    recipe = general_recipe(**vars(settings))
+    builder, stages = built_stages(recipe)
+    stage, planned = stages["teacher"], builder.job.course[0]
+    assert isinstance(planned, PlannedTraining)
+    source, optimizer = builder.train_source(planned), torch.optim.SGD(stage.parameters(), lr=0.1)
+    zero = torch.zeros((), dtype=torch.int64)
+    for number, raw in zip(range(2), source.loader.epoch(0), strict=False):
+        stage.train()
+        stage.begin_step(number)
+        batch = source.prepare(raw, torch.tensor(number), zero)
+        optimizer.zero_grad()
+        stage(batch).total.backward()
+        optimizer.step()
+        yield from (value.clone() for value in stage.state_dict().values())
+        yield from stage.eval().predictions(batch.images[0]).values()
 
 
 @functools.cache
@@ -219,7 +247,16 @@ def test_settings_of_a_training_beside_each_other(training):
 @pytest.mark.parametrize("usual", (SFTNSettings(network="resnet8"), SFTNSettings(network="resnet8", temperature=2.0)))
 def test_settings_of_branches(usual):
     for settings in (usual, *beside_switches(usual)):
-        assert not wrongly_declared(settings, branched, skipped=("network", "blocks"))
+        assert not wrongly_declared(settings, branched, skipped=OF_PLACES)
+
+
+@pytest.mark.parametrize("paths", ["uniform", pytest.param("learned", marks=pytest.mark.slow)])
+def test_settings_of_paths(paths, monkeypatch):
+    rows = (Row(16, 4), Row(4, 4), Row(4, 4, stride=2))
+    smallest = functools.partial(Supernet, rows=rows, split=(1, 1, 1))
+    monkeypatch.setitem(networks.SUPERNETS, "gtn_supernet_thin", smallest)
+    # Masks change no number, by their definition.
+    assert not wrongly_declared(GTNSettings(paths=paths), pathed, skipped=("masks",))
 
 
 def synthesised(settings: SynthesisSettings) -> Iterator[Any]:
@@ -288,6 +325,7 @@ def test_every_class_of_settings_is_walked():
     assert groups - chosen == {
         Training,
         SFTNSettings,
+        GTNSettings,
         SynthesisSettings,
         Augmentation,
         Execution,

@@ -27,7 +27,8 @@ def test_options_are_a_tested_contract():
     """A new option is a deliberate change of this list."""
     names = set(option_names(options.Options))
     assert names == {
-        *("recipe", "data", "teacher-net", "student", "branch", "branch-blocks", "teacher-training", "teacher"),
+        *("recipe", "data", "teacher-net", "student", "branch", "branch-blocks", "branch-starts", "teacher-training"),
+        *("teacher", "initial-weights"),
         *("method", "control", "epochs", "teacher-epochs", "batch-size", "optimizer", "lr", "momentum"),
         *("nesterov", "weight-decay", "schedule", "milestones", "factor", "warmup-epochs", "warmup-by", "drop-last"),
         *(
@@ -58,7 +59,9 @@ def test_options_are_a_tested_contract():
         ),
         *("compile", "capture", "precision", "channels-last", "fold", "deterministic"),
         *("sftn.temperature", "sftn.teacher-weight", "sftn.kl-weight", "sftn.ce-weight", "sftn.kl"),
-        *("sftn.detach-teacher", "sftn.ce-temperature", "sftn.tau-squared"),
+        *("sftn.detach-teacher", "sftn.ce-temperature", "sftn.tau-squared", "sftn.frozen-epochs"),
+        *("gtn.paths", "gtn.baseline-decay", "gtn.shared-path", "gtn.masks", "gtn.identity", "gtn.zeros"),
+        *("gtn.shared-depths", "gtn.tested"),
         *("synthesis.images", "synthesis.steps-per-epoch", "synthesis.every", "synthesis.generator-steps"),
         *("synthesis.generator", "synthesis.latent", "synthesis.channels", "synthesis.lr", "synthesis.adversarial"),
         *("synthesis.one-hot", "synthesis.balance", "synthesis.activation", "synthesis.statistics"),

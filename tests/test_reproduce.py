@@ -4,11 +4,14 @@ import csv
 import json
 import os
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
+from helpers.fingerprints import write_data
 
-from fastkd import reproduce
+from fastkd import networks, reproduce
+from fastkd.networks.supernet import THIN_LAYERS, Supernet
 from fastkd.recipes.tables import TABLES
 from fastkd.support.errors import UserError
 
@@ -55,6 +58,21 @@ def test_a_plan_tells_and_trains_nothing(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "14 cells, 3 students a cell from 1 teacher: 47 trainings, 47 left; hours unknown" in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tiny_figure_of_curves(tmp_path, capsys, monkeypatch):
+    """GTN's Figure 1 in a tiny form, with a supernet of few channels: every accuracy of it, and its curves."""
+    monkeypatch.setitem(networks.SUPERNETS, "gtn_supernet", partial(Supernet, rows=THIN_LAYERS))
+    write_data(tmp_path)
+    words = ["--limit-train", "16", "--batch-size", "16", "--epochs", "1", "--out", str(tmp_path / "out")]
+    assert run("gtn", "--table", "fig1", "--data", f"cifar100={tmp_path / 'cifar100'}", *words) == 0
+    assert "choice: the paper does not print how paths are drawn and tested" in capsys.readouterr().out
+    tables = tmp_path / "out" / "tables"
+    rows = list(csv.DictReader((tables / "gtn-2024-supplement-figure-1.csv").read_text().splitlines()))
+    assert [row["row"] for row in rows] == ["teacher", "stu_branch_1", "stu_branch_2", "stu_branch_3"]
+    assert all(row["ours"] for row in rows)
+    drawn = (tables / "gtn-2024-supplement-figure-1-curves.html").read_text()
+    assert all(f"teacher and branch {block}: test accuracy, %" in drawn for block in (0, 1, 2))
 
 
 def test_ctrl_c_while_it_looks_at_the_table_ends_it(tmp_path, monkeypatch):

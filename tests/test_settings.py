@@ -17,7 +17,7 @@ from fastkd.methods import METHODS
 from fastkd.options import parse
 from fastkd.recipes import RECIPES
 from fastkd.recipes.choice import Choice
-from fastkd.recipes.recipe import Published, Recipe, SFTNSettings, StageRecipe
+from fastkd.recipes.recipe import GTNSettings, Published, Recipe, SFTNSettings, StageRecipe
 from fastkd.stored import Storing
 from fastkd.support.command_line import option_names, read_options
 from fastkd.support.errors import UserError
@@ -37,7 +37,7 @@ NEEDED: dict[type[Any], dict[str, Any]] = {
     Choice: {"data": "digits", "teacher_net": "resnet8", "student": "resnet8", "method": "kd"},
 }
 OF_METHODS = {method.Settings: name for name, method in METHODS.items()}
-SETTINGS = [*NEEDED, Augmentation, Reading, Execution, Storing, *OF_METHODS]
+SETTINGS = [*NEEDED, GTNSettings, Augmentation, Reading, Execution, Storing, *OF_METHODS]
 COMMANDS = [options.Options, compare.Options, InspectOptions]
 
 NONSENSE = {
@@ -142,7 +142,8 @@ def spoken() -> list[tuple[str, Any]]:
     found = []
     for field in dataclasses.fields(options.Options):
         if dataclasses.is_dataclass(field.type):
-            prefix = {SFTNSettings: "sftn.", SynthesisSettings: "synthesis."}.get(field.type, "")
+            known = {SFTNSettings: "sftn.", GTNSettings: "gtn.", SynthesisSettings: "synthesis."}
+            prefix = known.get(field.type, "")
             found += [(prefix + name, kind) for name, kind in fields(field.type).items()]
         else:
             found.append((field.name, fields(options.Options)[field.name]))

@@ -1,4 +1,7 @@
-"""Networks made of a stem, blocks and a head. `NETWORKS` is the table of all of them, `build` makes one."""
+"""Networks made of a stem, blocks and a head. `NETWORKS` is the table of all of them, `build` makes one.
+
+A row of `SUPERNETS` is many networks at once, which can be grafted on a teacher and nothing else.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,11 +9,13 @@ from functools import partial
 from fastkd.networks import torchvision_adapter
 from fastkd.networks.base import Head, Network, Output, Tail, Trunk, output_shapes
 from fastkd.networks.checkpoints import Report, load_weights, public_state_dict
+from fastkd.networks.gtn_nas import LARGE, MEDIUM, SMALL, GTNStudent
 from fastkd.networks.mobilenet_v1 import MobileNetV1
 from fastkd.networks.mobilenet_v2 import MobileNetV2, TfMobileNetV2
 from fastkd.networks.resnet import BasicUnit, Bottleneck, KuangliuResNet, ResNet, TfResNeXt, cifar_resnet
 from fastkd.networks.shufflenet_v1 import ShuffleNetV1
 from fastkd.networks.shufflenet_v2 import ShuffleNetV2, TfShuffleNetV2, TorchvisionShuffleNetV2
+from fastkd.networks.supernet import THIN_LAYERS, Candidates, Supernet
 from fastkd.networks.tf_cnn import TfAlexNet, TfCNN
 from fastkd.networks.tf_densenet import TfDenseNet
 from fastkd.networks.tf_googlenet import TfGoogLeNet
@@ -20,6 +25,7 @@ from fastkd.support.errors import UserError, nearest
 
 __all__ = [
     "NETWORKS",
+    "SUPERNETS",
     "Head",
     "Network",
     "Output",
@@ -27,6 +33,7 @@ __all__ = [
     "Tail",
     "Trunk",
     "build",
+    "build_supernet",
     "load_weights",
     "output_shapes",
     "public_state_dict",
@@ -127,6 +134,19 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "ResNet18x2": partial(_imagenet_resnet, BasicUnit, depths=(2, 2, 2, 2), widths=_DOUBLE),
     "ResNet34x2": partial(_imagenet_resnet, BasicUnit, depths=(3, 4, 6, 3), widths=_DOUBLE),
     "MobileNetV1": MobileNetV1,
+    # GTN's students; those for ImageNet have another stem.
+    "gtn_nas_s": partial(GTNStudent, SMALL),
+    "gtn_nas_m": partial(GTNStudent, MEDIUM),
+    "gtn_nas_l": partial(GTNStudent, LARGE),
+    "gtn_nas_s_imagenet": partial(GTNStudent, SMALL, stem="imagenet"),
+    "gtn_nas_m_imagenet": partial(GTNStudent, MEDIUM, stem="imagenet"),
+    "gtn_nas_l_imagenet": partial(GTNStudent, LARGE, stem="imagenet"),
+}
+
+SUPERNETS: dict[str, Callable[..., Supernet]] = {
+    "gtn_supernet": Supernet,
+    "gtn_supernet_imagenet": partial(Supernet, stem="imagenet"),
+    "gtn_supernet_thin": partial(Supernet, rows=THIN_LAYERS),  # for trying out
 }
 
 
@@ -140,3 +160,10 @@ def build(name: str, *, num_classes: int = 100, **options: object) -> Network:
     if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 2:
         raise UserError(f"a network needs a whole number of at least 2 classes, got {num_classes!r}")
     return NETWORKS[name](num_classes=num_classes, **options)
+
+
+def build_supernet(name: str, how: Candidates, *, num_classes: int) -> Supernet:
+    """Builds a supernet of the table with such candidates. Raises UserError for a name that is not there."""
+    if name not in SUPERNETS:
+        raise UserError(f"no supernet {name!r}{nearest(name, SUPERNETS)}")
+    return SUPERNETS[name](how, num_classes=num_classes)

@@ -103,11 +103,12 @@ class Network(nn.Module):
             raise ValueError(f"a tail starts at block 0 to {len(self.blocks)}, got {first_block}")
         if weights not in ("fresh", "shared", "copied"):
             raise ValueError(f"weights is 'fresh', 'shared' or 'copied', got {weights!r}")
-        source = self if weights == "shared" else copy.deepcopy(self)
-        tail = Tail(source, first_block)
+        tail = Tail(self, first_block)
+        if weights != "shared":
+            tail = copy.deepcopy(tail)
         if weights == "fresh":
             tail.apply(reset_parameters)
-            tail.apply(source.initialise)
+            tail.apply(self.initialise)
         return tail
 
 

@@ -62,6 +62,8 @@ class Report(NamedTuple):
     """Tensors of the file that the network does not want."""
     wrong_shape: tuple[str, ...]
     """Tensors whose shape does not fit, a line each: name, expected and found shape."""
+    left: tuple[str, ...] = ()
+    """Tensors of a classifier for other classes: the network's own are as they were."""
 
 
 def public_name(network: Network, name: str) -> str:
@@ -85,7 +87,9 @@ def load_weights(network: Network, path: str | PathLike[str], prefix: str = "") 
     return fill(network, read_weights(path), path, prefix)
 
 
-def fill(network: Network, found: Mapping[str, Tensor], path: Path, prefix: str = "") -> Report:
+def fill(
+    network: Network, found: Mapping[str, Tensor], path: Path, prefix: str = "", *, other_classes: bool = False
+) -> Report:
     """Fills the network with the weights found in a checkpoint, whoever wrote it.
 
     found: all tensors of the file by their dotted names, see `weights_in`. prefix: what stands in front of the
@@ -93,13 +97,18 @@ def fill(network: Network, found: Mapping[str, Tensor], path: Path, prefix: str 
     Raises UserError for one that is missing, has another shape or is no plain tensor of numbers, and for several places
     that fit; then the network is as it was. BatchNorm's step counters may be missing, as in files from before PyTorch
     0.4.1.
+
+    other_classes: the network's classifier may be for another number of classes; it is then left as it is.
     """
     ours = network.state_dict()
     place = _place(network, ours, found, path, prefix)
-    new, missing, wrong = {}, [], []
+    new, missing, wrong, left = {}, [], [], []
     for name, tensor in ours.items():
         in_file = place.names[name]
         other = found.get(place.prefix + in_file)
+        if other_classes and other is not None and _is_for_other_classes(name, other, tensor):
+            left.append(in_file)
+            continue
         if other is None:
             missing.append(in_file)
         elif problem := _problem(other, tensor):
@@ -115,7 +124,12 @@ def fill(network: Network, found: Mapping[str, Tensor], path: Path, prefix: str 
         what = _first(problems, "; ")
         raise UserError(f"{path} does not fit this {type(network).__name__}: {what}; {_what_it_holds(place, found)}")
     network.load_state_dict({**ours, **new})
-    return Report(mapped, tuple(missing), unexpected, tuple(wrong))
+    return Report(mapped, tuple(missing), unexpected, tuple(wrong), tuple(left))
+
+
+def _is_for_other_classes(name: str, found: Tensor, ours: Tensor) -> bool:
+    """Whether the two are of a classifier and differ in their first side alone, the number of classes."""
+    return name.startswith("head.classifier.") and found.shape != ours.shape and found.shape[1:] == ours.shape[1:]
 
 
 class _Place(NamedTuple):

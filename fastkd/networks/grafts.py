@@ -43,39 +43,73 @@ def graft(
     image_size: int,
     *,
     blocks: Sequence[int] | None = None,
+    starts: Sequence[int] | None = None,
     names: tuple[str, str] = ("the teacher", "the branch network"),
 ) -> nn.ModuleDict:
-    """Branches on the outputs of the teacher's `blocks` (counted from 1; by default all but the last).
+    """Branches on the outputs of the teacher's `blocks` (counted from 1, 0 is the stem; by default all but the last).
 
-    Branch i is the branch network from its block i+1 on, newly initialised; the keys are "1" … "N-1".
-    Raises UserError, naming the networks and the shapes, for a pair that cannot be grafted.
+    starts: the number of the branch network's blocks that each of the branches leaves out, by default as many as the
+    teacher has up to there: the branch on the output of block i is then the branch network from its block i+1 on. Every
+    branch is newly initialised; the keys are the teacher's blocks. Raises UserError, naming the networks and the
+    shapes, for a pair that cannot be grafted.
     """
-    count, branch_count = len(teacher.blocks), len(branch_network.blocks)
-    teacher_maps = output_shapes(teacher, image_size).features
-    branch_maps = output_shapes(branch_network, image_size).features
-    if count != branch_count:
-        raise UserError(
-            f"cannot graft {names[1]} ({branch_count} blocks: {_sizes(branch_maps)}) "
-            f"on {names[0]} ({count} blocks: {_sizes(teacher_maps)})"
-        )
-    chosen = tuple(range(1, count)) if blocks is None else tuple(blocks)
-    if not chosen or len(set(chosen)) != len(chosen) or not all(1 <= block < count for block in chosen):
-        raise UserError(f"branch blocks are among 1 to {count - 1} and distinct, got {list(chosen)}")
+    of_teacher, of_branch = _maps(teacher, image_size), _maps(branch_network, image_size)
+    places = _places(of_teacher, of_branch, blocks, starts, names)
     branches = nn.ModuleDict()
-    for block in chosen:
-        source, target = list(teacher_maps[block - 1].shape[1:]), list(branch_maps[block - 1].shape[1:])
+    for block, start in places:
+        source, target = of_teacher[block], of_branch[start]
         transform = feature_transform(source, target)
         if transform is None:
+            behind = f"after block {block}" if block else "after its stem"
             raise UserError(
-                f"cannot graft {names[1]} on {names[0]} after block {block}: "
+                f"cannot graft {names[1]} on {names[0]} {behind}: "
                 f"the maps are {_size(target)} and {_size(source)}, expected the same height, half or twice it"
             )
-        branches[str(block)] = Branch(transform, branch_network.tail(block, "fresh"))
+        branches[str(block)] = Branch(transform, branch_network.tail(start, "fresh"))
     return branches
 
 
-def _sizes(maps: Sequence[Tensor]) -> str:
-    return ", ".join(_size(feature.shape[1:]) for feature in maps)
+def aligned(teacher_blocks: int, branch_blocks: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The blocks and starts of branches that end where the teacher ends: the longest leaves out one block, or stands on
+    the stem; the shortest has the last block alone (GTN)."""
+    lengths = range(min(teacher_blocks, branch_blocks - 1), 0, -1)
+    return tuple(teacher_blocks - length for length in lengths), tuple(branch_blocks - length for length in lengths)
+
+
+def _places(
+    of_teacher: Sequence[Sequence[int]],
+    of_branch: Sequence[Sequence[int]],
+    blocks: Sequence[int] | None,
+    starts: Sequence[int] | None,
+    names: tuple[str, str],
+) -> list[tuple[int, int]]:
+    """(teacher's block, branch network's start) of each branch."""
+    count, branch_count = len(of_teacher) - 1, len(of_branch) - 1
+    if count != branch_count and starts is None:
+        raise UserError(
+            f"cannot graft {names[1]} ({branch_count} blocks: {_sizes(of_branch[1:])}) on {names[0]} ({count} blocks: "
+            f"{_sizes(of_teacher[1:])}) without --branch-blocks and --branch-starts"
+        )
+    chosen = tuple(range(1, count)) if blocks is None else tuple(blocks)
+    least, most = (0, count) if starts is not None else (1, count - 1)
+    if not chosen or len(set(chosen)) != len(chosen) or not all(least <= block <= most for block in chosen):
+        raise UserError(f"branch blocks are among {least} to {most} and distinct, got {list(chosen)}")
+    begun = chosen if starts is None else tuple(starts)
+    if len(begun) != len(chosen) or not all(0 <= start < branch_count for start in begun):
+        raise UserError(
+            f"branch starts are {len(chosen)}, one for each branch, from 0 to {branch_count - 1}, got {list(begun)}"
+        )
+    return list(zip(chosen, begun, strict=True))
+
+
+def _maps(network: Network, image_size: int) -> list[list[int]]:
+    """The shapes (C,H,W) of F^0, F^1 …"""
+    shapes = output_shapes(network, image_size)
+    return [list(one.shape[1:]) for one in (shapes.stem, *shapes.features)]
+
+
+def _sizes(maps: Sequence[Sequence[int]]) -> str:
+    return ", ".join(map(_size, maps))
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -16,9 +16,11 @@ class Measure(NamedTuple):
     """(results, stage) → the figure; None where the run did not measure it."""
 
 
-def _hits(count: str) -> Callable[[Results, str], float | None]:
+def _hits(count: str, network: str = "") -> Callable[[Results, str], float | None]:
+    """network: the one of the stage's that is meant; by default the one that is kept of it."""
+
     def read(results: Results, stage: str) -> float | None:
-        found = results["stages"][stage]["test"].get(stage)
+        found = results["stages"][stage]["test"].get(network or stage)
         return 100 * found[count] / found["samples"] if found else None
 
     return read
@@ -44,6 +46,9 @@ MEASURES: dict[str, Measure] = {
     "kl": Measure("KL to the teacher", 4, _alike("kl")),
     "cka": Measure("CKA with the teacher", 3, _alike("cka")),
     "agreement": Measure("same top-1 as the teacher %", 2, _alike("agreement", 100.0)),
+    "branch 0": Measure("top-1 % of the branch on the stem", 2, _hits("top1", "branch 0")),
+    "branch 1": Measure("top-1 % of the branch on block 1", 2, _hits("top1", "branch 1")),
+    "branch 2": Measure("top-1 % of the branch on block 2", 2, _hits("top1", "branch 2")),
     "parameters": Measure("parameters", 0, lambda results, stage: float(results["stages"][stage]["parameters"])),
 }
 """By the name that a `Place` has for it."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fastkd.plan.versions import versions_of
 from fastkd.recipes.course import followed_epochs, learning_together
-from fastkd.recipes.recipe import Recipe, StageRecipe, recipe_to_plain
+from fastkd.recipes.recipe import TEACHING, Recipe, StageRecipe, recipe_to_plain
 from fastkd.support.files import sha256
 from fastkd.support.plain import to_plain
 
@@ -97,10 +97,14 @@ def nodes_of(recipe: Recipe, *, student_seed: int, teacher_seed: int) -> dict[st
             else:
                 beside.append(_unpublished(by_name[name]))
                 teachers.append(name)
+        if stage.begins in found:
+            taught.append(Taught(stage.begins, found[stage.begins]))
+        elif stage.begins:
+            beside.append(_unpublished(by_name[stage.begins]))
         common = replace(
             recipe,
             stages=tuple(beside),
-            seed=teacher_seed if stage.role == "teacher" else student_seed,
+            seed=teacher_seed if stage.role in TEACHING else student_seed,
             seeds=1,
             keep_epochs=(),
             deviations=(),
@@ -129,5 +133,6 @@ def _plain_stage(stage: StageRecipe) -> dict[str, Any]:
 def _loaded(one: Taught, folder: Path) -> StageRecipe:
     at = "" if one.epoch is None else f"@{one.epoch}"
     file = folder / ("checkpoints" if at else "") / f"{one.name}{at}.safetensors"
-    of_teacher = one.node.own
-    return StageRecipe(name=one.stage, role="teacher", network=of_teacher.network, file=str(file), sha256=sha256(file))
+    own = one.node.own
+    role = "base" if own.role == "base" else "teacher"
+    return StageRecipe(name=one.stage, role=role, network=own.network, file=str(file), sha256=sha256(file))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fastkd import networks
+from fastkd.networks.supernet import Candidates
 from fastkd.plan.cells import Cell, Plan
 from fastkd.plan.nodes import Node
 from fastkd.run import Job, Run
@@ -51,7 +52,7 @@ def kind_of(node: Node) -> str:
     own, beside = node.own, node.beside
     assert own.training is not None
     teachers = [one.node.own.network for one in node.taught] + [stage.network for stage in beside.stages]
-    branches = [own.sftn.network, str(own.sftn.blocks)] if own.sftn else []
+    branches = [own.sftn.network, str(own.sftn.blocks), str(own.gtn)] if own.sftn else []
     made = [json.dumps(to_plain(own.synthesis))] if own.synthesis else []
     parts = [beside.data.partition(":")[0], own.network, own.method, *teachers, *branches, *made]
     return " ".join([*parts, str(own.training.batch_size), str(beside.image_size), str(beside.limit_train)])
@@ -98,14 +99,19 @@ def _epochs(node: Node) -> int:
 
 _CHECKPOINT = 3
 """A checkpoint has weights and momentum, and is there twice while it is written; the network beside it."""
+_BRANCHES = 3
+"""So many branches a teacher has at most, where it is not said which; each is at most as large as their network."""
 
 
 def _bytes(plan: Plan, classes: int) -> int:
     sizes: dict[str, int] = {}
     for node in plan.nodes.values():
         sizes.setdefault(node.own.network, _weights(node.own.network, classes))
+        if (branches := node.own.sftn) is not None:
+            sizes.setdefault(branches.network, _weights(branches.network, classes))
     kept = sum(sizes[node.own.network] * (1 + len(plan.keep(node))) for node in plan.nodes.values())
-    return kept + sum(map(_pool, plan.nodes.values())) + _CHECKPOINT * max(sizes.values(), default=0)
+    most = max((_trained(node, sizes) for node in plan.nodes.values()), default=0)
+    return kept + sum(map(_pool, plan.nodes.values())) + _CHECKPOINT * most
 
 
 def _pool(node: Node) -> int:
@@ -116,8 +122,18 @@ def _pool(node: Node) -> int:
     return synthesis.images_at(_epochs(node) - 1) * 3 * node.beside.image_size**2
 
 
+def _trained(node: Node, sizes: dict[str, int]) -> int:
+    """Bytes of all weights of a training, from those of its networks."""
+    branches = node.own.sftn
+    beside = 0 if branches is None else len(branches.blocks or range(_BRANCHES)) * sizes[branches.network]
+    return sizes[node.own.network] + beside
+
+
 def _weights(network: str, classes: int) -> int:
     """Bytes of a network's weights file, without its first few."""
     with torch.device("meta"):
-        built = networks.build(network, num_classes=classes)
+        if network in networks.SUPERNETS:
+            built = networks.build_supernet(network, Candidates(), num_classes=classes)
+        else:
+            built = networks.build(network, num_classes=classes)
     return sum(tensor.numel() * tensor.element_size() for tensor in built.state_dict().values())

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from fastkd.recipes.datafree import cifar100_cmi, cifar100_dafl, cifar100_zskt
 from fastkd.recipes.digits import digits
+from fastkd.recipes.gtn import cifar100_gtn, imagenet200_gtn
 from fastkd.recipes.modern import cifar100_modern, imagenet_modern, imagenet_vanillakd
 from fastkd.recipes.recipe import Recipe
 from fastkd.recipes.sftn import cifar100_sftn, imagenet_sftn
@@ -21,12 +22,14 @@ __all__ = [
     "cifar100_cmi",
     "cifar100_dafl",
     "cifar100_dekd",
+    "cifar100_gtn",
     "cifar100_modern",
     "cifar100_sftn",
     "cifar100_simkd",
     "cifar100_tfkd",
     "cifar100_zskt",
     "digits",
+    "imagenet200_gtn",
     "imagenet_modern",
     "imagenet_sftn",
     "imagenet_simkd",
@@ -51,6 +54,8 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "tiny-tfkd": tiny_tfkd,
     "tiny-dekd": tiny_dekd,
     "imagenet-tfkd": imagenet_tfkd,
+    "cifar100-gtn": cifar100_gtn,
+    "imagenet200-gtn": imagenet200_gtn,
     "cifar100-modern": cifar100_modern,
     "imagenet-modern": imagenet_modern,
     "imagenet-vanillakd": imagenet_vanillakd,

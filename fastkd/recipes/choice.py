@@ -9,12 +9,12 @@ from fastkd.methods.crd import CRDSettings
 from fastkd.methods.kd import KDSettings
 from fastkd.methods.oh import OHSettings
 from fastkd.methods.semckd import SemCKDSettings
-from fastkd.recipes.recipe import SFTNSettings, StageRecipe
+from fastkd.recipes.recipe import GTNSettings, SFTNSettings, StageRecipe
 from fastkd.support.plain import Checked
-from fastkd.support.ranges import Place
+from fastkd.support.ranges import PlaceOrStem
 from fastkd.training.optimisation import Training
 
-TeacherTraining = Literal["standard", "sftn"]
+TeacherTraining = Literal["standard", "sftn", "gtn"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +29,22 @@ class Choice(Checked):
     """Network of the student."""
     branch: str | None = None
     """Network of the branches grafted on the teacher (default: the student's)."""
-    branch_blocks: tuple[Place, ...] | None = None
-    """Teacher blocks, from 1, that carry a branch (default: all but the last)."""
+    branch_blocks: tuple[PlaceOrStem, ...] | None = None
+    """Teacher blocks, from 1, that carry a branch; 0 is the stem (default: all but the last)."""
+    branch_starts: tuple[PlaceOrStem, ...] | None = None
+    """For each of these, how many of the branch network's blocks the branch leaves out (default: as many as the
+    teacher has up to there)."""
     teacher_training: TeacherTraining = "standard"
-    """Train the teacher alone, or together with its branches."""
+    """Train the teacher alone, or together with its branches: copies of the student (sftn), or paths of a supernet
+    (gtn)."""
     method: str
     """What the student learns: a method, or several joined by +; their settings are --METHOD.NAME."""
     control: bool = False
     """Also train the student without a teacher."""
 
 
+SUPERNET = "gtn_supernet"
+"""The branches' network of a general teacher."""
 REPDISTILLER_KD = KDSettings(ce_weight=0.1, kl_weight=0.9, temperature=4.0)
 EVEN_KD = KDSettings(ce_weight=1.0, kl_weight=1.0, temperature=4.0)
 IMAGENET_METHODS = {
@@ -67,20 +73,28 @@ def method_settings(method: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def stages_of(
-    choice: Choice, teacher: Training, student: Training, settings: dict[str, Any], *, kl_weight: float = 3.0
+    choice: Choice,
+    teacher: Training,
+    student: Training,
+    settings: dict[str, Any],
+    *,
+    kl_weight: float = 3.0,
+    frozen_epochs: int = 0,
 ) -> tuple[StageRecipe, ...]:
     """A teacher, a student that learns from it and, as control, the same student with labels alone.
 
-    settings: those of methods, by name, where they are not the methods' defaults. kl_weight: λ_KL of a student-friendly
-    teacher.
+    settings: those of methods, by name, where they are not the methods' defaults. kl_weight, frozen_epochs: λ_KL of a
+    student-friendly teacher, and the first epochs in which it is frozen.
     """
     methods = [find_method(name) for name in split_methods(choice.method)]
     sftn = None
-    if choice.teacher_training == "sftn" and not any(method.among_peers for method in methods):
+    if choice.teacher_training != "standard" and not any(method.among_peers for method in methods):
         sftn = SFTNSettings(
-            network=choice.student if choice.branch is None else choice.branch,
+            network=choice.branch or (SUPERNET if choice.teacher_training == "gtn" else choice.student),
             blocks=choice.branch_blocks,
+            starts=choice.branch_starts,
             kl_weight=kl_weight,
+            frozen_epochs=frozen_epochs,
         )
     networks = choice.teacher_net.split("+") if any(method.teachers_needed[0] for method in methods) else []
     teachers = [
@@ -90,6 +104,7 @@ def stages_of(
             network=network,
             training=teacher,
             sftn=sftn,
+            gtn=GTNSettings() if sftn is not None and choice.teacher_training == "gtn" else None,
         )
         for number, network in enumerate(networks, 1)
     ]

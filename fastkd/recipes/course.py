@@ -78,15 +78,16 @@ def _planned(stage: StageRecipe, by_name: dict[str, StageRecipe]) -> Sequence[Pl
     if stage.training is None:
         loaded = {name: getattr(stage, name) for name in ("file", "sha256", "prefix", "any_images")}
         return [PlannedLoaded(**own, **loaded)]
+    own |= _trained(stage)
     if stage.method:
         learning = {"method": stage.method, "settings": stage.settings, "teachers": stage.teachers}
         if stage.synthesis is not None:
             _refuse_what_needs_data(stage)
-            return [PlannedDataFree(**own, training=stage.training, **learning, synthesis=stage.synthesis)]
-        return _distillation(PlannedDistillation(**own, training=stage.training, **learning), by_name)
+            return [PlannedDataFree(**own, **learning, synthesis=stage.synthesis)]
+        return _distillation(PlannedDistillation(**own, **learning), by_name)
     if stage.sftn is not None:
-        return [PlannedStudentAware(**own, training=stage.training, sftn=stage.sftn)]
-    return [PlannedSupervised(**own, training=stage.training)]
+        return [PlannedStudentAware(**own, sftn=stage.sftn, gtn=stage.gtn)]
+    return [PlannedSupervised(**own)]
 
 
 def _refuse_what_needs_data(stage: StageRecipe) -> None:
@@ -171,32 +172,38 @@ def _epochs_at(waypoints: Waypoints, epochs: int, method: str) -> tuple[int, ...
 def _prestages(student: PlannedDistillation) -> list[PlannedDistillation]:
     before: list[PlannedDistillation] = []
     for method in split_methods(student.method):
-        own = find_method(method).prestage_training(student.settings[method])
-        if own is None:
+        wanted = find_method(method).prestage_training(student.settings[method])
+        if wanted is None:
             continue
         training = replace(
             student.training,
-            epochs=own.epochs,
-            lr=own.lr or student.training.lr,
+            epochs=wanted.epochs,
+            lr=wanted.lr or student.training.lr,
             schedule="multistep",
-            milestones=own.milestones,
+            milestones=wanted.milestones,
             warmup_epochs=0,
             ema=0.0,
         )
+        own: dict[str, Any] = _trained(student) | {"training": training}
         before.append(
             PlannedPrestage(
                 name=f"{student.name}-{short_name(method)}",
                 role=student.role,
                 network=student.network,
-                training=training,
                 method=student.method,
                 settings=student.settings,
                 teachers=student.teachers,
                 after=_names(before),
                 prestage=method,
+                **own,
             )
         )
     return before
+
+
+def _trained(stage: StageRecipe | PlannedDistillation) -> dict[str, Any]:
+    """How a stage is trained, and what it begins with."""
+    return {name: getattr(stage, name) for name in ("training", "begins", "file", "sha256", "prefix")}
 
 
 def _names(stages: Sequence[PlannedStage]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ makes them; `fastkd.run.builder` has a row for each.
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from fastkd.recipes.recipe import Role, SFTNSettings
+from fastkd.recipes.recipe import GTNSettings, Role, SFTNSettings
 from fastkd.synthesis.settings import SynthesisSettings
 from fastkd.training.optimisation import Training
 
@@ -38,6 +38,12 @@ class PlannedTraining(PlannedStage):
     """What all trainings have."""
 
     training: Training
+    begins: str = ""
+    """An earlier stage with whose weights it begins."""
+    file: str = ""
+    """A file with whose weights it begins."""
+    sha256: str = ""
+    prefix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,8 @@ class PlannedStudentAware(PlannedTraining):
 
     kind = "student_aware"
     sftn: SFTNSettings
+    gtn: GTNSettings | None = None
+    """How the branches are drawn, where they are paths of a supernet."""
 
 
 @dataclass(frozen=True, kw_only=True)

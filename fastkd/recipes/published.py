@@ -47,12 +47,14 @@ def choice_of(recipe: Recipe) -> dict[str, Any]:
     student, teachers = recipe.stage("student"), recipe.of_role("teacher")
     assert student is not None
     sftn = teachers[0].sftn if teachers else None
+    gtn = teachers[0].gtn if teachers else None
     choice = {
         "data": recipe.data,
         "student": student.network,
         "branch": sftn.network if sftn else student.network,
         "branch_blocks": sftn.blocks if sftn else None,
-        "teacher_training": "sftn" if sftn else "standard",
+        "branch_starts": sftn.starts if sftn else None,
+        "teacher_training": "gtn" if gtn else "sftn" if sftn else "standard",
         "method": student.method,
         "control": bool(recipe.of_role("control")),
     }
@@ -96,7 +98,7 @@ def _cells(recipe: Recipe) -> list[Entry]:
 def _of_others(entry: Entry, method: str) -> Entry:
     """What an entry says of the stages that do not depend on the student's method."""
     figures = {stage: figure for stage, figure in entry.figures.items() if stage != "student"}
-    options = {name: value for name, value in entry.options.items() if name.startswith(("sftn.", "branch"))}
+    options = {name: value for name, value in entry.options.items() if name.startswith(("sftn.", "gtn.", "branch"))}
     return replace(entry, method=method, figures=figures, options=options)
 
 
@@ -105,12 +107,14 @@ def _same_method(one: str, other: str) -> bool:
 
 
 def _with_options(stage: StageRecipe, options: dict[str, Any]) -> StageRecipe:
-    """The stage with those options of an entry that are settings of SFTN or of a method: `sftn.X` and `METHOD.X`."""
+    """The stage with those options of an entry that are settings of SFTN, GTN or a method: `sftn.X`, `METHOD.X`."""
     for option, value in options.items():
         owner, _, name = option.partition(".")
         name = name.replace("-", "_")
         if owner == "sftn" and stage.sftn is not None:
             stage = replace(stage, sftn=replace(stage.sftn, **{name: value}))
+        elif owner == "gtn" and stage.gtn is not None:
+            stage = replace(stage, gtn=replace(stage.gtn, **{name: value}))
         elif owner in stage.settings:
             changed = replace(stage.settings[owner], **{name: value})
             stage = replace(stage, settings={**stage.settings, owner: changed})
@@ -133,9 +137,12 @@ def _deviations(resolved: Recipe, published: Recipe) -> list[str]:
         words.append(f"data {given} instead of {own}")
     loaded = {number for number, stage in enumerate(resolved.stages) if stage.training is None}
     words += [f"{resolved.stages[number].name} loaded instead of trained" for number in sorted(loaded)]
+    fresh = [stage for stage in resolved.of_role("base") if not stage.file]
+    words += [f"the {stage.name} begins with random weights instead of ImageNet's" for stage in fresh]
     words += resolved.storing.approximations
     for place, before, after in differences(recipe_to_plain(published), recipe_to_plain(resolved)):
         of_loaded = any(place.startswith(f"stages[{number}]") for number in loaded)
+        of_loaded = of_loaded or place.endswith((".file", ".sha256"))
         if place == "stages":
             words.append("other stages")
         elif place.split(".")[0] not in _NOT_COMPARED and not of_loaded and ".published" not in place:

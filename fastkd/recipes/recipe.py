@@ -17,11 +17,13 @@ from fastkd.support.files import read_json
 from fastkd.support.plain import Checked, from_plain, to_plain
 from fastkd.support.ranges import (
     BETWEEN_0_AND_1,
+    Decay,
     Epochs,
+    EpochsOrNone,
     Images,
     NotNegative,
     Pixels,
-    Place,
+    PlaceOrStem,
     Positive,
     Seed,
     Share,
@@ -39,7 +41,10 @@ from fastkd.training.optimisation import Training
 
 FORMAT = 2
 
-Role = Literal["teacher", "student", "control"]
+Role = Literal["base", "teacher", "student", "control"]
+"""A base is what teachers begin with."""
+TEACHING: tuple[Role, ...] = ("base", "teacher")
+"""The roles of what is trained for all students alike."""
 
 
 def _is_softened(settings: Any) -> bool:
@@ -51,8 +56,10 @@ class SFTNSettings(Checked):
     """The branches of a student-friendly teacher, and the loss that they share with it (SFTN)."""
 
     network: str = fixed()
-    blocks: tuple[Place, ...] | None = fixed(None)
-    """Teacher blocks, from 1, that carry a branch; None: all but the last."""
+    blocks: tuple[PlaceOrStem, ...] | None = fixed(None)
+    """Teacher blocks, from 1, that carry a branch (0: the stem); None: all but the last."""
+    starts: tuple[PlaceOrStem, ...] | None = fixed(None)
+    """Blocks of the branch network that each branch leaves out; None: as many as the teacher has up to there."""
     temperature: Annotated[Temperature, OnlyWith("kl_weight")] = 1.0
     """τ of KL."""
     teacher_weight: Weight = 1.0
@@ -71,6 +78,38 @@ class SFTNSettings(Checked):
         bool, OnlyWith("kl_weight"), OnlyWhere("a --sftn.temperature other than 1", _is_softened)
     ] = True
     """Multiply KL by τ²."""
+    frozen_epochs: EpochsOrNone = 0
+    """First epochs in which the teacher is frozen and the branches alone learn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GTNSettings(Checked):
+    """The paths that a general teacher's branches take through a supernet (GTN).
+
+    Each of them is a choice, as the supplement prints none.
+    """
+
+    paths: Literal["uniform", "learned"] = "uniform"
+    """How a layer's candidate is drawn in each step: all alike, or by what the branches' cross-entropy has taught."""
+    baseline_decay: Annotated[Decay, OnlyWith("paths", "learned")] = 0.99
+    """Decay of the mean cross-entropy that a path has to beat."""
+    shared_path: bool = False
+    """Draw one path a step for all branches, instead of one for each."""
+    masks: bool = False
+    """Run all candidates and keep the drawn one's result: the same numbers, and a step that can be captured."""
+    identity: Literal["project", "pad", "absent"] = "project"
+    """The identity where the shape changes: a 1x1 convolution, every second pixel with channels of zeros, or none."""
+    zeros: Literal["everywhere", "but_last", "nowhere"] = "everywhere"
+    """The layers in which zero may be drawn; behind one a branch says the same of every image."""
+    shared_depths: bool = False
+    """Let the shallower stacks of a layer be the first blocks of its deepest one."""
+    tested: Literal["drawn", "largest", "likeliest"] = "drawn"
+    """The path by which a branch is tested: one drawn for each epoch, the largest one, or the likeliest learned one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tested == "likeliest" and self.paths != "learned":
+            raise UserError("--gtn.tested likeliest goes with --gtn.paths learned")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +136,19 @@ class StageRecipe(Checked):
     training: Training | None = None
     """None: the network is loaded."""
     file: str = ""
-    """The file that the network is loaded from; empty where it is trained."""
+    """The file that the network is loaded from, or that its training begins with; mostly empty where it is trained."""
     sha256: str = ""
     """Checksum of that file."""
     prefix: str = ""
     """What stands in front of the network's own names in that file; empty: what fits decides."""
     any_images: bool = False
     """Whether it may have been trained on images of another size, normalisation or crop."""
+    begins: str = ""
+    """An earlier stage with whose weights its training begins; where there is none but a file, the file's: all but
+    the classifier, where that has other classes."""
     sftn: SFTNSettings | None = None
+    gtn: GTNSettings | None = None
+    """How the branches of `sftn` are drawn, where their network is a supernet."""
     method: str = ""
     """Names of methods, joined by +."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -179,6 +223,8 @@ class Recipe(Checked):
         for stage in self.stages:
             if stage.name in earlier:
                 raise UserError(f"two stages have the name {stage.name!r}")
+            if stage.begins and stage.begins not in earlier:
+                raise UserError(f"the {stage.name} begins with {stage.begins!r}, which is none of the stages before it")
             if unknown := [name for name in stage.teachers if name not in earlier]:
                 raise UserError(f"the {stage.name} learns from {unknown[0]!r}, which is none of the stages before it")
             earlier.append(stage.name)

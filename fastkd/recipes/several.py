@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fastkd.methods import find_method, split_methods
-from fastkd.recipes.recipe import Recipe, StageRecipe
+from fastkd.recipes.recipe import TEACHING, Recipe, StageRecipe
 from fastkd.support.errors import UserError
 
 
@@ -18,7 +18,7 @@ def joined(recipes: Sequence[Recipe]) -> Recipe:
         raise UserError("--students changes nothing: the recipe has no student")
     stages, deviations = list(first.stages), list(first.deviations)
     for other in others:
-        stages += [_renamed(stage) for stage in other.stages if stage.role != "teacher"]
+        stages += [_renamed(stage) for stage in other.stages if stage.role not in TEACHING]
         deviations += [words for words in other.deviations if words not in deviations]
         if _branches(other) != _branches(first):
             own, used = (" and ".join(_branches(recipe)) for recipe in (other, first))

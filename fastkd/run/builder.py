@@ -16,7 +16,8 @@ from fastkd.methods import Context, Method, find_method, split_methods
 from fastkd.networks.base import Network, output_shapes
 from fastkd.networks.checkpoints import Report
 from fastkd.networks.folding import frozen_copy, in_bfloat16
-from fastkd.networks.grafts import graft
+from fastkd.networks.grafts import aligned, graft
+from fastkd.networks.supernet import Candidates
 from fastkd.recipes.planned import (
     PlannedDataFree,
     PlannedDistillation,
@@ -28,11 +29,12 @@ from fastkd.recipes.planned import (
     PlannedSupervised,
     PlannedTraining,
 )
-from fastkd.recipes.recipe import StageRecipe
+from fastkd.recipes.recipe import TEACHING, GTNSettings, StageRecipe
 from fastkd.run.description import Deployment, Description, rebuilt
 from fastkd.run.earlier import Earlier
 from fastkd.run.job import EVALUATION_BATCH, Job
 from fastkd.run.purpose import order_of, purpose_of, refuse_other_images, reorder
+from fastkd.run.weights import WeightsFile
 from fastkd.support import distributed
 from fastkd.support.errors import UserError
 from fastkd.support.paths import is_file
@@ -41,7 +43,10 @@ from fastkd.support.words import counted
 from fastkd.synthesis.base import Feed, MadeFor, Synthesis
 from fastkd.synthesis.kinds import synthesis_of
 from fastkd.training.datafree import DataFree
-from fastkd.training.stages import Distill, Mutual, Prestage, Stage, StudentAware, Supervised
+from fastkd.training.general import GeneralTeacher
+from fastkd.training.paths import PathSettings
+from fastkd.training.stages import Distill, Mutual, Prestage, Stage, Supervised
+from fastkd.training.student_aware import StudentAware
 
 
 class Builder:
@@ -63,7 +68,7 @@ class Builder:
 
         A student and its control begin with the same weights and see the same batches: they differ by the teacher.
         """
-        begins_as = planned.name if planned.role == "teacher" else "student"
+        begins_as = planned.name if planned.role in TEACHING else "student"
         torch.manual_seed(zlib.crc32(f"{self.seed}/{begins_as}".encode()))
         stage = BUILDERS[type(planned)](self, planned, earlier)
         if distributed.rank():
@@ -77,7 +82,7 @@ class Builder:
         classes, recipe = len(self.job.data.classes), self.job.recipe
         purpose: dict[str, Any] = purpose_of(recipe, self.job.data)
         described = Description(stage.network, classes, recipe.image_size, **purpose)
-        file = getattr(stage, "file", "")
+        file = getattr(stage, "file", "") if getattr(stage, "training", None) is None else ""
         known = self.job.files.describe(Path(file)) if file else None
         if known is not None:  # what it does not say is what it is used for here
             own = {name: value for name, value in known._asdict().items() if value is not None and name != "classes"}
@@ -115,7 +120,7 @@ class Builder:
             seed=self.data_seed,
             drop_last=planned.training.drop_last,
             views=views,
-            distinct_epochs=None if planned.role == "teacher" else job.recipe.storing.store_epochs,
+            distinct_epochs=None if planned.role in TEACHING else job.recipe.storing.store_epochs,
         )
 
     def held_out_source(self, planned: PlannedTraining) -> Source | None:
@@ -134,15 +139,31 @@ class Builder:
         return divided(self.job.data, share)[0] if share else self.job.data
 
     def _supervised(self, planned: PlannedSupervised, earlier: Earlier) -> Stage:
-        return Supervised(self.network(planned.network), planned.name)
+        return Supervised(self._beginning(planned, earlier), planned.name)
 
-    def _loaded(self, planned: PlannedLoaded, earlier: Earlier) -> Stage:
+    def _beginning(self, planned: PlannedTraining, earlier: Earlier) -> Network:
+        """The network that is trained, with the weights that its training begins with."""
+        network = self.network(planned.network)
+        if planned.begins:
+            network.load_state_dict(earlier.networks[planned.begins].state_dict())
+        elif planned.file:
+            report = self._file(planned).fill(network, planned.prefix, other_classes=True)
+            count = counted(len(report.mapped), "tensor")
+            self.notes.append(f"begins with {count} of {planned.file}; {len(report.left)} of the classifier are new")
+        return network
+
+    def _file(self, planned: PlannedLoaded | PlannedTraining) -> WeightsFile:
+        """The file of a stage, if it is the one that the run began with."""
         path = Path(planned.file)
         if not is_file(path):
             raise UserError(f"the file of the {planned.name}, {path}, is gone")
         file = self.job.files.read(path)
         if planned.sha256 and file.sha256 != planned.sha256:
             raise UserError(f"the file of the {planned.name}, {path}, is not the one the run began with")
+        return file
+
+    def _loaded(self, planned: PlannedLoaded, earlier: Earlier) -> Stage:
+        path, file = Path(planned.file), self._file(planned)
         order = None
         if (known := file.description) is not None:
             order = order_of(known, self.job.data, path)
@@ -157,19 +178,39 @@ class Builder:
         return Supervised(network, planned.name)
 
     def _student_aware(self, planned: PlannedStudentAware, earlier: Earlier) -> Stage:
-        teacher, sftn = self.network(planned.network), planned.sftn
+        teacher, sftn, gtn = self._beginning(planned, earlier), planned.sftn, planned.gtn
+        branch_network = self.network(sftn.network) if gtn is None else self._supernet(sftn.network, gtn)
+        blocks, starts = sftn.blocks, sftn.starts
+        if gtn is not None and (blocks, starts) == (None, None):
+            blocks, starts = aligned(len(teacher.blocks), len(branch_network.blocks))
         branches = graft(
             teacher,
-            self.network(sftn.network),
+            branch_network,
             self.job.recipe.image_size,
-            blocks=sftn.blocks,
+            blocks=blocks,
+            starts=starts,
             names=(f"the teacher {planned.network}", sftn.network),
         )
-        how: dict[str, Any] = {name: value for name, value in vars(sftn).items() if name not in ("network", "blocks")}
-        return StudentAware(teacher, branches, SFTNLoss(**how))
+        of_stage = ("network", "blocks", "starts", "frozen_epochs")
+        how: dict[str, Any] = {name: value for name, value in vars(sftn).items() if name not in of_stage}
+        loss, frozen = SFTNLoss(**how), sftn.frozen_epochs
+        if gtn is None:
+            return StudentAware(teacher, branches, loss, frozen_epochs=frozen)
+        paths = PathSettings(
+            learned=gtn.paths == "learned",
+            shared=gtn.shared_path,
+            tested=gtn.tested,
+            baseline_decay=gtn.baseline_decay,
+        )
+        of_data = {"seed": self.seed, "classes": len(self.job.data.classes)}
+        return GeneralTeacher(teacher, branches, loss, paths, masks=gtn.masks, frozen_epochs=frozen, **of_data)
+
+    def _supernet(self, name: str, gtn: GTNSettings) -> Network:
+        how = Candidates(identity=gtn.identity, zeros=gtn.zeros, shared_depths=gtn.shared_depths)
+        return networks.build_supernet(name, how, num_classes=len(self.job.data.classes))
 
     def _distill(self, planned: PlannedDistillation, earlier: Earlier) -> Stage:
-        student = self.network(planned.network)
+        student = self._beginning(planned, earlier)
         frozen, methods, in_turn = self._teachers_and_methods(planned, student, earlier)
         epochs = planned.training.epochs if in_turn else 0
         stage = Distill(student, frozen, methods, planned.name, epochs_in_turn=epochs)
@@ -204,7 +245,7 @@ class Builder:
         return DataFree(student, frozen[0], methods, planned.name, make=make)
 
     def _prestage(self, planned: PlannedPrestage, earlier: Earlier) -> Stage:
-        student = self.network(planned.network)
+        student = self._beginning(planned, earlier)
         frozen, methods, _ = self._teachers_and_methods(planned, student, earlier)
         stage = Prestage(student, frozen, methods, planned.name, method=planned.prestage)
         return self._begin(stage, planned, earlier)

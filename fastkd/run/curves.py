@@ -80,9 +80,12 @@ def groups(runs: Sequence[Curves]) -> dict[str, list[Html]]:
     for control in controls if students else ():
         found[control] = _losses(runs, control)
     for name in (*teachers, *others):
-        branches = [branch for branch in _tested(runs[0]) if branch not in runs[0].roles] if len(runs) == 1 else []
-        shown = [name, *branches] if name in runs[0].stages() else [name]
-        found[name] = [*_errors(runs, name, shown), *_losses(runs, name)]
+        branches = _branches(runs[0], name) if len(runs) == 1 else []
+        found[name] = [
+            *_errors(runs, name, [name, *branches]),
+            *_accuracies(runs, name, branches),
+            *_losses(runs, name),
+        ]
     return {heading: charts for heading, charts in found.items() if any(charts)}
 
 
@@ -119,6 +122,12 @@ def error_of(network: str) -> Value:
     return value
 
 
+def accuracy_of(network: str) -> Value:
+    """Percent of the test images that a network gets right."""
+    error = error_of(network)
+    return lambda record: None if (found := error(record)) is None else 100 - found
+
+
 def term(stage: str, name: str) -> Value:
     """The mean of a term of the loss over an epoch of that stage."""
     return lambda record: number(_dict(record.get("train")).get(name)) if record.get("stage") == stage else None
@@ -140,6 +149,15 @@ def _errors(runs: Sequence[Curves], heading: str, networks: Sequence[str]) -> li
     late = [_after(line, epochs / 2) for line in tested] if epochs >= _LONG else []
     titles = {"test error, %": tested, "test error in the second half, %": late, "training error, %": trained}
     return [line_chart(f"{heading}: {title}", "epoch", lines) for title, lines in titles.items()]
+
+
+def _accuracies(runs: Sequence[Curves], teacher: str, branches: Sequence[str]) -> list[Html]:
+    """The teacher's accuracy beside that of each of its branches, as in GTN's Figure 1."""
+    pairs = ([teacher, branch] for branch in branches if branch.startswith("branch "))
+    return [
+        line_chart(f"{' and '.join(pair)}: test accuracy, %", "epoch", _of_networks(runs, pair, accuracy_of))
+        for pair in pairs
+    ]
 
 
 def _after(line: Line, epoch: float) -> Line:
@@ -202,6 +220,13 @@ def _of_networks(runs: Sequence[Curves], networks: Sequence[str], value: Callabl
 def _tested(run: Curves) -> list[str]:
     """The networks that the log has tests of."""
     return list(dict.fromkeys(name for log in run.logs for record in log for name in _dict(record.get("test"))))
+
+
+def _branches(run: Curves, stage: str) -> list[str]:
+    """The networks that a stage tests and that no stage is named for."""
+    records = (record for log in run.logs for record in log if record.get("stage") == stage)
+    tested = dict.fromkeys(name for record in records for name in _dict(record.get("test")))
+    return [name for name in tested if name not in run.roles]
 
 
 def _dict(value: Any) -> Mapping[str, Any]:

@@ -72,8 +72,8 @@ def _stage(planned: PlannedStage, processes: int) -> str:
 
 def _what(planned: PlannedTraining) -> str:
     match planned:
-        case PlannedStudentAware(sftn=sftn):
-            return f"{planned.network} with branches of {sftn.network}"
+        case PlannedStudentAware(sftn=sftn, gtn=gtn):
+            return f"{planned.network} with {'branches' if gtn is None else 'paths'} of {sftn.network}"
         case PlannedPrestage(prestage=method):
             return f"what {method} trains before"
         case PlannedDataFree(teachers=teachers, method=method):

@@ -6,7 +6,7 @@ from typing import Any, Self
 from fastkd.data import Augmentation, DataSet
 from fastkd.recipes import format_1
 from fastkd.recipes.planned import PlannedDistillation, PlannedStage
-from fastkd.recipes.recipe import FORMAT, Recipe
+from fastkd.recipes.recipe import FORMAT, TEACHING, Recipe
 from fastkd.stored import Storing
 from fastkd.support.plain import to_plain, with_defaults
 from fastkd.training.identity import Identity
@@ -57,7 +57,7 @@ class StoreUsed:
     def by(cls, recipe: Recipe, planned: PlannedStage) -> Self:
         """Where nothing is stored, or nothing is lost by it, it is as if the teacher itself taught."""
         storing = recipe.storing
-        if storing.teacher_outputs is None or planned.role == "teacher":
+        if storing.teacher_outputs is None or planned.role in TEACHING:
             return cls()
         if not isinstance(planned, PlannedDistillation):
             return cls(store_epochs=storing.store_epochs)

@@ -76,7 +76,11 @@ def _telling(recipe: Recipe) -> dict[str, str]:
 
 
 def _training(teacher: StageRecipe) -> str:
-    return "loaded" if teacher.training is None else "sftn" if teacher.sftn is not None else "standard"
+    return "loaded" if teacher.training is None else _with_branches(teacher)
+
+
+def _with_branches(teacher: StageRecipe) -> str:
+    return "gtn" if teacher.gtn is not None else "sftn" if teacher.sftn is not None else "standard"
 
 
 def _of_stage(stage: StageRecipe, recipe: Recipe) -> dict[str, str]:
@@ -84,6 +88,8 @@ def _of_stage(stage: StageRecipe, recipe: Recipe) -> dict[str, str]:
     found = flat(plain["training"] or {})
     if stage.sftn is not None:
         found |= flat(plain["sftn"], "sftn")
+    if stage.gtn is not None:
+        found |= flat(plain["gtn"], "gtn")
     one = len(recipe.of_role(stage.role)) == 1
     for method, own in plain["settings"].items():
         name = short_name(method)
@@ -94,7 +100,7 @@ def _of_stage(stage: StageRecipe, recipe: Recipe) -> dict[str, str]:
 def _owners(recipe: Recipe) -> tuple[str, ...]:
     """What the names of settings begin with that need no stage's name before them."""
     methods = {short_name(method) for stage in recipe.stages for method in stage.settings}
-    return ("sftn.", *(f"{method}." for method in methods), *(f"{stage.name} " for stage in recipe.stages))
+    return ("sftn.", "gtn.", *(f"{method}." for method in methods), *(f"{stage.name} " for stage in recipe.stages))
 
 
 def _shared(stages: Sequence[Mapping[str, str]]) -> dict[str, str]:

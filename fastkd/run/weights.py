@@ -42,9 +42,10 @@ class WeightsFile(NamedTuple):
     """None: fastkd did not write it."""
     content: bytes
 
-    def fill(self, network: Network, prefix: str = "") -> Report:
-        """Fills the network with the file's weights; raises UserError where they do not fit it. prefix: see `fill`."""
-        return fill(network, weights_in(self.content, self.path), self.path, prefix)
+    def fill(self, network: Network, prefix: str = "", *, other_classes: bool = False) -> Report:
+        """Fills the network with the file's weights; raises UserError where they do not fit it. prefix, other_classes:
+        see `fill`."""
+        return fill(network, weights_in(self.content, self.path), self.path, prefix, other_classes=other_classes)
 
 
 def rebuilt_for(file: WeightsFile) -> Network:

@@ -120,6 +120,7 @@ Weight = Annotated[float, AT_LEAST_ZERO]
 Epochs = Annotated[int, whole(1, 1_000_000)]
 EpochsOrNone = Annotated[int, whole(0, 1_000_000)]
 Place = Annotated[int, whole(1, 1_000)]
+PlaceOrStem = Annotated[int, whole(0, 1_000)]
 """The number of a block, from 1."""
 Width = Annotated[int, whole(1, 65_536)]
 """Channels, or dimensions."""

@@ -28,7 +28,9 @@ class Averaging:
 
     def __init__(self, stage: Stage, device: torch.device, *, static_graph: bool):
         """static_graph: DDP's argument of that name; it does not go with batches in parts."""
-        self.stage, self.device, self.static_graph = stage, device, static_graph
+        self.stage, self.device = stage, device
+        self.steps_differ = bool(stage.why_steps_differ)
+        self.static_graph = static_graph and not self.steps_differ
         self.reducer: DistributedDataParallel | None = None
         """DDP, from the first step or `build` on, unless the gradients travel as one message."""
         self.one_message = False
@@ -54,7 +56,11 @@ class Averaging:
         with stream():
             # BatchNorm statistics are each rank's own; rank 0's are shared before evaluation and saving.
             self.reducer = DistributedDataParallel(
-                self.stage, device_ids=ids, broadcast_buffers=False, static_graph=self.static_graph
+                self.stage,
+                device_ids=ids,
+                broadcast_buffers=False,
+                static_graph=self.static_graph,
+                find_unused_parameters=self.steps_differ,
             )
         self.reducer._set_ddp_runtime_logging_sample_rate(_NEVER)
 

@@ -9,6 +9,7 @@ from torch._functorch import config as functorch
 
 from fastkd.networks.base import Head, Network, Tail
 from fastkd.networks.grafts import Branch
+from fastkd.networks.supernet import ReconfigurableLayer, layers_of
 from fastkd.training.stages import Distill, Stage
 
 # The limit holds for each code object, and all blocks of a family share one: every distinct block, in training and in
@@ -30,7 +31,7 @@ def compiled_parts(stage: Stage, mode: Literal["blocks", "whole"]) -> list[nn.Mo
 
 
 def trained_parts(stage: Stage) -> list[nn.Module]:
-    """The stems, blocks, heads and transforms of all networks that are trained."""
+    """The stems, blocks, heads and transforms of all networks that are trained; of a supernet's blocks, the pieces."""
     return [part for module in stage.modules() for part in _parts(module)]
 
 
@@ -38,7 +39,9 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
     if isinstance(module, Network):
         yield module.stem
     if isinstance(module, Network | Tail):
-        yield from module.blocks
+        yield from (block for block in module.blocks if not layers_of(block))
+    if isinstance(module, ReconfigurableLayer):  # which runs others of its pieces in every step
+        yield from (piece.module for piece in module.pieces())
     if isinstance(module, Branch):
         yield module.transform
     if isinstance(module, Head):

@@ -49,8 +49,8 @@ class DataFree(Distill):
         super().begin_epoch(epoch)
         self.synthesis.begin_epoch(epoch)
 
-    def before_step(self, step: int) -> None:
-        self.synthesis.before_step(step)
+    def begin_step(self, step: int) -> None:
+        self.synthesis.before_step(step % self.synthesis.settings.steps_per_epoch)
 
     @property
     def works_between_steps(self) -> bool:

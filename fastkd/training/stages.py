@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from fastkd.data.base import ONE_VIEW, Batch, Views
 from fastkd.data.sources import Source
-from fastkd.losses import SFTNLoss, ce_loss
+from fastkd.losses import ce_loss
 from fastkd.methods import short_name
 from fastkd.methods.base import Gate, Method, MethodLoss, Terms
 from fastkd.methods.mixed import labels_of_mixed, loss_on_mixed
 from fastkd.networks.base import Network, Output
 from fastkd.stored import RowFormat
 from fastkd.support.errors import UserError
+from fastkd.training.paths import Used
 
 
 class Numbers(NamedTuple):
@@ -36,6 +37,12 @@ class StageLoss(NamedTuple):
     gated: Terms = {}  # noqa: RUF012 - nothing changes it
     """Further differentiable values, by the names of their gates: each is added where its gradient passes the gate."""
 
+    @classmethod
+    def of_method(cls, loss: MethodLoss) -> "StageLoss":
+        """The loss of a stage that one method is all of."""
+        assert loss.hits is not None
+        return cls(loss.total, loss.terms, loss.hits)
+
     def numbers(self) -> Numbers:
         """The total, as `loss`, and the terms behind it."""
         return Numbers(("loss", *self.terms), torch.stack([self.total, *self.terms.values()]).detach())
@@ -54,6 +61,11 @@ class Stage(nn.Module):
     """What a user should know of the stage; it is logged."""
     gate: Gate | None = None
     """The gate that its gated losses have to pass; None: it has none."""
+    why_steps_differ: str = ""
+    """Why its steps do not all use the same parameters, which neither a recording nor DDP's static graph bears; empty
+    where they do."""
+    counts_for_itself: bool = False
+    """Whether steps differ in the BatchNorms that count their batches, so that nobody may count for them."""
 
     def gate_parameters(self) -> Iterable[nn.Parameter]:
         """The parameters whose gradients a gate compares."""
@@ -76,18 +88,23 @@ class Stage(nn.Module):
         """The logits [B,K] of everything that is evaluated, by name, from one forward pass."""
         raise NotImplementedError
 
+    def used(self) -> Sequence[Used]:
+        """Parameters that have a gradient though the last forward pass may not have used them: those that it has not
+        used are left alone."""
+        return ()
+
     def parameter_groups(self) -> list[dict]:
         """What the optimiser is built from; `lr_factor` scales the stage's learning rate."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr_factor": 1.0}]
 
     def begin_epoch(self, epoch: int) -> None:
-        """Called before each epoch, counted from 0."""
+        """Called before each epoch, counted from 0, in train mode."""
+
+    def begin_step(self, step: int) -> None:
+        """Called before each step, counted from 0 over the training, that is not replayed from a recording."""
 
     works_between_steps: bool = False
-    """Whether `before_step` does anything, so that no recorded step follows another."""
-
-    def before_step(self, step: int) -> None:
-        """Called before each step of an epoch, counted from 0."""
+    """Whether `begin_step` does work of its own, so that no recorded step follows another."""
 
     def rehearse(self) -> None:
         """Called before steps on trial, in place of what comes before an epoch."""
@@ -107,38 +124,10 @@ class Supervised(Stage):
             found = ce_loss(logits, batch.labels)
             return MethodLoss(found.total, {"ce": found.ce}, found.hits)
 
-        return _of_stage(loss_on_mixed(loss, batch, "both"))
+        return StageLoss.of_method(loss_on_mixed(loss, batch, "both"))
 
     def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         return {self.name: self.network(images_BCHW).logits}
-
-
-class StudentAware(Stage):
-    """A student-friendly teacher: it learns together with the branches grafted on it (SFTN, Park et al. 2021)."""
-
-    def __init__(self, teacher: Network, branches: nn.ModuleDict, loss: SFTNLoss):
-        super().__init__()
-        self.network, self.branches, self.loss = teacher, branches, loss
-
-    def forward(self, batch: Batch) -> StageLoss:
-        teacher_logits, branch_logits = self._logits(batch.images[0])
-
-        def loss(batch: Batch) -> MethodLoss:
-            found = self.loss(teacher_logits, branch_logits, batch.labels)
-            terms = {"teacher_ce": found.teacher_ce, "kl": found.kl, "branch_ce": found.branch_ce}
-            return MethodLoss(found.total, terms, found.hits[0])
-
-        return _of_stage(loss_on_mixed(loss, batch, "both"))
-
-    def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        teacher_logits, branch_logits = self._logits(images_BCHW)
-        names = (f"branch {block}" for block in self.branches)
-        return {"teacher": teacher_logits, **dict(zip(names, branch_logits, strict=True))}
-
-    def _logits(self, images_BCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
-        output = self.network(images_BCHW)
-        branches = [branch(output.features[int(block) - 1]).logits for block, branch in self.branches.items()]
-        return output.logits, branches
 
 
 class Distill(Stage):
@@ -363,11 +352,6 @@ class Mutual(Stage):
             labels.append(batch.labels)
         self.train(training)
         return torch.cat(logits, 1), torch.cat(labels)
-
-
-def _of_stage(loss: MethodLoss) -> StageLoss:
-    assert loss.hits is not None
-    return StageLoss(loss.total, loss.terms, loss.hits)
 
 
 def deployed(student: Network, methods: Iterable[Method]) -> Network:

@@ -38,6 +38,7 @@ from fastkd.training.replays import STEPS, Beside, ResidentSteps, StreamedSteps
 from fastkd.training.snapshot import Snapshot, restore_all
 from fastkd.training.stages import Distill, Stage, StageLoss
 from fastkd.training.taught import Provided, Shelf, StoredTeachers, fits
+from fastkd.training.untouched import leaving_alone
 
 REHEARSALS = 11
 """Steps before one with messages is recorded: DDP reads times of its first ten on the host."""
@@ -98,8 +99,8 @@ class Step:
                 self.stored.complete(loader, epoch, start)
             loader = Provided(loader, self.stored)
         if self.replays is None:
-            for number, raw in enumerate(loader.epoch(epoch, start), start):
-                self.stage.before_step(number)
+            for number, raw in enumerate(loader.epoch(epoch, start), epoch * loader.steps + start):
+                self.stage.begin_step(number)
                 self(raw)
                 yield 1
         else:
@@ -136,16 +137,17 @@ class Step:
         beside: further steps, which are compiled already, to be recorded as branches beside this one; they have the
         same stored teachers. Returns what there is to tell: how long it took, or why something is off.
         """
+        if self.execution.compile == "off" and recorder is None:
+            return []
         raw = next(iter(loader.epoch(0))).to(self.device)
         raw = raw if self.stored is None else self.stored.blank(raw)
         steps = (self, *beside)
         meters = [step.meter.state() for step in steps]
         snapshots = [step._snapshot() for step in steps]
         told = []
-        if self.execution.compile != "off" or recorder is not None:
-            for step in steps:
-                step._learn_passes(raw)
-            restore_all(snapshots)
+        for step in steps:
+            step._learn_passes(raw)
+        restore_all(snapshots)
         if self.execution.compile != "off":
             told.append(self._compile(raw))
             snapshots[0].restore()
@@ -157,7 +159,9 @@ class Step:
         return told
 
     def _learn_passes(self, raw: RawBatch) -> None:
-        """Takes a step on trial, to see how often each BatchNorm is used in one."""
+        """Takes a step on trial, to see how often each BatchNorm is used in one, if all steps are alike in that."""
+        if self.stage.counts_for_itself:
+            return
         before = self.counters.counts()
         self._train_alone(raw)
         self.counters.learn(before, min(self.training.accumulate, raw.size))
@@ -171,7 +175,8 @@ class Step:
         """Compiles the stage in one step on trial; returns the line that says how it went."""
         started = time.perf_counter()
         assert self.execution.compile != "off"
-        compile_stage(self.stage, self.execution.compile)
+        # As a whole, a stage whose steps differ would be compiled anew for each way that they take.
+        compile_stage(self.stage, "blocks" if self.stage.why_steps_differ else self.execution.compile)
         try:
             together(lambda: self._train_alone(raw))
         except Exception as error:  # whatever the compiler may raise: training goes on without it
@@ -236,6 +241,8 @@ class Step:
     def _why_not_recorded(self, raw: RawBatch) -> str:
         if raw.size != self.batch_size:
             return f"the only batch has {counted(raw.size, 'image')}, not {self.batch_size}"
+        if self.stage.why_steps_differ:
+            return self.stage.why_steps_differ
         if not follows_the_device(self.optimizer):
             return f"{type(self.optimizer).__name__} counts its steps on the host"
         if self.stage.works_between_steps:
@@ -321,11 +328,12 @@ class Step:
 
     def _update(self, bad: Tensor) -> None:
         """One step of the optimiser, unless the loss or a gradient is not finite."""
-        if follows_the_device(self.optimizer):  # a fused optimiser skips the update where this is 1
-            self.optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
-            self.optimizer.step()
-        elif not bad:  # read on the host: such a step is not captured
-            self.optimizer.step()
+        with leaving_alone(self.optimizer, self.stage.used()):
+            if follows_the_device(self.optimizer):  # a fused optimiser skips the update where this is 1
+                self.optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
+                self.optimizer.step()
+            elif not bad:  # read on the host: such a step is not captured
+                self.optimizer.step()
 
     def _accumulate(self, batch: Batch) -> StageLoss:
         """Takes the batch in `accumulate` parts, one after the other; gradients and terms are those of their mean."""

@@ -105,7 +105,11 @@ class Trainer:
             self.step.stored.tell = lambda text: session.display.note(f"{self.title}  {text}")
         self.recorder = agreeing(CudaRecorder(device)) if execution.capture else None
         self.evaluation = Evaluation(
-            self.step.predictions, test, device, fixed_shape=execution.compile != "off", recorder=self.recorder
+            self.step.predictions,
+            test,
+            device,
+            fixed_shape=execution.compile != "off",
+            recorder=None if stage.why_steps_differ else self.recorder,
         )
         self.progress = Progress()
         self.logged: Totals | None = None

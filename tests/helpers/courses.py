@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from fastkd.methods import find_method, split_methods
+from fastkd.recipes.recipe import GTNSettings
 from helpers.tiny import tiny_recipe
 
 
@@ -34,3 +35,12 @@ def prestage_recipe(method, **changes):
     teacher = replace(teacher, sftn=None)
     student = replace(student, method=method, settings=settings)
     return replace(base, **({"stages": (teacher, student)} | changes))
+
+
+def general_recipe(epochs=2, frozen_epochs=0, training=None, **gtn):
+    """A teacher with branches of a thin supernet; epochs of four steps, every second one tested."""
+    base = tiny_recipe()
+    teacher = base.stages[0]
+    sftn = replace(teacher.sftn, network="gtn_supernet_thin", frozen_epochs=frozen_epochs)
+    how = replace(teacher.training, epochs=epochs, **(training or {}))
+    return replace(base, stages=(replace(teacher, sftn=sftn, gtn=GTNSettings(**gtn), training=how),), eval_every=2)

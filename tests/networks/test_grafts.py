@@ -6,7 +6,7 @@ from helpers.golden import GOLDEN
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastkd import networks
-from fastkd.networks.grafts import feature_transform, graft
+from fastkd.networks.grafts import aligned, feature_transform, graft
 from fastkd.support.errors import UserError
 
 
@@ -152,3 +152,36 @@ def test_blocks_may_be_chosen():
 def test_pairs_that_cannot_be_grafted(teacher, branch, blocks, words):
     with pytest.raises(UserError, match=words):
         graft(networks.build(teacher), networks.build(branch), 32, blocks=blocks, names=("teacher", "student"))
+
+
+def test_branches_may_stand_on_the_stem_and_leave_out_other_blocks_than_the_teacher():
+    """GTN: a teacher of three blocks, a branch network of four; positions are pairs, aligned at the end."""
+    teacher, branch = networks.build("resnet8x4"), networks.build("gtn_nas_m")
+    assert aligned(3, 4) == ((0, 1, 2), (1, 2, 3))
+    assert aligned(4, 4) == ((1, 2, 3), (1, 2, 3))
+    assert aligned(4, 3) == ((2, 3), (1, 2))
+    branches = graft(teacher, branch, 32, blocks=(0, 1, 2), starts=(1, 2, 3))
+    output = teacher(torch.randn(2, 3, 32, 32))
+    for (block, one), feature, length in zip(
+        branches.items(), (output.stem, *output.features), (3, 2, 1), strict=False
+    ):
+        assert len(one.tail.blocks) == length
+        assert one(feature).logits.shape == (2, 100), block
+    assert list(branches) == ["0", "1", "2"]
+    assert [one.transform[0].in_channels for one in branches.values()] == [32, 64, 128]
+
+
+@pytest.mark.parametrize(
+    "blocks, starts, words",
+    [
+        ((0,), None, r"without --branch-blocks and --branch-starts"),
+        ((0, 1), (1,), r"branch starts are 2, one for each branch, from 0 to 3, got \[1\]"),
+        ((0, 1), (1, 4), "branch starts are 2"),
+        ((4,), (1,), r"branch blocks are among 0 to 3"),
+        ((3,), (1,), "cannot graft student on teacher after block 3: the maps are 64x32x32 and 256x8x8"),
+    ],
+)
+def test_positions_that_are_none(blocks, starts, words):
+    teacher, branch = networks.build("ResNet18" if blocks == (3,) else "resnet8x4"), networks.build("gtn_nas_m")
+    with pytest.raises(UserError, match=words):
+        graft(teacher, branch, 32, blocks=blocks, starts=starts, names=("teacher", "student"))

@@ -44,6 +44,10 @@ SLOW = {
     "ResNet10x2",
     "ResNet18x2",
     "ResNet34x2",
+    "gtn_nas_l",
+    "gtn_nas_s_imagenet",
+    "gtn_nas_m_imagenet",
+    "gtn_nas_l_imagenet",
 }
 # Tracing these takes seconds.
 SLOW_TO_TRACE = {

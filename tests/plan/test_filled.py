@@ -22,7 +22,8 @@ def entry(method: str) -> Entry:
 
 def result(node, top1: int, best: float) -> dict:
     count = {"top1": top1, "top5": 100, "samples": 100}
-    stage = {"test": {node.own.name: count}, "best": {"epoch": 1, "top1": best}, "parameters": 1234}
+    branches = {f"branch {block}": count | {"top1": 10 + block} for block in (0, 1, 2)}
+    stage = {"test": {node.own.name: count, **branches}, "best": {"epoch": 1, "top1": best}, "parameters": 1234}
     return {"stages": {node.own.name: stage}, "similarity": {node.own.name: {"kl": 0.5, "cka": 0.9, "agreement": 0.8}}}
 
 
@@ -108,4 +109,5 @@ def test_every_measure_is_read(name, tmp_path):
     node = Cell.of("kd", RECIPES["digits"](method="kd"), Seeds()).nodes[0]["student"]
     found = MEASURES[name].read(result(node, 60, 0.95), "student")
     expected = {"top1": 60, "top5": 100, "best": 95, "kl": 0.5, "cka": 0.9, "agreement": 80, "parameters": 1234}
+    expected |= {f"branch {block}": 10 + block for block in (0, 1, 2)}
     assert found == pytest.approx(expected[name])

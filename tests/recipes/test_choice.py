@@ -114,7 +114,9 @@ class TestStages:
 
 
 def test_a_kind_of_teacher_that_there_is_not_is_named():
-    with pytest.raises(UserError, match="^Choice.teacher_training is 'friendly', expected one of 'standard', 'sftn'$"):
+    with pytest.raises(
+        UserError, match="^Choice.teacher_training is 'friendly', expected one of 'standard', 'sftn', 'gtn'$"
+    ):
         stages(teacher_training="friendly")
 
 

@@ -35,7 +35,7 @@ class TestRuns:
     @pytest.mark.parametrize("recipe", sorted({entry.recipe for entry in ENTRIES}))
     def test_every_cell_finds_itself(self, recipe):
         """Each cell's own run stands beside the cell, or beside the first one that the same run has."""
-        allowed = ("does not print", "not published")
+        allowed = ("does not print", "not published", "begins with random weights")
         first: dict[str, object] = {}
         for entry in (entry for entry in ENTRIES if entry.recipe == recipe):
             run = run_of(entry)
@@ -43,7 +43,7 @@ class TestRuns:
             beside = beside_the_paper(run)
             expected = first[repr(replace(run, deviations=()))]
             stages = {stage.name: stage.published for stage in beside.stages}
-            assert stages["student"] == expected.figures["student"], entry
+            assert stages["student"] == expected.figures.get("student"), entry
             assert stages.get("teacher") == expected.figures.get("teacher"), entry
             assert all(any(words in one for words in allowed) for one in beside.deviations), (entry, beside.deviations)
             assert {entry.student, *(entry.teacher or entry.student).split("+")} <= networks.NETWORKS.keys()

@@ -92,6 +92,21 @@ class TestGroups:
         found = groups(several([("one", [both], {"teacher": "teacher", "student": "student"})]))
         assert titles(found["teacher"]) == ["teacher: test error, %"] and "<b>10</b>" in found["teacher"][0]
 
+    def test_each_branch_has_its_accuracy_beside_the_teachers(self):
+        """GTN's Figure 1; a base that was trained before has no branches."""
+        hits = {"teacher": 9, "branch 0": 2, "branch 1": 5}
+        tests = {name: {"top1": top1, "samples": 10} for name, top1 in hits.items()}
+        logs = [*log(80, ("base",)), *({**one, "test": tests} for one in log(80, ("teacher",)))]
+        found = groups(several([("one", [logs], {"base": "base", "teacher": "teacher"})]))
+        drawn = titles(found["teacher"])
+        assert [title for title in drawn if "accuracy" in title] == [
+            "teacher and branch 0: test accuracy, %",
+            "teacher and branch 1: test accuracy, %",
+        ]
+        chart = next(one for one in found["teacher"] if "teacher and branch 1: test accuracy, %" in one)
+        assert "<b>90</b>" in chart and "<b>50</b>" in chart
+        assert not [title for title in titles(found["base"]) if "accuracy" in title]
+
     def test_the_same_term_is_in_one_chart_whether_or_not_its_method_is_joined(self):
         """A log names the terms of a method that is alone by their short names."""
         train = {"loss": 1.0, "kd.kl": 0.5, "at.at": 0.5}

@@ -10,7 +10,8 @@ from fastkd.losses import SFTNLoss
 from fastkd.methods import METHODS, Context
 from fastkd.networks.base import output_shapes
 from fastkd.networks.grafts import graft
-from fastkd.training.stages import Distill, StudentAware, Supervised
+from fastkd.training.stages import Distill, Supervised
+from fastkd.training.student_aware import StudentAware
 
 CLASSES = 5
 

@@ -1,17 +1,18 @@
 """What the papers report: their tables as data, and which run each cell belongs to."""
 
-from fastkd.recipes.tables import digits, modern, sftn, simkd, tfkd
+from fastkd.recipes.tables import digits, gtn, modern, sftn, simkd, tfkd
 from fastkd.recipes.tables.entry import Entry, Omitted
 from fastkd.recipes.tables.layout import Table
 
 __all__ = ["ENTRIES", "OMITTED", "TABLES", "Entry", "Omitted"]
 
-ENTRIES: tuple[Entry, ...] = (*sftn.ENTRIES, *simkd.ENTRIES, *tfkd.ENTRIES, *modern.ENTRIES)
-OMITTED: tuple[Omitted, ...] = (*sftn.OMITTED, *simkd.OMITTED, *tfkd.OMITTED, *modern.OMITTED)
+ENTRIES: tuple[Entry, ...] = (*sftn.ENTRIES, *simkd.ENTRIES, *tfkd.ENTRIES, *gtn.ENTRIES, *modern.ENTRIES)
+OMITTED: tuple[Omitted, ...] = (*sftn.OMITTED, *simkd.OMITTED, *tfkd.OMITTED, *gtn.OMITTED, *modern.OMITTED)
 TABLES: dict[str, dict[str, Table]] = {
     "sftn": sftn.TABLES,
     "simkd": simkd.TABLES,
     "tfkd": tfkd.TABLES,
+    "gtn": gtn.TABLES,
     "modern": modern.TABLES,
     "digits": digits.TABLES,
 }

@@ -19,7 +19,7 @@ class Entry:
     """The teacher's network; empty where the method has no teacher."""
     student: str
     method: str
-    teacher_training: Literal["standard", "sftn"] = "standard"
+    teacher_training: Literal["standard", "sftn", "gtn"] = "standard"
     options: dict[str, Any] = field(default_factory=dict)
     """Settings that are not the recipe's own, by the names of their options."""
     figures: dict[str, Published]
@@ -33,8 +33,9 @@ class Entry:
         """What follows `python -m fastkd.train`."""
         pair = ["--pair", f"{self.teacher}/{self.student}"] if self.teacher else ["--student", self.student]
         words = [self.recipe, *pair, "--method", self.method]
-        if self.teacher_training == "standard" and compares_teachers(self.recipe) and self._has_finished_teacher():
-            words += ["--teacher-training", "standard"]  # these recipes' default is the other
+        others = compares_teachers(self.recipe) and self.teacher_training != usual_teacher(self.recipe)
+        if others and self._has_finished_teacher():
+            words += ["--teacher-training", self.teacher_training]
         for name, value in self.options.items():
             values = value if isinstance(value, tuple) else (value,)
             words += [f"--{name}", *map(_word, values)]
@@ -49,7 +50,14 @@ class Entry:
 
 def compares_teachers(recipe: str) -> bool:
     """Whether a recipe's teachers are student-friendly ones, unless it is said otherwise."""
-    return recipe.endswith("-sftn") or recipe == "digits"
+    return usual_teacher(recipe) != "standard"
+
+
+def usual_teacher(recipe: str) -> str:
+    """How a recipe's teachers are trained, unless it is said otherwise."""
+    if recipe.endswith("-gtn"):
+        return "gtn"
+    return "sftn" if recipe.endswith("-sftn") or recipe == "digits" else "standard"
 
 
 def _word(value: object) -> str:
