@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
 
 
 def evaluate(folder: Path, data: str, device: torch.device) -> dict[str, dict[str, Any]]:
-    """{stage: {"network", "top1", "top5", "samples" and, for all but the teacher, "kl", "cka", "agreement"}}."""
+    """{stage: {"network", "top1", "top5", "samples" and, for all but the teacher, "kl", "agreement", mostly "cka"}}."""
     recipe = open_run(folder)
     if data:
         recipe = replace(recipe, data=with_absolute_path(data))

@@ -14,7 +14,7 @@ from fastkd import networks
 from fastkd.data import DATASETS, FOLDERS, Augmentation, Reading, is_resident, settled
 from fastkd.methods import METHODS, find_method, import_method, outside, short_name, split_methods
 from fastkd.recipes import RECIPES, listing
-from fastkd.recipes.choice import Choice, joined_with_kd
+from fastkd.recipes.choice import Choice, admit_networks, joined_with_kd, with_features
 from fastkd.recipes.course import learning_together
 from fastkd.recipes.published import beside_the_paper, choice_of, spoken
 from fastkd.recipes.recipe import Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
@@ -27,7 +27,6 @@ from fastkd.support.command_line import of_group, read_options, refuse_empty
 from fastkd.support.distributed import restarts
 from fastkd.support.errors import ChangesNothing, UserError, nearest
 from fastkd.support.fields import fixed, given, group, idle, rare
-from fastkd.support.help import columns
 from fastkd.support.paths import expanded
 from fastkd.support.plain import differences
 from fastkd.support.ranges import Epochs, Positive
@@ -60,6 +59,10 @@ class Options:
     """What stands in front of the network's names in the file of --teacher, where several networks in it fit."""
     any_images: bool = rare(False)
     """Take a teacher that was trained on images of another size, normalisation or crop."""
+    teacher_features: str = rare("")
+    """A,B,C: the modules of a --teacher-net of others whose outputs are its features."""
+    student_features: str = rare("")
+    """A,B,C: the modules of a --student of others whose outputs are its features."""
     students: str | None = None
     """A,B,C: train each of these students, one after the other, from the same teachers."""
     teacher_epochs: Epochs | None = None
@@ -110,12 +113,16 @@ def parse(arguments: list[str], *, program: str = "python -m fastkd.train", desc
         Options,
         arguments,
         program=program,
-        description=description or _description(whole="--help-all" in arguments),
+        description=description or listing.description(whole="--help-all" in arguments),
         groups={prefix: find_method(name).Settings for prefix, name in groups.items()},
         values=_values(arguments, groups.values()),
     )
     options = replace(options, methods={name: of_group(options, prefix) for prefix, name in groups.items()})
-    return options if options.pair is None else _with_pair(options, options.pair)
+    if options.pair is not None:
+        options = _with_pair(options, options.pair)
+    choice = with_features(options.choice, options.teacher_features, options.student_features)
+    admit_networks(choice, options.students)
+    return replace(options, choice=choice)
 
 
 def _with_pair(options: Options, pair: str) -> Options:
@@ -350,7 +357,7 @@ def _refuse_unknown(options: Options) -> None:
         raise UserError(f"no recipe {options.recipe!r}{nearest(options.recipe, RECIPES)}")
     wanted = given(options.choice)
     for network in (*wanted.get("teacher_net", "").split("+"), wanted.get("student"), wanted.get("branch")):
-        if network and network not in networks.NETWORKS:
+        if network and network not in networks.NETWORKS and not networks.is_outside(network):
             raise UserError(f"no network {network!r}{nearest(network, networks.NETWORKS)}")
 
 
@@ -414,26 +421,6 @@ def _value_of(arguments: list[str], option: str) -> str | None:
         if argument.startswith(option + "="):
             return argument.partition("=")[2]
     return None
-
-
-def _description(*, whole: bool) -> str:
-    """whole: with the name of every network."""
-    recipes = "\n".join(f"  {name}: {(make.__doc__ or '').strip().splitlines()[0]}" for name, make in RECIPES.items())
-    shown = networks.NETWORKS if whole else ("resnet8x4", "wrn_40_2", "vgg13", "MobileNetV2", "torchvision_resnet50")
-    more = "" if whole else f" and {len(networks.NETWORKS) - len(shown)} others, which --help-all names"
-    methods = columns({name: method.about for name, method in METHODS.items()})
-    return (
-        "Trains a teacher, by default a student-friendly one, and distils a student from it.\n\n"
-        "Examples:\n"
-        "  python -m fastkd.train\n"
-        "  python -m fastkd.train cifar100-sftn --data cifar100:PATH --pair wrn_40_2/wrn_16_2 --method kd+at\n"
-        "  python -m fastkd.train --method at --help      (shows the settings of at)\n\n"
-        f"Recipes:\n{recipes}\n\n"
-        f"Data sets: {', '.join(DATASETS)}\n\n"
-        f"Methods, of which several are joined by +:\n{methods}\n\n"
-        f"Networks: {', '.join(shown)}{more}\n\n"
-        "An option that is not given leaves the recipe's value, which stands in brackets."
-    )
 
 
 def _values(arguments: list[str], methods: Iterable[str]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def public_name(network: Network, name: str) -> str:
     for length in range(len(parts), 0, -1):
         prefix = ".".join(parts[:length])
         if prefix in network.PUBLIC_NAMES:
-            return ".".join([network.PUBLIC_NAMES[prefix], *parts[length:]])
+            return ".".join(filter(None, [network.PUBLIC_NAMES[prefix], *parts[length:]]))
     return name
 
 

@@ -17,6 +17,7 @@ from fastkd.networks.base import Network, output_shapes
 from fastkd.networks.checkpoints import Report
 from fastkd.networks.folding import frozen_copy, in_bfloat16
 from fastkd.networks.grafts import graft
+from fastkd.networks.uncut import Lacks
 from fastkd.recipes.planned import (
     PlannedDistillation,
     PlannedLoaded,
@@ -52,7 +53,7 @@ class Builder:
         """What a user should know of the files that were loaded."""
 
     def network(self, name: str) -> Network:
-        return networks.build(name, num_classes=len(self.job.data.classes))
+        return networks.build(name, num_classes=len(self.job.data.classes), image_size=self.job.recipe.image_size)
 
     def stage(self, planned: PlannedStage, earlier: Earlier) -> Stage:
         """Builds a stage and sets the random numbers that its training begins with, apart for each rank.
@@ -144,9 +145,11 @@ class Builder:
 
     def _student_aware(self, planned: PlannedStudentAware, earlier: Earlier) -> Stage:
         teacher, sftn = self.network(planned.network), planned.sftn
+        branch_network = self.network(sftn.network)
+        _refuse_uncut(teacher, branch_network)
         branches = graft(
             teacher,
-            self.network(sftn.network),
+            branch_network,
             self.job.recipe.image_size,
             blocks=sftn.blocks,
             names=(f"the teacher {planned.network}", sftn.network),
@@ -262,6 +265,15 @@ def _held_out(planned: PlannedTraining) -> float:
     return find_method(planned.method).held_out(planned.settings[planned.method])
 
 
+def _refuse_uncut(*networks: Network) -> None:
+    """Raises UserError where branches cannot be grafted: a network is not cut into blocks."""
+    for network in networks:
+        try:
+            len(network.blocks)
+        except Lacks as lacks:
+            raise UserError(f"branches (--teacher-training sftn): {lacks}") from lacks
+
+
 def _method(name: str, planned: PlannedDistillation | PlannedMutual, context: Context) -> Method:
     kind, training, count = find_method(name), planned.training, len(context.teachers)
     least, most = kind.teachers_needed
@@ -271,4 +283,7 @@ def _method(name: str, planned: PlannedDistillation | PlannedMutual, context: Co
     if kind.fixed_batch_size and not training.drop_last and context.samples % training.batch_size:
         raise UserError(f"{name}: every batch has the same size: it needs --drop-last on")
     check_fields(planned.settings[name])  # a method from elsewhere has settings that check nothing
-    return kind(planned.settings[name], context)
+    try:
+        return kind(planned.settings[name], context)
+    except Lacks as lacks:
+        raise UserError(f"{name}: {lacks}") from lacks

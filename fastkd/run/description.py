@@ -95,8 +95,8 @@ def metadata_in(content: bytes, where: Path) -> dict[str, Any] | None:
 
 def rebuilt(description: Description) -> Network:
     """The network that a description means, without its weights."""
-    network = networks.build(description.network, num_classes=description.num_classes)
     deployment, classes, size = description.deployment, description.num_classes, description.image_size
+    network = networks.build(description.network, num_classes=classes, image_size=size)
     if deployment is None:
         return network
     teachers = tuple(rebuilt(teacher) for teacher in deployment.teachers)
@@ -149,8 +149,10 @@ def _refuse_unknown(description: Description, what: str) -> None:
 
 
 def _refuse_unknown_one(one: Description, what: str) -> None:
-    if one.network not in networks.NETWORKS:
-        raise UserError(f"{what} name the network {one.network!r}, which this fastkd does not have")
+    if not networks.is_known(one.network):
+        of_others = "code outside of fastkd that nobody has named: give --trust, or name it on the command line"
+        unknown = of_others if networks.is_outside(one.network) else "which this fastkd does not have"
+        raise UserError(f"{what} name the network {one.network!r}, {unknown}")
     if one.classes is not None and not len(set(one.classes)) == len(one.classes) == one.num_classes:
         raise UserError(f"{what} name {counted(len(one.classes), 'class')}, expected {one.num_classes} that differ")
     for name in one.deployment.methods if one.deployment else ():

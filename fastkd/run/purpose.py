@@ -62,7 +62,7 @@ def reorder(network: Network, order: Sequence[int], where: str | Path) -> None:
 
     Raises UserError for a classifier that is not a linear layer, or several layers that end in one.
     """
-    parts = list(network.head.classifier.modules())
+    parts = list(network.classifier.modules())
     layers = [layer for layer in parts if isinstance(layer, nn.Linear)]
     several = any(isinstance(part, MeanOfClassifiers) for part in parts)
     if several or not layers or layers[-1].out_features != len(order):

@@ -56,7 +56,8 @@ class Similarity(TypedDict):
     """How alike a network and its teacher are."""
 
     kl: Measured
-    cka: Measured
+    cka: NotRequired[Measured]
+    """There where both have an embedding."""
     agreement: Measured
 
 
