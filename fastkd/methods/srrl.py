@@ -42,7 +42,7 @@ class SRRL(Method):
             self.connector = nn.Sequential(nn.Conv2d(channels, goal, 1, bias=False), nn.BatchNorm2d(goal), nn.ReLU())
         else:
             self.connector = nn.Sequential(nn.Linear(channels, goal, bias=False), nn.BatchNorm1d(goal), nn.ReLU())
-        self.classifier = Frozen(context.teachers[0].head.classifier)
+        self.classifier = Frozen(context.teachers[0].classifier)
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         return up_to_embedding(student)

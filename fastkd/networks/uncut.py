@@ -54,7 +54,15 @@ class PartialOutput(Output):
 
 
 def gives_embedding(output: Output) -> bool:
-    return not isinstance(tuple.__getitem__(output, Output._fields.index("embedding")), Absent)
+    return _gives(output, "embedding")
+
+
+def gives_final_map(output: Output) -> bool:
+    return _gives(output, "final_map")
+
+
+def _gives(output: Output, field: str) -> bool:
+    return not isinstance(tuple.__getitem__(output, Output._fields.index(field)), Absent)
 
 
 WORDS = {
