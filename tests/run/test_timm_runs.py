@@ -66,7 +66,16 @@ def test_branches_of_timms_networks_are_grafted(tmp_path):
 @pytest.mark.parametrize("method", ["kd", "kd+fitnet", "kd+crd", "simkd"])
 def test_on_real_images(tmp_path, method):
     vit = "timm:vit_tiny_patch16_224?patch_size=8&depth=4&embed_dim=96&num_heads=3"
-    data = ["imagefolder", "--data", f"imagefolder:{REAL / 'tiny-imagenet-20'}", "--image-size", "32", "--seeds", "1"]
+    data = [
+        "--data",
+        f"imagefolder:{REAL / 'tiny-imagenet-20'}",
+        "--image-size",
+        "32",
+        "--seeds",
+        "1",
+        "--crop",
+        "resized",
+    ]
     how = [
         "--teacher-training",
         "standard",
