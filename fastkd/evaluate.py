@@ -3,28 +3,20 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 
-from fastkd.data import DataSet
-from fastkd.networks import Network
-from fastkd.options import with_absolute_path
-from fastkd.recipes.recipe import Recipe
-from fastkd.run import Job, load_network, open_data, open_run, seed_folders
+from fastkd.run import seed_folders
 from fastkd.run.figures import mean_and_std
-from fastkd.run.purpose import order_of, reorder
+from fastkd.run.tested import evaluated
 from fastkd.run.trust import trust
 from fastkd.run.weights import check_export, describe, export_network, find_weights, open_network
-from fastkd.support import environment
 from fastkd.support.command_line import command, read_options
 from fastkd.support.console import new_table, table_console
 from fastkd.support.environment import pick_device
-from fastkd.training.evaluation import accuracies, similarity
-from fastkd.training.execution import Execution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +45,7 @@ def main(arguments: list[str]) -> int:
         check_export(options.export)
         find_weights(str(options.run), "student")
     folders = seed_folders(options.run) or [options.run]
-    measured = {folder.name: evaluate(folder, options.data, pick_device(options.device)) for folder in folders}
+    measured = {folder.name: evaluated(folder, options.data, pick_device(options.device)) for folder in folders}
     if options.json:
         print(json.dumps(measured if len(folders) > 1 else measured[folders[0].name], indent=2))
     else:
@@ -66,49 +58,6 @@ def main(arguments: list[str]) -> int:
         takes = f"normalised images [any number, 3, {description.image_size}, {description.image_size}]"
         print(f"{options.export}: the student as a torch.export program, from {takes} to logits", file=sys.stderr)
     return 0
-
-
-def evaluate(folder: Path, data: str, device: torch.device) -> dict[str, dict[str, Any]]:
-    """{stage: {"network", "top1", "top5", "samples" and, for all but the teacher, "kl", "agreement", mostly "cka"}}."""
-    recipe = open_run(folder)
-    if data:
-        recipe = replace(recipe, data=with_absolute_path(data))
-    recipe = _normalising_as_in_training(recipe, folder)
-    environment.set_threads(recipe.threads)
-    images = open_data(replace(recipe, limit_train=None), folder)
-    # What it was taught by does not matter here, and may be code that is not to be imported.
-    stages = tuple(replace(stage, method="", settings={}, teachers=()) for stage in recipe.stages)
-    tested = replace(recipe, stages=stages, execution=Execution(channels_last="off"))
-    source = Job.of(tested, images, device).test_source()
-    loaded = {stage.name: _loaded(folder, stage.name, images).to(device) for stage in recipe.stages}
-    counts = accuracies(lambda batch: {name: network(batch).logits for name, network in loaded.items()}, source, device)
-    measured: dict[str, dict[str, Any]] = {}
-    for stage in recipe.stages:
-        measured[stage.name] = {"network": stage.network, **counts[stage.name]}
-        if stage.name != "teacher" and "teacher" in loaded:
-            measured[stage.name] |= similarity(loaded["teacher"], loaded[stage.name], source, device)
-    return measured
-
-
-def _normalising_as_in_training(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the mean and deviation that its networks were trained with, whatever the data's own are."""
-    trained = [stage.name for stage in recipe.stages if stage.training is not None]
-    known = describe(find_weights(str(folder), trained[0])) if trained else None
-    if known is None or known.mean is None or known.std is None:
-        return recipe
-    return replace(recipe, mean=known.mean, std=known.std)
-
-
-def _loaded(folder: Path, name: str, images: DataSet) -> Network:
-    """The network of a stage, with its logits in the order of the classes of the images."""
-    file = find_weights(str(folder), name)
-    known = describe(file)
-    order = order_of(known, images, f"the {name} of {folder}") if known is not None else None
-    network = load_network(folder, name)
-    if order is not None:
-        print(f"the {name} of {folder} has its classes in another order: mapped by name", file=sys.stderr)
-        reorder(network, order, file)
-    return network
 
 
 COLUMNS = (

@@ -37,7 +37,7 @@ def test_evaluate_takes_all_seeds_of_a_run(finished, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ("it.onnx", "it.pt", "it", "it.PT2.zip", "gone/it.pt2"))
 def test_what_cannot_be_exported_is_refused_before_anything_is_measured(name, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "evaluate", lambda *arguments: pytest.fail("it was measured"))
+    monkeypatch.setattr(evaluate, "evaluated", lambda *arguments: pytest.fail("it was measured"))
     words = "no folder" if name.startswith("gone") else "writes a torch.export program, as in student.pt2"
     with pytest.raises(UserError, match=words):
         evaluate.main([str(finished), "--export", str(tmp_path / name)])
