@@ -20,6 +20,7 @@ from fastkd.recipes.published import beside_the_paper, choice_of, spoken
 from fastkd.recipes.recipe import Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.recipes.several import joined, with_one_data_seed
 from fastkd.recipes.shortened import shortened_prestage, shortened_training
+from fastkd.run.beginnings import Beginnings, begun
 from fastkd.run.teachers import with_loaded_teacher, with_more_teachers
 from fastkd.run.weights import WeightsFiles
 from fastkd.stored import Storing
@@ -31,7 +32,7 @@ from fastkd.support.plain import differences
 from fastkd.support.ranges import Epochs, Positive
 from fastkd.support.words import counted
 from fastkd.training.execution import Execution
-from fastkd.training.optimisation import Training
+from fastkd.training.optimisation import OF_BEGINNING, Training
 
 _TEACHER = tyro.conf.arg(metavar="NAME", help_behavior_hint="")
 
@@ -89,6 +90,8 @@ class Options:
     """How image files are read."""
     common: Recipe = group()
     """What holds for every stage."""
+    beginnings: Beginnings = group(rare=True)
+    """What trainings begin with, and what a loaded teacher was trained for."""
     storing: Storing = group(rare=True)
     """How the teacher's outputs are stored."""
     execution: Execution = group(rare=True)
@@ -173,8 +176,9 @@ def _recipe_of(options: Options, files: WeightsFiles) -> Recipe:
             if getattr(options, name):
                 _refuse(name, "no teacher is loaded")
     _refuse_idle(options, recipe)
-    more = options.teacher[1:]
-    return with_more_teachers(beside_the_paper(recipe), more, network, files, any_images=options.any_images)
+    how = {"any_images": options.any_images}
+    recipe = with_more_teachers(beside_the_paper(recipe), options.teacher[1:], network, files, **how)
+    return begun(recipe, Beginnings(**given(options.beginnings)), files)
 
 
 def listed(options: Options) -> Iterator[str]:
@@ -196,6 +200,7 @@ def listed(options: Options) -> Iterator[str]:
 def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
     """A list is of a recipe's lines; what would change a training does not change it."""
     groups = (options.training, options.augmentation, options.reading, options.common, options.storing)
+    groups += (options.beginnings,)
     others = [name for group in (*groups, options.execution) for name in given(group)]
     others += [f"sftn.{name}" for name in given(options.sftn)]
     others += [f"{short_name(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
@@ -212,8 +217,8 @@ def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
 
 def refuse_other_recipe(saved: Recipe, options: Options) -> None:
     """A resumed run goes on with its own recipe: an option that says otherwise is an error."""
-    for name in ("run", "dry_run", "teacher", "students"):
-        if getattr(options, name):
+    for name in ("run", "dry_run", "teacher", "students", *given(options.beginnings)):
+        if getattr(options, name, True):
             raise UserError(f"--{name.replace('_', '-')} does not go together with --resume")
     if options.recipe not in (Options.recipe, saved.name):
         raise UserError(f"--resume {options.resume}: that run is of the recipe {saved.name}, not {options.recipe}")
@@ -307,6 +312,9 @@ def _refuse_idle_settings(names: Iterable[str], own: Sequence[Any], prefix: str 
 
 def _refuse_idle_training(options: Options, own: Sequence[Training]) -> None:
     wanted = given(options.training)
+    for name in OF_BEGINNING:
+        if name in wanted and all(getattr(training, name) != wanted[name] for training in own):
+            _refuse(name, "no training begins with weights: --init, --teacher-init")
     _refuse_idle_settings(wanted, own)
     longest = max((training.epochs for training in own), default=0)
     if late := [milestone for milestone in wanted.get("milestones", ()) if milestone >= longest]:
@@ -399,6 +407,9 @@ def _overridden_stage(stage: StageRecipe, options: Options) -> StageRecipe:
 
 def _overridden_training(training: Training, stage: StageRecipe, options: Options) -> Training:
     changed = given(options.training)
+    begins = stage.file or given(options.beginnings).get("teacher_init" if stage.role == "teacher" else "init")
+    if not begins:
+        changed = {name: value for name, value in changed.items() if name not in OF_BEGINNING}
     if stage.role == "teacher" and options.teacher_epochs is not None:
         changed["epochs"] = options.teacher_epochs
     if stage.role == "teacher" and options.teacher_lr is not None:

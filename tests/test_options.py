@@ -44,6 +44,8 @@ def test_options_are_a_tested_contract():
         *("mixup", "cutmix", "run", "resume", "seed", "seeds"),
         *("eval-every", "keep-epochs", "threads", "device", "tensorboard", "dry-run", "pair", "list"),
         *("unlocked", "trust", "teacher-prefix", "any-images", "teacher-features", "student-features"),
+        *("init", "teacher-init", "teacher-classes", "own-images", "teacher-size", "teacher-mean", "teacher-std"),
+        *("freeze-epochs", "body-lr-factor"),
         *("accumulate", "clip-norm", "ema", "sync-batchnorm"),
         *("loader", "resident", "max-bad-images", "class-list", "split", "label-column", "workers", "index-cache"),
         *("data-seed", "students", "teacher-outputs", "store-type", "store-top", "store-epochs", "store-exact"),

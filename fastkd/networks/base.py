@@ -78,13 +78,19 @@ class Network(nn.Module):
     remake: "Callable[[], Network] | None" = None
     """Makes the network anew with fresh weights, where `initialise` does not say how."""
 
+    taking: "Callable[..., Network] | None" = None
+    """Makes the network with weights of other sizes, by its library's own rules: called with num_classes and weights,
+    tensors by the library's names."""
+
     def __init__(self) -> None:
         super().__init__()
         self.as_map: nn.Module = nn.Identity()
         """The map [B,C,H,W] of what a block hands on, where that is something else, such as tokens."""
+        self.preparation: nn.Module = nn.Identity()
+        """What is done to images first, where the network is for others: `fastkd.networks.preparation`."""
 
     def forward(self, images_BCHW: Tensor, *, preacts: bool = False) -> Output:
-        return self._run(self.stem(images_BCHW), first_block=0, preacts=preacts)
+        return self._run(self.stem(self.preparation(images_BCHW)), first_block=0, preacts=preacts)
 
     def _run(self, x: Tensor, *, first_block: int, preacts: bool) -> Output:
         stem, features, collected = self.as_map(x), [], []

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastkd.networks.base import Network
 from fastkd.support.errors import UserError
@@ -62,6 +62,8 @@ class Report(NamedTuple):
     """Tensors of the file that the network does not want."""
     wrong_shape: tuple[str, ...]
     """Tensors whose shape does not fit, a line each: name, expected and found shape."""
+    left: tuple[str, ...] = ()
+    """Tensors of a classifier for other classes: the network's own are as they were."""
 
 
 def public_name(network: Network, name: str) -> str:
@@ -85,7 +87,43 @@ def load_weights(network: Network, path: str | PathLike[str], prefix: str = "") 
     return fill(network, read_weights(path), path, prefix)
 
 
-def fill(network: Network, found: Mapping[str, Tensor], path: Path, prefix: str = "") -> Report:
+def begin_with(network: Network, found: Mapping[str, Tensor], path: Path, prefix: str = "") -> Report:
+    """Fills the network with weights to begin a training with: `fill`, and the classifier may be for other classes.
+
+    Its own stays then, and where the file has none. Networks of a library that knows how take weights for another image
+    size, too (timm resamples positions).
+    """
+    if network.taking is None:
+        return fill(network, found, path, prefix, other_classes=True)
+    place = _place(network, network.state_dict(), found, path, prefix)
+    weights = {name.removeprefix(place.prefix): value for name, value in found.items() if name.startswith(place.prefix)}
+    ours = network.state_dict()
+    own = {public_name(network, name): ours[name] for name in _of_classifier(network)}
+    count = next((len(weights[name]) for name in own if name in weights), None)
+    if count is None:  # weights of a body alone
+        weights, count = weights | own, len(next(iter(own.values())))
+    try:
+        donor = network.taking(num_classes=count, weights=weights).state_dict()
+    except UserError as error:
+        raise UserError(f"{path} does not fit: {error}; {_examples(found)}") from error
+    left = tuple(name for name, tensor in ours.items() if donor[name].shape != tensor.shape)
+    network.load_state_dict({name: tensor if name in left else donor[name] for name, tensor in ours.items()})
+    public = {name: public_name(network, name) for name in ours}
+    unexpected = tuple(sorted(set(weights) - set(public.values())))
+    mapped = tuple(public[name] for name in ours if name not in left)
+    return Report(mapped, (), unexpected, (), tuple(public[name] for name in left))
+
+
+def _of_classifier(network: Network) -> set[str]:
+    """The names of the parameters of the layer that ends in the classes."""
+    linear = [module for module in network.classifier.modules() if isinstance(module, nn.Linear)]
+    last = {id(parameter) for layer in linear[-1:] for parameter in layer.parameters()}
+    return {name for name, value in network.state_dict(keep_vars=True).items() if id(value) in last}
+
+
+def fill(
+    network: Network, found: Mapping[str, Tensor], path: Path, prefix: str = "", *, other_classes: bool = False
+) -> Report:
     """Fills the network with the weights found in a checkpoint, whoever wrote it.
 
     found: all tensors of the file by their dotted names, see `weights_in`. prefix: what stands in front of the
@@ -93,13 +131,19 @@ def fill(network: Network, found: Mapping[str, Tensor], path: Path, prefix: str 
     Raises UserError for one that is missing, has another shape or is no plain tensor of numbers, and for several places
     that fit; then the network is as it was. BatchNorm's step counters may be missing, as in files from before PyTorch
     0.4.1.
+
+    other_classes: the network's classifier may be for another number of classes; it is then left as it is.
     """
     ours = network.state_dict()
     place = _place(network, ours, found, path, prefix)
-    new, missing, wrong = {}, [], []
+    new, missing, wrong, left = {}, [], [], []
+    of_classes = _of_classifier(network) if other_classes else set()
     for name, tensor in ours.items():
         in_file = place.names[name]
         other = found.get(place.prefix + in_file)
+        if name in of_classes and (other is None or other.shape[:1] != tensor.shape[:1]):
+            left.append(in_file)
+            continue
         if other is None:
             missing.append(in_file)
         elif problem := _problem(other, tensor):
@@ -115,7 +159,7 @@ def fill(network: Network, found: Mapping[str, Tensor], path: Path, prefix: str 
         what = _first(problems, "; ")
         raise UserError(f"{path} does not fit this {type(network).__name__}: {what}; {_what_it_holds(place, found)}")
     network.load_state_dict({**ours, **new})
-    return Report(mapped, tuple(missing), unexpected, tuple(wrong))
+    return Report(mapped, tuple(missing), unexpected, tuple(wrong), tuple(left))
 
 
 class _Place(NamedTuple):

@@ -12,10 +12,14 @@ from torch import nn
 from fastkd.networks.base import Network
 from fastkd.networks.naming import Spec, parsed
 from fastkd.networks.timm_adapter import timm_source
+from fastkd.networks.torchvision_cuts import torchvision_source
 from fastkd.networks.uncut import Uncut, refuse_another_width
 from fastkd.support.errors import UserError
 
-SOURCES: dict[str, Callable[[Spec], Callable[..., Network]]] = {"timm": timm_source}
+SOURCES: dict[str, Callable[[Spec], Callable[..., Network]]] = {
+    "timm": timm_source,
+    "torchvision": torchvision_source,
+}
 """Who finds the networks of a library by their names; any other source is a module that is imported."""
 
 _ADMITTED: dict[str, Callable[..., Network]] = {}

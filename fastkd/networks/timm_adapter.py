@@ -2,47 +2,17 @@
 gives. timm itself is imported when one is named."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from fastkd.networks.base import Network, Output
+from fastkd.networks.cut import QUARTERS, CutNetwork
 from fastkd.networks.naming import Spec
-from fastkd.networks.timm_cuts import CUTS, QUARTERS, Parts
+from fastkd.networks.timm_cuts import CUTS
 from fastkd.networks.uncut import WORDS, Absent, Lacks, Uncut, logits_of, refusal, refuse_another_width, without
 from fastkd.support.errors import UserError, nearest
-
-
-class CutNetwork(Network):
-    """The modules of a model of others, rearranged."""
-
-    def __init__(self, model: nn.Module, parts: Parts, name: str, source: str = "timm"):
-        super().__init__()
-        self.name, self.source, self.pooling = name, source, parts.pooling
-        self.stem, self.blocks, self.head = parts.stem, nn.ModuleList(parts.blocks), parts.head
-        self.gives_preacts, self._entrance = parts.gives_preacts, parts.entrance is not None
-        if parts.as_map is not None:
-            self.as_map = parts.as_map
-        theirs = {id(value): name for name, value in _tensors(model).items()}
-        self.PUBLIC_NAMES = {ours: theirs[id(value)] for ours, value in _tensors(self).items()}
-
-    def _run(self, x: Tensor, *, first_block: int, preacts: bool) -> Output:
-        if preacts and not self.gives_preacts:
-            raise Lacks(refusal(self.absent, WORDS["preacts"]))
-        output = super()._run(x, first_block=first_block, preacts=preacts)
-        return output if self.pooling == "mean" else without(output, self.absent, "final_map")
-
-    @property
-    def absent(self) -> Absent:
-        by = "its class token" if self.pooling == "token" else "the mean of its last map"
-        return Absent(self.name, f"logits, features and an embedding, {by}", named=True)
-
-    def entrance(self) -> nn.Module:
-        if not self._entrance:
-            return super().entrance()
-        from fastkd.networks.timm_cuts import MapToTokens
-
-        return MapToTokens(self.stem.model)
 
 
 class Intermediates(Network):
@@ -59,7 +29,8 @@ class Intermediates(Network):
     def forward(self, images_BCHW: Tensor, *, preacts: bool = False) -> Output:
         if preacts:
             raise Lacks(refusal(self.absent, WORDS["preacts"]))
-        last, maps = self.model.forward_intermediates(images_BCHW, indices=self.places, output_fmt="NCHW")
+        images = self.preparation(images_BCHW)
+        last, maps = self.model.forward_intermediates(images, indices=self.places, output_fmt="NCHW")
         logits = logits_of(self.model.forward_head(last), self.name)
         embedding = self.model.forward_head(last, pre_logits=True)
         absent: Any = self.absent
@@ -93,7 +64,7 @@ def _imported_timm() -> Any:
     try:
         import timm  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError("timm: networks are timm's, which is not installed: pip install timm") from error
+        raise UserError("timm: networks are timm's, which is not installed: pip install 'fastkd[timm]'") from error
     return timm
 
 
@@ -109,13 +80,15 @@ def _made(
     model = _model(spec, name, num_classes, image_size, weights)
     network = _adapted(model, spec, name)
     refuse_another_width(network, name, num_classes, image_size)
+    network.taking = partial(_made, spec, name, image_size=image_size)
     return network
 
 
 def _model(spec: Spec, name: str, num_classes: int, image_size: int, weights: Mapping[str, Tensor] | None) -> nn.Module:
     timm = _imported_timm()
     of_size = {"img_size": image_size} if timm.get_pretrained_cfg(spec.name).fixed_input_size else {}
-    begun = {} if weights is None else {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(weights)}}
+    of_file = {"state_dict": dict(weights or {}), "num_classes": num_classes}
+    begun = {} if weights is None else {"pretrained": True, "pretrained_cfg_overlay": of_file}
     try:
         return timm.create_model(spec.name, num_classes=num_classes, **of_size, **begun, **spec.options)
     except Exception as error:  # whatever timm makes of options and sizes that do not go together
@@ -143,8 +116,3 @@ def _places(model: Any, blocks: int | None) -> list[int]:
         count = min(blocks or QUARTERS, len(reductions))
         return [round(len(reductions) * number / count) - 1 for number in range(1, count + 1)]
     return [place for place, reduction in enumerate(reductions) if reduction > 2]
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of a module, by their names in its state."""
-    return dict(module.state_dict(keep_vars=True))

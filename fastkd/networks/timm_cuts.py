@@ -4,81 +4,34 @@ Each function takes a model of one class and returns its `Parts`, or None where 
 hold (another pooling, an attention pool). Whatever stands behind the pooling is the classifier.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastkd.networks.base import Head
+from fastkd.networks.cut import (
+    ChannelsFirst,
+    ChannelsLast,
+    FirstToken,
+    MeanPool,
+    OnePixel,
+    Parts,
+    TokensToMap,
+    grouped,
+)
 from fastkd.networks.layers import LinearBlock
-from fastkd.support.errors import UserError
-
-QUARTERS = 4
-
-
-@dataclass(frozen=True)
-class Parts:
-    stem: nn.Module
-    blocks: Sequence[nn.Module]
-    head: Head
-    pooling: Literal["mean", "token"] = "mean"
-    as_map: nn.Module | None = None
-    """The map of what the blocks hand on, where that is tokens."""
-    entrance: Callable[[], nn.Module] | None = None
-    """Makes what turns a map into such tokens."""
-
-    @property
-    def gives_preacts(self) -> bool:
-        return all(isinstance(block, LinearBlock) for block in self.blocks)
-
-
-class MeanPool(nn.Module):
-    def forward(self, map_BCHW: Tensor) -> Tensor:
-        return map_BCHW.mean((2, 3))
-
-
-class FirstToken(nn.Module):
-    def forward(self, tokens_BND: Tensor) -> Tensor:
-        return tokens_BND[:, 0]
-
-
-class OnePixel(nn.Module):
-    """A vector [B,C] as a map [B,C,1,1], for layers of maps behind the pooling."""
-
-    def forward(self, vector_BC: Tensor) -> Tensor:
-        return vector_BC[:, :, None, None]
-
-
-class ChannelsFirst(nn.Module):
-    def forward(self, map_BHWC: Tensor) -> Tensor:
-        return map_BHWC.permute(0, 3, 1, 2)
-
-
-class ChannelsLast(nn.Module):
-    def forward(self, map_BCHW: Tensor) -> Tensor:
-        return map_BCHW.permute(0, 2, 3, 1)
-
-
-class TokensToMap(nn.Module):
-    """The image's tokens as a map [B,D,H,W]; those in front of them, of the class and its like, are left out."""
-
-    def __init__(self, in_front: int, grid: tuple[int, int]):
-        super().__init__()
-        self.in_front, self.grid = in_front, grid
-
-    def forward(self, tokens_BND: Tensor) -> Tensor:
-        return tokens_BND[:, self.in_front :].mT.unflatten(2, self.grid)
 
 
 class MapToTokens(nn.Module):
     """A map as tokens [B,N,D], with those of the class and its like in front as the model's stem has them."""
 
-    def __init__(self, model: Any):
+    def __init__(self, stem: "TokenStem"):
         super().__init__()
+        model = stem.model
         self.cls_token, self.reg_token, self.in_front = model.cls_token, model.reg_token, model.num_prefix_tokens
         self.pos_embed = None if model.no_embed_class else model.pos_embed
 
@@ -172,11 +125,11 @@ def vision_transformer(model: Any, blocks: int | None) -> Parts | None:
         head = Head(classifier, neck=model.norm, pool=FirstToken())
     return Parts(
         TokenStem(model),
-        [LinearBlock(*units) for units in grouped(list(model.blocks), blocks or QUARTERS)],
+        [LinearBlock(*units) for units in grouped(list(model.blocks), blocks)],
         head,
         pooling="mean" if by_mean else "token",
         as_map=as_map,
-        entrance=lambda: MapToTokens(model),
+        entrance=MapToTokens,
     )
 
 
@@ -191,14 +144,6 @@ CUTS: dict[str, Callable[[Any, int | None], Parts | None]] = {
     "SwinTransformerV2": swin,
 }
 """{the name of a class of timm's: how it is cut}"""
-
-
-def grouped(units: Sequence[nn.Module], count: int) -> list[Sequence[nn.Module]]:
-    """The units in so many groups, as even as can be. Raises UserError for more groups than units."""
-    if count > len(units):
-        raise UserError(f"blocks={count}: the network has {len(units)} of them")
-    ends = [round(len(units) * number / count) for number in range(count + 1)]
-    return [units[start:end] for start, end in pairwise(ends)]
 
 
 def _by_reduction(model: Any) -> list[nn.Module]:

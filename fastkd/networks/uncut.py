@@ -115,7 +115,7 @@ class Uncut(Network):
     def forward(self, images_BCHW: Tensor, *, preacts: bool = False) -> Output:
         if preacts:
             raise Lacks(refusal(self.absent, WORDS["preacts"]))
-        logits = logits_of(self.model(images_BCHW), self.name)
+        logits = logits_of(self.model(self.preparation(images_BCHW)), self.name)
         found = {name: self.kept.pop(name, None) for name in self.named}
         values = [self._read(name, value) for name, value in found.items()]
         maps = tuple(value for value in values if value.ndim == 4)

@@ -73,14 +73,21 @@ def passing_on(stages: Course) -> set[str]:
 def _planned(stage: StageRecipe, by_name: dict[str, StageRecipe]) -> Sequence[PlannedStage]:
     own: dict[str, Any] = {"name": stage.name, "role": stage.role, "network": stage.network}
     if stage.training is None:
-        loaded = {name: getattr(stage, name) for name in ("file", "sha256", "prefix", "any_images")}
+        of_file = ("file", "sha256", "prefix", "any_images", "classes", "images")
+        loaded = {name: getattr(stage, name) for name in of_file}
         return [PlannedLoaded(**own, **loaded)]
+    own |= _trained(stage)
     if stage.method:
         learning = {"method": stage.method, "settings": stage.settings, "teachers": stage.teachers}
-        return _distillation(PlannedDistillation(**own, training=stage.training, **learning), by_name)
+        return _distillation(PlannedDistillation(**own, **learning), by_name)
     if stage.sftn is not None:
-        return [PlannedStudentAware(**own, training=stage.training, sftn=stage.sftn)]
-    return [PlannedSupervised(**own, training=stage.training)]
+        return [PlannedStudentAware(**own, sftn=stage.sftn)]
+    return [PlannedSupervised(**own)]
+
+
+def _trained(stage: StageRecipe) -> dict[str, Any]:
+    """How a stage is trained, and what it begins with."""
+    return {name: getattr(stage, name) for name in ("training", "file", "sha256", "prefix")}
 
 
 def _among_peers(stage: StageRecipe) -> bool:
@@ -164,6 +171,7 @@ def _prestages(student: PlannedDistillation) -> list[PlannedDistillation]:
             schedule="multistep",
             milestones=own.milestones,
             warmup_epochs=0,
+            freeze_epochs=0,
             ema=0.0,
         )
         before.append(
@@ -172,6 +180,9 @@ def _prestages(student: PlannedDistillation) -> list[PlannedDistillation]:
                 role=student.role,
                 network=student.network,
                 training=training,
+                file=student.file,
+                sha256=student.sha256,
+                prefix=student.prefix,
                 method=student.method,
                 settings=student.settings,
                 teachers=student.teachers,

@@ -7,7 +7,7 @@ makes them; `fastkd.run.builder` has a row for each.
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from fastkd.recipes.recipe import Role, SFTNSettings
+from fastkd.recipes.recipe import OwnImages, Role, SFTNSettings
 from fastkd.training.optimisation import Training
 
 
@@ -30,6 +30,9 @@ class PlannedLoaded(PlannedStage):
     sha256: str
     prefix: str = ""
     any_images: bool = False
+    classes: tuple[str, ...] = ()
+    """The names of its classes, where the file does not know them."""
+    images: OwnImages | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,10 @@ class PlannedTraining(PlannedStage):
     """What all trainings have."""
 
     training: Training
+    file: str = ""
+    """A file with whose weights it begins."""
+    sha256: str = ""
+    prefix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,10 +29,11 @@ from fastkd.recipes.planned import (
     PlannedTraining,
 )
 from fastkd.recipes.recipe import StageRecipe
-from fastkd.run.description import Deployment, Description, rebuilt
+from fastkd.run.description import Deployment, Description, Front, rebuilt
 from fastkd.run.earlier import Earlier
 from fastkd.run.job import EVALUATION_BATCH, Job
 from fastkd.run.purpose import order_of, purpose_of, refuse_other_images, reorder
+from fastkd.run.weights import WeightsFile
 from fastkd.support import distributed
 from fastkd.support.errors import UserError
 from fastkd.support.paths import is_file
@@ -74,11 +75,8 @@ class Builder:
         classes, recipe = len(self.job.data.classes), self.job.recipe
         purpose: dict[str, Any] = purpose_of(recipe, self.job.data)
         described = Description(stage.network, classes, recipe.image_size, **purpose)
-        file = getattr(stage, "file", "")
-        known = self.job.files.describe(Path(file)) if file else None
-        if known is not None:  # what it does not say is what it is used for here
-            own = {name: value for name, value in known._asdict().items() if value is not None and name != "classes"}
-            return described._replace(**own)
+        if isinstance(stage, PlannedLoaded) or (isinstance(stage, StageRecipe) and stage.training is None):
+            return self._of_file(stage, described)
         if not isinstance(stage, PlannedDistillation | StageRecipe) or not stage.method:
             return described
         methods = split_methods(stage.method)
@@ -88,6 +86,22 @@ class Builder:
         teachers = [recipe.stage(name.partition("@")[0]) for name in stage.teachers]
         of_teachers = tuple(self.description(teacher) for teacher in teachers if teacher is not None)
         return described._replace(deployment=Deployment(changing, of_teachers))
+
+    def _of_file(self, stage: PlannedLoaded | StageRecipe, described: Description) -> Description:
+        """What is said of a network that is loaded; what its file does not say is what it is used for here."""
+        known = self.job.files.describe(Path(stage.file)) if stage.file else None
+        if known is not None:
+            mapped = ("classes", "num_classes")
+            own = {name: value for name, value in known._asdict().items() if value is not None and name not in mapped}
+            described = described._replace(**own)
+        if stage.images is None:
+            return described
+        recipe, data, images = self.job.recipe, self.job.data, stage.images
+        ours: Any = {"from_mean": recipe.mean or data.mean, "from_std": recipe.std or data.std}
+        front = Front(images.image_size, images.mean or ours["from_mean"], images.std or ours["from_std"], **ours)
+        return described._replace(
+            image_size=recipe.image_size, mean=front.from_mean, std=front.from_std, crop=None, front=front
+        )
 
     def train_source(self, planned: PlannedTraining, views: Views = ONE_VIEW) -> Source:
         """The training batches of a stage; views: those that the stage names."""
@@ -121,30 +135,53 @@ class Builder:
         return divided(self.job.data, share)[0] if share else self.job.data
 
     def _supervised(self, planned: PlannedSupervised, earlier: Earlier) -> Stage:
-        return Supervised(self.network(planned.network), planned.name)
+        return Supervised(self._beginning(planned), planned.name)
 
-    def _loaded(self, planned: PlannedLoaded, earlier: Earlier) -> Stage:
+    def _beginning(self, planned: PlannedTraining) -> Network:
+        """The network that is trained, with the weights that its training begins with."""
+        network = self.network(planned.network)
+        if planned.file:
+            report = self._file(planned).begin(network, planned.prefix)
+            count = counted(len(report.mapped), "tensor")
+            self.notes.append(f"begins with {count} of {planned.file}; {len(report.left)} of the classifier are new")
+        return network
+
+    def _file(self, planned: PlannedLoaded | PlannedTraining) -> WeightsFile:
+        """The file of a stage, if it is the one that the run began with."""
         path = Path(planned.file)
         if not is_file(path):
             raise UserError(f"the file of the {planned.name}, {path}, is gone")
         file = self.job.files.read(path)
         if planned.sha256 and file.sha256 != planned.sha256:
             raise UserError(f"the file of the {planned.name}, {path}, is not the one the run began with")
-        order = None
-        if (known := file.description) is not None:
-            order = order_of(known, self.job.data, path)
-            if not planned.any_images:
-                ours: dict[str, Any] = purpose_of(self.job.recipe, self.job.data)
-                refuse_other_images(known, known._replace(image_size=self.job.recipe.image_size, **ours), path)
-        network = rebuilt(self.description(planned))
+        return file
+
+    def _loaded(self, planned: PlannedLoaded, earlier: Earlier) -> Stage:
+        path, file, job = Path(planned.file), self._file(planned), self.job
+        about = self._as_it_was_trained(planned, file)
+        if file.description is not None and not planned.any_images and planned.images is None:
+            ours: dict[str, Any] = purpose_of(job.recipe, job.data)
+            refuse_other_images(about, about._replace(image_size=job.recipe.image_size, **ours), path)
+        order = order_of(about, job.data, path)
+        network = rebuilt(about)
         self.reports[planned.name] = file.fill(network, planned.prefix)
         if order is not None:
             reorder(network, order, path)
-            self.notes.append(f"the classes of {path} are in another order than those of the data: mapped by name")
+            others = "other classes" if about.num_classes != len(order) else "its classes in another order"
+            self.notes.append(f"{path} has {others} than the data: mapped by name")
         return Supervised(network, planned.name)
 
+    def _as_it_was_trained(self, planned: PlannedLoaded, file: WeightsFile) -> Description:
+        """What a loaded network is, before its classes are mapped to those of the data."""
+        about = self.description(planned)
+        if (known := file.description) is not None:
+            about = about._replace(num_classes=known.num_classes, classes=known.classes)
+        if planned.classes:
+            about = about._replace(num_classes=len(planned.classes), classes=planned.classes)
+        return about
+
     def _student_aware(self, planned: PlannedStudentAware, earlier: Earlier) -> Stage:
-        teacher, sftn = self.network(planned.network), planned.sftn
+        teacher, sftn = self._beginning(planned), planned.sftn
         branch_network = self.network(sftn.network)
         _refuse_uncut(teacher, branch_network)
         branches = graft(
@@ -158,7 +195,7 @@ class Builder:
         return StudentAware(teacher, branches, SFTNLoss(**how))
 
     def _distill(self, planned: PlannedDistillation, earlier: Earlier) -> Stage:
-        student = self.network(planned.network)
+        student = self._beginning(planned)
         frozen, methods, in_turn = self._teachers_and_methods(planned, student, earlier)
         epochs = planned.training.epochs if in_turn else 0
         stage = Distill(student, frozen, methods, planned.name, epochs_in_turn=epochs)
@@ -167,7 +204,7 @@ class Builder:
         return self._begin(stage, planned, earlier)
 
     def _prestage(self, planned: PlannedPrestage, earlier: Earlier) -> Stage:
-        student = self.network(planned.network)
+        student = self._beginning(planned)
         frozen, methods, _ = self._teachers_and_methods(planned, student, earlier)
         stage = Prestage(student, frozen, methods, planned.name, method=planned.prestage)
         return self._begin(stage, planned, earlier)

@@ -222,4 +222,7 @@ def _mixing(planned: PlannedDistillation, samples: int) -> str:
 def _network_name(recipe: Recipe, teacher: str) -> str:
     stage = recipe.stage(teacher.partition("@")[0])
     assert stage is not None
-    return stage.network
+    images = stage.images
+    return (
+        stage.network if images is None else f"{stage.network} of {images.image_size} pixels {images.mean} {images.std}"
+    )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.networks.base import Network
-from fastkd.networks.checkpoints import Report, fill, public_state_dict, refuse_other_content, weights_in
+from fastkd.networks.checkpoints import Report, begin_with, fill, public_state_dict, refuse_other_content, weights_in
 from fastkd.run.description import KEY, Description, described_in, rebuilt, to_metadata
 from fastkd.run.folder import known_digest, seed_folders
 from fastkd.support.errors import UserError
@@ -49,6 +49,10 @@ class WeightsFile(NamedTuple):
     def fill(self, network: Network, prefix: str = "") -> Report:
         """Fills the network with the file's weights; raises UserError where they do not fit it. prefix: see `fill`."""
         return fill(network, weights_in(self.content, self.path), self.path, prefix)
+
+    def begin(self, network: Network, prefix: str = "") -> Report:
+        """Fills the network with weights to begin a training with; see `begin_with`."""
+        return begin_with(network, weights_in(self.content, self.path), self.path, prefix)
 
 
 def rebuilt_for(file: WeightsFile) -> Network:

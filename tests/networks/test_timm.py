@@ -7,8 +7,9 @@ timm = pytest.importorskip("timm", reason="timm is not installed")
 
 from fastkd.networks import admit, build, output_shapes  # noqa: E402
 from fastkd.networks.checkpoints import public_state_dict  # noqa: E402
+from fastkd.networks.cut import CutNetwork  # noqa: E402
 from fastkd.networks.grafts import graft  # noqa: E402
-from fastkd.networks.timm_adapter import CutNetwork, Intermediates  # noqa: E402
+from fastkd.networks.timm_adapter import Intermediates  # noqa: E402
 from fastkd.networks.uncut import Lacks  # noqa: E402
 from fastkd.support.errors import UserError  # noqa: E402
 
