@@ -25,9 +25,9 @@ def evaluated(folder: Path, data: str, device: torch.device) -> dict[str, dict[s
     recipe = open_run(folder)
     if data:
         recipe = replace(recipe, data=with_absolute_path(data))
-    recipe = _normalising_as_in_training(recipe, folder)
+    recipe = normalising_as_in_training(recipe, folder)
     environment.set_threads(recipe.threads)
-    images = open_data(replace(recipe, limit_train=None), folder)
+    images = open_data(replace(recipe, limit_train=None, validation=None), folder)
     # What it was taught by does not matter here, and may be code that is not to be imported.
     stages = tuple(replace(stage, method="", settings={}, teachers=()) for stage in recipe.stages)
     tested = replace(recipe, stages=stages, execution=Execution(channels_last="off"))
@@ -42,7 +42,7 @@ def evaluated(folder: Path, data: str, device: torch.device) -> dict[str, dict[s
     return measured
 
 
-def _normalising_as_in_training(recipe: Recipe, folder: Path) -> Recipe:
+def normalising_as_in_training(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with the mean and deviation that its networks were trained with, whatever the data's own are."""
     trained = [stage.name for stage in recipe.stages if stage.training is not None]
     known = describe(find_weights(str(folder), trained[0])) if trained else None
