@@ -106,8 +106,12 @@ class Network(nn.Module):
 
     @property
     def classifier(self) -> nn.Module:
-        """What ends in the classes: the part of the network that another number of classes replaces."""
+        """What makes logits of an embedding."""
         return self.head.classifier
+
+    def last_layers(self) -> list[nn.Linear]:
+        """The linear layers that end in the classes, which another number of classes replaces; mostly there is one."""
+        return [module for module in self.classifier.modules() if isinstance(module, nn.Linear)][-1:]
 
     def entrance(self) -> nn.Module:
         """What makes of a map [B,C,H,W] that which the blocks hand on: the front of a tail."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastkd.networks.base import Network
 from fastkd.support.errors import UserError
@@ -101,7 +101,7 @@ def begin_with(network: Network, found: Mapping[str, Tensor], path: Path, prefix
     own = {public_name(network, name): ours[name] for name in _of_classifier(network)}
     count = next((len(weights[name]) for name in own if name in weights), None)
     if count is None:  # weights of a body alone
-        weights, count = weights | own, len(next(iter(own.values())))
+        weights, count = weights | own, max((len(value) for value in own.values()), default=2)
     try:
         donor = network.taking(num_classes=count, weights=weights).state_dict()
     except UserError as error:
@@ -115,9 +115,8 @@ def begin_with(network: Network, found: Mapping[str, Tensor], path: Path, prefix
 
 
 def _of_classifier(network: Network) -> set[str]:
-    """The names of the parameters of the layer that ends in the classes."""
-    linear = [module for module in network.classifier.modules() if isinstance(module, nn.Linear)]
-    last = {id(parameter) for layer in linear[-1:] for parameter in layer.parameters()}
+    """The names of the parameters of the layers that end in the classes."""
+    last = {id(parameter) for layer in network.last_layers() for parameter in layer.parameters()}
     return {name for name, value in network.state_dict(keep_vars=True).items() if id(value) in last}
 
 

@@ -45,8 +45,13 @@ class Intermediates(Network):
     def classifier(self) -> nn.Module:
         found = self.model.get_classifier()
         if not isinstance(found, nn.Module):
-            raise Lacks(f"{self.name} has several classifiers")
+            raise Lacks(f"{self.name} has several classifiers, where one of its embedding is needed")
         return found
+
+    def last_layers(self) -> list[nn.Linear]:
+        found = self.model.get_classifier()
+        layers = found if isinstance(found, list | tuple) else [found]
+        return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
     stem, blocks, head = Uncut.stem, Uncut.blocks, Uncut.head  # pyright: ignore[reportAssignmentType]
     _refuse_cut = Uncut._refuse_cut

@@ -135,10 +135,12 @@ class Uncut(Network):
 
     @property
     def classifier(self) -> nn.Module:
-        linear = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
-        if not linear:
+        if not (last := self.last_layers()):
             raise Lacks(f"{self.name} has no linear layer, the last of which would be the classifier")
-        return linear[-1]
+        return last[0]
+
+    def last_layers(self) -> list[nn.Linear]:
+        return [module for module in self.model.modules() if isinstance(module, nn.Linear)][-1:]
 
     def _refuse_cut(self) -> Any:
         raise Lacks(refusal(self.absent, WORDS["cut"]))

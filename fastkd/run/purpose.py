@@ -65,15 +65,14 @@ def reorder(network: Network, order: Sequence[int], where: str | Path) -> None:
 
     Raises UserError for a classifier that is not a linear layer, or several layers that end in one.
     """
-    parts = list(network.classifier.modules())
-    layers = [layer for layer in parts if isinstance(layer, nn.Linear)]
-    several = any(isinstance(part, MeanOfClassifiers) for part in parts)
-    if several or not layers or layers[-1].out_features <= max(order):
+    last = network.last_layers()
+    several = any(isinstance(part, MeanOfClassifiers) for part in network.modules())
+    if several or not last or any(layer.out_features <= max(order) for layer in last):
         raise UserError(f"{where} has its classes in another order, and a classifier that cannot be reordered")
-    last = layers[-1]
-    for name, tensor in list(last.named_parameters()):
-        setattr(last, name, nn.Parameter(tensor[list(order)].clone(), requires_grad=tensor.requires_grad))
-    last.out_features = len(order)
+    for layer in last:
+        for name, tensor in list(layer.named_parameters()):
+            setattr(layer, name, nn.Parameter(tensor[list(order)].clone(), requires_grad=tensor.requires_grad))
+        layer.out_features = len(order)
 
 
 def _alike(one: object, other: object) -> bool:

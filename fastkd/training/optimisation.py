@@ -51,7 +51,7 @@ class Training(Checked):
     """First epochs of a training that begins with weights in which its body is held and the classifier learns;
     BatchNorm's statistics follow the images all the same."""
     body_lr_factor: Positive = 1.0
-    """What the learning rate is multiplied by for the body of a network whose training begins with weights."""
+    """What the learning rate is multiplied by for all but the classifier of a network that begins with weights."""
     drop_last: bool = True
     """Leave out the last, shorter batch of an epoch; the papers' code trains on it."""
     accumulate: Images = 1
@@ -146,7 +146,7 @@ def _groups(stage: Stage, training: Training) -> Iterator[dict]:
     """
     body: set[int] = set()
     if training.freeze_epochs or training.body_lr_factor != 1:
-        head = {id(parameter) for parameter in stage.network.classifier.parameters()}
+        head = {id(parameter) for layer in stage.network.last_layers() for parameter in layer.parameters()}
         body = {id(parameter) for parameter in stage.network.parameters()} - head
     for group in stage.parameter_groups():
         factor = group["lr_factor"]

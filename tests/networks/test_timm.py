@@ -11,6 +11,7 @@ from fastkd.networks.cut import CutNetwork  # noqa: E402
 from fastkd.networks.grafts import graft  # noqa: E402
 from fastkd.networks.timm_adapter import Intermediates  # noqa: E402
 from fastkd.networks.uncut import Lacks  # noqa: E402
+from fastkd.run.purpose import reorder  # noqa: E402
 from fastkd.support.errors import UserError  # noqa: E402
 
 SLOW = pytest.mark.slow
@@ -143,3 +144,21 @@ def test_mistakes_are_one_line(name, words):
     with pytest.raises(UserError, match=words) as raised:
         made(name, 32)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("name", "size"), [("eva02_tiny_patch14_224", 28), ("vit_tiny_patch16_224", 32)])
+def test_its_classifier_reads_its_embedding(name, size):
+    """What SimKD reuses in its vector form."""
+    network = made(name, size)
+    output = network(torch.randn(2, 3, size, size))
+    assert torch.equal(network.classifier(output.embedding), output.logits)
+
+
+def test_a_distilled_transformer_has_two_classifiers():
+    network = made("deit_tiny_distilled_patch16_224?depth=2", 32)
+    with pytest.raises(Lacks, match="has several classifiers"):
+        str(network.classifier)
+    images, order = torch.randn(2, 3, 32, 32), [3, 0, 6]
+    before = network(images).logits
+    reorder(network, order, "it")
+    torch.testing.assert_close(network(images).logits, before[:, order])

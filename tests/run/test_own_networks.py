@@ -29,6 +29,14 @@ def forget(monkeypatch):
     monkeypatch.setattr(outside, "_ADMITTED", {})
 
 
+def test_a_plain_modules_logits_are_stored(plain, tmp_path):
+    given = [*BARE, "--teacher", str(plain), "--teacher-net", THREE, "--student", "resnet8"]
+    for run in ("one", "two"):
+        assert train.main([*given, "--teacher-outputs", str(tmp_path / "store"), "--run", str(tmp_path / run)]) == 0
+    one, two = ((tmp_path / run / "student.safetensors").read_bytes() for run in ("one", "two"))
+    assert one == two
+
+
 def test_a_plain_module_teaches(plain, monkeypatch, capsys):
     results = json.loads((plain / "results.json").read_text())
     assert results["similarity"]["student"].keys() == {"kl", "agreement"}
