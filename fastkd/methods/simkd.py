@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from fastkd.data.base import Batch
 from fastkd.losses import KDLoss, ce_loss
 from fastkd.losses.features import mean_squared_error
+from fastkd.losses.frozen import Frozen
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, up_to_embedding
 from fastkd.methods.projectors import PROJECTORS, ProjectedMap
-from fastkd.methods.regressors import Frozen
 from fastkd.networks.base import Head, Network, Output
 from fastkd.networks.uncut import gives_final_map
 from fastkd.support.errors import UserError
