@@ -5,6 +5,9 @@ import torch
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 
+from fastkd.data.base import Batch  # noqa: E402
+from fastkd.methods import Context  # noqa: E402
+from fastkd.methods.simkd import SimKD, SimKDSettings  # noqa: E402
 from fastkd.networks import admit, build, output_shapes  # noqa: E402
 from fastkd.networks.checkpoints import public_state_dict  # noqa: E402
 from fastkd.networks.cut import CutNetwork  # noqa: E402
@@ -162,3 +165,18 @@ def test_a_distilled_transformer_has_two_classifiers():
     before = network(images).logits
     reorder(network, order, "it")
     torch.testing.assert_close(network(images).logits, before[:, order])
+
+
+def test_simkd_reuses_the_classifier_of_a_class_token_in_its_vector_form():
+    teacher, student = made("vit_tiny_patch16_224?depth=2", 32), build("resnet8", num_classes=7)
+    shapes = output_shapes(student, 32), (output_shapes(teacher, 32),)
+    counts = {"classes": 7, "samples": 7, "labels": torch.arange(7), "batch_size": 4, "steps_per_epoch": 1, "seed": 0}
+    method = SimKD(SimKDSettings(), Context(student, (teacher,), *shapes, **counts))
+    assert method.vector and "vector form" in method.notes[0]
+    images = torch.randn(4, 3, 32, 32)
+    batch = Batch(images[None], torch.arange(4), torch.arange(4), torch.zeros(()), torch.zeros(()))
+    loss = method(student.eval()(images), (teacher(images),), batch)
+    (matrix,) = method.projections.projectors
+    projected = student(images).embedding @ matrix.weight.T
+    torch.testing.assert_close(loss.total, (projected - teacher(images).embedding).square().mean())
+    torch.testing.assert_close(method.deploy(student)(images).logits, teacher.head.classifier(projected))

@@ -27,7 +27,7 @@ SIZES = {  # name: (side of the images, the maps of its blocks)
     "resnet18": (32, "64@8 128@4 256@2 512@1"),
     "shufflenet_v2_x0_5": (64, "48@8 96@4 192@2"),
 }
-QUICK = ("mobilenet_v3_small", "vit_b_16")
+QUICK = ("mobilenet_v3_small",)
 
 
 def made(name, size):

@@ -37,7 +37,7 @@ def run(folder, *options):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_a_vision_transformer_teaches_a_network_of_timms(tmp_path, monkeypatch):
+def test_a_vision_transformer_teaches_a_network_of_timms(tmp_path):
     plain = ["--teacher-training", "standard", "--teacher-net", VIT, "--student", CNN]
     results = run(tmp_path / "run", *plain, "--method", "kd+fitnet+crd", *FEW)
     assert results["similarity"]["student"].keys() == {"kl", "cka", "agreement"}
@@ -45,8 +45,12 @@ def test_a_vision_transformer_teaches_a_network_of_timms(tmp_path, monkeypatch):
     student = fastkd.load_student(str(tmp_path / "run"))
     assert student.PUBLIC_NAMES.keys() == student.state_dict().keys()
     assert set(student.PUBLIC_NAMES.values()) == names.keys()
-    teacher = ["--teacher", str(tmp_path / "run"), "--teacher-net", VIT, "--student", CNN]
-    run(tmp_path / "reused", *teacher, "--method", "simkd")
+
+
+@pytest.mark.slow
+def test_a_class_tokens_teacher_is_reused_by_its_vector(tmp_path, monkeypatch):
+    plain = ["--teacher-training", "standard", "--teacher-net", VIT, "--student", CNN]
+    run(tmp_path / "reused", *plain, "--method", "simkd")
     monkeypatch.setattr(outside, "_ADMITTED", {})
     with pytest.raises(UserError, match="code outside of fastkd"):
         fastkd.load_student(str(tmp_path / "reused"))
