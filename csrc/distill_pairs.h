@@ -31,8 +31,7 @@ FASTKD_INLINE void add_binary(Row& row, double teacher, double student, const So
 
 // Adds τ² KL(teacher ‖ student) of what is left of both rows to the third part.
 FASTKD_INLINE void add_third(Row& row, const Logits z[2], const Softmax& student, const Softmax& teacher, float share) {
-  const double mean_gap = row.gaps_between(z[1], z[0], teacher, student);
-  row.sums.third += (mean_gap - teacher.log_total + student.log_total) * row.squared * share;
+  row.sums.third += double{row.divergence_of(z[1], z[0], teacher, student).kl} * row.squared * share;
   row.add_difference(row.at(Row::GRADIENT), student, teacher, row.third_slope * row.squared * row.rate * share);
 }
 
@@ -112,8 +111,7 @@ FASTKD_INLINE void transformed(Row& row, Anchor& anchor) {
   const Softmax powers = row.softmax(z, exponent, Row::PARTNER_KL);
   double weight = row.share(0);
   if (WEIGHTED) weight *= std::exp(powers.log_total - exponent * row.softmax(z, 1.0f, Row::PARTNER_CE).log_total);
-  const double mean_gap = row.gaps_between(z, anchor.z, powers, anchor.p);
-  row.sums.pair += (mean_gap - powers.log_total + anchor.p.log_total) * weight;
+  row.sums.pair += row.divergence_of(z, anchor.z, powers, anchor.p).kl * weight;
   row.add_difference(row.at(Row::GRADIENT), anchor.p, powers, row.pair_slope * static_cast<float>(weight));
 }
 

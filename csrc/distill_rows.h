@@ -2,10 +2,11 @@
 // fastkd/ops/distill_loss/reference.py; each_target.h includes this once for each instruction set.
 //
 // A row is turned into float32, with -inf behind its last class, so that padding has probability 0 and ranks after
-// every class; it then stays in the cache, and a form goes over it as often as that reads well. KL needs no normalised
-// probabilities: with u = (z - max) / τ, log p = u - log Σ exp u, so that
-//   KL(p ‖ q) = Σ p (u_p - u_q) - log Σ exp u_p + log Σ exp u_q,
-// and in its gradient the logarithms cancel. FORMS, at the end, is the one place where a form is added.
+// every class; it then stays in the cache, and a form goes over it as often as that reads well. As p and q sum to 1,
+//   KL(p ‖ q) = Σ p (e^d - 1 - d),  d = log q - log p,
+// no term of which is negative: where two networks nearly agree, as they do at a high temperature, the error is a share
+// of KL, which τ² may enlarge. An error of the normalisers, which moves all d alike, counts in second order. FORMS, at
+// the end, is the one place where a form is added.
 
 #include "rows.h"
 
@@ -29,6 +30,11 @@ struct Softmax {
   FASTKD_INLINE Floats log_probabilities(const Logits& z, int64_t k) const {
     return (load(z.values + k) - z.peak) * rate - static_cast<float>(log_total);
   }
+};
+
+// KL of a row; the mean under p of its gaps.
+struct Divergence {
+  float kl, mean_gap;
 };
 
 constexpr float STANDARD_EPSILON = 1e-7f;  // reference_parts.py has it
@@ -119,18 +125,24 @@ struct Row {
     return {values, at_rate, whole, std::log(static_cast<double>(whole))};
   }
 
-  // u_p - u_q of every class, finite where p is 0, so that it adds nothing there; returns their mean under p.
-  FASTKD_INLINE float gaps_between(const Logits& p, const Logits& q, const Softmax& of_p, const Softmax& of_q) const {
+  // KL(p ‖ q), and the mean under p of u_p - u_q, u = (z - max) / τ, which are the GAPS: finite where p is 0, so that it
+  // adds nothing there.
+  FASTKD_INLINE Divergence divergence_of(const Logits& p, const Logits& q, const Softmax& of_p,
+                                         const Softmax& of_q) const {
     float* const gaps = at(GAPS);
     const float ratio = of_p.rate / of_q.rate;  // at 1, equal logits have no gap
-    Total total;
+    const float shift = static_cast<float>(of_p.log_total - of_q.log_total);
+    const float by_p = 1.0f / of_p.total, by_q = 1.0f / of_q.total;
+    Total terms, mean;
     for (int64_t k = 0; k < width; k += LANES) {
       const Floats gap = ((load(p.values + k) - p.peak) * ratio - (load(q.values + k) - q.peak)) * of_q.rate;
-      const Floats finite = greater(gap, all(-3.4028234663852886e38f));
+      const Floats finite = greater(gap, all(-3.4028234663852886e38f)), one = load(of_p.values + k) * by_p;
       store(gaps + k, finite);
-      total.add(load(of_p.values + k) * finite);
+      terms.add(kl_terms(one, load(of_q.values + k) * by_q, shift - finite));
+      mean.add(one * finite);
     }
-    return total.whole() / of_p.total + 0.0f * of_q.total;  // NaN comes from the total
+    const float nan = 0.0f * of_q.total;  // what a NaN among q's logits leaves of the finite gaps
+    return {terms.whole() + nan, mean.whole() + nan};
   }
 
   FASTKD_INLINE void set_probabilities(float* to, const Softmax& p, float slope) const {
@@ -201,18 +213,18 @@ FASTKD_INLINE void divergence(Row& row, Anchor& anchor) {
     const Softmax b = row.softened(z, q, Row::PARTNER_KL);
     const Softmax &p = FROM_ANCHOR ? a : b, &other = FROM_ANCHOR ? b : a;
     const Logits &of_p = FROM_ANCHOR ? anchor.z : z, &of_other = FROM_ANCHOR ? z : anchor.z;
-    const float mean_gap = row.gaps_between(of_p, of_other, p, other);
+    const Divergence found = row.divergence_of(of_p, of_other, p, other);
     const float share = row.share(i), slope = row.pair_slope * share;
-    row.sums.pair += (mean_gap - p.log_total + other.log_total) * row.squared * share;
+    row.sums.pair += double{found.kl} * row.squared * share;
     if (learns) {
       partner_learns(row, i, z, q);
       float* const gradient = row.at(Row::PARTNER_GRADIENT);
-      FROM_ANCHOR ? row.add_difference(gradient, b, a, slope) : row.add_skewed(gradient, b, mean_gap, slope);
+      FROM_ANCHOR ? row.add_difference(gradient, b, a, slope) : row.add_skewed(gradient, b, found.mean_gap, slope);
       row.write_gradient(i + 1, Row::PARTNER_GRADIENT);
     }
     if (row.given.detached) continue;
     float* const gradient = row.at(Row::GRADIENT);
-    FROM_ANCHOR ? row.add_skewed(gradient, a, mean_gap, slope) : row.add_difference(gradient, a, b, slope);
+    FROM_ANCHOR ? row.add_skewed(gradient, a, found.mean_gap, slope) : row.add_difference(gradient, a, b, slope);
   }
 }
 

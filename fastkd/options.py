@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 from fastkd import networks
-from fastkd.data import Augmentation, Reading, is_resident, settled, stays_in_files, with_absolute_path
+from fastkd.data import Augmentation, Reading, settled, with_absolute_path
 from fastkd.methods import METHODS, find_method, import_method, is_known, outside, short_name, split_methods
 from fastkd.recipes import RECIPES, listing
 from fastkd.recipes.choice import Choice, admit_networks, joined_with_kd, with_features
 from fastkd.recipes.course import learning_together
+from fastkd.recipes.idle import idle_reading, idle_storing, idle_with_made_images
 from fastkd.recipes.published import beside_the_paper, choice_of, spoken
 from fastkd.recipes.recipe import Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.recipes.several import joined, with_one_data_seed
@@ -32,6 +33,7 @@ from fastkd.support.loggers import LoggerName
 from fastkd.support.plain import differences
 from fastkd.support.ranges import Epochs, Positive
 from fastkd.support.words import counted
+from fastkd.synthesis.settings import SynthesisSettings
 from fastkd.training.execution import Execution
 from fastkd.training.optimisation import OF_BEGINNING, Training
 
@@ -85,6 +87,8 @@ class Options:
     """How it is trained."""
     sftn: SFTNSettings = group("sftn", rare=True)
     """The loss of a student-friendly teacher."""
+    synthesis: SynthesisSettings = group("synthesis", rare=True)
+    """What makes images where a recipe has no data for its student."""
     augmentation: Augmentation = group(rare=True)
     """What happens to training images."""
     reading: Reading = group(rare=True)
@@ -204,6 +208,7 @@ def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
     groups += (options.beginnings,)
     others = [name for group in (*groups, options.execution) for name in given(group)]
     others += [f"sftn.{name}" for name in given(options.sftn)]
+    others += [f"synthesis.{name}" for name in given(options.synthesis)]
     others += [f"{short_name(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
     others += [name for name in ("run", "resume", "teacher", "students", "logger", "dry_run") if getattr(options, name)]
     others += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
@@ -291,12 +296,16 @@ def _refuse_idle(options: Options, recipe: Recipe) -> None:
         most = max((len(stage.teachers) for stage in learning), default=1)
         _refuse_idle_settings(changed, [stage.settings[method] for stage in learning], prefix, most)
     _refuse_idle_settings(given(options.sftn), [stage.sftn for stage in recipe.stages if stage.sftn], "sftn.")
+    of_synthesis = [stage.synthesis for stage in recipe.stages if stage.synthesis]
+    _refuse_idle_settings(given(options.synthesis), of_synthesis, "synthesis.")
     _refuse_idle_training(options, [stage.training for stage in recipe.stages if stage.training])
     _refuse_idle_settings(given(options.augmentation), [recipe.augmentation])
     if "fold" in given(options.execution) and (teacher is None or learning_together(recipe)):
         _refuse("fold", "no teacher is frozen")
-    _refuse_idle_reading(options, recipe)
-    _refuse_idle_storing(options, recipe)
+    made = {name: given(getattr(options, name)) for name in ("synthesis", "common", "augmentation")}
+    found = idle_with_made_images(recipe, **made) or idle_reading(recipe, given(options.reading))
+    if found := found or idle_storing(recipe, given(options.storing)):
+        _refuse(*found)
     if recipe.name == "digits" and recipe.data != "digits" and options.common.image_size is None:
         raise UserError("the recipe digits trains on 8 pixels: give --image-size, or take another recipe")
 
@@ -318,25 +327,6 @@ def _refuse_idle_training(options: Options, own: Sequence[Training]) -> None:
     longest = max((training.epochs for training in own), default=0)
     if late := [milestone for milestone in wanted.get("milestones", ()) if milestone >= longest]:
         raise UserError(f"--milestones {late[0]} changes nothing: the longest stage has {counted(longest, 'epoch')}")
-
-
-def _refuse_idle_reading(options: Options, recipe: Recipe) -> None:
-    wanted, name = given(options.reading), recipe.data.partition(":")[0]
-    if wanted and not stays_in_files(recipe.data):
-        _refuse(next(iter(wanted)), f"{name} has no image files")
-    if "loader" in wanted and is_resident(recipe.reading, recipe.augmentation.crop):
-        _refuse("loader", "the images are decoded once, to stay on the device; it goes with --resident off")
-
-
-def _refuse_idle_storing(options: Options, recipe: Recipe) -> None:
-    wanted = given(options.storing)
-    if wanted and recipe.storing.teacher_outputs is None:
-        _refuse(next(iter(wanted)), "it goes with --teacher-outputs")
-    if "teacher_outputs" in wanted and (recipe.stage("teacher") is None or learning_together(recipe)):
-        _refuse("teacher_outputs", "there is no teacher that is finished before the student learns from it")
-    longest = max((stage.training.epochs for stage in recipe.of_role("student") if stage.training), default=0)
-    if wanted.get("store_epochs", 0) >= longest > 0:
-        _refuse("store_epochs", f"the student learns for {counted(longest, 'epoch')}")
 
 
 def _refuse(option: str, why: str) -> NoReturn:
@@ -394,6 +384,8 @@ def _overridden_stage(stage: StageRecipe, options: Options) -> StageRecipe:
         shortened, stage = training.epochs / stage.training.epochs, replace(stage, training=training)
     if stage.sftn is not None:
         stage = replace(stage, sftn=replace(stage.sftn, **given(options.sftn)))
+    if stage.synthesis is not None:
+        stage = replace(stage, synthesis=replace(stage.synthesis, **given(options.synthesis)))
     if not stage.method:
         return stage
     split_methods(stage.method)  # refuses code that only a file names: its settings are no dataclass

@@ -18,6 +18,7 @@ import torch
 from helpers.idle import others, replaced, switches
 from helpers.image_folders import write_folder
 from helpers.stored import fill, recipe_of, trained_teacher
+from helpers.synthesised import OF_KIND, batches, tiny_synthesis
 from helpers.tiny import CPU, Quiet, job_of, tiny_recipe
 
 from fastkd.data import Augmentation, DataSet, Reading, evaluation_source, is_resident, open_dataset, training_source
@@ -35,6 +36,8 @@ from fastkd.support.errors import UserError
 from fastkd.support.fields import idle
 from fastkd.support.interrupt import Interrupt
 from fastkd.support.session import Session
+from fastkd.synthesis.pooled import PooledSynthesis
+from fastkd.synthesis.settings import SynthesisSettings
 from fastkd.training.execution import Execution, resolve
 from fastkd.training.optimisation import Training
 
@@ -220,6 +223,21 @@ def test_settings_of_branches(usual):
         assert not wrongly_declared(settings, branched, skipped=("network", "blocks"))
 
 
+def synthesised(settings: SynthesisSettings) -> Iterator[Any]:
+    """The images of every batch of two epochs, and the features that are kept of them."""
+    synthesis = tiny_synthesis(settings)
+    yield from batches(synthesis)
+    if isinstance(synthesis, PooledSynthesis) and synthesis.bank is not None:
+        yield synthesis.bank.rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", OF_KIND)
+def test_settings_of_a_synthesis(kind):
+    """The weights' places are held against golden vectors by day: tests/synthesis/test_pooled.py and test_fresh.py."""
+    assert not wrongly_declared(OF_KIND[kind], synthesised, skipped=("kind",))
+
+
 @pytest.mark.parametrize("crop", ("pad", "resized"))
 def test_settings_of_images(crop, tmp_path):
     for changes in ({}, {"randaugment": 1}):
@@ -268,4 +286,13 @@ def test_every_class_of_settings_is_walked():
     """Those of `fastkd.train`; tests/methods/test_idle.py walks the methods'."""
     groups = {field.type for field in dataclasses.fields(Options) if dataclasses.is_dataclass(field.type)}
     chosen = {Choice, Beginnings}  # which networks, weights and data: each is another training
-    assert groups - chosen == {Training, SFTNSettings, Augmentation, Execution, Reading, Storing, Recipe}
+    assert groups - chosen == {
+        Training,
+        SFTNSettings,
+        SynthesisSettings,
+        Augmentation,
+        Execution,
+        Reading,
+        Storing,
+        Recipe,
+    }

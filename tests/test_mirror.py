@@ -73,6 +73,8 @@ TESTED_ELSEWHERE = {
     "run/quantised.py": ("tests/run/test_export.py", "An exported program is quantised there."),
     "run/memory.py": ("tests/run/test_faults.py", "A training runs out of memory there."),
     "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),
+    "synthesis/kinds.py": ("tests/synthesis/test_base.py", "Every kind is made and tried there."),
+    "synthesis/settings.py": ("tests/recipes/test_datafree.py", "Their defaults are held against DataFree's there."),
     "support/session.py": (
         "tests/run/test_run.py",
         "It holds three values and does nothing; runs are carried out there.",

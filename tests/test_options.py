@@ -61,6 +61,11 @@ def test_options_are_a_tested_contract():
         *("compile", "capture", "precision", "channels-last", "fold", "deterministic"),
         *("sftn.temperature", "sftn.teacher-weight", "sftn.kl-weight", "sftn.ce-weight", "sftn.kl"),
         *("sftn.detach-teacher", "sftn.ce-temperature", "sftn.tau-squared"),
+        *("synthesis.images", "synthesis.steps-per-epoch", "synthesis.every", "synthesis.generator-steps"),
+        *("synthesis.generator", "synthesis.latent", "synthesis.channels", "synthesis.lr", "synthesis.adversarial"),
+        *("synthesis.one-hot", "synthesis.balance", "synthesis.activation", "synthesis.statistics"),
+        *("synthesis.label", "synthesis.contrast", "synthesis.contrast-temperature", "synthesis.bank"),
+        "synthesis.drawn",
     }
 
 

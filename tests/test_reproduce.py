@@ -5,6 +5,7 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 
 from fastkd import reproduce
@@ -84,3 +85,24 @@ def test_a_tiny_table(tmp_path, capsys, monkeypatch):
     assert run(*TINY, "--out", str(out)) == 0
     assert "7 trainings, 0 left; 0.0 hours" in capsys.readouterr().err
     assert before == {file: file.stat().st_mtime_ns for file in (out / "nodes").rglob("*") if file.is_file()}
+
+
+@pytest.mark.slow
+def test_a_tiny_table_without_data(tmp_path, capsys):
+    """Table 7 of SimKD on noise: one teacher, four students that see no image, and a student that does."""
+    for name, count in (("train", 64), ("test", 20)):
+        images = np.random.default_rng(0).integers(0, 256, (count, 3074), dtype=np.uint8)
+        images[:, 1] = np.arange(count) % 100
+        images.tofile(tmp_path / f"{name}.bin")
+    small = {"images": 16, "steps-per-epoch": 2, "generator-steps": 2, "channels": 8, "latent": 8, "every": 1}
+    options = [word for name, value in small.items() for word in (f"--synthesis.{name}", str(value))]
+    line = ["simkd", "--table", "7", "--data", f"cifar100={tmp_path}", "--only", "resnet38x2/resnet38", *options]
+    line += ["--synthesis.bank", "16", "--epochs", "1", "--batch-size", "16", "--out", str(tmp_path / "out")]
+    assert run(*line) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("  ->  ") == 1 + 6, "a teacher, a student with data and four without"
+    assert "choice: the paper does not print the numbers of the synthesis" in shown.out
+    rows = list(csv.DictReader((tmp_path / "out" / "tables" / "simkd-table-7.csv").read_text().splitlines()))
+    named = {"teacher", "student without a teacher", "ZSKT", "DAFL", "CMI", "CMI+SimKD"}
+    assert {row["row"] for row in rows} == named and len(rows) == len(named)
+    assert all(row["ours"] for row in rows)

@@ -24,6 +24,7 @@ from fastkd.support.command_line import option_names, read_options
 from fastkd.support.errors import UserError
 from fastkd.support.plain import Checked, from_plain, to_plain
 from fastkd.support.ranges import Range, bare, range_of
+from fastkd.synthesis.settings import SynthesisSettings
 from fastkd.training.execution import Execution
 from fastkd.training.optimisation import Training
 
@@ -33,6 +34,7 @@ NEEDED: dict[type[Any], dict[str, Any]] = {
     StageRecipe: {"name": "teacher", "role": "teacher", "network": "resnet8"},
     SFTNSettings: {"network": "resnet8"},
     OwnImages: {"image_size": 8},
+    SynthesisSettings: {"kind": "cmi"},
     Published: {"top1": 70.0, "source": "a table"},
     Choice: {"data": "digits", "teacher_net": "resnet8", "student": "resnet8", "method": "kd"},
 }
@@ -142,7 +144,7 @@ def spoken() -> list[tuple[str, Any]]:
     found = []
     for field in dataclasses.fields(options.Options):
         if dataclasses.is_dataclass(field.type):
-            prefix = "sftn." if field.type is SFTNSettings else ""
+            prefix = {SFTNSettings: "sftn.", SynthesisSettings: "synthesis."}.get(field.type, "")
             found += [(prefix + name, kind) for name, kind in fields(field.type).items()]
         else:
             found.append((field.name, fields(options.Options)[field.name]))

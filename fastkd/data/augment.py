@@ -146,12 +146,23 @@ class Prepare(nn.Module):
         self.policies = tuple(policy_of(view, augmentation, views) for view in range(views.count))
         self.mixing = mixing_of(augmentation, seed)
 
-    def batch(self, images_nHWC: Tensor, rows_VB: Tensor, raw: RawBatch, step: Tensor, epoch: Tensor) -> Batch:
-        """rows_VB: the byte image that each view is cut out of."""
+    def batch(
+        self,
+        images_nHWC: Tensor,
+        rows_VB: Tensor,
+        raw: RawBatch,
+        step: Tensor,
+        epoch: Tensor,
+        *,
+        drawn_B: Tensor | None = None,
+    ) -> Batch:
+        """rows_VB: the byte image that each view is cut out of. drawn_B: what the images' random numbers are a function
+        of, beside the epoch; None: their index."""
         index_B = raw.index
         scale_C, shift_C = self.normalise.scale, self.normalise.shift
         drawn = epoch if self.distinct_epochs is None else epoch % self.distinct_epochs
-        inputs = Inputs(images_nHWC, rows_VB, index_B, drawn, self.turns, scale_C, shift_C, self.how)
+        keys_B = index_B if drawn_B is None else drawn_B
+        inputs = Inputs(images_nHWC, rows_VB, keys_B, drawn, self.turns, scale_C, shift_C, self.how)
         images = augment(inputs, channels_last=self.format.channels_last)
         if any(self.policies):
             self._strengthen(images, inputs)

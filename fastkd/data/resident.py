@@ -1,20 +1,30 @@
 """The loader of sets that the device holds whole: it only says which images come next."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fastkd.data.base import RawBatch
-from fastkd.data.order import InOrder, Order
+
+
+class AnyOrder(Protocol):
+    """The batches of each epoch, as indices: `fastkd.data.order` has those of data sets."""
+
+    samples: int
+    steps: int
+    paired: bool
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]: ...
+
+    def whole(self, epoch: int) -> Tensor: ...
 
 
 class ResidentLoader:
     """Yields raw batches without pixels, which `augment.ResidentImages` looks up."""
 
-    def __init__(
-        self, labels: Tensor, classes: tuple[str, ...], order: Order | InOrder, device: torch.device | None = None
-    ):
+    def __init__(self, labels: Tensor, classes: tuple[str, ...], order: AnyOrder, device: torch.device | None = None):
         self.labels, self.classes = labels, classes
         self.samples, self.steps = order.samples, order.steps
         self.paired = order.paired

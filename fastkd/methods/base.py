@@ -134,6 +134,8 @@ class Method(nn.Module):
     """Whether every batch must have `Context.batch_size` samples: the last, shorter one has to be dropped."""
     teachers_needed: ClassVar[tuple[int, int | None]] = (1, None)
     """Least and greatest number of teachers; None: there is no greatest."""
+    remembers_images: ClassVar[bool] = False
+    """Whether it keeps something of each training image, found by its index."""
     among_peers: ClassVar[bool] = False
     """Whether its teachers learn too, each by this method from the others and the student."""
     mixed_labels: ClassVar[MixedLabels | None] = None

@@ -40,6 +40,7 @@ class CRD(Method):
     Settings = CRDSettings
     about = "contrast with a memory bank"
     teachers_needed = (1, 1)
+    remembers_images = True
     reads = ("embedding",)
 
     def __init__(self, settings: CRDSettings, context: Context):

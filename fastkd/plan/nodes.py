@@ -120,8 +120,10 @@ def _unpublished(stage: StageRecipe) -> StageRecipe:
 
 
 def _plain_stage(stage: StageRecipe) -> dict[str, Any]:
-    """A stage by its content: a file by its checksum, wherever it lies."""
-    return {name: value for name, value in to_plain(stage).items() if name not in ("file", "published")}
+    """A stage by its content: a file by its checksum, wherever it lies. One that learns from data is called what it was
+    called before there were others."""
+    left_out = ("file", "published", *(["synthesis"] if stage.synthesis is None else []))
+    return {name: value for name, value in to_plain(stage).items() if name not in left_out}
 
 
 def _loaded(one: Taught, folder: Path) -> StageRecipe:

@@ -1,5 +1,6 @@
 """What a plan will take: trainings, hours and bytes, told before anything is trained."""
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from fastkd.run.memory import out_of_memory_names_the_knobs
 from fastkd.support.environment import calls, this_call
 from fastkd.support.files import read_json
 from fastkd.support.paths import is_file
+from fastkd.support.plain import to_plain
 from fastkd.support.session import Session
 
 
@@ -30,7 +32,7 @@ class Outlook:
     untimed: int
     """So many trainings that are left are of kinds that nobody has timed here."""
     bytes: int
-    """On the disk, when all is finished: weights, and at most one checkpoint."""
+    """On the disk, when all is finished: weights, pools of images, and at most one checkpoint."""
 
 
 def outlook(plan: Plan, classes: int, seconds: dict[str, float]) -> Outlook:
@@ -50,7 +52,8 @@ def kind_of(node: Node) -> str:
     assert own.training is not None
     teachers = [one.node.own.network for one in node.taught] + [stage.network for stage in beside.stages]
     branches = [own.sftn.network, str(own.sftn.blocks)] if own.sftn else []
-    parts = [beside.data.partition(":")[0], own.network, own.method, *teachers, *branches]
+    made = [json.dumps(to_plain(own.synthesis))] if own.synthesis else []
+    parts = [beside.data.partition(":")[0], own.network, own.method, *teachers, *branches, *made]
     return " ".join([*parts, str(own.training.batch_size), str(beside.image_size), str(beside.limit_train)])
 
 
@@ -83,7 +86,8 @@ def by_a_few_steps(cells: Iterable[Cell], job_of: Callable[[Cell], Job], session
             rows = Run(job, cell.recipe.seed, Path(), session).dry_run()
         for row in rows:
             if row["stage"] in kinds:
-                found[kinds[row["stage"]]] = len(job.data.train) / row["images_per_second"]
+                of_data = len(job.data.train) / row["images_per_second"]
+                found[kinds[row["stage"]]] = row.get("seconds_per_epoch", of_data)
     return found
 
 
@@ -101,7 +105,15 @@ def _bytes(plan: Plan, classes: int) -> int:
     for node in plan.nodes.values():
         sizes.setdefault(node.own.network, _weights(node.own.network, classes))
     kept = sum(sizes[node.own.network] * (1 + len(plan.keep(node))) for node in plan.nodes.values())
-    return kept + _CHECKPOINT * max(sizes.values(), default=0)
+    return kept + sum(map(_pool, plan.nodes.values())) + _CHECKPOINT * max(sizes.values(), default=0)
+
+
+def _pool(node: Node) -> int:
+    """Bytes of the images that a node makes and keeps."""
+    synthesis = node.own.synthesis
+    if synthesis is None or not synthesis.has_pool:
+        return 0
+    return synthesis.images_at(_epochs(node) - 1) * 3 * node.beside.image_size**2
 
 
 def _weights(network: str, classes: int) -> int:

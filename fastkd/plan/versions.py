@@ -9,6 +9,8 @@ from fastkd.recipes.recipe import StageRecipe
 
 COMMON = {"augmentation": AUGMENTATION_VERSION, "order": 1, "weights": 1, "distill_loss": 1}
 """What every training depends on; the beginning weights of networks are `weights`."""
+SYNTHESIS = {"synthesis": 1}
+"""What a training on made images depends on besides: draws, losses and rounds."""
 METHODS: dict[str, int] = {}
 """Those of methods whose draws or formula have changed; a method that is not here has version 1."""
 
@@ -16,4 +18,5 @@ METHODS: dict[str, int] = {}
 def versions_of(stage: StageRecipe) -> dict[str, int]:
     """The versions that a stage's training depends on."""
     methods = split_methods(stage.method) if stage.method else ()
-    return COMMON | {name: METHODS.get(name, 1) for name in methods}
+    made = SYNTHESIS if stage.synthesis is not None else {}
+    return COMMON | made | {name: METHODS.get(name, 1) for name in methods}

@@ -6,6 +6,7 @@ A row of `RECIPES` is a function that takes the fields of `Choice` as keywords (
 
 from collections.abc import Callable
 
+from fastkd.recipes.datafree import cifar100_cmi, cifar100_dafl, cifar100_zskt
 from fastkd.recipes.digits import digits
 from fastkd.recipes.modern import cifar100_modern, imagenet_modern, imagenet_vanillakd
 from fastkd.recipes.recipe import Recipe
@@ -17,11 +18,14 @@ __all__ = [
     "RECIPES",
     "Recipe",
     "cifar10_tfkd",
+    "cifar100_cmi",
+    "cifar100_dafl",
     "cifar100_dekd",
     "cifar100_modern",
     "cifar100_sftn",
     "cifar100_simkd",
     "cifar100_tfkd",
+    "cifar100_zskt",
     "digits",
     "imagenet_modern",
     "imagenet_sftn",
@@ -38,6 +42,9 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "imagenet-sftn": imagenet_sftn,
     "cifar100-simkd": cifar100_simkd,
     "imagenet-simkd": imagenet_simkd,
+    "cifar100-zskt": cifar100_zskt,
+    "cifar100-dafl": cifar100_dafl,
+    "cifar100-cmi": cifar100_cmi,
     "cifar100-tfkd": cifar100_tfkd,
     "cifar100-dekd": cifar100_dekd,
     "cifar10-tfkd": cifar10_tfkd,

@@ -12,6 +12,7 @@ from fastkd.methods import find_method, short_name, split_methods
 from fastkd.methods.base import Waypoints
 from fastkd.recipes.planned import (
     Peer,
+    PlannedDataFree,
     PlannedDistillation,
     PlannedLoaded,
     PlannedMutual,
@@ -36,6 +37,8 @@ def course(recipe: Recipe) -> Course:
         if stage.name in peers:
             continue
         elif _among_peers(stage):
+            if stage.synthesis is not None:
+                raise UserError(f"--method {stage.method}: its teacher learns, and so cannot say what images to make")
             planned.append(_mutual(stage, [by_name[name] for name in stage.teachers]))
         else:
             planned += _planned(stage, by_name)
@@ -79,6 +82,9 @@ def _planned(stage: StageRecipe, by_name: dict[str, StageRecipe]) -> Sequence[Pl
     own |= _trained(stage)
     if stage.method:
         learning = {"method": stage.method, "settings": stage.settings, "teachers": stage.teachers}
+        if stage.synthesis is not None:
+            _refuse_what_needs_data(stage)
+            return [PlannedDataFree(**own, **learning, synthesis=stage.synthesis)]
         return _distillation(PlannedDistillation(**own, **learning), by_name)
     if stage.sftn is not None:
         return [PlannedStudentAware(**own, sftn=stage.sftn)]
@@ -88,6 +94,17 @@ def _planned(stage: StageRecipe, by_name: dict[str, StageRecipe]) -> Sequence[Pl
 def _trained(stage: StageRecipe) -> dict[str, Any]:
     """How a stage is trained, and what it begins with."""
     return {name: getattr(stage, name) for name in ("training", "file", "sha256", "prefix")}
+
+
+def _refuse_what_needs_data(stage: StageRecipe) -> None:
+    """Raises UserError for a method that is more than a loss on the images of a batch."""
+    for name in split_methods(stage.method):
+        method, settings = find_method(name), stage.settings[name]
+        keeps = "a memory of every training image" if method.remembers_images else ""
+        trains = "a training before the student's" if method.prestage_training(settings) is not None else ""
+        follows = "several points of the teacher's training" if method.waypoints(settings) is not None else ""
+        if needs := keeps or trains or follows:
+            raise UserError(f"--method {name} has {needs}: it does not go with images that are made")
 
 
 def _among_peers(stage: StageRecipe) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from fastkd.recipes.recipe import OwnImages, Role, SFTNSettings
+from fastkd.synthesis.settings import SynthesisSettings
 from fastkd.training.optimisation import Training
 
 
@@ -72,6 +73,14 @@ class PlannedDistillation(PlannedTraining):
     """Earlier stages, or points along the training of one: `teacher@60`."""
     after: tuple[str, ...] = ()
     """Stages whose trained part this one begins with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedDataFree(PlannedDistillation):
+    """A student that learns from a teacher on images that are made for it."""
+
+    kind = "data_free"
+    synthesis: SynthesisSettings
 
 
 @dataclass(frozen=True, kw_only=True)

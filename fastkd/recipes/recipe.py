@@ -32,6 +32,8 @@ from fastkd.support.ranges import (
     whole,
 )
 from fastkd.support.schemas import check_name
+from fastkd.support.words import counted
+from fastkd.synthesis.settings import SynthesisSettings
 from fastkd.training.execution import Execution
 from fastkd.training.optimisation import Training
 
@@ -124,6 +126,8 @@ class StageRecipe(Checked):
     """The settings dataclass of each method, by the method's name."""
     teachers: tuple[str, ...] = ()
     """Names of earlier stages."""
+    synthesis: SynthesisSettings | None = None
+    """What makes the images that the student learns from; None: they are the data set's."""
     published: Published | None = None
     """What a paper reports for this stage."""
 
@@ -135,6 +139,11 @@ class StageRecipe(Checked):
                 raise UserError(
                     f"the {self.name} has settings of {name!r}, which is none of its methods {self.method!r}"
                 )
+        if self.synthesis is not None and (self.training is None or not self.method or len(self.teachers) != 1):
+            teachers = counted(len(self.teachers), "teacher")
+            raise UserError(
+                f"images are made for a student that learns from one teacher, the {self.name} has {teachers}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +197,8 @@ class Recipe(Checked):
             if unknown := [name for name in stage.teachers if name not in earlier]:
                 raise UserError(f"the {stage.name} learns from {unknown[0]!r}, which is none of the stages before it")
             earlier.append(stage.name)
+            if stage.synthesis is not None:
+                self._check_made_images(stage.name)
             averaged = f"{stage.name}-ema"
             if stage.training is not None and stage.training.ema and any(averaged == s.name for s in self.stages):
                 raise UserError(f"a stage has the name {averaged!r}, as the averaged weights of the {stage.name} have")
@@ -195,6 +206,13 @@ class Recipe(Checked):
         for epoch in self.keep_epochs:
             if not 1 <= epoch <= longest:
                 raise UserError(f"--keep-epochs are epochs from 1 to {longest}, got {epoch}")
+
+    def _check_made_images(self, name: str) -> None:
+        if self.storing.teacher_outputs is not None:
+            raise UserError(f"--teacher-outputs: the images of the {name} are made while it learns, not stored")
+        for option in ("mixup", "cutmix"):
+            if getattr(self.augmentation, option):
+                raise UserError(f"--{option} mixes images of a data set: those of the {name} are made for it")
 
     def stage(self, name: str) -> StageRecipe | None:
         """The stage of that name, if there is one."""

@@ -19,6 +19,7 @@ from fastkd.networks.folding import frozen_copy, in_bfloat16
 from fastkd.networks.grafts import graft
 from fastkd.networks.uncut import Lacks
 from fastkd.recipes.planned import (
+    PlannedDataFree,
     PlannedDistillation,
     PlannedLoaded,
     PlannedMutual,
@@ -39,6 +40,9 @@ from fastkd.support.errors import UserError
 from fastkd.support.paths import is_file
 from fastkd.support.plain import check_fields, to_plain
 from fastkd.support.words import counted
+from fastkd.synthesis.base import Feed, MadeFor, Synthesis
+from fastkd.synthesis.kinds import synthesis_of
+from fastkd.training.datafree import DataFree
 from fastkd.training.stages import Distill, Mutual, Prestage, Stage, StudentAware, Supervised
 
 
@@ -103,14 +107,24 @@ class Builder:
             image_size=recipe.image_size, mean=front.from_mean, std=front.from_std, crop=None, front=front
         )
 
-    def train_source(self, planned: PlannedTraining, views: Views = ONE_VIEW) -> Source:
-        """The training batches of a stage; views: those that the stage names."""
+    def source_for(self, planned: PlannedTraining, stage: Stage) -> Source:
+        """The training batches of a stage, of the images that it makes or of the data set's."""
+        if not isinstance(stage, DataFree):
+            return self.train_source(planned, stage.views)
+        return stage.synthesis.source(Feed(self.job.recipe.augmentation, stage.views, self._format()))
+
+    def _format(self) -> Format:
         job = self.job
         in_half = job.execution.bfloat16 and job.device.type == "cuda"
         dtype = torch.bfloat16 if in_half else torch.float32
+        return Format(dtype=dtype, channels_last=job.execution.channels_last)
+
+    def train_source(self, planned: PlannedTraining, views: Views = ONE_VIEW) -> Source:
+        """The training batches of a stage; views: those that the stage names."""
+        job = self.job
         return training_source(
             self._training_data(planned),
-            replace(job.feeding, format=Format(dtype=dtype, channels_last=job.execution.channels_last)),
+            replace(job.feeding, format=self._format()),
             batch_size=planned.training.batch_size,
             augmentation=job.recipe.augmentation,
             seed=self.data_seed,
@@ -203,6 +217,32 @@ class Builder:
             raise UserError(f"--method {planned.method} trains nothing: join a method with a loss of its own to it")
         return self._begin(stage, planned, earlier)
 
+    def _data_free(self, planned: PlannedDataFree, earlier: Earlier) -> Stage:
+        if distributed.world_size() > 1:
+            raise UserError(f"the images of the {planned.name} are made in one process: start it without torchrun")
+        job, student = self.job, self._beginning(planned)
+        frozen, methods, _ = self._teachers_and_methods(planned, student, earlier)
+        # Of float32 and not folded: the statistics of its BatchNorms are what images are made by.
+        teacher = frozen_copy(earlier.teacher(planned.teachers[0]), job.recipe.image_size, fold=False).to(job.device)
+
+        def make(deployed: Network) -> Synthesis:
+            made_for = MadeFor(
+                teacher=teacher,
+                student=deployed,
+                mean=job.recipe.mean or job.data.mean,
+                std=job.recipe.std or job.data.std,
+                image_size=job.recipe.image_size,
+                classes=job.data.classes,
+                epochs=planned.training.epochs,
+                batch_size=planned.training.batch_size,
+                seed=self.seed,
+                data_seed=self.data_seed,
+                device=job.device,
+            )
+            return synthesis_of(planned.synthesis, made_for)
+
+        return DataFree(student, frozen[0], methods, planned.name, make=make)
+
     def _prestage(self, planned: PlannedPrestage, earlier: Earlier) -> Stage:
         student = self._beginning(planned)
         frozen, methods, _ = self._teachers_and_methods(planned, student, earlier)
@@ -249,9 +289,8 @@ class Builder:
         self, planned: PlannedDistillation | PlannedMutual, student: Network, teachers: Sequence[Network]
     ) -> dict[str, Method]:
         size, data, training = self.job.recipe.image_size, self._training_data(planned), planned.training
-        labels, processes = data.train.labels, distributed.world_size()
-        whole, drop_last = training.batch_size, training.drop_last
-        order = Order(len(labels), whole, self.data_seed, drop_last=drop_last, world_size=processes)
+        processes = distributed.world_size()
+        labels, steps = self._labels_and_steps(planned, data)
         context = Context(
             student=student,
             teachers=tuple(teachers),
@@ -261,10 +300,21 @@ class Builder:
             samples=len(labels),
             labels=labels,
             batch_size=training.batch_size // processes // training.accumulate,
-            steps_per_epoch=order.steps,
+            steps_per_epoch=steps,
             seed=self.seed,
         )
         return {name: _method(name, planned, context) for name in split_methods(planned.method)}
+
+    def _labels_and_steps(self, planned: PlannedTraining, data: DataSet) -> tuple[torch.Tensor, int]:
+        """The labels of what a stage trains on, and the steps of its epoch. Images that are made have no labels: zeros
+        stand for them."""
+        training = planned.training
+        if isinstance(planned, PlannedDataFree):
+            synthesis = planned.synthesis
+            return torch.zeros(synthesis.images_at(training.epochs - 1), dtype=torch.int64), synthesis.steps_per_epoch
+        labels = data.train.labels
+        how = {"drop_last": training.drop_last, "world_size": distributed.world_size()}
+        return labels, Order(len(labels), training.batch_size, self.data_seed, **how).steps
 
     def _synchronised(self, stage: Stage) -> Stage:
         if self.job.device.type != "cuda":
@@ -279,6 +329,7 @@ BUILDERS: dict[type[PlannedStage], Callable[[Builder, Any, Earlier], Stage]] = {
     PlannedSupervised: Builder._supervised,
     PlannedStudentAware: Builder._student_aware,
     PlannedDistillation: Builder._distill,
+    PlannedDataFree: Builder._data_free,
     PlannedPrestage: Builder._prestage,
     PlannedMutual: Builder._mutual,
 }

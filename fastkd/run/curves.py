@@ -128,6 +128,11 @@ def learning_rate(stage: str) -> Value:
     return lambda record: number(record.get("lr")) if record.get("stage") == stage else None
 
 
+def made_images(stage: str, name: str) -> Value:
+    """A measure of the synthesis of that stage, after each epoch."""
+    return lambda record: number(_dict(record.get("synthesis")).get(name)) if record.get("stage") == stage else None
+
+
 def _errors(runs: Sequence[Curves], heading: str, networks: Sequence[str]) -> list[Html]:
     """Test error, the same once more for the second half of a training that is long enough, and training error."""
     tested, trained = (_of_networks(runs, networks, value) for value in (error_of, _training_error))
@@ -148,7 +153,8 @@ def _training_error(network: str) -> Value:
 
 
 def _losses(runs: Sequence[Curves], stage: str) -> list[Html]:
-    """The loss, every term of it, and the learning rate, of one training of every run."""
+    """The loss, every term of it, the learning rate and what became of images that are made, of one training of every
+    run."""
     terms = [run.terms(stage) for run in runs]
     names = list(dict.fromkeys(name for own in terms for name in own))
     if "loss" in names and max(map(len, terms)) == 2:
@@ -158,7 +164,10 @@ def _losses(runs: Sequence[Curves], stage: str) -> list[Html]:
         values = [term(stage, own[name]) if name in own else _nothing for own in terms]
         title = "loss, all terms" if name == "loss" and len(names) > 1 else name
         charts.append(_of_stage(runs, stage, title, values))
-    return [*charts, _of_stage(runs, stage, "learning rate", [learning_rate(stage)] * len(runs))]
+    rate = _of_stage(runs, stage, "learning rate", [learning_rate(stage)] * len(runs))
+    titles = {"images": "images of the pool", "loss": "loss of the synthesis"}
+    made = [_of_stage(runs, stage, title, [made_images(stage, name)] * len(runs)) for name, title in titles.items()]
+    return [*charts, rate, *made]
 
 
 def _nothing(record: Record) -> None:

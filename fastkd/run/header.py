@@ -6,6 +6,7 @@ import torch
 
 from fastkd.ops import select
 from fastkd.recipes.planned import (
+    PlannedDataFree,
     PlannedDistillation,
     PlannedLoaded,
     PlannedMutual,
@@ -17,6 +18,8 @@ from fastkd.recipes.planned import (
 from fastkd.run.job import Job
 from fastkd.support import distributed, environment
 from fastkd.support.words import counted
+from fastkd.synthesis.settings import SynthesisSettings
+from fastkd.training.optimisation import Training
 
 
 def header(job: Job, folder: Path) -> str:
@@ -73,6 +76,9 @@ def _what(planned: PlannedTraining) -> str:
             return f"{planned.network} with branches of {sftn.network}"
         case PlannedPrestage(prestage=method):
             return f"what {method} trains before"
+        case PlannedDataFree(teachers=teachers, method=method):
+            made = images_words(planned.synthesis, planned.training)
+            return f"{planned.network} from {' and '.join(teachers)} by {method} on {made}"
         case PlannedDistillation(teachers=teachers, method=method) if teachers:
             return f"{planned.network} from {' and '.join(teachers)} by {method}"
         case PlannedMutual(peers=peers, method=method):
@@ -83,3 +89,12 @@ def _what(planned: PlannedTraining) -> str:
             return f"{' and '.join([planned.network, *others])} together by {method}"
         case _:
             return planned.network
+
+
+def images_words(synthesis: SynthesisSettings, training: Training) -> str:
+    """What the images of a stage without data are: `images of cmi (256 more an epoch, 51,200 in the last)`."""
+    if not synthesis.has_pool:
+        steps = counted(synthesis.every, "step")
+        return f"images of {synthesis.kind} (a generator that learns by {synthesis.images} every {steps})"
+    last = synthesis.images_at(training.epochs - 1)
+    return f"images of {synthesis.kind} ({synthesis.images:,} more before each epoch, {last:,} in the last)"

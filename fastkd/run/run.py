@@ -37,11 +37,13 @@ from fastkd.support import environment
 from fastkd.support.distributed import first_of_all, is_main, on_main, wait_for_all
 from fastkd.support.files import make_folder, read_weights, remove, sha256, write_json, write_weights
 from fastkd.support.interrupt import Stopped
+from fastkd.support.live import duration
 from fastkd.support.log import MetricsLog
 from fastkd.support.loggers import LoggerName, check_loggers
 from fastkd.support.paths import is_file, is_there
 from fastkd.support.session import Session
 from fastkd.support.words import counted
+from fastkd.training.datafree import DataFree, remove_features, seconds_of_rounds
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.identity import Identity
 from fastkd.training.stages import Mutual, Stage
@@ -61,7 +63,7 @@ def check(job: Job, *, loggers: tuple[LoggerName, ...] = ()) -> None:
         stage = builder.stage(planned, earlier)
         earlier.add(planned, stage)
         if isinstance(planned, PlannedTraining):
-            builder.train_source(planned, stage.views)
+            builder.source_for(planned, stage)
             list(foreseen_stores(job, planned, stage, earlier, builder.data_seed))
             refuse_image_size(planned, stage, job.recipe.image_size)
             try_smallest_pass(planned, stage, job)
@@ -158,7 +160,12 @@ class Run:
         loss, steps = trainer.some_steps()
         seconds = (time.perf_counter() - started) / steps
         trainer.refuse_what_is_not_finite()
-        return {
+        of_rounds = {}
+        if isinstance(stage, DataFree):
+            rounds = seconds_of_rounds(stage.synthesis)
+            of_rounds = {"seconds_per_epoch": rounds + seconds * trainer.steps_per_epoch}
+            self.session.display.note(f"{self._title(planned)}  images: {duration(rounds)} an epoch beside its steps")
+        return of_rounds | {
             "parameters": count_parameters(stage.network),
             "trained_parameters": sum(p.numel() for p in stage.parameters() if p.requires_grad),
             "loss": loss,
@@ -211,6 +218,8 @@ class Run:
         on_main(lambda: result.update(files=self._digests(planned)))
         self.results["stages"] |= {planned.name: result} | _split_off_peers(planned, stage, result)
         on_main(lambda: self._write_results(self._checkpoint(planned)))
+        if isinstance(stage, DataFree):
+            on_main(lambda: remove_features(stage.synthesis))
         self._note_finished(planned)
         interrupt = self.session.interrupt
         interrupt.requested = first_of_all(interrupt.requested)
@@ -276,7 +285,7 @@ class Run:
             planned.name,
             stage,
             planned.training,
-            self.builder.train_source(planned, stage.views),
+            self.builder.source_for(planned, stage),
             self.job.watching_source(),
             device=self.job.device,
             session=self.session,

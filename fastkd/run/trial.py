@@ -8,7 +8,7 @@ from fastkd.data.base import Batch
 from fastkd.data.order import Order
 from fastkd.networks.base import Network, output_shapes
 from fastkd.networks.uncut import Lacks
-from fastkd.recipes.planned import PlannedTraining
+from fastkd.recipes.planned import PlannedDataFree, PlannedTraining
 from fastkd.run.job import Job
 from fastkd.support import distributed
 from fastkd.support.errors import UserError
@@ -49,6 +49,15 @@ def smallest_pass(samples: int, training: Training, processes: int = 1) -> Small
     return Smallest(least, where, mend)
 
 
+def _smallest(planned: PlannedTraining, samples: int) -> Smallest:
+    if not isinstance(planned, PlannedDataFree):
+        return smallest_pass(samples, planned.training, distributed.world_size())
+    whole = smallest_pass(planned.training.batch_size, planned.training)  # all its batches are
+    if planned.synthesis.images < whole.images:
+        return Smallest(planned.synthesis.images, "a round of the synthesis", "raise --synthesis.images")
+    return whole
+
+
 def refuse_image_size(planned: PlannedTraining, stage: Stage, image_size: int) -> None:
     """Raises UserError where one of the stage's networks leaves nothing of images of that size."""
     for name, network in {planned.network: stage.network, **stage.peers()}.items():
@@ -64,7 +73,7 @@ def try_smallest_pass(planned: PlannedTraining, stage: Stage, job: Job) -> None:
     Raises UserError where the stage cannot take so few images, or makes nothing finite of them.
     """
     labels = job.data.train.labels
-    smallest = smallest_pass(len(labels), planned.training, distributed.world_size())
+    smallest = _smallest(planned, len(labels))
     if smallest.images > FEW:
         return
     count = smallest.images

@@ -31,6 +31,22 @@ class Look:
     values: dict[str, float] = field(default_factory=dict)
     """Running means of the loss, its terms and the hits."""
 
+    @classmethod
+    def along(
+        cls, title: str, epochs: tuple[int, int], steps: tuple[int, int], rate: float, seconds_left: float
+    ) -> "Look":
+        """What is done beside a training's steps: `epochs` are the running one and all, `steps` those done and all."""
+        return cls(
+            title=title,
+            epoch=epochs[0],
+            epochs=epochs[1],
+            done=steps[0],
+            total=steps[1],
+            rate=rate,
+            seconds_left=seconds_left,
+            run_seconds_left=seconds_left,
+        )
+
     def words(self) -> str:
         """Everything, for a file."""
         return f"{self.title}  {next(self._details())[1]}"

@@ -149,6 +149,23 @@ class Generators(TypedDict):
     cuda: NotRequired[Tensor]
 
 
+class Appended(TypedDict):
+    """What a checkpoint counts of a file of rows beside it."""
+
+    rows: Count
+    sha256: str
+
+
+class Synthesis(TypedDict):
+    """What makes the images of a stage without data."""
+
+    rounds: Count
+    loss: Tensor
+    networks: dict[str, Tensor]
+    optimizers: dict[str, dict[int, dict[str, Any]]]
+    files: dict[str, Appended]
+
+
 class Checkpoint(TypedDict):
     """checkpoints/STAGE.pt"""
 
@@ -165,6 +182,7 @@ class Checkpoint(TypedDict):
     logged: Logged | None
     logged_seconds: Measured
     average: NotRequired[dict[str, Tensor]]
+    synthesis: NotRequired[Synthesis]
 
 
 class DeployedBy(TypedDict):

@@ -134,19 +134,20 @@ def inversion_round(
         network.eval()
     latents = latents_BZ.requires_grad_()
     optimizer = torch.optim.Adam([*generator.train().parameters(), latents], lr=lr, betas=BETAS)
-    steps: list[Inverted] = []
+    best: Inverted | None = None
     for number, (views, bank) in enumerate(draws):
         images = generator(latents)
         found = inversion.terms(images, labels_B, views, bank)
         total = found.total(inversion.weights)
         made = Inverted(total.detach(), torch.full_like(labels_B[0], number), images.detach(), found.features)
-        steps.append(made if not steps else _better(steps[-1], made))
+        best = made if best is None else _better(best, made)
         for each in (optimizer, of_head):
             each.zero_grad()
         total.backward()
         for each in (optimizer, of_head):
             each.step()
-    return steps[-1]
+    assert best is not None, "a round has steps"
+    return best
 
 
 def _better(best: Inverted, made: Inverted) -> Inverted:

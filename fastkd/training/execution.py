@@ -24,7 +24,8 @@ class Execution(Checked):
     compile: Literal["auto", "blocks", "whole", "off"] = "auto"
     """torch.compile, block by block or the whole stage (default: blocks on a GPU)."""
     capture: Switch = "auto"
-    """Record the whole step as one CUDA graph and replay it (default: on one GPU); `on` does so with several, too."""
+    """Record the whole step as one CUDA graph and replay it (default: on one GPU); `on` does so with several processes,
+    too, which no two GPUs have run yet: auto leaves it off there."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of convolutions and matrix products; losses are always float32 (default: bfloat16 on a GPU that has it).
     float32 is all of it: no TF32."""

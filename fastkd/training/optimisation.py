@@ -37,8 +37,8 @@ class Training(Checked):
     """Nesterov's momentum."""
     weight_decay: NotNegative = 5e-4
     """Weight decay; it applies to every parameter, as in the papers' code."""
-    schedule: Literal["multistep", "cosine", "constant"] = "multistep"
-    """How the learning rate changes."""
+    schedule: Literal["multistep", "cosine", "cosine_by_epoch", "constant"] = "multistep"
+    """How the learning rate changes; a cosine falls with each step, or has a level for each epoch."""
     milestones: Annotated[tuple[EpochsOrNone, ...], OnlyWith("schedule", "multistep")] = ()
     """Epochs, counted from 0, from which on the learning rate is multiplied by --factor once more."""
     factor: Annotated[Positive, OnlyWith("schedule", "multistep"), OnlyWith("milestones")] = 0.1
@@ -101,6 +101,9 @@ def learning_rates(training: Training, steps_per_epoch: int) -> Tensor:
     if training.schedule == "multistep":
         passed = sum(((epochs >= milestone).to(torch.int64) for milestone in training.milestones), torch.tensor(0))
         level = training.factor**passed
+    elif training.schedule == "cosine_by_epoch":
+        done = (epochs - training.warmup_epochs).clamp(min=0) / max(training.epochs - training.warmup_epochs, 1)
+        level = (1 + torch.cos(math.pi * done)) / 2
     elif training.schedule == "cosine":
         done = (steps - warmup).clamp(min=0) / max(len(steps) - warmup, 1)
         level = (1 + torch.cos(math.pi * done)) / 2

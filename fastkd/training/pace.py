@@ -14,6 +14,8 @@ class Pace:
     evaluates: bool = True
     evaluation_seconds: float = 0.0
     """How long the last evaluation took; 0 before there was one."""
+    beginning_seconds: float = 0.0
+    """How long it took to begin the last epoch: some make images then."""
 
     @property
     def steps(self) -> int:
@@ -27,8 +29,9 @@ class Pace:
         """The time to the end of the stage after `done` steps, at so many seconds a step."""
         first = done // self.steps_per_epoch + 1
         evaluations = sum(self.evaluation_is_due(epoch) for epoch in range(first, self.epochs + 1))
-        return (self.steps - done) * per_step + evaluations * self.evaluation_seconds
+        beginnings = max(self.epochs - first, 0) * self.beginning_seconds
+        return (self.steps - done) * per_step + evaluations * self.evaluation_seconds + beginnings
 
     def seconds_per_epoch(self, per_step: float) -> float:
         share = self.evaluation_seconds / self.eval_every if self.evaluates else 0.0
-        return self.steps_per_epoch * per_step + share
+        return self.steps_per_epoch * per_step + share + self.beginning_seconds

@@ -83,6 +83,15 @@ class Stage(nn.Module):
     def begin_epoch(self, epoch: int) -> None:
         """Called before each epoch, counted from 0."""
 
+    works_between_steps: bool = False
+    """Whether `before_step` does anything, so that no recorded step follows another."""
+
+    def before_step(self, step: int) -> None:
+        """Called before each step of an epoch, counted from 0."""
+
+    def rehearse(self) -> None:
+        """Called before steps on trial, in place of what comes before an epoch."""
+
 
 class Supervised(Stage):
     """A network that learns from labels alone."""
@@ -181,6 +190,7 @@ class Distill(Stage):
             method.begin_step(batch)
         count, images = len(batch.labels), self._images(batch)
         teachers = self._said(batch, images, self.views.count)
+        batch = self.labelled(batch, teachers)
         student = self.network(images, preacts=self.preacts)
         every_view = student, teachers
         first_view = _first(student, count), teachers
@@ -204,6 +214,10 @@ class Distill(Stage):
             hits = loss.hits if loss.hits is not None else hits
         assert total is not None and hits is not None, "one of the methods is a logit method"
         return StageLoss(total, terms, hits, gated)
+
+    def labelled(self, batch: Batch, teachers: Sequence[Output]) -> Batch:
+        """The batch with the labels that the methods learn from."""
+        return batch
 
     def _images(self, batch: Batch) -> Tensor:
         assert len(batch.images) >= self.views.count, "the loader gives the views that the stage names"

@@ -98,7 +98,8 @@ class Step:
                 self.stored.complete(loader, epoch, start)
             loader = Provided(loader, self.stored)
         if self.replays is None:
-            for raw in loader.epoch(epoch, start):
+            for number, raw in enumerate(loader.epoch(epoch, start), start):
+                self.stage.before_step(number)
                 self(raw)
                 yield 1
         else:
@@ -237,6 +238,8 @@ class Step:
             return f"the only batch has {counted(raw.size, 'image')}, not {self.batch_size}"
         if not follows_the_device(self.optimizer):
             return f"{type(self.optimizer).__name__} counts its steps on the host"
+        if self.stage.works_between_steps:
+            return "a generator learns between the steps"
         return ""
 
     def _record_messages(self, raw: RawBatch, recorder: Recorder, record: Callable[[], None]) -> str:

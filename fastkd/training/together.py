@@ -7,7 +7,8 @@ them. Everything else (log, evaluation, checkpoints) each training has for itsel
 from collections.abc import Callable, Sequence
 
 from fastkd.data import ResidentLoader
-from fastkd.training.trainer import Progress, Trainer
+from fastkd.training.progress import Progress
+from fastkd.training.trainer import Trainer
 
 
 class Together:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,21 @@ from fastkd.training.checkpoint import (
     random_state,
     read_checkpoint,
 )
-from fastkd.training.evaluation import Accuracy, Evaluation
+from fastkd.training.datafree import (
+    DataFree,
+    begin_beside,
+    load_synthesis,
+    look_at_round,
+    refuse_what_is_not_finite,
+    synthesis_state,
+)
+from fastkd.training.evaluation import Evaluation
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
 from fastkd.training.identity import Identity
 from fastkd.training.meter import Meter, Totals
 from fastkd.training.optimisation import Training, build_optimizer
 from fastkd.training.pace import Pace
+from fastkd.training.progress import Progress
 from fastkd.training.replays import STEPS
 from fastkd.training.stages import Stage
 from fastkd.training.step import Step
@@ -49,24 +58,6 @@ LOG_STEPS = 100
 """Steps between the records inside an epoch."""
 AGREE_STEPS = STEPS
 """Steps between those at which the ranks agree on whether one of them was asked to stop; a replay ends at each."""
-
-
-@dataclass
-class Progress:
-    """Where a stage stands; part of every checkpoint."""
-
-    epoch: int = 0
-    """Epochs done."""
-    step: int = 0
-    """Steps done of the epoch that is running."""
-    seconds: float = 0.0
-    """Time of training and evaluation, over all sessions."""
-    starting_seconds: float = 0.0
-    """Time of compiling and capturing, over all sessions."""
-    test: dict[str, Accuracy] = field(default_factory=dict)
-    """The counts of the last evaluation, by the names of the predictions."""
-    best: dict[str, Any] = field(default_factory=dict)
-    """{"epoch", "top1"} of the best evaluation of the stage's network: never what the tables report."""
 
 
 class Trainer:
@@ -121,6 +112,8 @@ class Trainer:
         """What the meter read at the last record inside the epoch."""
         self.logged_at = time.monotonic()
         self.saved_at = time.monotonic()
+        self.synthesis = stage.synthesis if isinstance(stage, DataFree) else None
+        """What makes the images, where the stage has none of a data set."""
 
     def fit(self, after_epoch: Callable[[int], None] = lambda epoch: None) -> Progress:
         """Trains to the last epoch, from the checkpoint where there is one; calls `after_epoch(epochs done)`."""
@@ -159,19 +152,12 @@ class Trainer:
 
     def _show_filling(self, number: int, epochs: int, taken: int, seconds: float) -> None:
         """Shows how far the stores are filled: `taken` batches of the epoch of that number, in so many seconds."""
-        steps, each = self.train_source.loader.steps, seconds / taken
-        done, total = number * steps + taken, epochs * steps
-        look = Look(
-            title=self.title,
-            epoch=number + 1,
-            epochs=epochs,
-            done=done,
-            total=total,
-            rate=self.training.batch_size / max(each, 1e-9),
-            seconds_left=(total - done) * each,
-            run_seconds_left=(total - done) * each,
+        steps = self.train_source.loader.steps
+        done, total, each = number * steps + taken, epochs * steps, seconds / taken
+        rate = self.training.batch_size / max(each, 1e-9)
+        self.session.display.live(
+            Look.along(self.title, (number + 1, epochs), (done, total), rate, (total - done) * each)
         )
-        self.session.display.live(look)
 
     def warm_up(self, beside: Sequence["Trainer"] = (), *, record: bool = True) -> None:
         """Compiles and captures, where that is on; it is no step of the training.
@@ -189,19 +175,22 @@ class Trainer:
     def some_steps(self) -> tuple[float, int]:
         """Takes the first steps of a training, for a dry run; returns their loss and how many they were."""
         self.stage.train()
+        self.stage.rehearse()
         self.step.meter.clear()
         self.step.done.zero_()  # a training may have no more steps than these
         steps = next(self.step.epoch_of(self.train_source.loader, 0))
         return self.step.meter.read().means()["loss"], steps
 
     def begin_epoch(self) -> float:
-        """Prepares the stage for the epoch that comes next; returns when that was."""
+        """Prepares the stage for the epoch that comes next; returns when its steps began."""
         started = time.monotonic()
-        if not self.progress.step:
-            self.logged_at = started
         self.stage.train()
         self.stage.begin_epoch(self.progress.epoch)
-        return started
+        self.pace.beginning_seconds = time.monotonic() - started
+        self.progress.seconds += self.pace.beginning_seconds
+        if not self.progress.step:
+            self.logged_at = time.monotonic()
+        return time.monotonic()
 
     def epoch(self) -> None:
         """Trains to the end of the epoch that comes next, or that was begun."""
@@ -286,13 +275,16 @@ class Trainer:
             "images_per_second": rate,
             "seconds": progress.seconds,
         }
+        if self.synthesis is not None:
+            record["synthesis"] = self.synthesis.measures()
         self._record(record)
         main = next(iter(progress.test.values())) if evaluated else None
         test = f"  {self.watched} {main['top1'] / main['samples']:.2%}" if main else ""
         hits = f"  train {train['top1']:.2%}" if "top1" in train else ""
+        images = f"  {self.synthesis.words()}" if self.synthesis is not None else ""
         self.session.display.note(
             f"{self.title}  epoch {progress.epoch}/{self.training.epochs}  loss {train['loss']:.4f}"
-            f"{hits}{test}  {rate:,.0f} images/s"
+            f"{hits}{test}{images}  {rate:,.0f} images/s"
         )
 
     def _log_steps(self) -> None:
@@ -344,13 +336,14 @@ class Trainer:
 
     def refuse_what_is_not_finite(self) -> None:
         """Raises UserError where a step since the training's begin had a loss or a gradient that was not finite."""
+        there = is_there(self.checkpoint)
+        kept = f"the last good checkpoint is {self.checkpoint}" if there else "there is no checkpoint"
+        if self.synthesis is not None:
+            refuse_what_is_not_finite(self.synthesis, self.name, kept)
         bad = self.step.first_bad.step.item()
         if bad < 0:
             return
         terms = ", ".join(f"{name} {value.item():g}" for name, value in self.step.first_bad.terms.items())
-        kept = (
-            f"the last good checkpoint is {self.checkpoint}" if is_there(self.checkpoint) else "there is no checkpoint"
-        )
         raise UserError(
             f"{self.name}: the loss or its gradient was not finite in step {bad} "
             f"(epoch {bad // self.steps_per_epoch + 1}): {terms}; that step changed no weight; {kept}; "
@@ -379,6 +372,8 @@ class Trainer:
             }
             if self.step.average is not None:
                 state["average"] = self.step.average.network.state_dict()
+            if self.synthesis is not None:
+                state["synthesis"] = synthesis_state(self.synthesis)
         on_main(lambda: write_state(self.checkpoint, state))
         if is_main():
             self._stop_for(tell_checkpoint(self.session.callbacks, self.name, self.checkpoint))
@@ -392,6 +387,8 @@ class Trainer:
 
     def load(self) -> None:
         """Takes up the checkpoint, where there is one."""
+        if self.synthesis is not None:
+            begin_beside(self.synthesis, self.checkpoint, self._watch_round)
         if is_there(self.checkpoint):
             self._load()
 
@@ -409,6 +406,8 @@ class Trainer:
         self.logged_at = time.monotonic() - state["logged_seconds"]
         if self.step.average is not None:
             load_module(self.step.average.network, state.get("average", {}), path)
+        if self.synthesis is not None:
+            load_synthesis(self.synthesis, state.get("synthesis"), path)
         self._load_of_this_rank(state)
         if is_main() and (damage := self.log.cut(state["metrics_bytes"])):
             self.session.display.note(damage)
@@ -435,6 +434,13 @@ class Trainer:
             torch.set_rng_state(random_state(state["rngs"][mine], self.checkpoint))
             if self.device.type == "cuda" and "cuda" in state["rngs"][mine]:
                 torch.cuda.set_rng_state(state["rngs"][mine]["cuda"], self.device)
+
+    def _watch_round(self, done: int, steps: int, seconds: float) -> None:
+        """Stops in front of a round's step where somebody asked for it: the last checkpoint is the round's begin."""
+        self.stop_if_asked()
+        if self.synthesis is not None and self.session.display.due():
+            title, epochs = f"{self.title}: images", (self.progress.epoch + 1, self.training.epochs)
+            self.session.display.live(look_at_round(self.synthesis, title, epochs, (done, steps), seconds))
 
     def stop_if_asked(self) -> None:
         self.session.interrupt.requested = first_of_all(self.session.interrupt.requested)

@@ -8,7 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.distill_cases import FORMS, LEARNING_PARTNERS, assert_no_worse, evaluate, forced, random_logits
+from helpers.distill_cases import (
+    ALONE,
+    FORMS,
+    LEARNING_PARTNERS,
+    assert_a_small_divergence_keeps_its_digits,
+    assert_no_worse,
+    evaluate,
+    forced,
+    random_logits,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -72,6 +81,17 @@ class KernelContract:
         if classes == 1 and ("dkd" in form or "nkd" in form):
             pytest.skip("has no other classes")
         assert_no_worse(form, *random_logits(5, 2, classes, dtype, classes), path=self.path)
+
+    @pytest.mark.parametrize("form, classes", [(form, 33) for form in ALONE] + [("sftn", 1000), ("kd", 4099)])
+    def test_networks_that_nearly_agree_at_a_high_temperature(self, form, classes):
+        assert_a_small_divergence_keeps_its_digits(form, classes, 3, (4.0, 1000.0), path=self.path)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("form", ALONE)
+    @pytest.mark.parametrize("classes", (2, 3, 10, 100, 1000, 4096, 5000))
+    def test_networks_that_nearly_agree_at_any_temperature(self, form, classes):
+        if form != "dkd" or classes > 2:  # else there are no other classes to compare
+            assert_a_small_divergence_keeps_its_digits(form, classes, 4, path=self.path)
 
     @pytest.mark.parametrize("form, classes", STRIDED)
     def test_strides_are_followed_without_a_copy(self, form, classes):

@@ -8,7 +8,18 @@ import torch
 
 from fastkd.losses import SparseTeacher, kd_loss
 from fastkd.ops.row_loss import fused
-from helpers.row_cases import DEFAULT, DIVERGENCES, KINDS, Case, Options, assert_no_worse, forced, gradient_of, make
+from helpers.row_cases import (
+    DEFAULT,
+    DIVERGENCES,
+    KINDS,
+    Case,
+    Options,
+    assert_a_small_divergence_keeps_its_digits,
+    assert_no_worse,
+    forced,
+    gradient_of,
+    make,
+)
 
 CAPPED = Options(logit_scale=1.5, softcap=5.0, teacher_logit_scale=0.7, teacher_softcap=4.0)
 EVERY = [
@@ -73,6 +84,12 @@ class KernelContract:
     @pytest.mark.parametrize("kind", ("logits", "probabilities", "lumped"))
     def test_half_precision(self, kind, dtype):
         assert_no_worse(make(kind, 3, 100, "probabilities", dtype), "forward", path=self.path)
+
+    @pytest.mark.parametrize("kind", ("logits", "lumped", "renormalised"))
+    @pytest.mark.parametrize("divergence", ("forward", "reverse"))
+    @pytest.mark.parametrize("classes", (2, 100, pytest.param(2051, marks=pytest.mark.slow)))
+    def test_rows_that_nearly_agree(self, kind, divergence, classes):
+        assert_a_small_divergence_keeps_its_digits(kind, divergence, classes, (4.0, 1000.0), path=self.path)
 
     @pytest.mark.parametrize("kind", ("logits", "lumped"))
     def test_a_tail_that_the_student_has_nearly_lost(self, kind):

@@ -69,6 +69,21 @@ class TestKD:
         loss, gradient = both(KDLoss()(student, kept(teacher, labels, 3), labels), student)
         assert loss.total.isfinite() and gradient.isfinite().all()
 
+    @pytest.mark.parametrize("loss", (multi_teacher_loss, dkd_loss))
+    def test_networks_that_nearly_agree_at_a_high_temperature_in_float32(self, loss):
+        """The rounding of what is kept, times τ², would be more than the loss."""
+        student, _, labels = case(torch.float32)
+        teacher, temperature = (
+            student.detach() + 0.1 * torch.randn(B, K, generator=torch.Generator().manual_seed(1)),
+            1e3,
+        )
+        values = []
+        for dtype in (torch.float32, torch.float64):
+            sparse = kept(teacher.to(dtype), labels, 5, temperature)
+            given = [sparse] if loss is multi_teacher_loss else sparse
+            values.append(loss(student.to(dtype), given, labels, temperature=temperature, ce_weight=0.0).total)
+        assert values[0].item() == pytest.approx(values[1].item(), rel=1e-2)
+
     def test_a_module_follows_its_numbers_and_no_gradient_reaches_the_teacher(self):
         student, teacher, labels = case(torch.float32)
         sparse = kept(teacher, labels, 3)

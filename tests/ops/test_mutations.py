@@ -77,7 +77,7 @@ MUTATIONS = [
         r"(mov\.u32\s+%r\d+), %ctaid\.x",
         r"\1, 0",
     ),
-    Mutation("rows", "a barrier for some lanes", DIVERGENCE, r"bar\.sync\s+0;", "@%p73 bar.sync 0;"),
+    Mutation("rows", "a barrier for some lanes", DIVERGENCE, r"bar\.sync\s+0;", "@%p10 bar.sync 0;"),
     Mutation("rows", "a barrier of one warp", RACE, r"bar\.sync\s+0;", "bar.sync 0, 32;"),
     Mutation("rows", "another barrier for one warp", RACE, r"bar\.sync\s+0;", "bar.sync %r185, 32;"),
     Mutation(
@@ -127,7 +127,7 @@ MUTATIONS = [
     Mutation("pair", "a load 4 bytes further on", MISALIGNED, _WIDE_LOAD, r"\1 + 4 ]"),
     Mutation("pair", "a store 16 bytes further on", OUTSIDE, _WIDE_STORE, r"\1 + 16 ]"),
     Mutation("pair", "a label 8 bytes further on", OUTSIDE, _LABEL, r"\1 + 8 ]"),
-    Mutation("pair", "a shuffle with another lane", RACE, _SHUFFLE, r"\1, 8, 31, -1"),
+    Mutation("pair", "a shuffle with another lane", RACE, _SHUFFLE, r"\1, 8, 31, -1", nth=2),
     Mutation("pair", "a shuffle without the last lane", INACTIVE, _SHUFFLE, r"\1, 16, 31, 0x7FFFFFFF"),
     Mutation("pair", "a store behind its barrier", RACE, _STORED_THEN_MET, r"\3\2\1"),
     Mutation("pair", "a load before its barrier", RACE, _MET_THEN_LOADED, r"\3\2\1"),

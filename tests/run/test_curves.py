@@ -7,7 +7,7 @@ import pytest
 from helpers.made_runs import record
 
 from fastkd.run.charts import colour
-from fastkd.run.curves import Curves, coloured, error_of, groups, learning_rate, number, over_seeds, term
+from fastkd.run.curves import Curves, coloured, error_of, groups, learning_rate, made_images, number, over_seeds, term
 
 ROLES = {"teacher": "teacher", "student": "student", "control": "control"}
 
@@ -103,6 +103,17 @@ class TestGroups:
         found = groups(coloured(runs))["student and control"]
         assert titles(found)[2:6] == [f"student: {name}" for name in ("loss, all terms", "kd.ce", "kd.kl", "at.at")]
         assert [chart.count("<polyline") for chart in found if "student: " in chart][:4] == [2, 1, 2, 1]
+
+    def test_what_became_of_images_that_are_made_is_drawn(self):
+        records = log(90, ("student",))
+        for place, one in enumerate(records, 1):
+            one["synthesis"] = {"rounds": place, "loss": 0.5 / place, "images": 8 * place}
+        (run,) = several([("run", [records], {"student": "student"})])
+        assert {"student: images of the pool", "student: loss of the synthesis"} <= set(
+            titles(groups([run])["student"])
+        )
+        pool, _ = over_seeds(run.logs, made_images("student", "images"))
+        assert pool == [(1, 8.0), (2, 16.0), (3, 24.0)]
 
     def test_the_second_half_of_a_long_training_stands_by_itself(self):
         found = groups(several([("one", [log(90, epochs=8)], ROLES)]))["teacher"]

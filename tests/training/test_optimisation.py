@@ -50,6 +50,12 @@ def test_cosine_equals_torch():
     torch.testing.assert_close(learning_rates(training, 4), expected)
 
 
+def test_a_cosine_by_epoch_equals_torch():
+    training = Training(epochs=5, lr=0.1, schedule="cosine_by_epoch")
+    expected = scheduled(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=5), 5, 0.1)
+    torch.testing.assert_close(learning_rates(training, 4), expected.repeat_interleave(4))
+
+
 def test_warm_up_by_iteration_rises_linearly_then_cosine_starts():
     rates = learning_rates(Training(epochs=3, lr=0.8, schedule="cosine", warmup_epochs=1), 4)
     torch.testing.assert_close(rates[:5], torch.tensor([0.2, 0.4, 0.6, 0.8, 0.8]))

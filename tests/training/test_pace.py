@@ -22,3 +22,9 @@ def test_a_stage_without_predictions_is_never_evaluated():
 
 def test_before_the_first_evaluation_only_steps_are_known():
     assert Pace(epochs=2, steps_per_epoch=3, eval_every=1).seconds_left(1, 2.0) == 10.0
+
+
+def test_what_comes_before_an_epoch_comes_before_each_that_is_left():
+    pace = Pace(epochs=3, steps_per_epoch=2, eval_every=1, evaluates=False, beginning_seconds=10.0)
+    assert [pace.seconds_left(done, 1.0) for done in (0, 1, 2, 5, 6)] == [26.0, 25.0, 14.0, 1.0, 0.0]
+    assert pace.seconds_per_epoch(1.0) == 12.0

@@ -17,13 +17,16 @@ from fastkd.ops.distill_loss.kernel_pair_parts import (
     compared,
     distribution,
     greatest_class,
+    is_inside,
     jsd_terms,
     kept_normalisers,
+    kl_of_agreeing,
     normaliser,
     rank_and_normaliser,
     standardisation,
 )
 from fastkd.ops.distill_loss.kernel_parts import (
+    AGREEMENT,
     ANCHOR_CE_WEIGHT,
     MIXTURE,
     OTHERS_WEIGHT,
@@ -43,17 +46,6 @@ from fastkd.ops.distill_loss.kernel_parts import (
     store_sums,
     store_tile,
 )
-
-
-@triton.jit
-def is_inside(teacher, columns, label, own_b, K: tl.constexpr, PAIR: tl.constexpr):
-    """Which classes of a chunk are compared."""
-    if PAIR == "rld":
-        return teacher < own_b[:, None]
-    there = (columns[None, :] < K) & (label[:, None] >= -1)
-    if PAIR == "dkd" or PAIR == "nkd":
-        there = there & (columns[None, :] != label[:, None])
-    return there
 
 
 @triton.jit
@@ -352,6 +344,27 @@ def pair_kernel(
                     each = kl_terms(log_b, b, log_a)
                 terms += each
             divergence = tl.sum(terms, 1)
+            if PAIR != "ab" and PAIR != "jsd" and PAIR != "nkd":  # noqa: SIM102 - this one is for the compiler
+                if tl.min(divergence) < AGREEMENT:
+                    agreeing = kl_of_agreeing(
+                        logits_ptrs,
+                        i,
+                        row,
+                        label,
+                        counted,
+                        own_b,
+                        of_row,
+                        (offset, inverse, factor_a),
+                        (offset_b, inverse_b, factor_b),
+                        ROW_STRIDES,
+                        COLUMN_STRIDES,
+                        K,
+                        PAIR,
+                        STANDARDISED,
+                        ROWS,
+                        COLUMNS,
+                    )
+                    divergence = tl.where(divergence < AGREEMENT, agreeing, divergence)
             sum_of_slopes = tl.sum(slopes, 1)
             if PAIR == "dkd" or PAIR == "nkd" or PAIR == "rld":
                 third += share * tau_squared * divergence

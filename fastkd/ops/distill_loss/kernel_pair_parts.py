@@ -7,7 +7,7 @@ Logits are compared as (logit − offset) · inverse, the logit itself unless ro
 import triton
 import triton.language as tl
 
-from fastkd.ops.distill_loss.kernel_parts import ahead_of, exp_minus_1, load_tile
+from fastkd.ops.distill_loss.kernel_parts import ahead_of, divergence_terms, exp_minus_1, load_tile, log_ratio
 from fastkd.ops.distill_loss.kernel_wide import add_online, combine_lanes
 
 STANDARD_EPSILON = tl.constexpr(1e-7)
@@ -230,3 +230,52 @@ def jsd_terms(log_p, p, log_q, q, beta, inside):
     each = tl.where(beta == 0, forward, tl.where(beta == 1, reverse, inner * of_p + (1.0 - inner) * of_q))
     slope = tl.where(beta == 0, -p, tl.where(beta == 1, reverse, (1.0 - inner) * of_q))
     return tl.where(inside, each, 0.0), tl.where(inside, slope, 0.0)
+
+
+@triton.jit
+def is_inside(teacher, columns, label, own_b, K: tl.constexpr, PAIR: tl.constexpr):
+    """Which classes of a chunk are compared."""
+    if PAIR == "rld":
+        return teacher < own_b[:, None]
+    there = (columns[None, :] < K) & (label[:, None] >= -1)
+    if PAIR == "dkd" or PAIR == "nkd":
+        there = there & (columns[None, :] != label[:, None])
+    return there
+
+
+@triton.jit
+def kl_of_agreeing(
+    ptrs,
+    partner: tl.constexpr,
+    row,
+    label,
+    counted,
+    own_b,
+    of_row,
+    of_student,  # offset, inverse, factor
+    of_teacher,
+    ROW_STRIDES: tl.constexpr,
+    COLUMN_STRIDES: tl.constexpr,
+    K: tl.constexpr,
+    PAIR: tl.constexpr,
+    STANDARDISED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """KL(teacher ‖ student) of each row once more, without a difference of logarithms."""
+    a_peak, a_log_total, b_peak, b_log_total = of_row
+    offset, inverse, factor_a = of_student
+    offset_b, inverse_b, factor_b = of_teacher
+    lanes = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, K, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        anchor = load_tile(ptrs[0], row, columns, counted, ROW_STRIDES[0], COLUMN_STRIDES[0], K)
+        other = load_tile(ptrs[partner], row, columns, counted, ROW_STRIDES[partner], COLUMN_STRIDES[partner], K)
+        inside = is_inside(other, columns, label, own_b, K, PAIR)
+        student = tl.where(inside, compared(anchor, offset, inverse, STANDARDISED), -float("inf"))
+        teacher = tl.where(inside, compared(other, offset_b, inverse_b, STANDARDISED), -float("inf"))
+        _, a = distribution(student, a_peak, a_log_total, factor_a)
+        _, b = distribution(teacher, b_peak, b_log_total, factor_b)
+        d = log_ratio(teacher, b_peak, factor_b, b_log_total, student, a_peak, factor_a, a_log_total)
+        lanes += divergence_terms(b, a, d)
+    return tl.sum(lanes, 1)

@@ -5,14 +5,17 @@ The anchor's row and its gradient stay in registers while the partners pass one 
 
 A row costs two reductions, its greatest logit and then all of its sums at once, because they and not the arithmetic are
 what a row waits for. KL needs no normalised probabilities: with u = z/τ − max, log p = u − log Σ exp u, so that
-KL(p ‖ q) = Σ p (u_p − u_q) − log Σ exp u_p + log Σ exp u_q, and in its gradient the logarithms cancel. Exponents are in
-bits: exp x = exp2(x / ln 2).
+KL(p ‖ q) = Σ p (u_p − u_q) − log Σ exp u_p + log Σ exp u_q, and in its gradient the logarithms cancel. That errs by
+about 1e-7 whatever KL is; where it is small, as at a high temperature, whose square enlarges both, `divergence_terms`
+are added up in its place: for every row they would cost a third more instructions. Exponents are in bits: exp x =
+exp2(x / ln 2).
 """
 
 import triton
 import triton.language as tl
 
 from fastkd.ops.distill_loss.kernel_parts import (
+    AGREEMENT,
     ANCHOR_CE_WEIGHT,
     CE_TEMPERATURE,
     LN_2,
@@ -24,6 +27,7 @@ from fastkd.ops.distill_loss.kernel_parts import (
     below_peak,
     binary_kl,
     cross_entropy_of_two,
+    divergence_terms,
     entropy_of_two,
     kl_gaps,
     load_labels,
@@ -144,10 +148,11 @@ def rows_kernel(
                 b_total, mean_gap, q_total, rank_partner = row_sums_of_four(b, weighted, q, ahead, SHARED)
             else:
                 b_total, mean_gap = row_sums(b, weighted, SHARED)
-            inverse_total = 1.0 / b_total
             mean_gap = mean_gap + 0.0 * b_total if ANCHOR_IS_TARGET else mean_gap / b_total  # NaN comes from the total
             excess_total = tl.log2(a_total / b_total)
             kl = (mean_gap - excess_total if ANCHOR_IS_TARGET else mean_gap + excess_total) * LN_2
+            gap -= mean_gap[:, None]
+            inverse_total = 1.0 / b_total
             difference = b * inverse_total[:, None] - a
 
             if DECOUPLED:
@@ -155,12 +160,10 @@ def rows_kernel(
                 b_margin = (own_partner - b_peak) * inverse_temperature - tl.log2(b_total) * LN_2
                 target_kl, excess = binary_kl(b_margin, a_margin)
                 pair += share * tau_squared * target_kl
-                third += share * tau_squared * kl
                 others_slope = third_slope * share * tau_squared * inverse_temperature * weight
                 gradient += (slope * excess)[:, None] * (is_label - a) - others_slope[:, None] * difference
             else:
-                pair += share * tau_squared * kl
-                skewed = (slope * LN_2)[:, None] * (gap - mean_gap[:, None])
+                skewed = (slope * LN_2)[:, None] * gap
                 if not DETACHED:
                     gradient += a * skewed if ANCHOR_IS_TARGET else -slope[:, None] * difference
 
@@ -176,6 +179,15 @@ def rows_kernel(
                     else:
                         partner_gradient += b * inverse_total[:, None] * skewed
                     store_tile(gradient_ptrs[i], partner_gradient, row, columns, exists, K)
+
+            if tl.min(kl) < AGREEMENT:  # the last, since it takes registers
+                b_share, d = b * inverse_total[:, None], gap * -LN_2 - kl[:, None]
+                terms = divergence_terms(a, b_share, d) if ANCHOR_IS_TARGET else divergence_terms(b_share, a, d)
+                kl = tl.where(kl < AGREEMENT, tl.sum(terms, 1), kl)
+            if DECOUPLED:
+                third += share * tau_squared * kl
+            else:
+                pair += share * tau_squared * kl
 
         if gradient_ptrs[0] is not None:
             store_tile(gradient_ptrs[0], gradient, row, columns, exists, K)

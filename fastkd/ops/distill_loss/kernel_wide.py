@@ -1,6 +1,7 @@
 """The kernel for rows too wide for registers: one sample a program, its rows in chunks, read from L2 after the first.
 
-Three passes: the log-normalisers and ranks of every network; the loss terms; the gradients, for which KL must be known.
+Three passes: the log-normalisers and ranks of every network; the loss terms, which are added up once more where KL is
+small (see `kernel_rows.py`); the gradients, for which KL must be known.
 Words and arguments are those of `kernel_rows.py`.
 """
 
@@ -8,6 +9,7 @@ import triton
 import triton.language as tl
 
 from fastkd.ops.distill_loss.kernel_parts import (
+    AGREEMENT,
     ANCHOR_CE_WEIGHT,
     CE_TEMPERATURE,
     PAIR_WEIGHT,
@@ -16,11 +18,13 @@ from fastkd.ops.distill_loss.kernel_parts import (
     ahead_of,
     binary_kl,
     cross_entropy_of_two,
+    divergence_terms,
     entropy_of_two,
     kl_terms,
     load_labels,
     load_third_weight,
     load_tile,
+    log_ratio,
     no_hits,
     own_logit,
     partner_share,
@@ -89,6 +93,41 @@ def read_row(
 def log_probabilities(logits, peak, log_total, inverse_temperature):
     log_p = (logits - peak[:, None]) * inverse_temperature - log_total[:, None]
     return log_p, tl.exp(log_p)
+
+
+@triton.jit
+def kl_of_agreeing(
+    ptrs,
+    p: tl.constexpr,  # the places of both networks
+    q: tl.constexpr,
+    row,
+    label,
+    counted,
+    p_peak,
+    p_log_total,
+    q_peak,
+    q_log_total,
+    inverse_temperature,
+    ROW_STRIDES: tl.constexpr,
+    COLUMN_STRIDES: tl.constexpr,
+    K: tl.constexpr,
+    DECOUPLED: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """KL(p ‖ q) of a row once more, without a difference of logarithms."""
+    lanes = tl.zeros((1, COLUMNS), tl.float32)
+    for start in range(0, K, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        of_p = load_tile(ptrs[p], row, columns, counted, ROW_STRIDES[p], COLUMN_STRIDES[p], K)
+        of_q = load_tile(ptrs[q], row, columns, counted, ROW_STRIDES[q], COLUMN_STRIDES[q], K)
+        if DECOUPLED:
+            is_label = columns[None, :] == label[:, None]
+            of_p, of_q = tl.where(is_label, -float("inf"), of_p), tl.where(is_label, -float("inf"), of_q)
+        d = log_ratio(of_p, p_peak, inverse_temperature, p_log_total, of_q, q_peak, inverse_temperature, q_log_total)
+        _, each_p = log_probabilities(of_p, p_peak, p_log_total, inverse_temperature)
+        _, each_q = log_probabilities(of_q, q_peak, q_log_total, inverse_temperature)
+        lanes += divergence_terms(each_p, each_q, d)
+    return tl.sum(lanes, 1)
 
 
 @triton.jit(do_not_specialize=["B"])
@@ -196,6 +235,25 @@ def wide_kernel(
                 log_b, b = log_probabilities(partner, b_peak, b_log_total, inverse_temperature)
                 kl_lanes += kl_terms(log_a, a, log_b) if ANCHOR_IS_TARGET else kl_terms(log_b, b, log_a)
             kl = tl.sum(kl_lanes, 1)
+            if tl.min(kl) < AGREEMENT:
+                kl = kl_of_agreeing(
+                    logits_ptrs,
+                    0 if ANCHOR_IS_TARGET else i,
+                    i if ANCHOR_IS_TARGET else 0,
+                    row,
+                    label,
+                    counted,
+                    a_peak if ANCHOR_IS_TARGET else b_peak,
+                    a_log_total if ANCHOR_IS_TARGET else b_log_total,
+                    b_peak if ANCHOR_IS_TARGET else a_peak,
+                    b_log_total if ANCHOR_IS_TARGET else a_log_total,
+                    inverse_temperature,
+                    ROW_STRIDES,
+                    COLUMN_STRIDES,
+                    K,
+                    DECOUPLED,
+                    COLUMNS,
+                )
             if DECOUPLED:
                 third += share * tau_squared * kl
             else:

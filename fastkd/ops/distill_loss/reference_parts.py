@@ -155,6 +155,20 @@ def _beyond_linear(u: Tensor) -> Tensor:
     return torch.where(small, x * x / 2 * series, torch.expm1(large) - large)
 
 
+def generalised_kl(log_p: Tensor, log_q: Tensor, ratio: Tensor | None = None) -> Tensor:
+    """Σ p log(p / q) + Σ q − Σ p of each row, which is KL(p ‖ q) where both have the same sum.
+
+    Each class adds p (e^d − 1 − d) with d = log q − log p, which is not negative: the error is a share of the result,
+    as in `divergence`, and no more than that share comes from a sum of 1 that rounding has missed. ratio: d, where the
+    caller has more of its digits.
+    """
+    p, q = log_p.exp(), log_q.exp()
+    d = torch.where(log_p == -torch.inf, torch.inf, log_q - log_p if ratio is None else ratio)
+    small = d.abs() < 0.5
+    far = q - p - p * torch.where(small | (log_p == -torch.inf), 0, d)
+    return torch.where(small, p * _beyond_linear(torch.where(small, d, 0)), far).sum(-1)
+
+
 def kl_of(log_p: Tensor, log_q: Tensor) -> Tensor:
     impossible = log_p == -torch.inf  # 0 log 0 = 0, also where q is 0 too
     return (log_p.exp() * torch.where(impossible, 0, log_p - log_q)).sum(1)

@@ -9,6 +9,7 @@ own in the middle. Exponents are in bits: exp x = exp2(x / ln 2).
 import triton
 import triton.language as tl
 
+from fastkd.ops.distill_loss.kernel_parts import AGREEMENT, divergence_terms, kl_gaps
 from fastkd.ops.row_loss.kernel_parts import (
     CE_WEIGHT,
     LN_2,
@@ -184,6 +185,30 @@ def dense_kernel(
             if DIVERGENCE == "reverse":
                 mean_gap = mean_gap / q_total
                 divergence = (mean_gap + excess) * LN_2
+            if TEACHER == "logits" and DIVERGENCE != "jsd":  # noqa: SIM102 - this one is for the compiler
+                if tl.min(divergence) < AGREEMENT:
+                    terms = tl.zeros((ROWS, COLUMNS), tl.float32)
+                    for start in range(0, K, COLUMNS):
+                        columns = start + tl.arange(0, COLUMNS)
+                        z, _ = load_logits(students, columns, counts, scale, cap, STUDENT, K, CAPPED)
+                        t = load_teacher(
+                            teachers,
+                            columns,
+                            counts,
+                            teacher_scale,
+                            teacher_cap,
+                            TEACHERS,
+                            K,
+                            TEACHER,
+                            TEACHER_CAPPED,
+                        )
+                        z, t = below(z, peak) * bits, below(t, teacher_peak) * bits
+                        p, q = tl.exp2(t - p_log_total[:, None]), tl.exp2(z - q_log_total[:, None])
+                        if DIVERGENCE == "forward":
+                            terms += divergence_terms(p, q, (excess[:, None] - kl_gaps(t, z)) * LN_2)
+                        else:
+                            terms += divergence_terms(q, p, (-excess[:, None] - kl_gaps(z, t)) * LN_2)
+                    divergence = tl.where(divergence < AGREEMENT, tl.sum(terms, 1), divergence)
             if DIVERGENCE == "jsd":
                 student_lanes = tl.zeros((ROWS, COLUMNS), tl.float32)
                 both_lanes = tl.zeros((ROWS, COLUMNS), tl.float32)

@@ -8,6 +8,7 @@ is summed over them alone: the difference of two sums would lose it where the st
 import triton
 import triton.language as tl
 
+from fastkd.ops.distill_loss.kernel_parts import divergence_terms, kl_gaps
 from fastkd.ops.row_loss.kernel_parts import (
     CE_WEIGHT,
     LN_2,
@@ -44,19 +45,23 @@ def is_kept(kept, start, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def terms_and_pulls(log_p, log_q, beta, DIVERGENCE: tl.constexpr):
+def terms_and_pulls(log_p, log_q, beta, DIVERGENCE: tl.constexpr, SUMS_TO_ONE: tl.constexpr):
     """What each class adds to the divergence, what its derivative is made of, p and q.
 
     Logarithms are in bits, results in nats. The derivative by a class's logit is pull − q Σ pull, and q Σ p − p for
-    the forward divergence.
+    the forward divergence. SUMS_TO_ONE: whether p does, but for rounding, which KL then leaves out.
     """
     if DIVERGENCE == "jsd":
         term, pull, p, q = mixture_parts(log_p, log_q, beta)
     else:
         p, q = tl.exp2(log_p), tl.exp2(log_q)
         forward: tl.constexpr = DIVERGENCE == "forward"
-        term = weighed(p, (log_p - log_q) * LN_2) if forward else weighed(q, (log_q - log_p) * LN_2)
-        pull = term
+        pull = weighed(p, (log_p - log_q) * LN_2) if forward else weighed(q, (log_q - log_p) * LN_2)
+        term = pull
+        if SUMS_TO_ONE and forward:
+            term = divergence_terms(p, q, -LN_2 * kl_gaps(log_p, log_q))
+        if SUMS_TO_ONE and not forward:
+            term = divergence_terms(q, p, -LN_2 * kl_gaps(log_q, log_p))
     return term, pull, p, q
 
 
@@ -170,8 +175,11 @@ def kept_kernel(
             p_rest_log = tl.load(log_rest_ptr + row, mask=counts, other=-float("inf")).to(tl.float32) * LOG2_E
         log_q = tl.where(used, own_bits - log_total[:, None], -float("inf"))
         log_p = tl.where(used, log_p, -float("inf"))
-        term, pull, p, q = terms_and_pulls(log_p, log_q, beta, DIVERGENCE)
-        rest_term, rest_pull, p_rest, q_rest = terms_and_pulls(p_rest_log, rest_log - log_total, beta, DIVERGENCE)
+        sums_to_one: tl.constexpr = TEACHER != "sampled"
+        term, pull, p, q = terms_and_pulls(log_p, log_q, beta, DIVERGENCE, sums_to_one)
+        rest_term, rest_pull, p_rest, q_rest = terms_and_pulls(
+            p_rest_log, rest_log - log_total, beta, DIVERGENCE, sums_to_one
+        )
         divergence = tl.sum(term, 1) + rest_term
         mean, p_mass = tl.sum(pull, 1) + rest_pull, tl.sum(p, 1) + p_rest
         forward_pull, forward_rest_pull = q * p_mass[:, None] - p, q_rest * p_mass - p_rest

@@ -12,12 +12,18 @@ teacher's distribution. Where it comes as kept classes S, both sides are compare
     "lumped"         on S and one more class, which has all that S lacks
     "sampled"        p gives its weights to S and nothing to the others
 
+Where p sums to 1 but for rounding (logits, "renormalised", "lumped"), that rounding has no part in KL: τ² would enlarge
+it (see `generalised_kl`).
+
 The gradient is written out, because the operation gives it together with the loss.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastkd.ops.distill_loss.reference_parts import generalised_kl
 from fastkd.ops.numbers import Role
 from fastkd.ops.row_loss.inputs import Found, Labels, Rows, Teacher
 
@@ -47,16 +53,30 @@ def kl_of(log_p: Tensor, log_q: Tensor, p: Tensor) -> Tensor:
     return torch.where(log_p == -torch.inf, 0, p * (log_p - log_q))
 
 
-def divergence_and_pull(name: str, log_p: Tensor, log_q: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+class Compared(NamedTuple):
+    """Both distributions of every row: [N,E] logarithms."""
+
+    log_p: Tensor
+    log_q: Tensor
+    ratio: Tensor | None = None
+    """log q − log p with more of its digits than their difference has; None: there are none."""
+    sums_to_one: bool = True
+    """Whether p does, but for rounding, which KL then leaves out; weights that are given may not."""
+
+
+def divergence_and_pull(name: str, compared: Compared, beta: Tensor) -> tuple[Tensor, Tensor]:
     """[N] the divergence of every row, [N,E] its derivative by the logits that q is the softmax of."""
+    log_p, log_q, ratio, sums_to_one = compared
     p, q = log_p.exp(), log_q.exp()
     if name == "forward":
-        return kl_of(log_p, log_q, p).sum(1), q * p.sum(1, keepdim=True) - p
+        value = generalised_kl(log_p, log_q, ratio) if sums_to_one else kl_of(log_p, log_q, p).sum(1)
+        return value, q * p.sum(1, keepdim=True) - p
     if name == "reverse":
         terms = kl_of(log_q, log_p, q)
-        value = terms.sum(1)
-        return value, terms - q * value[:, None]
-    ends = (divergence_and_pull(end, log_p, log_q, beta) for end in ("forward", "reverse"))
+        mean = terms.sum(1)
+        value = generalised_kl(log_q, log_p, None if ratio is None else -ratio) if sums_to_one else mean
+        return value, terms - q * mean[:, None]
+    ends = (divergence_and_pull(end, compared, beta) for end in ("forward", "reverse"))
     (forward, forward_pull), (reverse, reverse_pull) = ends
     log_m = torch.logaddexp(log_p + beta.log(), log_q + (1 - beta).log())
     terms = kl_of(log_q, log_m, q)
@@ -72,21 +92,24 @@ def _divergence_from(rows: Rows, z: Tensor, numbers: Tensor) -> tuple[Tensor, Te
     if teacher.kind == "none":
         return z.new_zeros(len(z)), torch.zeros_like(z)
     if teacher.dense_BRK is not None:
-        log_p = _dense_log_probs(rows, numbers)
-        value, pull = divergence_and_pull(rows.form.divergence, log_p, (z / temperature).log_softmax(1), beta)
+        value, pull = divergence_and_pull(rows.form.divergence, _with_dense(rows, z / temperature, numbers), beta)
     else:
         value, pull = _kept_divergence(rows.form.divergence, teacher, z / temperature, beta)
     return value, pull / temperature
 
 
-def _dense_log_probs(rows: Rows, numbers: Tensor) -> Tensor:
+def _with_dense(rows: Rows, z: Tensor, numbers: Tensor) -> Compared:
     dense = rows.teacher.dense_BRK
     assert dense is not None
     raw = _rows_of(dense).to(numbers.dtype)
     if rows.teacher.kind == "probabilities":
-        return raw.log()
+        return Compared(raw.log(), z.log_softmax(1), sums_to_one=False)
     scale, cap = numbers[Role.TEACHER_LOGIT_SCALE], numbers[Role.TEACHER_SOFTCAP]
-    return (_transformed(raw, scale, cap, rows.form.teacher_capped)[0] / numbers[Role.TEMPERATURE]).log_softmax(1)
+    teacher = _transformed(raw, scale, cap, rows.form.teacher_capped)[0] / numbers[Role.TEMPERATURE]
+    below = [logits - logits.amax(1, keepdim=True) for logits in (teacher, z)]
+    normaliser = [logits.logsumexp(1, keepdim=True) for logits in below]
+    ratio = (below[1] - below[0]) - (normaliser[1] - normaliser[0])
+    return Compared(below[0] - normaliser[0], below[1] - normaliser[1], ratio)
 
 
 def _kept_divergence(name: str, teacher: Teacher, z: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +120,7 @@ def _kept_divergence(name: str, teacher: Teacher, z: Tensor, beta: Tensor) -> tu
     log_p = torch.where(exists, log_p.to(z.dtype), -torch.inf)
     own = torch.where(exists, z.gather(1, places), -torch.inf)
     if teacher.kind == "renormalised":
-        value, pull = divergence_and_pull(name, log_p.log_softmax(1), own.log_softmax(1), beta)
+        value, pull = divergence_and_pull(name, Compared(log_p.log_softmax(1), own.log_softmax(1)), beta)
         return value, torch.zeros_like(z).scatter_add(1, places, torch.where(exists, pull, 0))
     is_kept = z.new_zeros(len(z), z.shape[1] + 1).scatter(1, torch.where(exists, kept, z.shape[1]), 1.0)[:, :-1].bool()
     others = torch.where(is_kept, -torch.inf, z)
@@ -105,7 +128,8 @@ def _kept_divergence(name: str, teacher: Teacher, z: Tensor, beta: Tensor) -> tu
     log_q = torch.cat([own, rest], 1).log_softmax(1)
     log_rest = teacher.log_rest_N
     lumped = torch.full_like(rest, -torch.inf) if log_rest is None else log_rest.to(z.dtype)[:, None]
-    value, pull = divergence_and_pull(name, torch.cat([log_p, lumped], 1), log_q, beta)
+    both = Compared(torch.cat([log_p, lumped], 1), log_q, sums_to_one=teacher.kind == "lumped")
+    value, pull = divergence_and_pull(name, both, beta)
     spread = torch.where(is_kept | (rest == -torch.inf), 0, pull[:, -1:] * (others - rest).exp())
     return value, spread.scatter_add(1, places, torch.where(exists, pull[:, :-1], 0))
 

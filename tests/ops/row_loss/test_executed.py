@@ -3,7 +3,15 @@
 import pytest
 import torch
 from helpers.executed import executing
-from helpers.row_cases import DEFAULT, Options, as_double, forced, gradient_of, make
+from helpers.row_cases import (
+    DEFAULT,
+    Options,
+    as_double,
+    assert_a_small_divergence_keeps_its_digits,
+    forced,
+    gradient_of,
+    make,
+)
 
 from fastkd.losses import LinearTeacher, kd_loss, linear_kd_loss
 
@@ -48,6 +56,13 @@ def test_teachers(kind, divergence, labels, classes, dtype, architecture):
 def test_all_teachers_on_all_architectures(kind, architecture):
     for divergence in ("forward", "jsd") if kind == "sampled" else ("forward", "reverse", "jsd"):
         check(kind, divergence, "classes", 2100, "bf16", architecture, CAPPED)
+
+
+@pytest.mark.parametrize("kind", ("logits", "lumped"))
+@pytest.mark.parametrize("divergence", ("forward", pytest.param("reverse", marks=pytest.mark.slow)))
+def test_rows_that_nearly_agree(kind, divergence):
+    with executing("sm_90"):
+        assert_a_small_divergence_keeps_its_digits(kind, divergence, 100, (4.0, 1000.0))
 
 
 FORMS = [

@@ -2,7 +2,18 @@
 
 import pytest
 import torch
-from helpers.row_cases import DEFAULT, DIVERGENCES, KINDS, Case, Options, as_double, exact, gradient_of, make
+from helpers.row_cases import (
+    DEFAULT,
+    DIVERGENCES,
+    KINDS,
+    Case,
+    Options,
+    as_double,
+    assert_a_small_divergence_keeps_its_digits,
+    exact,
+    gradient_of,
+    make,
+)
 
 from fastkd.losses import SparseTeacher
 
@@ -35,6 +46,13 @@ def test_scaled_and_capped_logits(kind, divergence):
     if kind == "none":
         pytest.skip("ce_loss takes logits as they are")
     close(make(kind, 4, 9), divergence, CAPPED)
+
+
+@pytest.mark.parametrize("kind", ("logits", "lumped", "renormalised"))
+@pytest.mark.parametrize("divergence", ("forward", "reverse"))
+@pytest.mark.parametrize("classes", (2, 10, 1000))
+def test_rows_that_nearly_agree(kind, divergence, classes):
+    assert_a_small_divergence_keeps_its_digits(kind, divergence, classes, path="reference")
 
 
 def test_weights_and_ignored_rows():

@@ -101,6 +101,12 @@ class TestSecondReading:
             if name != "teachers":
                 assert numbers(cells) == read[{"student": "Student"}.get(name, name)], name
 
+    def test_simkd_without_data(self):
+        read = {row[0]: numbers(row[2:]) for row in second_reading("simkd 7")}
+        own = {name: numbers(cells) for name, cells in simkd._TABLE_7.rows.items()}
+        assert own.pop("teacher") == [(76.31, None)] * 2
+        assert {name.replace("student", "Student"): cells for name, cells in own.items()} == read
+
     def test_tfkd(self):
         pairs = [cells for grid in tfkd._TABLES_1_TO_3.values() for cells in grid.rows.values()]
         assert [numbers(cells) for cells in pairs] == [numbers(row[1:]) for row in second_reading("tfkd 1 2 3")]
