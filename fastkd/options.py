@@ -14,7 +14,7 @@ from fastkd import networks
 from fastkd.data import Augmentation, Reading, settled, with_absolute_path
 from fastkd.methods import METHODS, find_method, import_method, is_known, outside, short_name, split_methods
 from fastkd.recipes import RECIPES, listing
-from fastkd.recipes.choice import Choice, joined_with_kd
+from fastkd.recipes.choice import Choice, admit_networks, joined_with_kd, with_features
 from fastkd.recipes.course import learning_together
 from fastkd.recipes.help import described, values
 from fastkd.recipes.idle import idle_reading, idle_storing, idle_with_made_images
@@ -22,7 +22,8 @@ from fastkd.recipes.published import beside_the_paper, choice_of, spoken
 from fastkd.recipes.recipe import GTNSettings, Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.recipes.several import joined, with_one_data_seed
 from fastkd.recipes.shortened import shortened_prestage, shortened_training
-from fastkd.run.teachers import with_initial_weights, with_loaded_teacher, with_more_teachers
+from fastkd.run.beginnings import Beginnings, begun
+from fastkd.run.teachers import with_loaded_teacher, with_more_teachers
 from fastkd.run.weights import WeightsFiles
 from fastkd.stored import Storing
 from fastkd.support.command_line import of_group, read_options, refuse_empty
@@ -35,7 +36,7 @@ from fastkd.support.ranges import Epochs, Positive
 from fastkd.support.words import counted
 from fastkd.synthesis.settings import SynthesisSettings
 from fastkd.training.execution import Execution
-from fastkd.training.optimisation import Training
+from fastkd.training.optimisation import OF_BEGINNING, Training
 
 _NAME = tyro.conf.arg(metavar="NAME", help_behavior_hint="")
 
@@ -62,9 +63,10 @@ class Options:
     """What stands in front of the network's names in the file of --teacher, where several networks in it fit."""
     any_images: bool = rare(False)
     """Take a teacher that was trained on images of another size, normalisation or crop."""
-    initial_weights: Path | None = rare(None)
-    """FILE: begin the teacher's training, or that of what it begins with, with these weights; they may be of other
-    classes, whose classifier is left out."""
+    teacher_features: str = rare("")
+    """A,B,C: the modules of a --teacher-net of others whose outputs are its features."""
+    student_features: str = rare("")
+    """A,B,C: the modules of a --student of others whose outputs are its features."""
     students: str | None = None
     """A,B,C: train each of these students, one after the other, from the same teachers."""
     teacher_epochs: Epochs | None = None
@@ -96,6 +98,8 @@ class Options:
     """How image files are read."""
     common: Recipe = group()
     """What holds for every stage."""
+    beginnings: Beginnings = group(rare=True)
+    """What trainings begin with, and what a loaded teacher was trained for."""
     storing: Storing = group(rare=True)
     """How the teacher's outputs are stored."""
     execution: Execution = group(rare=True)
@@ -125,7 +129,11 @@ def parse(arguments: list[str], *, program: str = "python -m fastkd.train", desc
         values=values(arguments[0] if arguments else "", groups.values()),
     )
     options = replace(options, methods={name: of_group(options, prefix) for prefix, name in groups.items()})
-    return options if options.pair is None else _with_pair(options, options.pair)
+    if options.pair is not None:
+        options = _with_pair(options, options.pair)
+    choice = with_features(options.choice, options.teacher_features, options.student_features)
+    admit_networks(choice, options.students)
+    return replace(options, choice=choice)
 
 
 def _with_pair(options: Options, pair: str) -> Options:
@@ -175,11 +183,10 @@ def _recipe_of(options: Options, files: WeightsFiles) -> Recipe:
         for name in ("teacher_prefix", "any_images"):
             if getattr(options, name):
                 _refuse(name, "no teacher is loaded")
-    if options.initial_weights is not None:
-        recipe = with_initial_weights(recipe, options.initial_weights, files)
     _refuse_idle(options, recipe)
-    more = options.teacher[1:]
-    return with_more_teachers(beside_the_paper(recipe), more, network, files, any_images=options.any_images)
+    how = {"any_images": options.any_images}
+    recipe = with_more_teachers(beside_the_paper(recipe), options.teacher[1:], network, files, **how)
+    return begun(recipe, Beginnings(**given(options.beginnings)), files)
 
 
 def listed(options: Options) -> Iterator[str]:
@@ -201,15 +208,12 @@ def listed(options: Options) -> Iterator[str]:
 def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
     """A list is of a recipe's lines; what would change a training does not change it."""
     groups = (options.training, options.augmentation, options.reading, options.common, options.storing)
+    groups += (options.beginnings,)
     others = [name for group in (*groups, options.execution) for name in given(group)]
     others += [f"sftn.{name}" for name in given(options.sftn)] + [f"gtn.{name}" for name in given(options.gtn)]
     others += [f"synthesis.{name}" for name in given(options.synthesis)]
     others += [f"{short_name(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
-    others += [
-        name
-        for name in ("run", "resume", "teacher", "initial_weights", "students", "logger", "dry_run")
-        if getattr(options, name)
-    ]
+    others += [name for name in ("run", "resume", "teacher", "students", "logger", "dry_run") if getattr(options, name)]
     others += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
     narrowing = ("teacher_net", "student", "method", "teacher_training")
     others += [name for name in wanted if name not in narrowing or options.recipe == Options.recipe]
@@ -220,8 +224,8 @@ def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
 
 def refuse_other_recipe(saved: Recipe, options: Options) -> None:
     """A resumed run goes on with its own recipe: an option that says otherwise is an error."""
-    for name in ("run", "dry_run", "teacher", "initial_weights", "students"):
-        if getattr(options, name):
+    for name in ("run", "dry_run", "teacher", "students", *given(options.beginnings)):
+        if getattr(options, name, True):
             raise UserError(f"--{name.replace('_', '-')} does not go together with --resume")
     if options.recipe not in (Options.recipe, saved.name):
         raise UserError(f"--resume {options.resume}: that run is of the recipe {saved.name}, not {options.recipe}")
@@ -323,6 +327,9 @@ def _refuse_idle_settings(names: Iterable[str], own: Sequence[Any], prefix: str 
 
 def _refuse_idle_training(options: Options, own: Sequence[Training]) -> None:
     wanted = given(options.training)
+    for name in OF_BEGINNING:
+        if name in wanted and all(getattr(training, name) != wanted[name] for training in own):
+            _refuse(name, "no training begins with weights: --init, --teacher-init")
     _refuse_idle_settings(wanted, own)
     longest = max((training.epochs for training in own), default=0)
     if late := [milestone for milestone in wanted.get("milestones", ()) if milestone >= longest]:
@@ -354,7 +361,7 @@ def _refuse_unknown(options: Options) -> None:
         raise UserError(f"no recipe {options.recipe!r}{nearest(options.recipe, RECIPES)}")
     wanted = given(options.choice)
     for network in (*wanted.get("teacher_net", "").split("+"), wanted.get("student")):
-        if network and network not in networks.NETWORKS:
+        if network and network not in networks.NETWORKS and not networks.is_outside(network):
             raise UserError(f"no network {network!r}{nearest(network, networks.NETWORKS)}")
     if branch := wanted.get("branch"):
         table = networks.SUPERNETS if wanted.get("teacher_training") == "gtn" else networks.NETWORKS
@@ -405,6 +412,9 @@ def _overridden_stage(stage: StageRecipe, options: Options) -> StageRecipe:
 
 def _overridden_training(training: Training, stage: StageRecipe, options: Options) -> Training:
     changed = given(options.training)
+    begins = stage.file or given(options.beginnings).get("teacher_init" if stage.role == "teacher" else "init")
+    if not begins:
+        changed = {name: value for name, value in changed.items() if name not in OF_BEGINNING}
     if stage.role == "teacher" and options.teacher_epochs is not None:
         changed["epochs"] = options.teacher_epochs
     if stage.role == "teacher" and options.teacher_lr is not None:

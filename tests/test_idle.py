@@ -33,6 +33,7 @@ from fastkd.recipes.choice import Choice
 from fastkd.recipes.planned import PlannedTraining
 from fastkd.recipes.recipe import GTNSettings, Recipe, SFTNSettings
 from fastkd.run import Run, open_data
+from fastkd.run.beginnings import Beginnings
 from fastkd.run.stores import foreseen_stores
 from fastkd.stored import Storing
 from fastkd.support.environment import set_threads
@@ -321,7 +322,7 @@ def test_settings_that_all_stages_have_in_common():
 def test_every_class_of_settings_is_walked():
     """Those of `fastkd.train`; tests/methods/test_idle.py walks the methods'."""
     groups = {field.type for field in dataclasses.fields(Options) if dataclasses.is_dataclass(field.type)}
-    chosen = {Choice}  # which networks and which data: each is another training
+    chosen = {Choice, Beginnings}  # which networks, weights and data: each is another training
     assert groups - chosen == {
         Training,
         SFTNSettings,

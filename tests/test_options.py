@@ -28,7 +28,7 @@ def test_options_are_a_tested_contract():
     names = set(option_names(options.Options))
     assert names == {
         *("recipe", "data", "teacher-net", "student", "branch", "branch-blocks", "branch-starts", "teacher-training"),
-        *("teacher", "initial-weights"),
+        "teacher",
         *("method", "control", "epochs", "teacher-epochs", "batch-size", "optimizer", "lr", "momentum"),
         *("nesterov", "weight-decay", "schedule", "milestones", "factor", "warmup-epochs", "warmup-by", "drop-last"),
         *(
@@ -44,7 +44,9 @@ def test_options_are_a_tested_contract():
         ),
         *("mixup", "cutmix", "run", "resume", "seed", "seeds"),
         *("eval-every", "keep-epochs", "threads", "device", "logger", "dry-run", "pair", "list"),
-        *("unlocked", "trust", "teacher-prefix", "any-images"),
+        *("unlocked", "trust", "teacher-prefix", "any-images", "teacher-features", "student-features"),
+        *("init", "teacher-init", "teacher-classes", "own-images", "teacher-size", "teacher-mean", "teacher-std"),
+        *("freeze-epochs", "body-lr-factor"),
         *("accumulate", "clip-norm", "ema", "sync-batchnorm"),
         *("loader", "resident", "max-bad-images", "class-list", "split", "label-column", "workers", "index-cache"),
         *(

@@ -17,7 +17,8 @@ from fastkd.methods import METHODS
 from fastkd.options import parse
 from fastkd.recipes import RECIPES
 from fastkd.recipes.choice import Choice
-from fastkd.recipes.recipe import GTNSettings, Published, Recipe, SFTNSettings, StageRecipe
+from fastkd.recipes.recipe import GTNSettings, OwnImages, Published, Recipe, SFTNSettings, StageRecipe
+from fastkd.run.beginnings import Beginnings
 from fastkd.stored import Storing
 from fastkd.support.command_line import option_names, read_options
 from fastkd.support.errors import UserError
@@ -32,12 +33,13 @@ NEEDED: dict[type[Any], dict[str, Any]] = {
     Recipe: {"name": "digits", "data": "digits", "stages": (), "image_size": 8},
     StageRecipe: {"name": "teacher", "role": "teacher", "network": "resnet8"},
     SFTNSettings: {"network": "resnet8"},
+    OwnImages: {"image_size": 8},
     SynthesisSettings: {"kind": "cmi"},
     Published: {"top1": 70.0, "source": "a table"},
     Choice: {"data": "digits", "teacher_net": "resnet8", "student": "resnet8", "method": "kd"},
 }
 OF_METHODS = {method.Settings: name for name, method in METHODS.items()}
-SETTINGS = [*NEEDED, GTNSettings, Augmentation, Reading, Execution, Storing, *OF_METHODS]
+SETTINGS = [*NEEDED, GTNSettings, Augmentation, Reading, Execution, Storing, Beginnings, *OF_METHODS]
 COMMANDS = [options.Options, compare.Options, InspectOptions]
 
 NONSENSE = {

@@ -220,12 +220,12 @@ class Method(nn.Module):
 
 def up_to_block(student: Network, blocks: int | None = None) -> tuple[nn.Module, ...]:
     """What a loss on the features of the first `blocks` blocks reaches, by default of all."""
-    return (student.stem, *list(student.blocks)[:blocks])
+    return (student.stem, *list(student.blocks)[:blocks]) if student.is_cut else (student,)
 
 
 def up_to_embedding(student: Network) -> tuple[nn.Module, ...]:
     """What a loss on the embedding reaches, or one on the preacts, which in a WRN come out of the neck."""
-    return (*up_to_block(student), student.head.neck, student.head.pool)
+    return (*up_to_block(student), student.head.neck, student.head.pool) if student.is_cut else (student,)
 
 
 def warm_up_share(epoch: int, warmup_epochs: int) -> float:

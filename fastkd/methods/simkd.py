@@ -18,6 +18,7 @@ from fastkd.losses.frozen import Frozen
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, up_to_embedding
 from fastkd.methods.projectors import PROJECTORS, ProjectedMap
 from fastkd.networks.base import Head, Network, Output
+from fastkd.networks.uncut import gives_final_map
 from fastkd.support.errors import UserError
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
@@ -41,8 +42,9 @@ class SimKDSettings(Checked):
     """r: the projector's inner width is the teacher's divided by it."""
     projector: Literal["full", "depthwise", "vector", "normalised", "orthogonal"] = "full"
     """full: 1x1, 3x3 and 1x1 convolutions; depthwise: the 3x3 is depthwise (ImageNet); vector: a matrix between the
-    embeddings (SimKD_v); normalised: SRD's, place by place, brought back to the teacher's mean and deviation;
-    orthogonal: VkD's, place by place (not in the paper: what is reused asks for the teacher's own scale)."""
+    embeddings (SimKD_v), as it is for a teacher that reads a class token; normalised: SRD's, place by place, brought
+    back to the teacher's mean and deviation; orthogonal: VkD's, place by place (not in the paper: what is reused asks
+    for the teacher's own scale)."""
     source: Annotated[Literal["feature", "final_map"], OnlyWith("projector", MAPPED)] = "feature"
     """feature: the student's last feature (the authors' code); final_map: the map that it pools (what the paper's
     parameter counts of ShuffleNetV2 and MobileNetV2 say)."""
@@ -77,22 +79,29 @@ class SimKD(Method):
         super().__init__(settings, context)
         reused, count = settings.reused_blocks, len(context.teachers)
         self.joint = bool(settings.ce_weight or settings.kl_weight)
-        if settings.projector == "vector":
+        self.vector = settings.projector == "vector" or not all(map(gives_final_map, context.teacher_shapes))
+        if self.vector and settings.projector != "vector":
+            self.notes.append("simkd: the teacher's classifier reads no mean of a map: it is taken in the vector form")
+        if self.vector:
             self.reads = ("embedding", *(("logits",) if self.joint else ()))
         if self.joint and count > 1:
             raise UserError(f"simkd: a KL of the student's own classifier has one teacher, got {count}")
         if reused and count > 1:
             raise UserError(f"simkd: the blocks of one teacher are reused, got {count} teachers")
-        if reused >= min(len(context.student.blocks), *(len(teacher.blocks) for teacher in context.teachers)):
+        if reused and self.vector:
+            raise UserError("simkd: reused blocks need a teacher whose classifier reads the mean of its last map")
+        if reused and reused >= min(
+            len(context.student.blocks), *(len(teacher.blocks) for teacher in context.teachers)
+        ):
             raise UserError(f"simkd: reused-blocks {reused} leaves no block to the student or the teacher")
         source = self.source(context.student_shapes)
         self.projections = Projections(
-            [_projection(source, self.target(shapes), settings) for shapes in context.teacher_shapes]
+            [self._projection(source, self.target(shapes)) for shapes in context.teacher_shapes]
         )
         self.tail = Frozen(*_tail(context.teachers[0], reused))
-        self.pool = Frozen(context.teachers[0].head.pool)
+        self.pool = nn.Identity() if self.vector else Frozen(context.teachers[0].head.pool)
         widths = [shapes.embedding.shape[1] for shapes in context.teacher_shapes]
-        classifiers = [teacher.head.classifier for teacher in context.teachers]
+        classifiers = [teacher.classifier for teacher in context.teachers]
         self.classifier = Frozen(classifiers[0] if count == 1 else MeanOfClassifiers(widths, classifiers))
         self.logit_loss = KDLoss(
             temperature=settings.temperature,
@@ -105,7 +114,7 @@ class SimKD(Method):
         """The student's own classifier is replaced, and not trained unless it takes part."""
         if self.joint:
             return (student,)
-        if self.settings.projector == "vector" or self.settings.source == "final_map":
+        if self.vector or self.settings.source == "final_map":
             return up_to_embedding(student)
         return up_to_block(student, len(student.blocks) - self.settings.reused_blocks)
 
@@ -127,14 +136,14 @@ class SimKD(Method):
         return MethodLoss(total, terms, counted.hits)
 
     def source(self, student: Output) -> Tensor:
-        if self.settings.projector == "vector":
+        if self.vector:
             return student.embedding
         if self.settings.source == "final_map":
             return student.final_map
         return student.features[-1 - self.settings.reused_blocks]
 
     def target(self, teacher: Output) -> Tensor:
-        if self.settings.projector == "vector":
+        if self.vector:
             return teacher.embedding
         reused = self.settings.reused_blocks
         return teacher.features[-1 - reused] if reused else teacher.final_map
@@ -147,20 +156,30 @@ class SimKD(Method):
     def deploy(self, student: Network) -> Network:
         blocks = list(student.blocks)[: len(student.blocks) - self.settings.reused_blocks]
         own = student.head
-        if self.settings.projector == "vector":
+        if self.vector:
             head = Head(self.classifier, neck=own.neck, pool=nn.Sequential(own.pool, self.projections))
         else:
-            neck = [own.neck] if self.settings.source == "final_map" else []
+            neck = [own.neck] if self.settings.source == "final_map" else _to_map(student)
             head = Head(self.classifier, neck=nn.Sequential(*neck, self.projections, self.tail), pool=self.pool)
-        return Deployed(student.stem, blocks, head)
+        return Deployed(student, blocks, head)
+
+    def _projection(self, student: Tensor, teacher: Tensor) -> nn.Module:
+        if self.vector:
+            return nn.Linear(student.shape[1], teacher.shape[1], bias=False)
+        return _projection(student, teacher, self.settings)
 
 
 class Deployed(Network):
     """The student's stem and blocks under another head; it shares their weights."""
 
-    def __init__(self, stem: nn.Module, blocks: list[nn.Module], head: Head):
+    def __init__(self, student: Network, blocks: list[nn.Module], head: Head):
         super().__init__()
-        self.stem, self.blocks, self.head = stem, nn.ModuleList(blocks), head
+        self.stem, self.blocks, self.head, self.as_map = student.stem, nn.ModuleList(blocks), head, student.as_map
+
+
+def _to_map(student: Network) -> list[nn.Module]:
+    """What turns the last feature into a map, where that is not what the student's blocks hand on."""
+    return [] if isinstance(student.as_map, nn.Identity) else [student.as_map]
 
 
 class Projections(nn.Module):
@@ -212,8 +231,6 @@ class Shrink(nn.Module):
 
 def _projection(student: Tensor, teacher: Tensor, settings: SimKDSettings) -> nn.Module:
     channels, goal = student.shape[1], teacher.shape[1]
-    if settings.projector == "vector":
-        return nn.Linear(channels, goal, bias=False)
     if settings.projector in PROJECTORS:
         projector: nn.Module = ProjectedMap(settings.projector, channels, goal)
     else:

@@ -37,7 +37,7 @@ class SRRL(Method):
         shapes, teacher = context.student_shapes, context.teachers[0]
         source = shapes.final_map if settings.source == "map" else shapes.embedding
         goal = context.teacher_shapes[0].embedding.shape[1]
-        self.loss = SRRLLoss(source.shape[1], goal, teacher.head.classifier, source=settings.source)
+        self.loss = SRRLLoss(source.shape[1], goal, teacher.classifier, source=settings.source)
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         return up_to_embedding(student)

@@ -1,6 +1,7 @@
 """Networks made of a stem, blocks and a head. `NETWORKS` is the table of all of them, `build` makes one.
 
 A row of `SUPERNETS` is many networks at once, which can be grafted on a teacher and nothing else.
+Networks from elsewhere (`timm:NAME`, `package.module:factory`) are named by `fastkd.networks.naming`.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from fastkd.networks.checkpoints import Report, load_weights, public_state_dict
 from fastkd.networks.gtn_nas import LARGE, MEDIUM, SMALL, GTNStudent
 from fastkd.networks.mobilenet_v1 import MobileNetV1
 from fastkd.networks.mobilenet_v2 import MobileNetV2, TfMobileNetV2
+from fastkd.networks.naming import is_outside, with_features
+from fastkd.networks.outside import admit, build_outside, is_admitted
 from fastkd.networks.resnet import BasicUnit, Bottleneck, KuangliuResNet, ResNet, TfResNeXt, cifar_resnet
 from fastkd.networks.shufflenet_v1 import ShuffleNetV1
 from fastkd.networks.shufflenet_v2 import ShuffleNetV2, TfShuffleNetV2, TorchvisionShuffleNetV2
@@ -32,11 +35,15 @@ __all__ = [
     "Report",
     "Tail",
     "Trunk",
+    "admit",
     "build",
     "build_supernet",
+    "is_known",
+    "is_outside",
     "load_weights",
     "output_shapes",
     "public_state_dict",
+    "with_features",
 ]
 
 _NARROW = (64, 128, 256, 512)
@@ -150,15 +157,18 @@ SUPERNETS: dict[str, Callable[..., Supernet]] = {
 }
 
 
-def build(name: str, *, num_classes: int = 100, **options: object) -> Network:
-    """Builds a network of the table, freshly initialised. Raises UserError for a name that is not there.
+def build(name: str, *, num_classes: int = 100, image_size: int = 224, **options: object) -> Network:
+    """Builds a network of the table, or one from elsewhere that has been admitted, freshly initialised.
 
-    options: further arguments of its constructor, such as `stem_width` of a CIFAR resnet.
+    Raises UserError for a name that is not there. image_size: side of the images that it is for, which those of the
+    table do not depend on. options: further arguments of its constructor, such as `stem_width` of a CIFAR resnet.
     """
-    if name not in NETWORKS:
+    if name not in NETWORKS and not is_outside(name):
         raise UserError(f"no network {name!r}{nearest(name, NETWORKS)}")
     if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 2:
         raise UserError(f"a network needs a whole number of at least 2 classes, got {num_classes!r}")
+    if is_outside(name):
+        return build_outside(name, num_classes=num_classes, image_size=image_size)
     return NETWORKS[name](num_classes=num_classes, **options)
 
 
@@ -167,3 +177,8 @@ def build_supernet(name: str, how: Candidates, *, num_classes: int) -> Supernet:
     if name not in SUPERNETS:
         raise UserError(f"no supernet {name!r}{nearest(name, SUPERNETS)}")
     return SUPERNETS[name](how, num_classes=num_classes)
+
+
+def is_known(name: str) -> bool:
+    """Whether `build` makes it without anything being imported."""
+    return name in NETWORKS or is_admitted(name)

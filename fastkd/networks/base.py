@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,16 @@ class Output(NamedTuple):
     """[B,D]: what the classifier reads."""
     preacts: tuple[Tensor, ...] | None = None
     """The features before their last activation, as the authors' code of the family has them; None unless asked for."""
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same output with every tensor changed."""
+
+        def changed(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(change, value))
+            return change(value) if isinstance(value, Tensor) else value
+
+        return self._make(map(changed, tuple.__iter__(self)))
 
 
 class Head(nn.Module):
@@ -61,21 +71,51 @@ class Network(nn.Module):
 
     PUBLIC_NAMES: Mapping[str, str] = {}
     """Prefixes of our parameter names -> the names used by the public checkpoints of this family."""
+    is_cut: bool = True
+    """Whether there are a stem, blocks and a head; else the network is run as a whole."""
+    runs_on_meta: bool = True
+    """Whether it can be run on tensors without numbers, for their shapes."""
+    remake: "Callable[[], Network] | None" = None
+    """Makes the network anew with fresh weights, where `initialise` does not say how."""
+
+    taking: "Callable[..., Network] | None" = None
+    """Makes the network with weights of other sizes, by its library's own rules: called with num_classes and weights,
+    tensors by the library's names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.as_map: nn.Module = nn.Identity()
+        """The map [B,C,H,W] of what a block hands on, where that is something else, such as tokens."""
+        self.preparation: nn.Module = nn.Identity()
+        """What is done to images first, where the network is for others: `fastkd.networks.preparation`."""
 
     def forward(self, images_BCHW: Tensor, *, preacts: bool = False) -> Output:
-        return self._run(self.stem(images_BCHW), first_block=0, preacts=preacts)
+        return self._run(self.stem(self.preparation(images_BCHW)), first_block=0, preacts=preacts)
 
     def _run(self, x: Tensor, *, first_block: int, preacts: bool) -> Output:
-        stem, features, collected = x, [], []
+        stem, features, collected = self.as_map(x), [], []
         for block in list(self.blocks)[first_block:]:
             if preacts:
                 x, preact = block(x, preacts=True)
-                collected.append(preact)
+                collected.append(self.as_map(preact))
             else:
                 x = block(x)
-            features.append(x)
+            features.append(self.as_map(x))
         logits, final_map, embedding = self.head(x)
         return Output(logits, stem, tuple(features), final_map, embedding, tuple(collected) if preacts else None)
+
+    @property
+    def classifier(self) -> nn.Module:
+        """What makes logits of an embedding."""
+        return self.head.classifier
+
+    def last_layers(self) -> list[nn.Linear]:
+        """The linear layers that end in the classes, which another number of classes replaces; mostly there is one."""
+        return [module for module in self.classifier.modules() if isinstance(module, nn.Linear)][-1:]
+
+    def entrance(self) -> nn.Module:
+        """What makes of a map [B,C,H,W] that which the blocks hand on: the front of a tail."""
+        return nn.Identity()
 
     def initialise(self, module: nn.Module) -> None:
         """Gives one freshly made leaf module the family's published initialisation; by default PyTorch's own stays."""
@@ -103,6 +143,8 @@ class Network(nn.Module):
             raise ValueError(f"a tail starts at block 0 to {len(self.blocks)}, got {first_block}")
         if weights not in ("fresh", "shared", "copied"):
             raise ValueError(f"weights is 'fresh', 'shared' or 'copied', got {weights!r}")
+        if weights == "fresh" and self.remake is not None:
+            return Tail(self.remake(), first_block)
         tail = Tail(self, first_block)
         if weights != "shared":
             tail = copy.deepcopy(tail)
@@ -119,13 +161,15 @@ class Trunk(nn.Module):
         super().__init__()
         if not 0 <= blocks <= len(network.blocks):
             raise ValueError(f"a trunk has 0 to {len(network.blocks)} blocks, got {blocks}")
-        self.stem = network.stem
+        self.stem, self.as_map = network.stem, network.as_map
         self.blocks = nn.ModuleList(list(network.blocks)[:blocks])
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
-        maps = [self.stem(images_BCHW)]
+        x = self.stem(images_BCHW)
+        maps = [self.as_map(x)]
         for block in self.blocks:
-            maps.append(block(maps[-1]))
+            x = block(x)
+            maps.append(self.as_map(x))
         return tuple(maps)
 
 
@@ -134,14 +178,15 @@ class Tail(nn.Module):
 
     def __init__(self, network: Network, first_block: int):
         super().__init__()
+        self.entrance, self.as_map = network.entrance(), network.as_map
         self.blocks = nn.ModuleList(list(network.blocks)[first_block:])
         self.head = network.head
 
     def forward(self, feature_BCHW: Tensor) -> Output:
-        x, features = feature_BCHW, []
+        x, features = self.entrance(feature_BCHW), []
         for block in self.blocks:
             x = block(x)
-            features.append(x)
+            features.append(self.as_map(x))
         logits, final_map, embedding = self.head(x)
         return Output(logits, feature_BCHW, tuple(features), final_map, embedding)
 
@@ -157,7 +202,8 @@ def reset_parameters(module: nn.Module) -> None:
 def output_shapes(network: Network, image_size: int, *, preacts: bool = False) -> Output:
     """The shapes of everything the network returns for two images of that size: an `Output` of meta tensors.
 
-    Nothing is computed and the network is not touched.
+    Nothing is computed and the network is not touched; code that no meta tensor goes through is run on the CPU.
     """
-    twin = copy.deepcopy(network).to("meta").eval()
-    return twin(torch.empty(2, 3, image_size, image_size, device="meta"), preacts=preacts)
+    twin = copy.deepcopy(network).to("meta" if network.runs_on_meta else "cpu").eval()
+    images = torch.zeros(2, 3, image_size, image_size, device=next(twin.parameters()).device)
+    return twin(images, preacts=preacts).mapped(lambda value: value.to("meta"))

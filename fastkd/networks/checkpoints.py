@@ -72,7 +72,7 @@ def public_name(network: Network, name: str) -> str:
     for length in range(len(parts), 0, -1):
         prefix = ".".join(parts[:length])
         if prefix in network.PUBLIC_NAMES:
-            return ".".join([network.PUBLIC_NAMES[prefix], *parts[length:]])
+            return ".".join(filter(None, [network.PUBLIC_NAMES[prefix], *parts[length:]]))
     return name
 
 
@@ -85,6 +85,39 @@ def load_weights(network: Network, path: str | PathLike[str], prefix: str = "") 
     """Fills the network from a checkpoint file; see `fill`."""
     path = Path(path)
     return fill(network, read_weights(path), path, prefix)
+
+
+def begin_with(network: Network, found: Mapping[str, Tensor], path: Path, prefix: str = "") -> Report:
+    """Fills the network with weights to begin a training with: `fill`, and the classifier may be for other classes.
+
+    Its own stays then, and where the file has none. Networks of a library that knows how take weights for another image
+    size, too (timm resamples positions).
+    """
+    if network.taking is None:
+        return fill(network, found, path, prefix, other_classes=True)
+    place = _place(network, network.state_dict(), found, path, prefix)
+    weights = {name.removeprefix(place.prefix): value for name, value in found.items() if name.startswith(place.prefix)}
+    ours = network.state_dict()
+    own = {public_name(network, name): ours[name] for name in _of_classifier(network)}
+    count = next((len(weights[name]) for name in own if name in weights), None)
+    if count is None:  # weights of a body alone
+        weights, count = weights | own, max((len(value) for value in own.values()), default=2)
+    try:
+        donor = network.taking(num_classes=count, weights=weights).state_dict()
+    except UserError as error:
+        raise UserError(f"{path} does not fit: {error}; {_examples(found)}") from error
+    left = tuple(name for name, tensor in ours.items() if donor[name].shape != tensor.shape)
+    network.load_state_dict({name: tensor if name in left else donor[name] for name, tensor in ours.items()})
+    public = {name: public_name(network, name) for name in ours}
+    unexpected = tuple(sorted(set(weights) - set(public.values())))
+    mapped = tuple(public[name] for name in ours if name not in left)
+    return Report(mapped, (), unexpected, (), tuple(public[name] for name in left))
+
+
+def _of_classifier(network: Network) -> set[str]:
+    """The names of the parameters of the layers that end in the classes."""
+    last = {id(parameter) for layer in network.last_layers() for parameter in layer.parameters()}
+    return {name for name, value in network.state_dict(keep_vars=True).items() if id(value) in last}
 
 
 def fill(
@@ -103,10 +136,11 @@ def fill(
     ours = network.state_dict()
     place = _place(network, ours, found, path, prefix)
     new, missing, wrong, left = {}, [], [], []
+    of_classes = _of_classifier(network) if other_classes else set()
     for name, tensor in ours.items():
         in_file = place.names[name]
         other = found.get(place.prefix + in_file)
-        if other_classes and other is not None and _is_for_other_classes(name, other, tensor):
+        if name in of_classes and (other is None or other.shape[:1] != tensor.shape[:1]):
             left.append(in_file)
             continue
         if other is None:
@@ -125,11 +159,6 @@ def fill(
         raise UserError(f"{path} does not fit this {type(network).__name__}: {what}; {_what_it_holds(place, found)}")
     network.load_state_dict({**ours, **new})
     return Report(mapped, tuple(missing), unexpected, tuple(wrong), tuple(left))
-
-
-def _is_for_other_classes(name: str, found: Tensor, ours: Tensor) -> bool:
-    """Whether the two are of a classifier and differ in their first side alone, the number of classes."""
-    return name.startswith("head.classifier.") and found.shape != ours.shape and found.shape[1:] == ours.shape[1:]
 
 
 class _Place(NamedTuple):

@@ -36,8 +36,8 @@ def in_bfloat16(network: Network) -> Network:
 def foldable(network: Network, image_size: int) -> list[tuple[str, str]]:
     """The names (convolution, BatchNorm) of every pair in which the BatchNorm alone reads the convolution's output.
 
-    The pairs are found by looking at a forward pass, so that no family has to name them: a raw sum that is also a
-    feature or a shortcut (as in WRN) does not qualify.
+    The two are torch's own layers. The pairs are found by looking at a forward pass, so that no family has to name
+    them: a raw sum that is also a feature or a shortcut (as in WRN) does not qualify.
     """
     outputs: dict[int, tuple[str, Tensor]] = {}
     pairs: list[tuple[str, str]] = []
@@ -60,16 +60,19 @@ def foldable(network: Network, image_size: int) -> list[tuple[str, str]]:
 
     hooks = []
     for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
+        if module._forward_hooks:  # what it returns is a feature that somebody has named
+            continue
+        if type(module) is nn.Conv2d:  # not one that pads or standardises by itself, as timm's do
             hooks.append(module.register_forward_hook(after_convolution(name)))
-        elif isinstance(module, nn.BatchNorm2d):
+        elif type(module) is nn.BatchNorm2d:  # not one that holds its activation, as timm's do
             hooks.append(module.register_forward_pre_hook(before_norm(name)))
     images = next(network.parameters()).new_zeros(2, 3, image_size, image_size)
     with _Uses() as uses:
         found = network(images)
     for hook in hooks:
         hook.remove()
-    returned = {id(value) for value in (found.stem, found.final_map, *found.features)}
+    returned: set[int] = set()
+    found.mapped(lambda value: returned.add(id(value)) or value)
     private = {name for key, (name, _) in outputs.items() if uses.count.get(key) == 1 and key not in returned}
     return [(conv, norm) for conv, norm in pairs if conv in private and calls[conv] == calls[norm] == 1]
 

@@ -34,7 +34,7 @@ def _best(results: Results, stage: str) -> float | None:
 def _alike(name: str, factor: float = 1.0) -> Callable[[Results, str], float | None]:
     def read(results: Results, stage: str) -> float | None:
         found = results["similarity"].get(stage)
-        return factor * found[name] if found else None
+        return factor * found[name] if found and name in found else None
 
     return read
 

@@ -4,12 +4,15 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from fastkd import networks
 from fastkd.methods import find_method, split_methods
 from fastkd.methods.crd import CRDSettings
 from fastkd.methods.kd import KDSettings
 from fastkd.methods.oh import OHSettings
 from fastkd.methods.semckd import SemCKDSettings
 from fastkd.recipes.recipe import GTNSettings, SFTNSettings, StageRecipe
+from fastkd.support.errors import UserError
+from fastkd.support.fields import given
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import PlaceOrStem
 from fastkd.training.optimisation import Training
@@ -24,9 +27,10 @@ class Choice(Checked):
     data: str
     """NAME or NAME:PATH, e.g. cifar100:/data/cifar-100-binary, imagefolder:/data/imagenet."""
     teacher_net: str
-    """Network of the teacher; several joined by + are teachers of one student, as --method aveg wants them."""
+    """Network of the teacher, or timm:NAME, torchvision:NAME, package.module:factory; several joined by + are teachers
+    of one student, as --method aveg wants them."""
     student: str
-    """Network of the student."""
+    """Network of the student, likewise."""
     branch: str | None = None
     """Network of the branches grafted on the teacher (default: the student's)."""
     branch_blocks: tuple[PlaceOrStem, ...] | None = None
@@ -45,6 +49,28 @@ class Choice(Checked):
 
 SUPERNET = "gtn_supernet"
 """The branches' network of a general teacher."""
+
+
+def with_features(choice: Choice, teacher: str, student: str) -> Choice:
+    """The choice with features, names of modules joined by commas, as part of the networks' names: these say how a
+    network is made. Raises UserError where the network is not named, or has features of its own."""
+    for name, features in (("teacher_net", teacher), ("student", student)):
+        if features and (network := given(choice).get(name)) is None:
+            raise UserError(f"--{name.partition('_')[0]}-features goes with --{name.replace('_', '-')}")
+        elif features:
+            choice = replace(choice, **{name: networks.with_features(network, features)})
+    return choice
+
+
+def admit_networks(choice: Choice, students: str | None = None) -> None:
+    """Imports what makes the networks of others that are named on the command line. students: that of --students."""
+    wanted = given(choice)
+    named = [*wanted.get("teacher_net", "").split("+"), wanted.get("student"), wanted.get("branch")]
+    for name in (*named, *(students or "").split(",")):
+        if name and networks.is_outside(name):
+            networks.admit(name)
+
+
 REPDISTILLER_KD = KDSettings(ce_weight=0.1, kl_weight=0.9, temperature=4.0)
 EVEN_KD = KDSettings(ce_weight=1.0, kl_weight=1.0, temperature=4.0)
 IMAGENET_METHODS = {
@@ -96,7 +122,7 @@ def stages_of(
             kl_weight=kl_weight,
             frozen_epochs=frozen_epochs,
         )
-    networks = choice.teacher_net.split("+") if any(method.teachers_needed[0] for method in methods) else []
+    of_teachers = choice.teacher_net.split("+") if any(method.teachers_needed[0] for method in methods) else []
     teachers = [
         StageRecipe(
             name=f"teacher-{number}" if number > 1 else "teacher",
@@ -106,7 +132,7 @@ def stages_of(
             sftn=sftn,
             gtn=GTNSettings() if sftn is not None and choice.teacher_training == "gtn" else None,
         )
-        for number, network in enumerate(networks, 1)
+        for number, network in enumerate(of_teachers, 1)
     ]
     if any(method.fixed_batch_size for method in methods):
         student = replace(student, drop_last=True)

@@ -76,7 +76,8 @@ def passing_on(stages: Course) -> set[str]:
 def _planned(stage: StageRecipe, by_name: dict[str, StageRecipe]) -> Sequence[PlannedStage]:
     own: dict[str, Any] = {"name": stage.name, "role": stage.role, "network": stage.network}
     if stage.training is None:
-        loaded = {name: getattr(stage, name) for name in ("file", "sha256", "prefix", "any_images")}
+        of_file = ("file", "sha256", "prefix", "any_images", "classes", "images")
+        loaded = {name: getattr(stage, name) for name in of_file}
         return [PlannedLoaded(**own, **loaded)]
     own |= _trained(stage)
     if stage.method:
@@ -182,6 +183,7 @@ def _prestages(student: PlannedDistillation) -> list[PlannedDistillation]:
             schedule="multistep",
             milestones=wanted.milestones,
             warmup_epochs=0,
+            freeze_epochs=0,
             ema=0.0,
         )
         own: dict[str, Any] = _trained(student) | {"training": training}

@@ -55,7 +55,7 @@ def cifar100_gtn(**chosen: Any) -> Recipe:
 
 
 def imagenet200_gtn(**chosen: Any) -> Recipe:
-    """GTN (Binici et al. 2024) on ImageNet-200: EfficientNet-B0 from ImageNet's weights (--initial-weights FILE).
+    """GTN (Binici et al. 2024) on ImageNet-200: EfficientNet-B0 from ImageNet's weights (--teacher-init FILE).
 
     The base is trained for 15 epochs on the 200 classes, which --class-list names. SFTN and GTN begin with it: 240
     epochs, ×0.1 at 60, 90 and 120, the teacher frozen in the first 60; λ_KL is 1. A plain teacher is trained 35 epochs

@@ -27,7 +27,7 @@ def described(*, whole: bool) -> str:
         f"Recipes:\n{recipes}\n\n"
         f"Data sets: {', '.join(DATASETS)}\n\n"
         f"Methods, of which several are joined by +:\n{methods}\n\n"
-        f"Networks: {', '.join(shown)}{more}\n\n"
+        f"Networks: {', '.join(shown)}{more}; timm:NAME, torchvision:NAME, package.module:factory\n\n"
         "An option that is not given leaves the recipe's value, which stands in brackets."
     )
 

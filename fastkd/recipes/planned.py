@@ -7,7 +7,7 @@ makes them; `fastkd.run.builder` has a row for each.
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from fastkd.recipes.recipe import GTNSettings, Role, SFTNSettings
+from fastkd.recipes.recipe import GTNSettings, OwnImages, Role, SFTNSettings
 from fastkd.synthesis.settings import SynthesisSettings
 from fastkd.training.optimisation import Training
 
@@ -31,6 +31,9 @@ class PlannedLoaded(PlannedStage):
     sha256: str
     prefix: str = ""
     any_images: bool = False
+    classes: tuple[str, ...] = ()
+    """The names of its classes, where the file does not know them."""
+    images: OwnImages | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

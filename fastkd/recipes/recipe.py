@@ -113,6 +113,16 @@ class GTNSettings(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnImages(Checked):
+    """The images of a teacher that was trained on others: the student's crop, resized and normalised anew."""
+
+    image_size: Pixels
+    mean: tuple[Share, Share, Share] | None = None
+    """None: as the run's."""
+    std: tuple[Positive, Positive, Positive] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Published(Checked):
     """A figure of a paper, in percent."""
 
@@ -136,7 +146,8 @@ class StageRecipe(Checked):
     training: Training | None = None
     """None: the network is loaded."""
     file: str = ""
-    """The file that the network is loaded from, or that its training begins with; mostly empty where it is trained."""
+    """The file that the network is loaded from, or that its training begins with: all but the classifier, where that
+    has other classes; mostly empty where it is trained."""
     sha256: str = ""
     """Checksum of that file."""
     prefix: str = ""
@@ -144,8 +155,11 @@ class StageRecipe(Checked):
     any_images: bool = False
     """Whether it may have been trained on images of another size, normalisation or crop."""
     begins: str = ""
-    """An earlier stage with whose weights its training begins; where there is none but a file, the file's: all but
-    the classifier, where that has other classes."""
+    """An earlier stage with whose weights its training begins."""
+    classes: tuple[str, ...] = ()
+    """The names of a loaded network's classes in their order, where its file does not know them."""
+    images: OwnImages | None = None
+    """What a loaded network is fed with, where that is not what the run's networks are."""
     sftn: SFTNSettings | None = None
     gtn: GTNSettings | None = None
     """How the branches of `sftn` are drawn, where their network is a supernet."""

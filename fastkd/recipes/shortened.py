@@ -13,6 +13,7 @@ def shortened_training(training: Training, changed: dict[str, Any]) -> Training:
         following = {
             "milestones": tuple(sorted({milestone for milestone in moved if milestone < epochs})),
             "warmup_epochs": min(training.warmup_epochs, epochs),
+            "freeze_epochs": min(training.freeze_epochs, epochs),
         }
         changed = following | changed
     return replace(training, **changed)

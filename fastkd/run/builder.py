@@ -18,6 +18,7 @@ from fastkd.networks.checkpoints import Report
 from fastkd.networks.folding import frozen_copy, in_bfloat16
 from fastkd.networks.grafts import aligned, graft
 from fastkd.networks.supernet import Candidates
+from fastkd.networks.uncut import Lacks
 from fastkd.recipes.planned import (
     PlannedDataFree,
     PlannedDistillation,
@@ -30,7 +31,7 @@ from fastkd.recipes.planned import (
     PlannedTraining,
 )
 from fastkd.recipes.recipe import TEACHING, GTNSettings, StageRecipe
-from fastkd.run.description import Deployment, Description, rebuilt
+from fastkd.run.description import Deployment, Description, Front, rebuilt
 from fastkd.run.earlier import Earlier
 from fastkd.run.job import EVALUATION_BATCH, Job
 from fastkd.run.purpose import order_of, purpose_of, refuse_other_images, reorder
@@ -61,7 +62,7 @@ class Builder:
         """What a user should know of the files that were loaded."""
 
     def network(self, name: str) -> Network:
-        return networks.build(name, num_classes=len(self.job.data.classes))
+        return networks.build(name, num_classes=len(self.job.data.classes), image_size=self.job.recipe.image_size)
 
     def stage(self, planned: PlannedStage, earlier: Earlier) -> Stage:
         """Builds a stage and sets the random numbers that its training begins with, apart for each rank.
@@ -82,11 +83,8 @@ class Builder:
         classes, recipe = len(self.job.data.classes), self.job.recipe
         purpose: dict[str, Any] = purpose_of(recipe, self.job.data)
         described = Description(stage.network, classes, recipe.image_size, **purpose)
-        file = getattr(stage, "file", "") if getattr(stage, "training", None) is None else ""
-        known = self.job.files.describe(Path(file)) if file else None
-        if known is not None:  # what it does not say is what it is used for here
-            own = {name: value for name, value in known._asdict().items() if value is not None and name != "classes"}
-            return described._replace(**own)
+        if isinstance(stage, PlannedLoaded) or (isinstance(stage, StageRecipe) and stage.training is None):
+            return self._of_file(stage, described)
         if not isinstance(stage, PlannedDistillation | StageRecipe) or not stage.method:
             return described
         methods = split_methods(stage.method)
@@ -96,6 +94,22 @@ class Builder:
         teachers = [recipe.stage(name.partition("@")[0]) for name in stage.teachers]
         of_teachers = tuple(self.description(teacher) for teacher in teachers if teacher is not None)
         return described._replace(deployment=Deployment(changing, of_teachers))
+
+    def _of_file(self, stage: PlannedLoaded | StageRecipe, described: Description) -> Description:
+        """What is said of a network that is loaded; what its file does not say is what it is used for here."""
+        known = self.job.files.describe(Path(stage.file)) if stage.file else None
+        if known is not None:
+            mapped = ("classes", "num_classes")
+            own = {name: value for name, value in known._asdict().items() if value is not None and name not in mapped}
+            described = described._replace(**own)
+        if stage.images is None:
+            return described
+        recipe, data, images = self.job.recipe, self.job.data, stage.images
+        ours: Any = {"from_mean": recipe.mean or data.mean, "from_std": recipe.std or data.std}
+        front = Front(images.image_size, images.mean or ours["from_mean"], images.std or ours["from_std"], **ours)
+        return described._replace(
+            image_size=recipe.image_size, mean=front.from_mean, std=front.from_std, crop=None, front=front
+        )
 
     def source_for(self, planned: PlannedTraining, stage: Stage) -> Source:
         """The training batches of a stage, of the images that it makes or of the data set's."""
@@ -147,7 +161,7 @@ class Builder:
         if planned.begins:
             network.load_state_dict(earlier.networks[planned.begins].state_dict())
         elif planned.file:
-            report = self._file(planned).fill(network, planned.prefix, other_classes=True)
+            report = self._file(planned).begin(network, planned.prefix)
             count = counted(len(report.mapped), "tensor")
             self.notes.append(f"begins with {count} of {planned.file}; {len(report.left)} of the classifier are new")
         return network
@@ -163,23 +177,33 @@ class Builder:
         return file
 
     def _loaded(self, planned: PlannedLoaded, earlier: Earlier) -> Stage:
-        path, file = Path(planned.file), self._file(planned)
-        order = None
-        if (known := file.description) is not None:
-            order = order_of(known, self.job.data, path)
-            if not planned.any_images:
-                ours: dict[str, Any] = purpose_of(self.job.recipe, self.job.data)
-                refuse_other_images(known, known._replace(image_size=self.job.recipe.image_size, **ours), path)
-        network = rebuilt(self.description(planned))
+        path, file, job = Path(planned.file), self._file(planned), self.job
+        about = self._as_it_was_trained(planned, file)
+        if file.description is not None and not planned.any_images and planned.images is None:
+            ours: dict[str, Any] = purpose_of(job.recipe, job.data)
+            refuse_other_images(about, about._replace(image_size=job.recipe.image_size, **ours), path)
+        order = order_of(about, job.data, path)
+        network = rebuilt(about)
         self.reports[planned.name] = file.fill(network, planned.prefix)
         if order is not None:
             reorder(network, order, path)
-            self.notes.append(f"the classes of {path} are in another order than those of the data: mapped by name")
+            others = "other classes" if about.num_classes != len(order) else "its classes in another order"
+            self.notes.append(f"{path} has {others} than the data: mapped by name")
         return Supervised(network, planned.name)
+
+    def _as_it_was_trained(self, planned: PlannedLoaded, file: WeightsFile) -> Description:
+        """What a loaded network is, before its classes are mapped to those of the data."""
+        about = self.description(planned)
+        if (known := file.description) is not None:
+            about = about._replace(num_classes=known.num_classes, classes=known.classes)
+        if planned.classes:
+            about = about._replace(num_classes=len(planned.classes), classes=planned.classes)
+        return about
 
     def _student_aware(self, planned: PlannedStudentAware, earlier: Earlier) -> Stage:
         teacher, sftn, gtn = self._beginning(planned, earlier), planned.sftn, planned.gtn
         branch_network = self.network(sftn.network) if gtn is None else self._supernet(sftn.network, gtn)
+        _refuse_uncut(teacher, branch_network)
         blocks, starts = sftn.blocks, sftn.starts
         if gtn is not None and (blocks, starts) == (None, None):
             blocks, starts = aligned(len(teacher.blocks), len(branch_network.blocks))
@@ -221,7 +245,7 @@ class Builder:
     def _data_free(self, planned: PlannedDataFree, earlier: Earlier) -> Stage:
         if distributed.world_size() > 1:
             raise UserError(f"the images of the {planned.name} are made in one process: start it without torchrun")
-        job, student = self.job, self.network(planned.network)
+        job, student = self.job, self._beginning(planned)
         frozen, methods, _ = self._teachers_and_methods(planned, student, earlier)
         # Of float32 and not folded: the statistics of its BatchNorms are what images are made by.
         teacher = frozen_copy(earlier.teacher(planned.teachers[0]), job.recipe.image_size, fold=False).to(job.device)
@@ -354,6 +378,15 @@ def _held_out(planned: PlannedTraining) -> float:
     return find_method(planned.method).held_out(planned.settings[planned.method])
 
 
+def _refuse_uncut(*networks: Network) -> None:
+    """Raises UserError where branches cannot be grafted: a network is not cut into blocks."""
+    for network in networks:
+        try:
+            len(network.blocks)
+        except Lacks as lacks:
+            raise UserError(f"branches (--teacher-training sftn): {lacks}") from lacks
+
+
 def _method(name: str, planned: PlannedDistillation | PlannedMutual, context: Context) -> Method:
     kind, training, count = find_method(name), planned.training, len(context.teachers)
     least, most = kind.teachers_needed
@@ -363,4 +396,7 @@ def _method(name: str, planned: PlannedDistillation | PlannedMutual, context: Co
     if kind.fixed_batch_size and not training.drop_last and context.samples % training.batch_size:
         raise UserError(f"{name}: every batch has the same size: it needs --drop-last on")
     check_fields(planned.settings[name])  # a method from elsewhere has settings that check nothing
-    return kind(planned.settings[name], context)
+    try:
+        return kind(planned.settings[name], context)
+    except Lacks as lacks:
+        raise UserError(f"{name}: {lacks}") from lacks

@@ -12,6 +12,7 @@ from fastkd import networks
 from fastkd.methods import Context, find_method
 from fastkd.networks.base import Network, output_shapes
 from fastkd.networks.checkpoints import is_safetensors
+from fastkd.networks.preparation import Preparation
 from fastkd.support.errors import UserError
 from fastkd.support.files import parse_json
 from fastkd.support.plain import from_plain
@@ -36,6 +37,16 @@ class Deployment:
     teachers: tuple["Description", ...]
 
 
+class Front(NamedTuple):
+    """How images are turned into those that a network was trained on: see `fastkd.networks.preparation`."""
+
+    image_size: int
+    mean: Triple
+    std: Triple
+    from_mean: Triple
+    from_std: Triple
+
+
 class Description(NamedTuple):
     """What our weights files say of themselves. What is None is not known: fastkd 0.1 did not write it."""
 
@@ -52,6 +63,8 @@ class Description(NamedTuple):
     """What each channel was divided by, likewise."""
     crop: str | None = None
     """The crop of the training, which decides on the size that images are resized to for a test."""
+    front: Front | None = None
+    """What the network does to images first; None: nothing."""
 
 
 def to_metadata(description: Description) -> dict[str, str]:
@@ -95,8 +108,11 @@ def metadata_in(content: bytes, where: Path) -> dict[str, Any] | None:
 
 def rebuilt(description: Description) -> Network:
     """The network that a description means, without its weights."""
-    network = networks.build(description.network, num_classes=description.num_classes)
     deployment, classes, size = description.deployment, description.num_classes, description.image_size
+    front = description.front
+    network = networks.build(description.network, num_classes=classes, image_size=front.image_size if front else size)
+    if front is not None:
+        network.preparation = Preparation(**front._asdict())
     if deployment is None:
         return network
     teachers = tuple(rebuilt(teacher) for teacher in deployment.teachers)
@@ -119,6 +135,8 @@ def rebuilt(description: Description) -> Network:
 
 def _plain(description: Description) -> dict[str, Any]:
     found: dict[str, Any] = description._asdict()
+    if (front := found.pop("front")) is not None:
+        found["front"] = front._asdict()
     if (deployment := found.pop("deployment")) is not None:
         teachers = [_plain(teacher) for teacher in deployment.teachers]
         found["deployment"] = {"methods": deployment.methods, "teachers": teachers}
@@ -126,15 +144,21 @@ def _plain(description: Description) -> dict[str, Any]:
 
 
 def _from_plain(plain: Mapping[str, Any]) -> Description:
-    known = {name: plain[name] for name in Description._fields if name in plain and name != "deployment"}
+    known = {name: plain[name] for name in Description._fields if name in plain and name not in ("deployment", "front")}
     for name in ("classes", "mean", "std"):
         if known.get(name) is not None:
             known[name] = tuple(known[name])
+    if "front" in plain:
+        known["front"] = Front(**{name: _tupled(value) for name, value in plain["front"].items()})
     found = Description(**known)
     if "deployment" not in plain:
         return found
     teachers = tuple(_from_plain(teacher) for teacher in plain["deployment"]["teachers"])
     return found._replace(deployment=Deployment(plain["deployment"]["methods"], teachers))
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _refuse_unknown(description: Description, what: str) -> None:
@@ -149,8 +173,10 @@ def _refuse_unknown(description: Description, what: str) -> None:
 
 
 def _refuse_unknown_one(one: Description, what: str) -> None:
-    if one.network not in networks.NETWORKS:
-        raise UserError(f"{what} name the network {one.network!r}, which this fastkd does not have")
+    if not networks.is_known(one.network):
+        of_others = "code outside of fastkd that nobody has named: give --trust, or name it on the command line"
+        unknown = of_others if networks.is_outside(one.network) else "which this fastkd does not have"
+        raise UserError(f"{what} name the network {one.network!r}, {unknown}")
     if one.classes is not None and not len(set(one.classes)) == len(one.classes) == one.num_classes:
         raise UserError(f"{what} name {counted(len(one.classes), 'class')}, expected {one.num_classes} that differ")
     for name in one.deployment.methods if one.deployment else ():

@@ -34,7 +34,7 @@ class Row(NamedTuple):
     """Percent, of the best epoch on the test set: for comparison with papers that print it, never the result."""
     published: Published | None
     similarity: dict[str, Figure]
-    """Similarity to the teacher: kl (nats), cka, agreement (percent)."""
+    """Similarity to the teacher: kl (nats), agreement (percent) and, where both have an embedding, cka."""
 
 
 def rows(recipe: Recipe, results: Sequence[dict[str, Any]]) -> list[Row]:
@@ -59,7 +59,7 @@ def rows(recipe: Recipe, results: Sequence[dict[str, Any]]) -> list[Row]:
             similarity = {
                 key: mean_and_std([(100 if key == "agreement" else 1) * one[key] for one in alike])
                 for key in ("kl", "cka", "agreement")
-                if alike
+                if alike and all(key in one for one in alike)
             }
             published = stage.published if own else None
             found.append(Row(name, network, top1, mean_and_std(bests) if bests else None, published, similarity))
@@ -82,7 +82,7 @@ def print_table(recipe: Recipe, results: Sequence[dict[str, Any]], folder: Path)
     table = new_table("", "network", right=numbers, title=title)
     for row in columns:
         paper = [_paper(row.published, recipe)] if with_paper else []
-        alike = [row.similarity[key].show(digits) if row.similarity else "" for key, digits in SIMILARITIES]
+        alike = [row.similarity[key].show(digits) if key in row.similarity else "" for key, digits in SIMILARITIES]
         best = row.best.show() if row.best else ""
         table.add_row(row.name, row.network, row.top1.show(), *paper, *alike, best)
     console.print(table)

@@ -83,7 +83,8 @@ def stage_identity(recipe: Recipe, planned: PlannedStage, seed: int, images: Dat
             then = then | {"data": known}
         if isinstance(known, dict) and "classes" not in known:
             then = then | {"data": known | {name: to_plain(getattr(data, name)) for name in ("mean", "std", "classes")}}
-        return with_defaults(then, {"stage": planned, "data": data, "store": store})
+        found = with_defaults(then, {"stage": planned, "data": data, "store": store})
+        return found | {"stage": _without_place(found["stage"])} if isinstance(found.get("stage"), dict) else found
 
     return Identity(plain, today)
 

@@ -42,10 +42,13 @@ def refuse_other_images(known: Description, ours: Description, where: Path) -> N
 def order_of(known: Description, data: DataSet, where: str | Path) -> list[int] | None:
     """For each class of the data its place among the model's classes; None where they are the same, or not known.
 
-    Raises UserError where the model knows other classes, or another number of them.
+    The model may know more classes, all of them by name. Raises UserError where it lacks one, or where another number
+    of them has no names.
     """
-    if known.num_classes != len(data.classes):
-        raise UserError(f"{data.name} has {len(data.classes)} classes, {where} knows {known.num_classes}")
+    named = known.classes is not None and data.named
+    if known.num_classes != len(data.classes) and not (named and set(data.classes) <= set(known.classes or ())):
+        hint = "" if known.classes is not None else "; --teacher-classes names those of a file that does not"
+        raise UserError(f"{data.name} has {len(data.classes)} classes, {where} knows {known.num_classes}{hint}")
     if known.classes is None or not data.named or known.classes == data.classes:
         return None
     places = {name: place for place, name in enumerate(known.classes)}
@@ -58,18 +61,18 @@ def order_of(known: Description, data: DataSet, where: str | Path) -> list[int] 
 
 @torch.no_grad()
 def reorder(network: Network, order: Sequence[int], where: str | Path) -> None:
-    """Puts the network's logits into another order, in place: logit i is what logit order[i] was.
+    """Puts the network's logits into another order, in place: logit i is what logit order[i] was; others are dropped.
 
     Raises UserError for a classifier that is not a linear layer, or several layers that end in one.
     """
-    parts = list(network.head.classifier.modules())
-    layers = [layer for layer in parts if isinstance(layer, nn.Linear)]
-    several = any(isinstance(part, MeanOfClassifiers) for part in parts)
-    if several or not layers or layers[-1].out_features != len(order):
+    last = network.last_layers()
+    several = any(isinstance(part, MeanOfClassifiers) for part in network.modules())
+    if several or not last or any(layer.out_features <= max(order) for layer in last):
         raise UserError(f"{where} has its classes in another order, and a classifier that cannot be reordered")
-    for tensor in (layers[-1].weight, layers[-1].bias):
-        if tensor is not None:
-            tensor.copy_(tensor[list(order)])
+    for layer in last:
+        for name, tensor in list(layer.named_parameters()):
+            setattr(layer, name, nn.Parameter(tensor[list(order)].clone(), requires_grad=tensor.requires_grad))
+        layer.out_features = len(order)
 
 
 def _alike(one: object, other: object) -> bool:

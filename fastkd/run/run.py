@@ -31,7 +31,7 @@ from fastkd.run.identity import stage_identity
 from fastkd.run.job import Job
 from fastkd.run.outlook import Outlook
 from fastkd.run.stores import foreseen_stores, is_mixed, opened_shelf, result_of
-from fastkd.run.trial import refuse_image_size, try_smallest_pass
+from fastkd.run.trial import refuse_image_size, refuse_lacking, try_smallest_pass
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
 from fastkd.support.distributed import first_of_all, is_main, on_main, wait_for_all
@@ -67,6 +67,7 @@ def check(job: Job, *, loggers: tuple[LoggerName, ...] = ()) -> None:
             list(foreseen_stores(job, planned, stage, earlier, builder.data_seed))
             refuse_image_size(planned, stage, job.recipe.image_size)
             try_smallest_pass(planned, stage, job)
+            refuse_lacking(planned, stage, job)
     check_loggers(loggers)
 
 
@@ -82,7 +83,7 @@ class Run:
         self.log = MetricsLog(Path("none"))
         self.results: dict[str, Any] = {"seed": self.seed, "stages": {}, "similarity": {}}
         """{"seed", "stages": {name: {"network", "parameters", "epochs", "train", "test", "best", "seconds", …}},
-        "similarity": {name: {"kl", "cka", "agreement"}}}, as it stands in results.json."""
+        "similarity": {name: {"kl", "agreement" and mostly "cka"}}}, as it stands in results.json."""
 
     def carry_out(self) -> dict[str, Any]:
         """Trains every stage that is not finished yet."""

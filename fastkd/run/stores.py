@@ -11,6 +11,7 @@ from fastkd.data import AUGMENTATION_VERSION, FileSplit
 from fastkd.data.order import Order
 from fastkd.methods import Method
 from fastkd.networks.base import output_shapes
+from fastkd.networks.uncut import gives_embedding
 from fastkd.recipes.planned import PlannedDistillation, PlannedLoaded, PlannedStage
 from fastkd.recipes.recipe import Recipe
 from fastkd.run.earlier import Earlier
@@ -141,12 +142,12 @@ def _row_formats(job: Job, planned: PlannedDistillation, stage: Distill, earlier
     sparse = storing.store_top is not None and "logits" in outputs
     if storing.store_top is not None and not sparse:
         raise UserError(f"--store-top changes nothing: {planned.method} does not read the teacher's logits")
-    widths = (output_shapes(earlier.teacher(name), job.recipe.image_size).embedding for name in planned.teachers)
+    shapes = (output_shapes(earlier.teacher(name), job.recipe.image_size) for name in planned.teachers)
     return [
         RowFormat(
             outputs=outputs,
             classes=len(job.data.classes),
-            embedding=width.shape[1],
+            embedding=own.embedding.shape[1] if gives_embedding(own) else 1,
             views=stage.views.count,
             quarter_turns=stage.views.quarter_turns,
             strong=stage.views.strong,
@@ -154,7 +155,7 @@ def _row_formats(job: Job, planned: PlannedDistillation, stage: Distill, earlier
             top=storing.store_top,
             temperature=_temperature(methods) if sparse else None,
         )
-        for width in widths
+        for own in shapes
     ]
 
 
@@ -222,4 +223,7 @@ def _mixing(planned: PlannedDistillation, samples: int) -> str:
 def _network_name(recipe: Recipe, teacher: str) -> str:
     stage = recipe.stage(teacher.partition("@")[0])
     assert stage is not None
-    return stage.network
+    images = stage.images
+    return (
+        stage.network if images is None else f"{stage.network} of {images.image_size} pixels {images.mean} {images.std}"
+    )

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fastkd.recipes.recipe import TEACHING, Recipe, StageRecipe
+from fastkd.recipes.recipe import Recipe, StageRecipe
 from fastkd.run.weights import WeightsFiles, find_weights
-from fastkd.support.errors import ChangesNothing, UserError
+from fastkd.support.errors import UserError
 
 
 def with_loaded_teacher(
@@ -29,17 +29,6 @@ def with_loaded_teacher(
     stages = tuple(teacher if stage.name == "teacher" else stage for stage in recipe.stages)
     begun_with = {stage.begins for stage in stages}
     return replace(recipe, stages=tuple(s for s in stages if s.role != "base" or s.name in begun_with))
-
-
-def with_initial_weights(recipe: Recipe, path: Path, files: WeightsFiles) -> Recipe:
-    """Begins the first training of the teacher's network with the weights of a file, perhaps of other classes."""
-    trained = [stage for stage in recipe.stages if stage.role in TEACHING and stage.training is not None]
-    first = next((stage for stage in trained if not stage.begins), None)
-    if first is None:
-        raise ChangesNothing("initial-weights", "no teacher is trained")
-    path = find_weights(str(path)).absolute()
-    begun = replace(first, file=str(path), sha256=files.read(path).sha256)
-    return replace(recipe, stages=tuple(begun if stage is first else stage for stage in recipe.stages))
 
 
 def with_more_teachers(

@@ -6,17 +6,21 @@ import torch
 
 from fastkd.data.base import Batch
 from fastkd.data.order import Order
-from fastkd.networks.base import output_shapes
+from fastkd.networks.base import Network, output_shapes
+from fastkd.networks.uncut import Lacks
 from fastkd.recipes.planned import PlannedDataFree, PlannedTraining
 from fastkd.run.job import Job
 from fastkd.support import distributed
 from fastkd.support.errors import UserError
 from fastkd.support.words import counted
 from fastkd.training.optimisation import Training
-from fastkd.training.stages import Stage
+from fastkd.training.stages import Distill, Stage
 
 FEW = 3
 """So many images, or fewer, may be too few for a BatchNorm or for relations between samples."""
+
+_FEW_IMAGES = 4
+"""So many images show what networks of others give."""
 
 
 class Smallest(NamedTuple):
@@ -72,13 +76,35 @@ def try_smallest_pass(planned: PlannedTraining, stage: Stage, job: Job) -> None:
     smallest = _smallest(planned, len(labels))
     if smallest.images > FEW:
         return
-    count, size = smallest.images, job.recipe.image_size
-    zero, index = torch.zeros((), dtype=torch.int64), torch.arange(count)
-    images = torch.randn(stage.views.count, count, 3, size, size)
-    why = _failure(stage, Batch(images, labels[:count], index, zero, zero))
+    count = smallest.images
+    why = _failure(stage, _noise(stage, job, count))
     if why:
         has = f"{smallest.where} has {count} image{'s' * (count > 1)}"
         raise UserError(f"{planned.name}: {has}, too few for {_what(planned)} ({why}): {smallest.mend}")
+
+
+def refuse_lacking(planned: PlannedTraining, stage: Stage, job: Job) -> None:
+    """Passes a few images through a stage with networks of others: what these do not give is found by reading it.
+
+    Raises UserError where something is read that a network does not give, or does not go together with another's.
+    """
+    networks = [module for module in stage.modules() if isinstance(module, Network)]
+    networks += stage.teachers if isinstance(stage, Distill) else ()
+    if all(network.remake is None for network in networks):
+        return
+    count = min(_FEW_IMAGES, len(job.data.train.labels))
+    if isinstance(stage, Distill) and any(method.fixed_batch_size for method in stage.methods.values()):
+        count = planned.training.batch_size // distributed.world_size() // planned.training.accumulate
+    why = _failure(stage, _noise(stage, job, count))
+    if why:
+        raise UserError(f"{planned.name}: {_what(planned)}: {why}")
+
+
+def _noise(stage: Stage, job: Job, count: int) -> Batch:
+    """A batch of noise, with the labels of the first training images."""
+    size, zero = job.recipe.image_size, torch.zeros((), dtype=torch.int64)
+    images = torch.randn(stage.views.count, count, 3, size, size)
+    return Batch(images, job.data.train.labels[:count], torch.arange(count), zero, zero)
 
 
 def _failure(stage: Stage, batch: Batch) -> str:
@@ -89,6 +115,8 @@ def _failure(stage: Stage, batch: Batch) -> str:
         loss = stage(batch)
         total = torch.stack([loss.total, *loss.gated.values()]).sum()
         total.backward()
+    except Lacks as lacks:
+        return str(lacks)
     except UserError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:

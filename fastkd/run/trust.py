@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fastkd import networks
 from fastkd.data import is_import_path, named_by_a_person
 from fastkd.methods import import_method, is_known, outside
 from fastkd.run.description import metadata_in
@@ -12,19 +13,22 @@ from fastkd.support.errors import UserError
 from fastkd.support.files import read_bytes, read_json
 from fastkd.support.paths import inside, is_file, is_there
 
+Named = tuple[str, Callable[[str], object]]
+"""(a name, what imports it)"""
+
 
 def trust(place: Path, tell: Callable[[str], None]) -> None:
-    """Imports the methods and data sets outside of fastkd that a run folder or a weights file names.
+    """Imports the methods, networks and data sets outside of fastkd that a run folder or a weights file names.
 
     Tells what, before it does.
     """
     if not is_there(place):
         raise UserError(f"--trust {place}: there is nothing")
     for file in _files(place):
-        for name in dict.fromkeys(_named(file)):
-            if not is_known(name):
+        for name, import_it in dict.fromkeys(_named(file)):
+            if not is_known(name) and not networks.is_known(name):
                 tell(f"imports {name}, which {file} names")
-                import_method(name)
+                import_it(name)
         for name in _data_named(file):
             tell(f"imports {name}, which {file} names")
             named_by_a_person(name)
@@ -46,20 +50,32 @@ def _data_named(file: Path) -> Iterator[str]:
         yield name
 
 
-def _named(file: Path) -> Iterator[str]:
-    """The import paths that a recipe or the metadata of a weights file names."""
+def _named(file: Path) -> Iterator[Named]:
+    """What a recipe or the metadata of a weights file names of code outside."""
     if file.suffix == ".json":
         plain = read_json(file)
         stages = plain.get("stages") if isinstance(plain, dict) else None
         for stage in stages if isinstance(stages, list) else ():
-            method = stage.get("method") if isinstance(stage, dict) else None
-            yield from outside(method) if isinstance(method, str) else ()
+            yield from _of_stage(stage) if isinstance(stage, dict) else ()
     else:
         yield from _of_metadata(metadata_in(read_bytes(file), file) or {})
 
 
-def _of_metadata(plain: dict[str, Any]) -> Iterator[str]:
+def _of_stage(stage: dict[str, Any]) -> Iterator[Named]:
+    method, branches = stage.get("method"), stage.get("sftn")
+    yield from ((name, import_method) for name in (outside(method) if isinstance(method, str) else ()))
+    for owner in (stage, branches if isinstance(branches, dict) else {}):
+        yield from _of_network(owner.get("network"))
+
+
+def _of_metadata(plain: dict[str, Any]) -> Iterator[Named]:
     deployment = plain.get("deployment", {"methods": {}, "teachers": []})
-    yield from (name for name in deployment["methods"] if ":" in name)
+    yield from _of_network(plain.get("network"))
+    yield from ((name, import_method) for name in deployment["methods"] if ":" in name)
     for teacher in deployment["teachers"]:
         yield from _of_metadata(teacher)
+
+
+def _of_network(name: Any) -> Iterator[Named]:
+    if isinstance(name, str) and networks.is_outside(name):
+        yield name, networks.admit

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastkd.networks.base import Network
-from fastkd.networks.checkpoints import Report, fill, public_state_dict, refuse_other_content, weights_in
+from fastkd.networks.checkpoints import Report, begin_with, fill, public_state_dict, refuse_other_content, weights_in
 from fastkd.run.description import Description, described_in, rebuilt, to_metadata
 from fastkd.run.folder import known_digest, seed_folders
 from fastkd.support.errors import UserError
@@ -46,6 +46,10 @@ class WeightsFile(NamedTuple):
         """Fills the network with the file's weights; raises UserError where they do not fit it. prefix, other_classes:
         see `fill`."""
         return fill(network, weights_in(self.content, self.path), self.path, prefix, other_classes=other_classes)
+
+    def begin(self, network: Network, prefix: str = "") -> Report:
+        """Fills the network with weights to begin a training with; see `begin_with`."""
+        return begin_with(network, weights_in(self.content, self.path), self.path, prefix)
 
 
 def rebuilt_for(file: WeightsFile) -> Network:

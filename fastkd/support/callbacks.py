@@ -28,18 +28,18 @@ class Callback:
         """After a checkpoint of that stage was written to the file."""
 
 
-def tell_record(callbacks: Sequence[Callback], record: dict[str, Any]) -> str:
+def tell_record(callbacks: Sequence[Callback], record: dict[str, Any]) -> str | None:
     """Hands a record on; returns "a callback" where one wants the training to end."""
     return _told(lambda one: one.epoch(record) if "epoch" in record else one.steps(record), callbacks)
 
 
-def tell_checkpoint(callbacks: Sequence[Callback], stage: str, file: Path) -> str:
+def tell_checkpoint(callbacks: Sequence[Callback], stage: str, file: Path) -> str | None:
     """Tells of a checkpoint; returns "a callback" where one wants the training to end."""
     return _told(lambda one: one.checkpoint(stage, file), callbacks)
 
 
-def _told(call: Callable[[Callback], None], callbacks: Sequence[Callback]) -> str:
-    asked = ""
+def _told(call: Callable[[Callback], None], callbacks: Sequence[Callback]) -> str | None:
+    asked = None
     for one in callbacks:
         try:
             call(one)

@@ -18,7 +18,7 @@ import fastkd
 from fastkd.support.errors import UserError
 from fastkd.support.words import counted
 
-_PACKAGES = ("torch", "torchvision", "triton", "numpy", "safetensors", "tyro", "rich", "nvidia-dali-cuda130")
+_PACKAGES = ("torch", "torchvision", "triton", "timm", "numpy", "safetensors", "tyro", "rich", "nvidia-dali-cuda130")
 
 
 def collect() -> dict[str, Any]:

@@ -56,7 +56,8 @@ class Similarity(TypedDict):
     """How alike a network and its teacher are."""
 
     kl: Measured
-    cka: Measured
+    cka: NotRequired[Measured]
+    """There where both have an embedding."""
     agreement: Measured
 
 
@@ -191,6 +192,16 @@ class DeployedBy(TypedDict):
     teachers: list["Metadata"]
 
 
+class FrontOfNetwork(TypedDict):
+    """How images are turned into those that a network was trained on."""
+
+    image_size: Pixels
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
+    from_mean: tuple[Finite, Finite, Finite]
+    from_std: tuple[Positive, Positive, Positive]
+
+
 class Metadata(TypedDict):
     """What a weights file says of its network, as JSON under one name of its metadata."""
 
@@ -202,6 +213,7 @@ class Metadata(TypedDict):
     std: NotRequired[tuple[Positive, Positive, Positive] | None]
     crop: NotRequired[Literal["pad", "resized"] | None]
     deployment: NotRequired[DeployedBy]
+    front: NotRequired[FrontOfNetwork]
 
 
 class Index(TypedDict):

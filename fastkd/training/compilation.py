@@ -20,22 +20,27 @@ Backend = str | Callable[..., Any]
 
 
 def compiled_parts(stage: Stage, mode: Literal["blocks", "whole"]) -> list[nn.Module]:
-    """The modules that are compiled each by itself."""
+    """The modules that are compiled each by itself; a network that is not cut into blocks is not among them."""
     if mode == "whole":
         return [stage]
     frozen = stage.teachers if isinstance(stage, Distill) else ()
-    return [
+    parts = [
         *trained_parts(stage),
         *(part for teacher in frozen for module in teacher.modules() for part in _parts(module)),
     ]
+    return [part for part in parts if not isinstance(part, Network)]
 
 
 def trained_parts(stage: Stage) -> list[nn.Module]:
-    """The stems, blocks, heads and transforms of all networks that are trained; of a supernet's blocks, the pieces."""
+    """The stems, blocks, heads and transforms of all networks that are trained, or the networks that have none; of a
+    supernet's blocks, the pieces."""
     return [part for module in stage.modules() for part in _parts(module)]
 
 
 def _parts(module: nn.Module) -> Iterator[nn.Module]:
+    if isinstance(module, Network) and not module.is_cut:
+        yield module
+        return
     if isinstance(module, Network):
         yield module.stem
     if isinstance(module, Network | Tail):

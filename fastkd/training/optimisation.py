@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -46,6 +47,11 @@ class Training(Checked):
     """Epochs of a linear rise of the learning rate."""
     warmup_by: Annotated[Literal["epoch", "iteration"], OnlyWith("warmup_epochs")] = "iteration"
     """Whether the rise has a level for each epoch, or for each step."""
+    freeze_epochs: EpochsOrNone = 0
+    """First epochs of a training that begins with weights in which its body is held and the classifier learns;
+    BatchNorm's statistics follow the images all the same."""
+    body_lr_factor: Positive = 1.0
+    """What the learning rate is multiplied by for all but the classifier of a network that begins with weights."""
     drop_last: bool = True
     """Leave out the last, shorter batch of an epoch; the papers' code trains on it."""
     accumulate: Images = 1
@@ -61,6 +67,8 @@ class Training(Checked):
         super().__post_init__()
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise UserError(f"warm-up takes 0 to {counted(self.epochs, 'epoch')}, got {self.warmup_epochs}")
+        if self.freeze_epochs > self.epochs:
+            raise UserError(f"--freeze-epochs is at most the {counted(self.epochs, 'epoch')}, got {self.freeze_epochs}")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise UserError(f"milestones rise, got {list(self.milestones)}")
         if self.batch_size % self.accumulate:
@@ -79,6 +87,10 @@ class Training(Checked):
             raise UserError(
                 f"the learning rate is {rate}, which float32 does not hold: change --factor or --milestones"
             )
+
+
+OF_BEGINNING = ("freeze_epochs", "body_lr_factor")
+"""The settings of a training that begins with weights."""
 
 
 def learning_rates(training: Training, steps_per_epoch: int) -> Tensor:
@@ -109,10 +121,7 @@ def build_optimizer(stage: Stage, training: Training, device: torch.device) -> t
 
     SGD, Adam and AdamW are PyTorch's fused ones; LAMB and LARS are timm's. Raises UserError where timm is missing.
     """
-    groups = [
-        {"params": group["params"], "lr": torch.tensor(training.lr, device=device), "lr_factor": group["lr_factor"]}
-        for group in stage.parameter_groups()
-    ]
+    groups = [group | {"lr": torch.tensor(training.lr, device=device)} for group in _groups(stage, training)]
     if training.optimizer in ("adam", "adamw"):
         kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
         return kind(groups, weight_decay=training.weight_decay, fused=True)
@@ -131,6 +140,26 @@ def build_optimizer(stage: Stage, training: Training, device: torch.device) -> t
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def _groups(stage: Stage, training: Training) -> Iterator[dict]:
+    """The stage's groups of parameters; the body of its network is in groups of its own, where it learns otherwise.
+
+    frozen: the share of the training in which the group's learning rate is 0.
+    """
+    body: set[int] = set()
+    if training.freeze_epochs or training.body_lr_factor != 1:
+        head = {id(parameter) for layer in stage.network.last_layers() for parameter in layer.parameters()}
+        body = {id(parameter) for parameter in stage.network.parameters()} - head
+    for group in stage.parameter_groups():
+        factor = group["lr_factor"]
+        for held in (False, True):
+            parameters = [one for one in group["params"] if (id(one) in body) is held]
+            if parameters and held:
+                frozen = training.freeze_epochs / training.epochs
+                yield {"params": parameters, "lr_factor": factor * training.body_lr_factor, "frozen": frozen}
+            elif parameters or not held:
+                yield {"params": parameters, "lr_factor": factor, "frozen": 0.0}
 
 
 def _layerwise(groups: list[dict], training: Training) -> torch.optim.Optimizer:
@@ -159,7 +188,7 @@ class RateTable:
     def __init__(self, optimizer: torch.optim.Optimizer, rates: Tensor):
         """rates: [steps] float32, before the groups' factors. The groups' own rates become views of one tensor."""
         groups = optimizer.param_groups
-        self.table = torch.stack([rates * group["lr_factor"] for group in groups], dim=1)
+        self.table = torch.stack([_of_group(rates, group) for group in groups], dim=1)
         """[steps,groups]"""
         self.current = torch.stack([group["lr"] for group in groups]).unsqueeze(0)
         """[1,groups]: what the optimiser reads."""
@@ -171,6 +200,13 @@ class RateTable:
         # Indexed by a tensor the table would be read on the host. Warming up may go beyond its end, training does not.
         place = step.clamp(max=len(self.table) - 1).view(1)
         torch.index_select(self.table, 0, place, out=self.current)
+
+
+def _of_group(rates: Tensor, group: dict) -> Tensor:
+    """[steps]: the learning rates of a group of parameters."""
+    own = rates * group["lr_factor"]
+    own[: round(group.get("frozen", 0.0) * len(rates))] = 0.0
+    return own
 
 
 def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastkd.networks.base import Output
+from fastkd.networks.uncut import gives_embedding
 from fastkd.support.distributed import sum_over_ranks
 
 
@@ -50,26 +51,29 @@ class Similarity:
         self.kl = torch.zeros((), dtype=torch.float64, device=device)
         self.agreement = torch.zeros((), dtype=torch.int64, device=device)
         self.cka = LinearCKA()
+        self.count = 0
 
     def add(self, teacher: Output, student: Output) -> None:
         log_p = F.log_softmax(teacher.logits.double(), dim=1)
         log_q = F.log_softmax(student.logits.double(), dim=1)
         self.kl += F.kl_div(log_q, log_p, reduction="sum", log_target=True)
         self.agreement += (teacher.logits.argmax(1) == student.logits.argmax(1)).sum()
-        self.cka.add(teacher.embedding, student.embedding)
+        self.count += len(log_p)
+        if gives_embedding(teacher) and gives_embedding(student):
+            self.cka.add(teacher.embedding, student.embedding)
 
     def reduce(self) -> Self:
         """Sums over all ranks, in place."""
         sum_over_ranks(self.kl)
         sum_over_ranks(self.agreement)
+        self.count = int(sum_over_ranks(torch.tensor(self.count)).item())
         self.cka.reduce()
         return self
 
     def read(self) -> dict[str, float]:
-        """`kl`: mean KL(teacher ‖ student) in nats at temperature 1; `cka`: CKA of the embeddings; `agreement`: the
-        fraction of images on which both rank the same class first."""
-        return {
-            "kl": self.kl.item() / self.cka.count,
-            "cka": self.cka.value().item(),
-            "agreement": self.agreement.item() / self.cka.count,
-        }
+        """`kl`: mean KL(teacher ‖ student) in nats at temperature 1; `agreement`: the fraction of images on which both
+        rank the same class first; `cka`: CKA of the embeddings, where both have one."""
+        found = {"kl": self.kl.item() / self.count}
+        if self.cka.count:
+            found["cka"] = self.cka.value().item()
+        return found | {"agreement": self.agreement.item() / self.count}

@@ -70,7 +70,7 @@ class Stage(nn.Module):
     def gate_parameters(self) -> Iterable[nn.Parameter]:
         """The parameters whose gradients a gate compares."""
         compares_all = self.gate is None or self.gate.compared == "all"
-        return (self.network if compares_all else self.network.head.classifier).parameters()
+        return (self.network if compares_all else self.network.classifier).parameters()
 
     @property
     def deployed(self) -> Network:
@@ -381,9 +381,7 @@ def _copy(source: Network, goal: Network) -> None:
 
 def _constant(output: Output) -> Output:
     """The same output, detached."""
-    features, preacts = tuple(x.detach() for x in output.features), output.preacts
-    rest = (output.logits.detach(), output.stem.detach(), features, output.final_map.detach())
-    return Output(*rest, output.embedding.detach(), None if preacts is None else tuple(x.detach() for x in preacts))
+    return output.mapped(Tensor.detach)
 
 
 def _freeze_all_but(network: Network, parts: Sequence[nn.Module]) -> None:
@@ -394,12 +392,7 @@ def _freeze_all_but(network: Network, parts: Sequence[nn.Module]) -> None:
 
 def _first(output: Output, count: int) -> Output:
     """The part of the first `count` images."""
-    if len(output.logits) == count:
-        return output
-    stem, final_map, embedding = output.stem[:count], output.final_map[:count], output.embedding[:count]
-    features = tuple(x[:count] for x in output.features)
-    preacts = None if output.preacts is None else tuple(x[:count] for x in output.preacts)
-    return Output(output.logits[:count], stem, features, final_map, embedding, preacts)
+    return output if len(output.logits) == count else output.mapped(lambda value: value[:count])
 
 
 def _refuse_different_views(methods: dict[str, Method]) -> None:

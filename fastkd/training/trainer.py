@@ -309,11 +309,7 @@ class Trainer:
     def _record(self, record: dict[str, Any]) -> None:
         if is_main():
             self.log.append(record)
-            self._stop_for(tell_record(self.session.callbacks, record))
-
-    def _stop_for(self, asked: str) -> None:
-        if asked:
-            self.session.interrupt.requested = asked
+            self.session.interrupt.requested = tell_record(self.session.callbacks, record)
 
     def show_if_due(self, started: float, first_step: int) -> None:
         """Shows the live numbers of an epoch whose steps, from `first_step` on, were taken since `started`."""
@@ -380,7 +376,7 @@ class Trainer:
                 state["synthesis"] = synthesis_state(self.synthesis)
         on_main(lambda: write_state(self.checkpoint, state))
         if is_main():
-            self._stop_for(tell_checkpoint(self.session.callbacks, self.name, self.checkpoint))
+            self.session.interrupt.requested = tell_checkpoint(self.session.callbacks, self.name, self.checkpoint)
         self.saved_at = time.monotonic()
 
     def _rng_state(self) -> dict[str, Tensor]:

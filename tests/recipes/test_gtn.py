@@ -137,13 +137,13 @@ class TestFromOtherClasses:
         def resolved(*words):
             return recipe_of(parse([*words]))
 
-        recipe = resolved("imagenet200-gtn", "--initial-weights", str(weights))
+        recipe = resolved("imagenet200-gtn", "--teacher-init", str(weights))
         assert recipe.stages[0].file == str(weights) and len(recipe.stages[0].sha256) == 64
         assert not [words for words in recipe.deviations if "begins" in words or str(weights) in words]
-        recipe = resolved("cifar100-gtn", "--initial-weights", str(weights))
+        recipe = resolved("cifar100-gtn", "--teacher-init", str(weights))
         assert recipe.stage("teacher").file == str(weights)
-        with pytest.raises(UserError, match="--initial-weights changes nothing: no teacher is trained"):
-            resolved("digits", "--method", "ls", "--initial-weights", str(weights))
+        with pytest.raises(UserError, match="--teacher-init changes nothing: no teacher is trained"):
+            resolved("digits", "--method", "ls", "--teacher-init", str(weights))
         short = resolved("imagenet200-gtn", "--epochs", "24")
         assert short.stage("teacher").sftn.frozen_epochs == 6
 
@@ -179,7 +179,7 @@ def test_imagenet200_in_a_tiny_form(kind, tmp_path, monkeypatch):
     (tmp_path / "classes.txt").write_text("\n".join(classes))
     weights = tmp_path / "efficientnet_b0.pth"
     torch.save(networks.public_state_dict(networks.build("torchvision_efficientnet_b0", num_classes=1000)), weights)
-    given = f"--data imagefolder:{folder} --class-list {tmp_path / 'classes.txt'} --initial-weights {weights}"
+    given = f"--data imagefolder:{folder} --class-list {tmp_path / 'classes.txt'} --teacher-init {weights}"
     tiny = "--image-size 64 --batch-size 4 --epochs 4 --threads 1 --workers 0 --loader torchvision"
     recipe = recipe_of(parse(["imagenet200-gtn", "--teacher-training", kind, *given.split(), *tiny.split()]))
     train(recipe, tmp_path / "run")

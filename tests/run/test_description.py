@@ -55,7 +55,7 @@ GOOD = {"network": "resnet8", "num_classes": 10, "image_size": 8}
     "change, words",
     [
         ({"network": "resnet9"}, "name the network 'resnet9', which this fastkd does not have"),
-        ({"network": "os:system"}, "name the network 'os:system', which this fastkd does not have"),
+        ({"network": "os:system"}, "name the network 'os:system', code outside of fastkd"),
         ({"num_classes": 1}, "num_classes is 1, expected a whole number from 2"),
         ({"num_classes": 10**12}, "num_classes is 1000000000000, expected a whole number"),
         ({"image_size": "8"}, "image_size is '8', expected int"),

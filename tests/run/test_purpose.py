@@ -43,9 +43,13 @@ class TestClasses:
         with pytest.raises(UserError, match="it knows other classes than digits: 'bee', and not 'dog'"):
             order_of(KNOWN, data_of(("cat", "ant", "dog")), "it")
 
+    def test_more_classes_are_known_by_name(self):
+        assert order_of(KNOWN, data_of(("cat", "ant")), "it") == [KNOWN.classes.index(name) for name in ("cat", "ant")]
+
     def test_another_number_is_refused(self):
-        with pytest.raises(UserError, match="digits has 2 classes, it knows 3"):
-            order_of(KNOWN, data_of(("cat", "ant")), "it")
+        for classes in (("cat", "dog"), ("cat", "ant", "bee", "dog")):
+            with pytest.raises(UserError, match=f"digits has {len(classes)} classes, it knows 3"):
+                order_of(KNOWN, data_of(classes), "it")
 
 
 @pytest.mark.parametrize("name", ("resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "torchvision_mobilenet_v2", "tf_cnn"))
