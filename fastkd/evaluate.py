@@ -3,38 +3,52 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 
-from fastkd.data import DataSet
-from fastkd.networks import Network
+from fastkd.analysis.corruptions import ByLevel, by_level, means_by_level, right_of
+from fastkd.analysis.features import chosen_classes, drawn, embeddings_of, require_scikit_learn, write_features
+from fastkd.analysis.opened import Opened, SplitName
 from fastkd.options import with_absolute_path
-from fastkd.recipes.recipe import Recipe
-from fastkd.run import Job, load_network, open_data, open_run, seed_folders
+from fastkd.run import open_run, seed_folders
 from fastkd.run.figures import mean_and_std
-from fastkd.run.purpose import order_of, reorder
+from fastkd.run.scatter import standalone
 from fastkd.run.trust import trust
 from fastkd.run.weights import check_export, describe, export_network, find_weights, open_network
-from fastkd.support import environment
 from fastkd.support.command_line import command, read_options
 from fastkd.support.console import new_table, table_console
 from fastkd.support.environment import pick_device
-from fastkd.training.evaluation import accuracies, similarity
-from fastkd.training.execution import Execution
+from fastkd.support.errors import UserError
+from fastkd.support.files import write_text
+from fastkd.support.paths import is_folder
+from fastkd.training.likelihood import Likelihood
+from fastkd.training.similarity import Similarity
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Tests the networks of a finished run: top-1 and top-5, KL(teacher ‖ student), CKA and top-1 agreement."""
+    """Tests the networks of a finished run: accuracy, likelihood, entropy, and how alike teacher and student are.
+
+    Of CIFAR-100-C there is also a table of top-1 by corruption and severity, for each network.
+    """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """A run folder; of a run with several seeds all are tested."""
     data: str = ""
     """NAME:PATH of another data set with the same classes (default: the run's own)."""
+    split: SplitName = "test"
+    """The images that are looked at; train: those that the run learned from, without augmentation."""
+    stages: tuple[str, ...] = ()
+    """Look at these networks alone, as in --stages teacher student (default: all)."""
+    features: Path | None = None
+    """FILE.npz: write the embeddings of every image, an array for each network, and the labels."""
+    tsne: Path | None = None
+    """FILE.svg: draw the embeddings of all networks in one plane by t-SNE (pip install scikit-learn)."""
+    classes: tuple[str, ...] = ()
+    """Draw the images of these classes alone; of up to ten each has a colour."""
     export: Path | None = None
     """FILE.pt2: write the student as a torch.export program, from normalised images to logits; it needs torch alone."""
     trust: Path | None = None
@@ -53,11 +67,16 @@ def main(arguments: list[str]) -> int:
         check_export(options.export)
         find_weights(str(options.run), "student")
     folders = seed_folders(options.run) or [options.run]
-    measured = {folder.name: evaluate(folder, options.data, pick_device(options.device)) for folder in folders}
+    _refuse_files(options, folders)
+    opened = (_opened(folder, options) for folder in folders)
+    measured = {}
+    for tested in opened:  # one seed's networks at a time
+        measured[tested.folder.name] = measure(tested)
+        _write_features(tested, options)
     if options.json:
         print(json.dumps(measured if len(folders) > 1 else measured[folders[0].name], indent=2))
     else:
-        _print(options.run, list(measured.values()))
+        _print(options, list(measured.values()))
     if options.export is not None:
         student = find_weights(str(options.run), "student")
         description = describe(student)
@@ -68,59 +87,83 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def evaluate(folder: Path, data: str, device: torch.device) -> dict[str, dict[str, Any]]:
-    """{stage: {"network", "top1", "top5", "samples" and, for all but the teacher, "kl", "cka", "agreement"}}."""
-    recipe = open_run(folder)
-    if data:
-        recipe = replace(recipe, data=with_absolute_path(data))
-    recipe = _normalising_as_in_training(recipe, folder)
-    environment.set_threads(recipe.threads)
-    images = open_data(replace(recipe, limit_train=None), folder)
-    # What it was taught by does not matter here, and may be code that is not to be imported.
-    stages = tuple(replace(stage, method="", settings={}, teachers=()) for stage in recipe.stages)
-    tested = replace(recipe, stages=stages, execution=Execution(channels_last="off"))
-    source = Job.of(tested, images, device).test_source()
-    loaded = {stage.name: _loaded(folder, stage.name, images).to(device) for stage in recipe.stages}
-    counts = accuracies(lambda batch: {name: network(batch).logits for name, network in loaded.items()}, source, device)
-    measured: dict[str, dict[str, Any]] = {}
-    for stage in recipe.stages:
-        measured[stage.name] = {"network": stage.network, **counts[stage.name]}
-        if stage.name != "teacher" and "teacher" in loaded:
-            measured[stage.name] |= similarity(loaded["teacher"], loaded[stage.name], source, device)
-    return measured
+def _refuse_files(options: Options, folders: Sequence[Path]) -> None:
+    """Refuses what could not be written before anything is measured."""
+    for name, suffix in (("features", ".npz"), ("tsne", ".svg")):
+        file: Path | None = getattr(options, name)
+        if file is None:
+            continue
+        if file.suffix != suffix:
+            raise UserError(f"--{name} writes a file that ends in {suffix}, got {file}")
+        if not is_folder(file.parent):
+            raise UserError(f"--{name} {file}: there is no folder {file.parent}")
+        if len(folders) > 1:
+            raise UserError(f"--{name} is of one seed: name its folder, as in {folders[0]}")
+    if options.tsne is not None:
+        require_scikit_learn()
+    elif options.classes:
+        raise UserError("--classes changes nothing: it goes with --tsne")
 
 
-def _normalising_as_in_training(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the mean and deviation that its networks were trained with, whatever the data's own are."""
-    trained = [stage.name for stage in recipe.stages if stage.training is not None]
-    known = describe(find_weights(str(folder), trained[0])) if trained else None
-    if known is None or known.mean is None or known.std is None:
-        return recipe
-    return replace(recipe, mean=known.mean, std=known.std)
+def _opened(folder: Path, options: Options) -> Opened:
+    known = [stage.name for stage in open_run(folder).stages]
+    if unknown := [name for name in options.stages if name not in known]:
+        raise UserError(f"--stages: {folder} has no stage {unknown[0]!r}, it has {', '.join(known)}")
+    data = with_absolute_path(options.data) if options.data else ""
+    how = {"data": data, "names": options.stages, "split": options.split}
+    return Opened.of(folder, pick_device(options.device), **how)
 
 
-def _loaded(folder: Path, name: str, images: DataSet) -> Network:
-    """The network of a stage, with its logits in the order of the classes of the images."""
-    file = find_weights(str(folder), name)
-    known = describe(file)
-    order = order_of(known, images, f"the {name} of {folder}") if known is not None else None
-    network = load_network(folder, name)
-    if order is not None:
-        print(f"the {name} of {folder} has its classes in another order: mapped by name", file=sys.stderr)
-        reorder(network, order, file)
-    return network
+def measure(tested: Opened) -> dict[str, dict[str, Any]]:
+    """{stage: {"network", "parameters", "top1", "top5", "samples", "nll", "entropy"}}; for all but the teacher also
+    "kl", "cka" and "agreement", and where the data have parts "corruptions", see `ByLevel`."""
+    single = {name: Likelihood(tested.device) for name in tested.networks}
+    beside = [name for name in tested.networks if name != "teacher" and "teacher" in tested.networks]
+    alike = {name: Similarity(tested.device) for name in beside}
+    for batch in tested.batches():
+        outputs = {name: network(batch.images[0]) for name, network in tested.networks.items()}
+        for name, output in outputs.items():
+            single[name].add(output.logits, batch.labels)
+        for name, measured in alike.items():
+            measured.add(outputs["teacher"], outputs[name])
+    found: dict[str, dict[str, Any]] = {}
+    for name, network in tested.networks.items():
+        stage = tested.recipe.stage(name)
+        assert stage is not None
+        own = {"network": stage.network, "parameters": sum(weight.numel() for weight in network.parameters())}
+        found[name] = own | single[name].read() | (alike[name].read() if name in alike else {})
+    if tested.split == "test" and tested.data.parts:
+        for name, right in right_of(tested).items():
+            found[name]["corruptions"] = by_level(right, tested.data.parts)
+    return found
+
+
+def _write_features(tested: Opened, options: Options) -> None:
+    if options.features is None and options.tsne is None:
+        return
+    features, labels = embeddings_of(tested)
+    if options.features is not None:
+        write_features(options.features, features, labels, tested.data.classes)
+        print(f"{options.features}: embeddings of {len(labels):,} images", file=sys.stderr)
+    if options.tsne is not None:
+        own = chosen_classes(options.classes, tested.data.classes)
+        title = f"t-SNE: {' and '.join(features)}"
+        write_text(options.tsne, standalone(drawn(title, features, labels, tested.data.classes, own)))
+        print(f"{options.tsne}: {title}", file=sys.stderr)
 
 
 COLUMNS = (
     ("top-1 %", "top1", 100, 2),
     ("top-5 %", "top5", 100, 2),
+    ("NLL", "nll", 1, 4),
+    ("entropy", "entropy", 1, 4),
     ("KL to teacher", "kl", 1, 4),
     ("CKA", "cka", 1, 3),
     ("same top-1 %", "agreement", 100, 2),
 )
 
 
-def _print(folder: Path, seeds: Sequence[dict[str, dict[str, Any]]]) -> None:
+def _print(options: Options, seeds: Sequence[dict[str, dict[str, Any]]]) -> None:
     samples = next(iter(seeds[0].values()))["samples"]
     several = f", mean ± std over {len(seeds)} seeds" if len(seeds) > 1 else ""
     table = new_table("", "network", right=[heading for heading, *_ in COLUMNS])
@@ -132,8 +175,26 @@ def _print(folder: Path, seeds: Sequence[dict[str, dict[str, Any]]]) -> None:
             cells.append(mean_and_std(values).show(digits) if values else "")
         table.add_row(name, first["network"], *cells)
     console = table_console()
-    console.print(f"{folder}: {samples:,} test images{several}", markup=False, soft_wrap=True)
+    kind = "test" if options.split == "test" else "training"
+    console.print(f"{options.run}: {samples:,} {kind} images{several}", markup=False, soft_wrap=True)
     console.print(table)
+    for name, first in seeds[0].items():
+        if "corruptions" in first:
+            _print_corruptions(name, [seed[name]["corruptions"] for seed in seeds])
+
+
+def _print_corruptions(name: str, seeds: Sequence[ByLevel]) -> None:
+    """A row for each corruption, a column for each severity, and the means over the corruptions below."""
+    levels = range(len(next(iter(seeds[0].values()))))
+    right = [f"severity {level + 1}" for level in levels]
+    table = new_table("", right=[*right, "mean"], title=f"{name}: top-1 % by corruption")
+    rows = {one: [table[one] for table in seeds] for one in seeds[0]}
+    rows |= {"mean": [means_by_level(table) for table in seeds]}
+    for corruption, values in rows.items():
+        cells = [mean_and_std([row[level] for row in values]) for level in levels]
+        mean = mean_and_std([sum(row) / len(row) for row in values])
+        table.add_row(corruption, *(cell.show() for cell in (*cells, mean)))
+    table_console().print(table)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[1]
 # From the top of the house to its cellar; what stands in one line may not import each other.
 LAYERS = (
     ("__main__",),
-    ("train", "evaluate", "compare", "reproduce", "store", "env"),
+    ("train", "evaluate", "probe", "compare", "reproduce", "store", "env"),
     ("options", "report"),
     ("plan",),
+    ("analysis",),
     ("run",),
     ("recipes",),
     ("training",),

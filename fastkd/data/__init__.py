@@ -6,6 +6,8 @@ from inspect import signature
 from pathlib import Path
 
 import numpy as np
+import torch
+from torchvision.transforms.v2.functional import resize
 
 from fastkd.data.augment import VERSION as AUGMENTATION_VERSION
 from fastkd.data.augment import Augmentation, Format
@@ -16,6 +18,7 @@ from fastkd.data.base import (
     DataSet,
     FileSplit,
     Loader,
+    Part,
     RawBatch,
     Reading,
     Split,
@@ -44,6 +47,7 @@ __all__ = [
     "FileSplit",
     "Format",
     "Loader",
+    "Part",
     "RawBatch",
     "Reading",
     "ResidentLoader",
@@ -87,10 +91,12 @@ def open_dataset(
     threads: int,
     reading: Reading | None = None,
     cache: Path | None = None,
+    resized: bool = False,
 ) -> DataSet:
     """Opens the data set `NAME` or `NAME:PATH`. Raises UserError.
 
     image_size: side in pixels. Images that are held as bytes must have it already; None: whatever they have.
+    resized: whether such images are resized to it, bilinear and antialiased, as a network of other images wants them.
     resident: whether image files are decoded now, to image_size; else they are read as they are needed.
     limit_train: so many training images are kept: a random choice by a fixed seed, in the order of the set.
     threads: how many decode at once.
@@ -112,6 +118,8 @@ def open_dataset(
             load_resident(split, image_size, threads, data.failures) if isinstance(split, FileSplit) else split
             for split in (train, test)
         )
+    if resized and image_size is not None:
+        train, test = (_of_size(split, image_size) for split in (train, test))
     for split in (train, test):
         if isinstance(split, Split) and image_size not in (None, split.images.shape[1]):
             raise UserError(f"{name} has images of {split.images.shape[1]} pixels, --image-size says {image_size}")
@@ -162,6 +170,18 @@ def divided(data: DataSet, share: float) -> tuple[DataSet, DataSet]:
     chosen = np.random.Generator(np.random.Philox(1)).permutation(samples)
     train, rest = data.train.take(np.sort(chosen[count:])), data.train.take(np.sort(chosen[:count]))
     return dataclasses.replace(data, train=train), dataclasses.replace(data, test=rest)
+
+
+_AT_ONCE = 1_000
+
+
+def _of_size(split: Split | FileSplit, size: int) -> Split | FileSplit:
+    """The split with images of that size, where it holds them as bytes."""
+    if not isinstance(split, Split) or split.images.shape[1] == size:
+        return split
+    parts = split.images.movedim(-1, 1).split(_AT_ONCE)
+    planes = torch.cat([resize(part, [size, size], antialias=True) for part in parts])
+    return Split(planes.movedim(1, -1), split.labels)
 
 
 def _limited(split: Split | FileSplit, count: int) -> Split | FileSplit:
