@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 import torch
 
-from fastkd.data import Batch, DataSet, Source, evaluation_source, open_dataset
+from fastkd.data import Batch, DataSet, Feeding, Source, evaluation_source, open_dataset
 from fastkd.networks.base import Network
 from fastkd.recipes.recipe import Recipe
 from fastkd.run import load_network, open_data, open_run
@@ -64,14 +64,18 @@ class Opened:
 
 def plain_source(recipe: Recipe, data: DataSet, device: torch.device, split: SplitName = "test") -> Source:
     """Every image of a split once, in order, normalised as the recipe says and without augmentation."""
-    # What it was taught by does not matter here, and may be code that is not to be imported.
-    stages = tuple(replace(stage, method="", settings={}, teachers=()) for stage in recipe.stages)
     shown = data if split == "test" else replace(data, test=data.train, parts=())
-    job = Job.of(replace(recipe, stages=stages, execution=Execution(channels_last="off")), shown, device)
-    crop = recipe.augmentation.crop
-    source = evaluation_source(shown, job.feeding, batch_size=EVALUATION_BATCH, crop=crop)
+    how = {"batch_size": EVALUATION_BATCH, "crop": recipe.augmentation.crop}
+    source = evaluation_source(shown, feeding_of(recipe, shown, device), **how)
     source.prepare.to(device)
     return source
+
+
+def feeding_of(recipe: Recipe, data: DataSet, device: torch.device) -> Feeding:
+    """How the recipe's images reach the device."""
+    # What is trained does not matter here, and may be code that is not to be imported.
+    alone = replace(recipe, stages=(), keep_epochs=(), execution=Execution(channels_last="off"))
+    return Job.of(alone, data, device).feeding
 
 
 def open_resized(recipe: Recipe, data: str, *, limit_train: int | None = None) -> DataSet:
