@@ -6,6 +6,7 @@ import pytest
 from helpers.places import ROOT, TESTS
 
 TESTED_ELSEWHERE = {
+    "analysis/readings.py": ("tests/plan/test_readings.py", "Every kind is taken there, of nodes that were trained."),
     "losses/ab_divergence.py": (
         "tests/losses/test_pairs.py",
         "All losses of a student and one teacher are tested there.",

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 import torch
 
-from fastkd.data import Batch, DataSet, Feeding, Source, evaluation_source, open_dataset
+from fastkd.data import Batch, DataSet, Feeding, Source, evaluation_source, limited, open_dataset
 from fastkd.networks.base import Network
 from fastkd.recipes.recipe import Recipe
 from fastkd.run import load_network, open_data, open_run
@@ -79,16 +79,15 @@ def feeding_of(recipe: Recipe, data: DataSet, device: torch.device) -> Feeding:
 
 
 def open_resized(recipe: Recipe, data: str, *, limit_train: int | None = None) -> DataSet:
-    """Another data set, with whatever classes, at the size of the recipe's images. data: NAME:PATH."""
-    return open_dataset(
-        data,
-        image_size=recipe.image_size,
-        resident=True,
-        limit_train=limit_train,
-        threads=environment.cores(),
-        reading=recipe.reading,
-        resized=True,
-    )
+    """Another data set, with whatever classes, at the size of the recipe's images.
+
+    data: NAME:PATH. limit_train: so many training images are kept, if there are more.
+    """
+    how = {"resident": True, "limit_train": None, "threads": environment.cores(), "reading": recipe.reading}
+    found = open_dataset(data, image_size=recipe.image_size, resized=True, **how)
+    if limit_train is None or len(found.train) <= limit_train:
+        return found
+    return replace(found, train=limited(found.train, limit_train))
 
 
 def normalising_as_in_training(recipe: Recipe, folder: Path) -> Recipe:

@@ -60,6 +60,7 @@ __all__ = [
     "fingerprint",
     "is_resident",
     "keep_index",
+    "limited",
     "open_dataset",
     "resolved_loader",
     "settled",
@@ -111,7 +112,7 @@ def open_dataset(
     data = _opened(name, path, reading, cache)
     train, test = data.train, data.test
     if limit_train is not None:
-        train = _limited(train, limit_train)
+        train = limited(train, limit_train)
     if resident:
         assert image_size is not None
         train, test = (
@@ -184,7 +185,8 @@ def _of_size(split: Split | FileSplit, size: int) -> Split | FileSplit:
     return Split(planes.movedim(1, -1), split.labels)
 
 
-def _limited(split: Split | FileSplit, count: int) -> Split | FileSplit:
+def limited(split: Split | FileSplit, count: int) -> Split | FileSplit:
+    """So many images of a split: a random choice by a fixed seed, in the order of the set."""
     samples = len(split.labels)
     if not 1 <= count <= samples:
         raise UserError(f"--limit-train is 1 to the {samples} training images there are, got {count}")

@@ -37,6 +37,24 @@ def _alike(name: str, factor: float = 1.0) -> Callable[[Results, str], float | N
     return read
 
 
+def _read(*names: str, factor: float = 1.0) -> Callable[[Results, str], float | None]:
+    """A number that a reading found, see `fastkd.analysis.readings`."""
+
+    def read(results: Results, stage: str) -> float | None:
+        found = results["reading"]
+        for name in names:
+            found = found[int(name)] if isinstance(found, list) else found.get(name)
+            if found is None:
+                return None
+        return factor * found
+
+    return read
+
+
+def _share(name: str) -> Callable[[Results, str], float | None]:
+    return lambda results, stage: 100 * results["reading"][name] / results["reading"]["samples"]
+
+
 MEASURES: dict[str, Measure] = {
     "top1": Measure("top-1 %", 2, _hits("top1")),
     "top5": Measure("top-5 %", 2, _hits("top5")),
@@ -44,6 +62,22 @@ MEASURES: dict[str, Measure] = {
     "kl": Measure("KL to the teacher", 4, _alike("kl")),
     "cka": Measure("CKA with the teacher", 3, _alike("cka")),
     "agreement": Measure("same top-1 as the teacher %", 2, _alike("agreement", 100.0)),
+    "nll": Measure("negative log-likelihood", 4, _read("nll")),
+    "entropy": Measure("entropy of the predictions", 4, _read("entropy")),
+    "probe": Measure("top-1 % of a linear classifier", 2, _share("top1")),
+    "probe best": Measure("top-1 % of a linear classifier's best epoch", 2, _share("best")),
+    **{
+        f"severity {level}": Measure(f"top-1 % at severity {level}", 2, _read("means", str(level - 1)))
+        for level in range(1, 6)
+    },
+    "alignment": Measure("loss between projected and teacher's features", 4, _read("loss")),
+    "at epoch": Measure("top-1 % at that epoch", 2, _read("top1")),
+    "best beside": Measure("top-1 % of the best epoch", 2, _read("best")),
+    "kl term": Measure("KL term of the loss", 4, _read("train", "kl")),
+    "pruning ratio": Measure("pruning ratio, %", 2, _read("ratio")),
+    "pruning ratio of KD": Measure("pruning ratio of the student itself, %", 2, _read("own_ratio")),
+    "cost": Measure("cost of the pruning ratio, %", 2, _read("cost")),
+    "projector": Measure("projector beside student, %", 2, _read("projector_share")),
     "parameters": Measure("parameters", 0, lambda results, stage: float(results["stages"][stage]["parameters"])),
 }
 """By the name that a `Place` has for it."""

@@ -1,7 +1,7 @@
 """What a table may want to know of a training beyond its own results: said here, measured in `fastkd.analysis`."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
@@ -59,9 +59,9 @@ class ProbeSettings(Checked):
 class Reading(Checked):
     """Base of what is measured once a training is finished."""
 
-    kind: ClassVar[str]
+    kind = ""
     """Its name in files."""
-    version: ClassVar[int] = 1
+    version = 1
     """Raised where what is computed changes by more than its last bits."""
     data: str = ""
     """The data set it is measured on: a name of `DATASETS`; empty: the training's own."""
