@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from fastkd.data import with_absolute_path
 from fastkd.methods import split_methods
 from fastkd.methods.at import ATSettings
 from fastkd.methods.crd import CRDSettings
@@ -16,7 +17,6 @@ from fastkd.methods.kd import KDSettings
 from fastkd.methods.rld import RLDSettings
 from fastkd.methods.sdd import SDDSettings
 from fastkd.methods.simkd import SimKDSettings
-from fastkd.options import with_absolute_path
 from fastkd.recipes import RECIPES
 from fastkd.recipes.choice import TeacherTraining, method_settings
 from fastkd.recipes.recipe import Recipe, StageRecipe

@@ -7,25 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 
-from fastkd.analysis.corruptions import ByLevel, by_level, means_by_level, right_of
+from fastkd.analysis.corruptions import ByLevel, means_by_level
 from fastkd.analysis.features import chosen_classes, drawn, embeddings_of, require_scikit_learn, write_features
-from fastkd.analysis.opened import Opened, SplitName
-from fastkd.options import with_absolute_path
-from fastkd.run import open_run, seed_folders
+from fastkd.analysis.measured import measure
+from fastkd.analysis.opened import Opened, SplitName, normalising_as_in_training
+from fastkd.data import with_absolute_path
+from fastkd.run import Job, open_data, open_run, read_results, seed_folders
+from fastkd.run.card import write_card
+from fastkd.run.export import check_export, export_network, takes
 from fastkd.run.figures import mean_and_std
+from fastkd.run.quantised import quantise
 from fastkd.run.scatter import standalone
 from fastkd.run.trust import trust
-from fastkd.run.weights import check_export, describe, export_network, find_weights, open_network
+from fastkd.run.weights import describe, find_weights, open_network
 from fastkd.support.command_line import command, read_options
 from fastkd.support.console import new_table, table_console
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
 from fastkd.support.files import write_text
 from fastkd.support.paths import is_folder
-from fastkd.training.likelihood import Likelihood
-from fastkd.training.similarity import Similarity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,12 @@ class Options:
     classes: tuple[str, ...] = ()
     """Draw the images of these classes alone; of up to ten each has a colour."""
     export: Path | None = None
-    """FILE.pt2: write the student as a torch.export program, from normalised images to logits; it needs torch alone."""
+    """FILE.pt2: write the student as a torch.export program, which torch alone loads; FILE.onnx: as ONNX, compared with
+    torch; FOLDER: weights, config.json and a model card, as Hugging Face's users know it."""
+    preprocess: bool = False
+    """The exported program takes images as they are decoded, of any size, not normalised ones."""
+    int8: bool = False
+    """Quantise FILE.onnx to 8 bits by the training images, and say what that costs."""
     trust: Path | None = None
     """Import the code outside of fastkd that this run names, and say what; else none is."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -64,8 +72,10 @@ def main(arguments: list[str]) -> int:
     if options.trust is not None:
         trust(options.trust, lambda line: print(f"fastkd: {line}", file=sys.stderr))
     if options.export is not None:  # what cannot be exported is refused before anything is measured
-        check_export(options.export)
+        check_export(options.export, preprocess=options.preprocess, int8=options.int8)
         find_weights(str(options.run), "student")
+    elif options.preprocess or options.int8:
+        raise UserError(f"--{'preprocess' if options.preprocess else 'int8'} changes nothing: it goes with --export")
     folders = seed_folders(options.run) or [options.run]
     _refuse_files(options, folders)
     opened = (_opened(folder, options) for folder in folders)
@@ -78,13 +88,26 @@ def main(arguments: list[str]) -> int:
     else:
         _print(options, list(measured.values()))
     if options.export is not None:
-        student = find_weights(str(options.run), "student")
-        description = describe(student)
-        assert description is not None, "else it could not be opened"
-        export_network(options.export, open_network(student), description)
-        takes = f"normalised images [any number, 3, {description.image_size}, {description.image_size}]"
-        print(f"{options.export}: the student as a torch.export program, from {takes} to logits", file=sys.stderr)
+        print(f"{options.export}: {_export(options, options.export)}", file=sys.stderr)
     return 0
+
+
+def _export(options: Options, path: Path) -> str:
+    """Writes the student; returns what was written, in words."""
+    file = find_weights(str(options.run), "student")
+    network, description = open_network(file), describe(file)
+    assert description is not None, "else it could not be opened"
+    if not path.suffix:
+        write_card(path, network, description, open_run(options.run), read_results(file.parent / "results.json"))
+        return "the student's weights, config.json and card"
+    export_network(path, network, description, preprocess=options.preprocess)
+    kind = "an ONNX program" if path.suffix == ".onnx" else "a torch.export program"
+    told = f"the student as {kind}, from {takes(description, preprocess=options.preprocess)}"
+    if not options.int8:
+        return told
+    recipe = normalising_as_in_training(open_run(options.run), options.run)
+    cost = quantise(path, Job.of(recipe, open_data(recipe, options.run), torch.device("cpu")))
+    return f"{told}; {cost.words()}"
 
 
 def _refuse_files(options: Options, folders: Sequence[Path]) -> None:
@@ -112,30 +135,6 @@ def _opened(folder: Path, options: Options) -> Opened:
     data = with_absolute_path(options.data) if options.data else ""
     how = {"data": data, "names": options.stages, "split": options.split}
     return Opened.of(folder, pick_device(options.device), **how)
-
-
-def measure(tested: Opened) -> dict[str, dict[str, Any]]:
-    """{stage: {"network", "parameters", "top1", "top5", "samples", "nll", "entropy"}}; for all but the teacher also
-    "kl", "cka" and "agreement", and where the data have parts "corruptions", see `ByLevel`."""
-    single = {name: Likelihood(tested.device) for name in tested.networks}
-    beside = [name for name in tested.networks if name != "teacher" and "teacher" in tested.networks]
-    alike = {name: Similarity(tested.device) for name in beside}
-    for batch in tested.batches():
-        outputs = {name: network(batch.images[0]) for name, network in tested.networks.items()}
-        for name, output in outputs.items():
-            single[name].add(output.logits, batch.labels)
-        for name, measured in alike.items():
-            measured.add(outputs["teacher"], outputs[name])
-    found: dict[str, dict[str, Any]] = {}
-    for name, network in tested.networks.items():
-        stage = tested.recipe.stage(name)
-        assert stage is not None
-        own = {"network": stage.network, "parameters": sum(weight.numel() for weight in network.parameters())}
-        found[name] = own | single[name].read() | (alike[name].read() if name in alike else {})
-    if tested.split == "test" and tested.data.parts:
-        for name, right in right_of(tested).items():
-            found[name]["corruptions"] = by_level(right, tested.data.parts)
-    return found
 
 
 def _write_features(tested: Opened, options: Options) -> None:

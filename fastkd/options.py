@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 from fastkd import networks
-from fastkd.data import DATASETS, FOLDERS, Augmentation, Reading, is_resident, settled
-from fastkd.methods import METHODS, find_method, import_method, outside, short_name, split_methods
+from fastkd.data import DATASETS, Augmentation, Reading, is_resident, settled, stays_in_files, with_absolute_path
+from fastkd.methods import METHODS, find_method, import_method, is_known, outside, short_name, split_methods
 from fastkd.recipes import RECIPES, listing
 from fastkd.recipes.choice import Choice, joined_with_kd
 from fastkd.recipes.course import learning_together
@@ -28,7 +28,6 @@ from fastkd.support.distributed import restarts
 from fastkd.support.errors import ChangesNothing, UserError, nearest
 from fastkd.support.fields import fixed, given, group, idle, rare
 from fastkd.support.help import columns
-from fastkd.support.paths import expanded
 from fastkd.support.plain import differences
 from fastkd.support.ranges import Epochs, Positive
 from fastkd.support.words import counted
@@ -100,7 +99,8 @@ def parse(arguments: list[str], *, program: str = "python -m fastkd.train", desc
     refuse_empty(arguments)
     method = _value_of(arguments, "--method") or "kd"
     for name in outside(method):
-        import_method(name)
+        if not is_known(name):
+            import_method(name)
     groups = {short_name(name): name for name in split_methods(joined_with_kd(method))}
     for argument in arguments:
         owner = argument.removeprefix("--").partition(".")[0]
@@ -308,7 +308,7 @@ def _refuse_idle_training(options: Options, own: Sequence[Training]) -> None:
 
 def _refuse_idle_reading(options: Options, recipe: Recipe) -> None:
     wanted, name = given(options.reading), recipe.data.partition(":")[0]
-    if wanted and name not in FOLDERS:
+    if wanted and not stays_in_files(recipe.data):
         _refuse(next(iter(wanted)), f"{name} has no image files")
     if "loader" in wanted and is_resident(recipe.reading, recipe.augmentation.crop):
         _refuse("loader", "the images are decoded once, to stay on the device; it goes with --resident off")
@@ -352,14 +352,6 @@ def _refuse_unknown(options: Options) -> None:
     for network in (*wanted.get("teacher_net", "").split("+"), wanted.get("student"), wanted.get("branch")):
         if network and network not in networks.NETWORKS:
             raise UserError(f"no network {network!r}{nearest(network, networks.NETWORKS)}")
-
-
-def with_absolute_path(data: str) -> str:
-    """`NAME:PATH` with the path made absolute; raises UserError for a data set that is not known."""
-    name, colon, path = data.partition(":")
-    if name not in DATASETS:
-        raise UserError(f"no data set {name!r}{nearest(name, DATASETS)}")
-    return f"{name}:{expanded(path).absolute()}" if colon and path else data
 
 
 def _overridden(recipe: Recipe, options: Options) -> Recipe:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fastkd import options as of_trainings
+from fastkd.data import with_absolute_path
 from fastkd.plan import output
 from fastkd.plan.cells import Cell, Plan, Seeds
 from fastkd.plan.filled import filled
@@ -250,7 +251,7 @@ def _places_of_data(table: Table, given: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--data is NAME=PATH, as in cifar100=PATH, got {word!r}")
         if name not in needed:
             raise UserError(f"--data {word}: {table.title} reads {' and '.join(needed)}")
-        found[name] = of_trainings.with_absolute_path(f"{name}:{path}")
+        found[name] = with_absolute_path(f"{name}:{path}")
     if lacking := [name for name in needed if name not in found and name != "digits"]:
         raise UserError(f"{table.title} reads {lacking[0]}: give --data {lacking[0]}=PATH")
     return found

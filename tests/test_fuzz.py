@@ -15,12 +15,13 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from helpers.image_folders import write_folder
 
-from fastkd import compare, env, evaluate, options, report, train
+from fastkd import api, compare, env, evaluate, options, report, train
 from fastkd.data import DATASETS
 from fastkd.data import __main__ as inspect
 from fastkd.methods import METHODS, find_method
 from fastkd.networks import NETWORKS
 from fastkd.recipes import RECIPES
+from fastkd.run import create_folder
 from fastkd.support.command_line import _without_none, option_names
 from fastkd.support.errors import UserError
 from fastkd.support.fields import group_prefix, is_fixed
@@ -101,14 +102,14 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "images")
     (tmp_path / "file").write_text("{}")
-    train.create_folder(tmp_path / "begun", RECIPES["digits"]())
+    create_folder(tmp_path / "begun", RECIPES["digits"]())
 
     def understood(*_arguments, **_options):
         raise Understood
 
-    for module, name in ((train, "_carry_out"), (train, "_dry_run"), (compare, "carry_out")):
+    for module, name in ((api, "in_folder"), (train, "in_folder"), (train, "_dry_run"), (compare, "carry_out")):
         monkeypatch.setattr(module, name, understood)
-    for module in (train, compare):
+    for module in (api, train, compare):
         monkeypatch.setattr(module, "check", lambda job, **_options: None)  # its own tests build every stage
     return tmp_path
 

@@ -45,7 +45,7 @@ def test_options_are_a_tested_contract():
         *("eval-every", "keep-epochs", "threads", "device", "tensorboard", "dry-run", "pair", "list"),
         *("unlocked", "trust", "teacher-prefix", "any-images"),
         *("accumulate", "clip-norm", "ema", "sync-batchnorm"),
-        *("loader", "resident", "max-bad-images", "class-list", "workers", "index-cache"),
+        *("loader", "resident", "max-bad-images", "class-list", "split", "label-column", "workers", "index-cache"),
         *("data-seed", "students", "teacher-outputs", "store-type", "store-top", "store-epochs", "store-exact"),
         *("compile", "capture", "precision", "channels-last", "fold", "deterministic"),
         *("sftn.temperature", "sftn.teacher-weight", "sftn.kl-weight", "sftn.ce-weight", "sftn.kl"),

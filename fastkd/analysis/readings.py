@@ -1,6 +1,5 @@
 """What tables want to know of finished trainings: each kind of `Reading` and how it is measured."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from fastkd.recipes.readings import Aligned, Corrupted, Logged, Probed, Reading,
 from fastkd.recipes.recipe import Recipe
 from fastkd.run import load_network, open_data, open_run
 from fastkd.support.errors import UserError
-from fastkd.support.files import read_text
+from fastkd.support.log import read_metrics
 from fastkd.support.pooling import pooled_to
 from fastkd.training.likelihood import Likelihood
 
@@ -113,8 +112,8 @@ def _maps(student: Output, teacher: Output) -> tuple[torch.Tensor, torch.Tensor]
 def _logged(reading: Logged, subject: Subject) -> Found:
     """{"epoch", "top1", "best" in percent, "train": the terms of the loss in that epoch}."""
     name = reading.network or subject.stage
-    lines = read_text(subject.folder / "metrics.jsonl").splitlines()
-    records = [record for record in map(json.loads, lines) if record["stage"] == subject.stage]
+    log = read_metrics(subject.folder / "metrics.jsonl")
+    records = [record for record in log if record.get("stage") == subject.stage and "test" in record]
     last = max((record["epoch"] for record in records), default=0)
     tested = [record for record in records if name in record["test"]]
     until = [record for record in tested if record["epoch"] <= max(1, round(last * reading.share))] or tested[:1]

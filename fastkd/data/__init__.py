@@ -1,6 +1,8 @@
 """The table of data sets, and how one is opened. What a training makes of it is in `sources.py`."""
 
 import dataclasses
+import importlib.util
+import sys
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 from torchvision.transforms.v2.functional import resize
 
+from fastkd.data.arrow import saved_data_set
 from fastkd.data.augment import VERSION as AUGMENTATION_VERSION
 from fastkd.data.augment import Augmentation, Format
 from fastkd.data.base import (
@@ -26,13 +29,17 @@ from fastkd.data.base import (
     channel_statistics,
 )
 from fastkd.data.cifar import cifar10, cifar100, cifar100c
+from fastkd.data.csv_list import csv_list
 from fastkd.data.digits import digits
 from fastkd.data.fingerprint import fingerprint
 from fastkd.data.folder import imagefolder, load_resident, tiny_imagenet
+from fastkd.data.objects import data_of_object, data_set_from, give_data, import_data, is_imported
 from fastkd.data.resident import ResidentLoader
 from fastkd.data.sources import Feeding, Source, evaluation_source, resolved_loader, training_source
 from fastkd.data.stl10 import stl10
+from fastkd.data.tar import tar_shards
 from fastkd.support.errors import UserError, nearest
+from fastkd.support.paths import expanded
 
 __all__ = [
     "AUGMENTATION_VERSION",
@@ -55,23 +62,33 @@ __all__ = [
     "Split",
     "Views",
     "channel_statistics",
+    "data_set_from",
     "divided",
     "evaluation_source",
+    "find_dataset",
     "fingerprint",
+    "give_data",
+    "is_import_path",
     "is_resident",
     "keep_index",
     "limited",
+    "named_by_a_person",
     "open_dataset",
     "resolved_loader",
     "settled",
+    "stays_in_files",
     "training_source",
+    "with_absolute_path",
 ]
 
 FOLDERS: dict[str, Callable[[str, Reading, Path | None], DataSet]] = {
     "tiny-imagenet": tiny_imagenet,
     "imagefolder": imagefolder,
+    "csv": csv_list,
+    "tar": tar_shards,
+    "hf": saved_data_set,
 }
-"""The data sets that are folders of image files: `(path, how they are read, the scan's cache)`."""
+"""The data sets whose images stay where they lie: `(path, how they are read, the scan's cache)`."""
 DATASETS: dict[str, Callable[..., DataSet]] = {
     "digits": digits,
     "cifar10": cifar10,
@@ -94,7 +111,7 @@ def open_dataset(
     cache: Path | None = None,
     resized: bool = False,
 ) -> DataSet:
-    """Opens the data set `NAME` or `NAME:PATH`. Raises UserError.
+    """Opens the data set `NAME` or `NAME:PATH`, or an imported `package.module:function`. Raises UserError.
 
     image_size: side in pixels. Images that are held as bytes must have it already; None: whatever they have.
     resized: whether such images are resized to it, bilinear and antialiased, as a network of other images wants them.
@@ -103,13 +120,11 @@ def open_dataset(
     threads: how many decode at once.
     cache: the folder that keeps what the scan of image files found, unless `reading` names one.
     """
-    name, _, path = spec.partition(":")
-    if name not in DATASETS:
-        raise UserError(f"no data set {name!r}{nearest(name, DATASETS)}")
+    name = find_dataset(spec)
     if image_size is not None and image_size < 1:
         raise UserError(f"--image-size is at least 1, got {image_size}")
     reading = reading or Reading()
-    data = _opened(name, path, reading, cache)
+    data = _opened(name, spec.partition(":")[2], reading, cache)
     train, test = data.train, data.test
     if limit_train is not None:
         train = limited(train, limit_train)
@@ -127,9 +142,64 @@ def open_dataset(
     return dataclasses.replace(data, train=train, test=test)
 
 
+def find_dataset(spec: str) -> str:
+    """The name of the data set that `NAME`, `NAME:PATH` or an import path means: the import path itself.
+
+    Nothing is imported here: the name may come out of a file. Raises UserError.
+    """
+    name = spec.partition(":")[0]
+    if name in DATASETS:
+        return name
+    if is_imported(spec):
+        return spec
+    if is_import_path(spec):
+        raise UserError(
+            f"the data set {spec!r} is code outside of fastkd: nothing that a file names is imported; name it on the "
+            "command line, by --data, or trust the run by --trust RUN"
+        )
+    if name == "parquet":
+        raise UserError(
+            "parquet is not read by place, one image of it takes thousands: python -m fastkd.data pack PARQUET FOLDER "
+            "turns it once into tar shards, --data 'tar:FOLDER/*.tar'"
+        )
+    raise UserError(f"no data set {name!r}{nearest(name, DATASETS)}")
+
+
+def is_import_path(spec: str) -> bool:
+    """Whether it has the form `package.module:function`, and is no data set of the table."""
+    name, _, function = spec.partition(":")
+    return name not in DATASETS and function.isidentifier() and all(part.isidentifier() for part in name.split("."))
+
+
+def named_by_a_person(spec: str) -> str:
+    """What `find_dataset` finds; an import path is imported. Only for a name that a person has given."""
+    name = spec.partition(":")[0]
+    if is_import_path(spec) and not is_imported(spec):
+        if "." not in name and name not in sys.modules and importlib.util.find_spec(name) is None:
+            raise UserError(f"no data set {name!r}{nearest(name, DATASETS)}")
+        import_data(spec)
+    return find_dataset(spec)
+
+
+def with_absolute_path(data: str) -> str:
+    """`NAME:PATH` with the path made absolute; raises UserError for a data set that is not known.
+
+    An import path is imported, and stays as it is; so does the address of something elsewhere, `tar:s3://…`.
+    """
+    name = named_by_a_person(data)
+    path = data.partition(":")[2]
+    is_place = name in DATASETS and path and "://" not in path
+    return f"{name}:{expanded(path).absolute()}" if is_place else data
+
+
 def is_resident(reading: Reading, crop: str) -> bool:
     """Whether image files are decoded once, to stay on the device."""
     return crop == "pad" if reading.resident is None else reading.resident
+
+
+def stays_in_files(spec: str) -> bool:
+    """Whether the images of a data set may stay where they lie; of an imported one nobody knows before it is opened."""
+    return spec.partition(":")[0] in FOLDERS or is_imported(spec)
 
 
 def settled(reading: Reading, data: str, crop: str) -> Reading:
@@ -137,7 +207,7 @@ def settled(reading: Reading, data: str, crop: str) -> Reading:
 
     A run that is resumed on another machine must not change its pixels.
     """
-    if data.partition(":")[0] not in FOLDERS or is_resident(reading, crop):
+    if not (stays_in_files(data) and not is_resident(reading, crop)):
         return reading
     return dataclasses.replace(reading, loader=resolved_loader(reading.loader))
 
@@ -149,7 +219,11 @@ def keep_index(data: DataSet, folder: Path) -> None:
 
 
 def _opened(name: str, path: str, reading: Reading, cache: Path | None) -> DataSet:
+    if is_imported(name):
+        return data_of_object(name, reading)
     function = DATASETS[name]
+    if reading.label_column is not None and name not in ("csv", "hf", "tar"):
+        raise UserError(f"--label-column changes nothing: {name} has no columns")
     if name in FOLDERS:
         return function(path, reading, reading.index_cache or cache)
     if signature(function).parameters:

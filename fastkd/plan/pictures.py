@@ -1,7 +1,6 @@
 """The pictures of the papers' figures, drawn of a filled table and of what its nodes left."""
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from fastkd.recipes.tables.layout import Place
 from fastkd.run.charts import DASHED, Dot, Line, colour, dot_chart, line_chart
 from fastkd.run.curves import Record, Value, error_of, over_seeds, term
 from fastkd.run.page import Html, join
-from fastkd.support.files import read_text
+from fastkd.support.log import read_metrics
 from fastkd.support.paths import is_file
 
 TEN_CLASSES = ("road", "bee", "lawn_mower", "bottle", "shrew", "bridge", "man", "mouse", "sweet_pepper", "cattle")
@@ -163,7 +162,7 @@ def _chart(title: str, logs: Mapping[str, Sequence[Sequence[Record]]], value: Va
 def _logs(drawing: Drawing, column: str) -> list[list[dict[str, Any]]]:
     place = next(one for one in drawing.found.table.places if one.column == column and one.stage == "student")
     files = [drawing.plan.folder(node) / "metrics.jsonl" for node in nodes_of_place(drawing.cell_of(place), "student")]
-    return [[json.loads(line) for line in read_text(file).splitlines()] for file in files if is_file(file)]
+    return [read_metrics(file) for file in files if is_file(file)]
 
 
 def _tsne(names: tuple[str, ...]) -> Callable[[Drawing], Html]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from fastkd.support.callbacks import Callback
 from fastkd.support.display import Display
 from fastkd.support.interrupt import Interrupt
 
@@ -16,3 +17,5 @@ class Session:
     """Whether TensorBoard files are written."""
     unlocked: bool = False
     """Whether a run goes on where the file system has no locks."""
+    callbacks: tuple[Callback, ...] = ()
+    """What a program wants to be told."""
