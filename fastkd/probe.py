@@ -11,7 +11,7 @@ import tyro
 from fastkd.analysis.opened import normalising_as_in_training, open_resized
 from fastkd.analysis.probe import Probe
 from fastkd.data import DataSet, with_absolute_path
-from fastkd.recipes.readings import ProbeSettings
+from fastkd.recipes.findings import ProbeSettings
 from fastkd.recipes.recipe import Recipe
 from fastkd.run import load_network, open_data, open_run, seed_folders
 from fastkd.run.figures import mean_and_std

@@ -14,14 +14,14 @@ from fastkd.data import with_absolute_path
 from fastkd.plan import output
 from fastkd.plan.cells import Cell, Plan, Seeds
 from fastkd.plan.filled import filled
+from fastkd.plan.findings import Finder, shortened, wanted
 from fastkd.plan.outlook import by_a_few_steps, outlook
 from fastkd.plan.pictures import Drawing, pictures
-from fastkd.plan.readings import Reader, shortened, wanted
 from fastkd.plan.views import show_as_run
 from fastkd.plan.worker import Worker, described
 from fastkd.recipes import RECIPES
+from fastkd.recipes.findings import Probed
 from fastkd.recipes.published import beside_the_entry
-from fastkd.recipes.readings import Probed
 from fastkd.recipes.recipe import Recipe
 from fastkd.recipes.tables import TABLES, Entry
 from fastkd.recipes.tables.entry import compares_teachers
@@ -112,11 +112,11 @@ def main(arguments: list[str]) -> int:
             _check_and_tell(worker, seeds, time_steps=options.time_steps)
             if options.plan:
                 return 0
-            reader = Reader(plan, data, device, display, worker.session.interrupt)
+            finder = Finder(plan, data, device, display, worker.session.interrupt)
             try:
                 with interruptible(worker.session.interrupt):
                     worker.work()
-                    reader.take(wanted(table.places, cell_of))
+                    finder.take(wanted(table.places, cell_of))
             except Stopped as stopped:
                 display.note(f"{stopped}; the same command goes on")
                 return 130
@@ -126,7 +126,7 @@ def main(arguments: list[str]) -> int:
                 show_as_run(plan, cell)
             drawing = Drawing(filled(table, plan, cell_of), plan, cell_of, data, device)
             show(drawing, root, seeds)
-    failures = [f"{described(plan.nodes[digest])}: {why}" for digest, why in worker.failures.items()] + reader.failures
+    failures = [f"{described(plan.nodes[digest])}: {why}" for digest, why in worker.failures.items()] + finder.failures
     for words in failures:
         print(f"fastkd: {words}", file=sys.stderr)
     return 1 if failures else 0
@@ -233,17 +233,17 @@ def _pair(entry: Entry) -> str:
 
 
 def _with_probe_epochs(table: Table, epochs: int) -> Table:
-    if not any(isinstance(place.reading, Probed) for place in table.places):
+    if not any(isinstance(place.finding, Probed) for place in table.places):
         raise UserError(f"--probe-epochs changes nothing: {table.title} has no linear classifier")
     words = f"differs: {counted(epochs, 'epoch')} of the linear classifier"
-    places = [replace(place, reading=shortened(place.reading, epochs)) for place in table.places]
+    places = [replace(place, finding=shortened(place.finding, epochs)) for place in table.places]
     return replace(table, places=tuple(places), notes=(*table.notes, words))
 
 
 def _places_of_data(table: Table, given: Sequence[str]) -> dict[str, str]:
     """`NAME:PATH` of each data set, by its name."""
     needed = list(dict.fromkeys(RECIPES[place.entry.recipe]().data.partition(":")[0] for place in table.places))
-    needed += dict.fromkeys(place.reading.data for place in table.places if place.reading and place.reading.data)
+    needed += dict.fromkeys(place.finding.data for place in table.places if place.finding and place.finding.data)
     found = {}
     for word in given:
         name, equals, path = word.partition("=")

@@ -6,7 +6,7 @@ import pytest
 from helpers.places import ROOT, TESTS
 
 TESTED_ELSEWHERE = {
-    "analysis/readings.py": ("tests/plan/test_readings.py", "Every kind is taken there, of nodes that were trained."),
+    "analysis/findings.py": ("tests/plan/test_findings.py", "Every kind is taken there, of nodes that were trained."),
     "data/assembled.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
     "data/classes.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
     "data/csv_list.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),

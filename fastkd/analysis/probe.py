@@ -18,7 +18,7 @@ from fastkd.data import Augmentation, DataSet, training_source
 from fastkd.data.order import Order
 from fastkd.methods.reused import Deployed
 from fastkd.networks.base import Network
-from fastkd.recipes.readings import ProbeSettings
+from fastkd.recipes.findings import ProbeSettings
 from fastkd.recipes.recipe import Recipe
 from fastkd.training.evaluation import batches
 from fastkd.training.likelihood import Likelihood

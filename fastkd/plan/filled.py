@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fastkd.plan.cells import Cell, Plan
+from fastkd.plan.findings import nodes_of_place, with_finding
 from fastkd.plan.measures import MEASURES
-from fastkd.plan.readings import nodes_of_place, with_reading
 from fastkd.recipes.tables.layout import Place, Printed, Summary, Table, rows_in_order
 from fastkd.run.figures import Figure, mean_and_std
 
@@ -61,8 +61,8 @@ def filled(table: Table, plan: Plan, cell_of: Callable[[Place], Cell]) -> Filled
     for place in table.places:
         cell = cell_of(place)
         told = (words for words in cell.recipe.deviations if _concerns(words, place.stage))
-        if place.reading is not None and place.reading.choice:
-            told = (*told, f"{_UNPRINTED} print {place.reading.choice}")
+        if place.finding is not None and place.finding.choice:
+            told = (*told, f"{_UNPRINTED} print {place.finding.choice}")
         marks = tuple(sorted(_noted(found.notes, _word(words)) for words in told))
         marks = (*marks, *(_noted(found.notes, words) for words in table.notes))
         own = (place.row, place.column, place.stage, place.measure, place.printed)
@@ -93,7 +93,7 @@ def _measured(plan: Plan, cell: Cell, place: Place, measure: str) -> Figure | No
     """The mean over the seeds that are finished; a teacher of several students counts once."""
     values = []
     for node in nodes_of_place(cell, place.stage):
-        result = with_reading(plan, cell, place, node)
+        result = with_finding(plan, cell, place, node)
         value = None if result is None else MEASURES[measure].read(result, place.stage)
         if value is not None:
             values.append(value)

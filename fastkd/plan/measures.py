@@ -38,10 +38,10 @@ def _alike(name: str, factor: float = 1.0) -> Callable[[Results, str], float | N
 
 
 def _read(*names: str, factor: float = 1.0) -> Callable[[Results, str], float | None]:
-    """A number that a reading found, see `fastkd.analysis.readings`."""
+    """A number that a finding found, see `fastkd.analysis.findings`."""
 
     def read(results: Results, stage: str) -> float | None:
-        found = results["reading"]
+        found = results["finding"]
         for name in names:
             found = found[int(name)] if isinstance(found, list) else found.get(name)
             if found is None:
@@ -52,7 +52,7 @@ def _read(*names: str, factor: float = 1.0) -> Callable[[Results, str], float | 
 
 
 def _share(name: str) -> Callable[[Results, str], float | None]:
-    return lambda results, stage: 100 * results["reading"][name] / results["reading"]["samples"]
+    return lambda results, stage: 100 * results["finding"][name] / results["finding"]["samples"]
 
 
 MEASURES: dict[str, Measure] = {

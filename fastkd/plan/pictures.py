@@ -12,8 +12,8 @@ from fastkd.analysis.features import chosen_classes, drawn, embeddings_of, requi
 from fastkd.analysis.opened import Opened
 from fastkd.plan.cells import Cell, Plan
 from fastkd.plan.filled import Filled, FilledTable
+from fastkd.plan.findings import nodes_of_place
 from fastkd.plan.measures import MEASURES
-from fastkd.plan.readings import nodes_of_place
 from fastkd.recipes.tables.layout import Place
 from fastkd.run.charts import DASHED, Dot, Line, colour, dot_chart, line_chart
 from fastkd.run.curves import Record, Value, error_of, over_seeds, term

@@ -12,7 +12,7 @@ from torch import nn
 from fastkd.analysis.opened import Opened
 from fastkd.analysis.probe import Probe, encoder
 from fastkd.data.order import Order
-from fastkd.recipes.readings import ProbeSettings
+from fastkd.recipes.findings import ProbeSettings
 from fastkd.run import open_data, open_run
 
 SHORT = ProbeSettings().changed({"epochs": 4, "batch_size": 32, "weight_decay": 1e-3, "milestones": (2,)})

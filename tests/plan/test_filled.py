@@ -110,7 +110,7 @@ READ |= {"top1": 50.0, "best": 60.0, "samples": 200, "means": [1.0, 2.0, 3.0, 4.
 @pytest.mark.parametrize("name", MEASURES)
 def test_every_measure_is_read(name, tmp_path):
     node = Cell.of("kd", RECIPES["digits"](method="kd"), Seeds()).nodes[0]["student"]
-    found = MEASURES[name].read({**result(node, 60, 0.95), "reading": READ}, "student")
+    found = MEASURES[name].read({**result(node, 60, 0.95), "finding": READ}, "student")
     expected = {"top1": 60, "top5": 100, "best": 95, "kl": 0.5, "cka": 0.9, "agreement": 80, "parameters": 1234}
     expected |= {"probe": 25, "probe best": 30, "at epoch": 50, "best beside": 60}
     expected |= {f"severity {level}": level for level in range(1, 6)}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
 
-from fastkd.recipes.readings import Reading
+from fastkd.recipes.findings import Finding
 from fastkd.recipes.recipe import Published
 from fastkd.recipes.tables.entry import Entry, compares_teachers
 from fastkd.support.errors import UserError, nearest
@@ -30,7 +30,7 @@ class Place:
     """A row of `fastkd.plan.measures.MEASURES`."""
     printed: Printed | None = None
     """None: the paper prints nothing there."""
-    reading: Reading | None = None
+    finding: Finding | None = None
     """What has to be measured for it once the training is finished; None: its own results say it."""
 
 

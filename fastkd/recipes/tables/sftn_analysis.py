@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
-from fastkd.recipes.readings import Corrupted, Logged, Probed, ProbeSettings, Said
+from fastkd.recipes.findings import Corrupted, Logged, Probed, ProbeSettings, Said
 from fastkd.recipes.tables import sftn
 from fastkd.recipes.tables.entry import Entry
 from fastkd.recipes.tables.grid import read_grid
@@ -61,7 +61,7 @@ def _transfer() -> Table:
     places: list[Place] = []
     average = {}
     for number, data in enumerate(_TRANSFER.columns):
-        reading = Probed(data=data, settings=ProbeSettings(), choice=_HOW_PROBED)
+        finding = Probed(data=data, settings=ProbeSettings(), choice=_HOW_PROBED)
         for row, cells in _TRANSFER.rows.items():
             parts = cells[number].split()
             for kind, value in zip(KINDS, parts * (3 - len(parts)), strict=True):
@@ -72,7 +72,7 @@ def _transfer() -> Table:
                 stage = {"teacher": "teacher", "student": "control"}.get(row, "student")
                 made = entry("Table 7", "resnet32x4/ShuffleV2", sftn._METHODS.get(row, "kd"), kind)
                 name = {"teacher": "teacher", "control": "student without a teacher"}.get(stage, row)
-                places.append(Place(name, column, made, stage, "probe", Printed(float(value)), reading))
+                places.append(Place(name, column, made, stage, "probe", Printed(float(value)), finding))
     return Table("SFTN", "Table 7", tuple(places), (Summary("AVG", "column", printed=average),))
 
 
@@ -86,24 +86,24 @@ def _corruptions() -> Table:
                 if pair == "AVG":
                     average[name] = float(value)
                     continue
-                measure, reading = ("top1", None) if level == 0 else (f"severity {level}", Corrupted())
+                measure, finding = ("top1", None) if level == 0 else (f"severity {level}", Corrupted())
                 made = entry("Table 11", pair, "kd", kind)
-                places.append(Place(name, pair, made, "student", measure, Printed(float(value)), reading))
+                places.append(Place(name, pair, made, "student", measure, Printed(float(value)), finding))
     by_kind = sorted(places, key=lambda place: not place.row.endswith("standard"))
     return Table("SFTN", "Table 11", tuple(by_kind), (Summary("AVG", "row", printed=average),))
 
 
 def _with_entropies(table: Table) -> Table:
     """Table 13, whose other rows are entropies of what was trained on."""
-    reading = Said(split="train", choice=_HOW_ENTROPY)
+    finding = Said(split="train", choice=_HOW_ENTROPY)
     places: list[Place] = []
     for teacher, cell in zip(_ENTROPIES.columns, _ENTROPIES.rows["teacher"], strict=True):
         for kind, value in zip(KINDS, cell.split(), strict=True):
             made, column = entry("Table 13", f"{teacher}/MobileNetV2", "kd", kind), f"{teacher}/MobileNetV2, {kind}"
-            own = ("entropy", Printed(float(value)), reading)
+            own = ("entropy", Printed(float(value)), finding)
             places.append(Place("teacher: entropy of its training images", column, made, "teacher", *own))
             alone = ("student without a teacher: entropy of its training images", column, made, "control")
-            places.append(Place(*alone, "entropy", None, reading))
+            places.append(Place(*alone, "entropy", None, finding))
     return replace(table, places=(*table.places, *places), notes=(*table.notes, _GARBLED))
 
 
@@ -132,7 +132,7 @@ def _figure_5() -> Table:
     def places() -> Iterator[Place]:
         for kind in KINDS:
             made = entry("Figure 5", "resnet32x4/ShuffleV2", "kd", kind)
-            yield Place("(a) KL of the last epoch", kind, made, "student", "kl term", reading=Logged())
+            yield Place("(a) KL of the last epoch", kind, made, "student", "kl term", finding=Logged())
             yield Place("(b) test accuracy", kind, made, "student")
 
     return Table("SFTN", "Figure 5", tuple(places()), pictures=("curves",))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fastkd.recipes.readings import Aligned, Logged, Probed, ProbeSettings, Pruned, Said
+from fastkd.recipes.findings import Aligned, Logged, Probed, ProbeSettings, Pruned, Said
 from fastkd.recipes.tables import simkd
 from fastkd.recipes.tables.entry import Entry
 from fastkd.recipes.tables.grid import figure, read_grid
@@ -166,7 +166,7 @@ def _early(table: Table) -> Table:
     for whole in table.places:
         row = {"teacher": "teacher", "control": "student"}.get(whole.stage, whole.row)
         for number, (name, share) in enumerate(_SHARES.items()):
-            own = {"column": f"{name} of the epochs", "measure": "at epoch", "reading": Logged(share=share)}
+            own = {"column": f"{name} of the epochs", "measure": "at epoch", "finding": Logged(share=share)}
             places.append(replace(whole, **own, printed=_printed(_EARLY.rows[row][number])))
     return replace(table, places=(*places, *table.places))
 
@@ -190,13 +190,13 @@ def _table_s6() -> Table:
 
 
 def _table_5() -> Table:
-    reading, places = Aligned(choice=_OPEN_LOSS), []
+    finding, places = Aligned(choice=_OPEN_LOSS), []
     for kind, (row, (loss, accuracy)) in zip(_PROJECTORS, _TABLE_5.rows.items(), strict=True):
         made = _entry("Table 5", _MAIN, row=row, **({} if kind == "full" else {"projector": kind}))
-        places.append(Place(row, "test loss", made, "student", "alignment", _printed(loss), reading))
+        places.append(Place(row, "test loss", made, "student", "alignment", _printed(loss), finding))
         places.append(Place(row, "accuracy", made, "student", "best", _printed(accuracy)))
     of_vectors = _entry("Table 5", _MAIN, row=_VECTORS, projector="vector-full")
-    places.append(Place(_VECTORS, "test loss", of_vectors, "student", "alignment", None, reading))
+    places.append(Place(_VECTORS, "test loss", of_vectors, "student", "alignment", None, finding))
     places.append(Place(_VECTORS, "accuracy", of_vectors, "student", "best", _printed("76.03±0.40")))
     return Table("SimKD", "Table 5", tuple(places), notes=(f"choice: {_OPEN_WIDTH}",))
 
@@ -214,8 +214,8 @@ def _joint(table: Table) -> Table:
                 places.append(Place("α = 0 (KD)", own, made, "student", "best", printed))
                 continue
             beside = by_row[f"α = {row}", pair]
-            reading = Logged(network="own classifier")
-            places.append(replace(beside, column=own, measure="best beside", printed=printed, reading=reading))
+            finding = Logged(network="own classifier")
+            places.append(replace(beside, column=own, measure="best beside", printed=printed, finding=finding))
             places.append(replace(beside, column=reused))
         main = _main_figure(pair)
         places.append(Place("α = 1 (SimKD)", reused, _entry(table.name, pair), "student", "best", main))
@@ -263,7 +263,7 @@ def _with_costs(table: Table) -> Table:
         titles = ("cost of the pruning ratio %", "projector / student %")
         for name, title, value in zip(names, titles, printed[place.row, place.column], strict=True):
             how = {"column": f"{place.column}: {title}", "measure": name, "printed": Printed(value)}
-            places.append(replace(place, **how, reading=Pruned()))
+            places.append(replace(place, **how, finding=Pruned()))
     return replace(table, places=tuple(places))
 
 
@@ -294,7 +294,7 @@ def _figure_5() -> Table:
         stages = {"student": row} | ({"control": "student alone", "teacher": "teacher"} if row == "SimKD" else {})
         for stage, name in stages.items():
             places.append(Place(name, "accuracy", made, stage))
-            places.append(Place(name, "negative log-likelihood", made, stage, "nll", reading=Said()))
+            places.append(Place(name, "negative log-likelihood", made, stage, "nll", finding=Said()))
     return Table("SimKD", "Figure 5", tuple(places), pictures=("dots",))
 
 
@@ -302,9 +302,9 @@ def _figure_6(table: Table) -> Table:
     """The pairs of Table S.8: which the figure has cannot be read."""
     places: list[Place] = []
     for place in table.places:
-        if place.reading is None:
+        if place.finding is None:
             column = f"{place.column}: pruning ratio"
-            places += [place, replace(place, column=column, measure="pruning ratio", printed=None, reading=Pruned())]
+            places += [place, replace(place, column=column, measure="pruning ratio", printed=None, finding=Pruned())]
     return Table("SimKD", "Figure 6", tuple(places), pictures=("trade-off",))
 
 

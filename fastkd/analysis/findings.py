@@ -1,4 +1,4 @@
-"""What tables want to know of finished trainings: each kind of `Reading` and how it is measured."""
+"""What tables want to know of finished trainings: each kind of `Finding` and how it is measured."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from fastkd.data import DataSet, limited
 from fastkd.losses.features import mean_squared_error
 from fastkd.methods.reused import Projections
 from fastkd.networks.base import Output
-from fastkd.recipes.readings import Aligned, Corrupted, Logged, Probed, Reading, Said
+from fastkd.recipes.findings import Aligned, Corrupted, Finding, Logged, Probed, Said
 from fastkd.recipes.recipe import Recipe
 from fastkd.run import load_network, open_data, open_run
 from fastkd.support.errors import UserError
@@ -49,45 +49,45 @@ class Subject:
         return Opened.of(self.folder, self.device, data=self.data.get(own, own), names=names or (self.stage,), **how)
 
 
-def measured(reading: Reading, subject: Subject) -> Found:
-    """What a reading finds, in plain types. Raises UserError where it cannot be measured."""
-    return READERS[type(reading)](reading, subject)
+def measured(finding: Finding, subject: Subject) -> Found:
+    """What a finding finds, in plain types. Raises UserError where it cannot be measured."""
+    return FINDERS[type(finding)](finding, subject)
 
 
-def _probed(reading: Probed, subject: Subject) -> Found:
+def _probed(finding: Probed, subject: Subject) -> Found:
     recipe = normalising_as_in_training(open_run(subject.folder), subject.folder)
     network = load_network(subject.folder, subject.stage).to(subject.device)
-    data = _data_of(reading, recipe, subject)
-    return Probe(network, recipe, data, subject.device, reading.settings).run(subject.tell)
+    data = _data_of(finding, recipe, subject)
+    return Probe(network, recipe, data, subject.device, finding.settings).run(subject.tell)
 
 
-def _data_of(reading: Probed, recipe: Recipe, subject: Subject) -> DataSet:
+def _data_of(finding: Probed, recipe: Recipe, subject: Subject) -> DataSet:
     """What the classifier learns; --limit-train holds for it, too."""
-    if reading.data:
-        return open_resized(recipe, subject.spec(reading.data), limit_train=recipe.limit_train)
+    if finding.data:
+        return open_resized(recipe, subject.spec(finding.data), limit_train=recipe.limit_train)
     own = recipe.data.partition(":")[0]
     whole = open_data(replace(recipe, data=subject.data.get(own, own), limit_train=None), subject.folder)
     limit = recipe.limit_train
     return whole if limit is None else replace(whole, train=limited(whole.train, limit))
 
 
-def _corrupted(reading: Corrupted, subject: Subject) -> Found:
+def _corrupted(finding: Corrupted, subject: Subject) -> Found:
     """{"table": `ByLevel`, "means": at each severity, "mean": of these}."""
-    opened = Opened.of(subject.folder, subject.device, data=subject.spec(reading.data), names=(subject.stage,))
+    opened = Opened.of(subject.folder, subject.device, data=subject.spec(finding.data), names=(subject.stage,))
     if not opened.data.parts:
-        raise UserError(f"{subject.spec(reading.data)}: its rows are not five severities of as many images")
+        raise UserError(f"{subject.spec(finding.data)}: its rows are not five severities of as many images")
     table = by_level(right_of(opened)[subject.stage], opened.data.parts)
     return {"table": table, "means": means_by_level(table), "mean": grand_mean(table)}
 
 
-def _said(reading: Said, subject: Subject) -> Found:
-    opened, found = subject.opened(split=reading.split), Likelihood(subject.device)
+def _said(finding: Said, subject: Subject) -> Found:
+    opened, found = subject.opened(split=finding.split), Likelihood(subject.device)
     for batch in opened.batches():
         found.add(opened.networks[subject.stage](batch.images[0]).logits, batch.labels)
     return found.read()
 
 
-def _aligned(reading: Aligned, subject: Subject) -> Found:
+def _aligned(finding: Aligned, subject: Subject) -> Found:
     """{"loss": the mean over the test images of the mean squared error between what the reused classifier reads and
     what it was trained on: maps, or embeddings where the projector is one of these}."""
     opened = subject.opened("teacher", subject.stage)
@@ -109,21 +109,21 @@ def _maps(student: Output, teacher: Output) -> tuple[torch.Tensor, torch.Tensor]
     return student.final_map, pooled_to(teacher.final_map, student.final_map.shape[2:])
 
 
-def _logged(reading: Logged, subject: Subject) -> Found:
+def _logged(finding: Logged, subject: Subject) -> Found:
     """{"epoch", "top1", "best" in percent, "train": the terms of the loss in that epoch}."""
-    name = reading.network or subject.stage
+    name = finding.network or subject.stage
     log = read_metrics(subject.folder / "metrics.jsonl")
     records = [record for record in log if record.get("stage") == subject.stage and "test" in record]
     last = max((record["epoch"] for record in records), default=0)
     tested = [record for record in records if name in record["test"]]
-    until = [record for record in tested if record["epoch"] <= max(1, round(last * reading.share))] or tested[:1]
+    until = [record for record in tested if record["epoch"] <= max(1, round(last * finding.share))] or tested[:1]
     if not until:
         raise UserError(f"{subject.folder} has no test of {name!r} in its log")
     shares = [100 * record["test"][name]["top1"] / record["test"][name]["samples"] for record in until]
     return {"epoch": until[-1]["epoch"], "top1": shares[-1], "best": max(shares), "train": until[-1]["train"]}
 
 
-READERS: dict[type[Reading], Callable[[Any, Subject], Found]] = {
+FINDERS: dict[type[Finding], Callable[[Any, Subject], Found]] = {
     Probed: _probed,
     Corrupted: _corrupted,
     Said: _said,

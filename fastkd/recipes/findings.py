@@ -56,7 +56,7 @@ class ProbeSettings(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(Checked):
+class Finding(Checked):
     """Base of what is measured once a training is finished."""
 
     kind = ""
@@ -70,7 +70,7 @@ class Reading(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probed(Reading):
+class Probed(Finding):
     """A linear classifier on the frozen features of the network."""
 
     kind = "probe"
@@ -78,7 +78,7 @@ class Probed(Reading):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corrupted(Reading):
+class Corrupted(Finding):
     """The mean top-1 over the corruptions of CIFAR-100-C, at one severity."""
 
     kind = "corruptions"
@@ -86,7 +86,7 @@ class Corrupted(Reading):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said(Reading):
+class Said(Finding):
     """Accuracy, negative log-likelihood and entropy of a network on a split of its own data."""
 
     kind = "likelihood"
@@ -94,14 +94,14 @@ class Said(Reading):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aligned(Reading):
+class Aligned(Finding):
     """The mean squared error between a student's projected features and its teacher's, on the test images."""
 
     kind = "alignment"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Logged(Reading):
+class Logged(Finding):
     """What the log of the training says: of a share of its epochs, or of another network that was tested beside."""
 
     kind = "log"
@@ -112,7 +112,7 @@ class Logged(Reading):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruned(Reading):
+class Pruned(Finding):
     """Parameters of what is deployed beside the teacher's (SimKD, Eq. 6); nothing has to be trained for it."""
 
     kind = "pruning"

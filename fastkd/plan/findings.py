@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fastkd.analysis.findings import Subject, measured
 from fastkd.analysis.pruning import pruning_of
-from fastkd.analysis.readings import Subject, measured
 from fastkd.plan.cells import Cell, Plan
 from fastkd.plan.claims import claimed
 from fastkd.plan.nodes import Node
-from fastkd.recipes.readings import Probed, Pruned, Reading
+from fastkd.recipes.findings import Finding, Probed, Pruned
 from fastkd.recipes.tables.layout import Place
 from fastkd.support.display import Display
 from fastkd.support.distributed import alone, from_main, is_main
@@ -28,21 +28,21 @@ _DIGITS = 16
 
 
 class Wanted(NamedTuple):
-    """A reading of the network that a node has for a stage."""
+    """A finding of the network that a node has for a stage."""
 
     node: Node
     stage: str
-    reading: Reading
+    finding: Finding
 
 
 def wanted(places: Iterable[Place], cell_of: Callable[[Place], Cell]) -> list[Wanted]:
-    """Every reading of some places' nodes, each once."""
+    """Every finding of some places' nodes, each once."""
     found: dict[str, Wanted] = {}
     for place in places:
-        if place.reading is None or isinstance(place.reading, Pruned):
+        if place.finding is None or isinstance(place.finding, Pruned):
             continue
         for node in nodes_of_place(cell_of(place), place.stage):
-            one = Wanted(node, place.stage, place.reading)
+            one = Wanted(node, place.stage, place.finding)
             found.setdefault(f"{node.digest} {key_of(one)}", one)
     return list(found.values())
 
@@ -54,14 +54,14 @@ def nodes_of_place(cell: Cell, stage: str) -> list[Node]:
 
 
 def key_of(one: Wanted) -> str:
-    """A digest of all that the reading depends on beside the node and the bytes of other data."""
-    settings = {name: value for name, value in to_plain(one.reading).items() if name != "choice"}
-    plain = {"kind": one.reading.kind, "version": one.reading.version, "stage": one.stage, "settings": settings}
+    """A digest of all that the finding depends on beside the node and the bytes of other data."""
+    settings = {name: value for name, value in to_plain(one.finding).items() if name != "choice"}
+    plain = {"kind": one.finding.kind, "version": one.finding.version, "stage": one.stage, "settings": settings}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:_DIGITS]
 
 
 def folder_of(plan: Plan, one: Wanted) -> Path:
-    return plan.folder(one.node) / "readings" / key_of(one)
+    return plan.folder(one.node) / "findings" / key_of(one)
 
 
 def found(plan: Plan, one: Wanted) -> dict[str, Any] | None:
@@ -70,19 +70,19 @@ def found(plan: Plan, one: Wanted) -> dict[str, Any] | None:
     return read_json(file) if is_file(file) else None
 
 
-def with_reading(plan: Plan, cell: Cell, place: Place, node: Node) -> dict[str, Any] | None:
-    """The results of a node with what the place's reading found beside them; None where something is missing."""
-    if isinstance(place.reading, Pruned):
-        return {"reading": pruning_of(cell.recipe).plain()}
+def with_finding(plan: Plan, cell: Cell, place: Place, node: Node) -> dict[str, Any] | None:
+    """The results of a node with what the place's finding found beside them; None where something is missing."""
+    if isinstance(place.finding, Pruned):
+        return {"finding": pruning_of(cell.recipe).plain()}
     result = plan.result(node)
-    if result is None or place.reading is None:
+    if result is None or place.finding is None:
         return result
-    told = found(plan, Wanted(node, place.stage, place.reading))
-    return None if told is None else {**result, "reading": told}
+    told = found(plan, Wanted(node, place.stage, place.finding))
+    return None if told is None else {**result, "finding": told}
 
 
-class Reader:
-    """Takes the readings of a plan's finished nodes, beside other processes that do the same.
+class Finder:
+    """Takes the findings of a plan's finished nodes, beside other processes that do the same.
 
     Of the processes of a torchrun the first does, the others wait for it.
     """
@@ -105,7 +105,7 @@ class Reader:
             raise Stopped(f"stopped by {asked}")
 
     def _taken(self, one: Wanted) -> str:
-        """Takes one reading; returns who asked to stop, if somebody did."""
+        """Takes one finding; returns who asked to stop, if somebody did."""
         if self.interrupt.requested:
             return str(self.interrupt.requested)
         if not self.plan.finished(one.node) or found(self.plan, one) is not None:
@@ -115,13 +115,13 @@ class Reader:
         with claimed(folder) as claim:
             if claim is None or found(self.plan, one) is not None:
                 return ""
-            self.display.note(f"{one.reading.kind} of the {one.stage} of {self.plan.folder(one.node).name}")
+            self.display.note(f"{one.finding.kind} of the {one.stage} of {self.plan.folder(one.node).name}")
             try:
-                told = measured(one.reading, self._subject(one))
+                told = measured(one.finding, self._subject(one))
             except Stopped as stopped:
                 return str(stopped)
             except UserError as error:
-                self.failures.append(f"{one.reading.kind} of the {one.stage}: {error}")
+                self.failures.append(f"{one.finding.kind} of the {one.stage}: {error}")
                 return ""
             write_json(folder / "found.json", told)
         return ""
@@ -134,8 +134,8 @@ class Reader:
         return Subject(self.plan.folder(one.node), one.stage, self.data, self.device, tell)
 
 
-def shortened(reading: Reading | None, epochs: int | None) -> Reading | None:
-    """A reading whose classifier is trained for another number of epochs, where one is asked for."""
-    if epochs is None or not isinstance(reading, Probed):
-        return reading
-    return replace(reading, settings=reading.settings.changed({"epochs": epochs}))
+def shortened(finding: Finding | None, epochs: int | None) -> Finding | None:
+    """A finding whose classifier is trained for another number of epochs, where one is asked for."""
+    if epochs is None or not isinstance(finding, Probed):
+        return finding
+    return replace(finding, settings=finding.settings.changed({"epochs": epochs}))

@@ -1,4 +1,4 @@
-"""Readings of finished nodes: taken once, by one process, and found beside the results."""
+"""Findings of finished nodes: taken once, by one process, and found beside the results."""
 
 from dataclasses import replace
 
@@ -8,13 +8,13 @@ from helpers.tiny import CPU, Quiet, tiny_recipe
 from fastkd import recipes
 from fastkd.analysis.opened import Opened
 from fastkd.methods.simkd import SimKDSettings
-from fastkd.plan import readings
+from fastkd.plan import findings
 from fastkd.plan.cells import Cell, Plan, Seeds
 from fastkd.plan.filled import filled
+from fastkd.plan.findings import Finder, key_of, shortened, wanted
 from fastkd.plan.measures import MEASURES
-from fastkd.plan.readings import Reader, key_of, shortened, wanted
 from fastkd.plan.worker import Worker
-from fastkd.recipes.readings import Aligned, Corrupted, Logged, Probed, ProbeSettings, Pruned, Reading, Said
+from fastkd.recipes.findings import Aligned, Corrupted, Finding, Logged, Probed, ProbeSettings, Pruned, Said
 from fastkd.recipes.tables import Entry
 from fastkd.recipes.tables.layout import Place, Table
 from fastkd.run.run import count_parameters
@@ -26,8 +26,8 @@ SHORT = ProbeSettings(epochs=2, batch_size=32, milestones=(), features="encoder"
 ENTRY = Entry(paper="P", table="Table 1", recipe="digits", student="resnet8", method="simkd", figures={})
 
 
-def place(stage: str, measure: str, reading: Reading) -> Place:
-    return Place(f"{stage} {measure} {reading.kind}", "it", ENTRY, stage, measure, None, reading)
+def place(stage: str, measure: str, finding: Finding) -> Place:
+    return Place(f"{stage} {measure} {finding.kind}", "it", ENTRY, stage, measure, None, finding)
 
 
 PLACES = (
@@ -59,8 +59,8 @@ def trained(tmp_path_factory):
     return plan, cell
 
 
-def reader(plan: Plan) -> Reader:
-    return Reader(plan, {}, CPU, Quiet(), Interrupt())
+def finder(plan: Plan) -> Finder:
+    return Finder(plan, {}, CPU, Quiet(), Interrupt())
 
 
 def test_each_is_taken_once_and_stands_in_the_table(trained, monkeypatch):
@@ -70,7 +70,7 @@ def test_each_is_taken_once_and_stands_in_the_table(trained, monkeypatch):
     assert [row for row, ours in before.items() if ours] == ["student pruning ratio pruning", "student cost pruning"]
     todo = wanted(PLACES, lambda place: cell)
     assert len(todo) == 6
-    taking = reader(plan)
+    taking = finder(plan)
     taking.take(todo)
     assert not taking.failures
     found = {one.row: one.ours.mean for one in filled(table, plan, lambda place: cell).cells}
@@ -89,14 +89,14 @@ def test_each_is_taken_once_and_stands_in_the_table(trained, monkeypatch):
     assert found["student pruning ratio pruning"] == pytest.approx(100 * (1 - parameters[0] / parameters[1]))
     assert 0 <= found["student at epoch log"] <= 100 and 0 <= found["student best beside log"] <= 100
 
-    monkeypatch.setattr(readings, "measured", lambda *given: pytest.fail("it was measured again"))
-    reader(plan).take(todo)
+    monkeypatch.setattr(findings, "measured", lambda *given: pytest.fail("it was measured again"))
+    finder(plan).take(todo)
 
 
 def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(trained):
     plan, cell = trained
     places = (place("student", "severity 1", Corrupted()), place("student", "nll", Said(split="train")))
-    taking = reader(plan)
+    taking = finder(plan)
     taking.take(wanted(places, lambda place: cell))
     assert taking.failures == ["corruptions of the student: no --data cifar100c=PATH was given"]
     assert filled(Table("P", "T", places), plan, lambda place: cell).cells[1].ours is not None
@@ -104,7 +104,7 @@ def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(trained):
 
 def test_it_stops_where_somebody_asks(trained):
     plan, cell = trained
-    taking = reader(plan)
+    taking = finder(plan)
     taking.interrupt.requested = "SIGINT"
     with pytest.raises(Stopped):
         taking.take(wanted((place("control", "nll", Said()),), lambda place: cell))
@@ -113,14 +113,14 @@ def test_it_stops_where_somebody_asks(trained):
 def test_a_key_is_of_what_is_measured(trained):
     _, cell = trained
     node = cell.nodes[0]["student"]
-    one = readings.Wanted(node, "student", Probed(settings=SHORT))
-    assert key_of(one) == key_of(one._replace(reading=Probed(settings=SHORT, choice="which is open")))
-    other = shortened(one.reading, 7)
-    assert other.settings.epochs == 7 and key_of(one) != key_of(one._replace(reading=other))
+    one = findings.Wanted(node, "student", Probed(settings=SHORT))
+    assert key_of(one) == key_of(one._replace(finding=Probed(settings=SHORT, choice="which is open")))
+    other = shortened(one.finding, 7)
+    assert other.settings.epochs == 7 and key_of(one) != key_of(one._replace(finding=other))
     assert key_of(one) != key_of(one._replace(stage="teacher"))
 
 
 @pytest.mark.parametrize("level", range(1, 6))
 def test_severities_are_read(level):
-    results = {"reading": {"means": [10.0, 20.0, 30.0, 40.0, 50.0]}}
+    results = {"finding": {"means": [10.0, 20.0, 30.0, 40.0, 50.0]}}
     assert MEASURES[f"severity {level}"].read(results, "student") == 10 * level

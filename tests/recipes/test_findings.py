@@ -1,6 +1,6 @@
 """What a table wants to know beyond a training's results."""
 
-from fastkd.recipes.readings import ProbeSettings
+from fastkd.recipes.findings import ProbeSettings
 
 
 def test_milestones_follow_the_epochs():
