@@ -35,6 +35,11 @@ class TestMistakes:
             (["digits", "--epochs", "0"], "expected"),
             (["sftn", "--table", "17", "--data", "cifar100=/nowhere"], "no folder /nowhere"),
             (["digits", "--workers", "3"], "--workers changes nothing"),
+            (["digits", "--probe-epochs", "3"], "--probe-epochs changes nothing: Digits has no linear classifier"),
+            (
+                ["sftn", "--table", "11", "--data", "cifar100=x"],
+                "SFTN, Table 11 reads cifar100c: give --data cifar100c=",
+            ),
         ],
     )
     def test_one_line(self, arguments, words, tmp_path):
@@ -47,6 +52,25 @@ def test_tables_are_listed(capsys):
     assert run("simkd") == 0
     shown = capsys.readouterr().out
     assert all(f"  {key:<10} " in shown for key in TABLES["simkd"])
+
+
+@pytest.mark.parametrize(
+    "paper, key, cells",
+    [
+        ("sftn", "7", 10),
+        ("sftn", "fig5", 2),
+        ("simkd", "4", 7),
+        ("simkd", "5", 5),
+        ("simkd", "S.7", 3),
+        ("simkd", "S.10", 3),
+    ],
+)
+def test_tables_of_findings_are_planned(paper, key, cells):
+    """What is measured of a training is no reason to train anything else."""
+    table = TABLES[paper][key]
+    found = reproduce.cells_of(table, reproduce.Seeds(), {}, [])
+    assert len(found) == cells
+    assert len({cell.digest for cell in found.values()}) == cells
 
 
 def test_a_plan_tells_and_trains_nothing(tmp_path, capsys):

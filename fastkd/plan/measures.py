@@ -14,6 +14,8 @@ class Measure(NamedTuple):
     digits: int
     read: Callable[[Results, str], float | None]
     """(results, stage) → the figure; None where the run did not measure it."""
+    finding: bool = False
+    """Whether it is read of a finding, which the results then hold as `finding`."""
 
 
 def _hits(count: str) -> Callable[[Results, str], float | None]:
@@ -62,22 +64,22 @@ MEASURES: dict[str, Measure] = {
     "kl": Measure("KL to the teacher", 4, _alike("kl")),
     "cka": Measure("CKA with the teacher", 3, _alike("cka")),
     "agreement": Measure("same top-1 as the teacher %", 2, _alike("agreement", 100.0)),
-    "nll": Measure("negative log-likelihood", 4, _read("nll")),
-    "entropy": Measure("entropy of the predictions", 4, _read("entropy")),
-    "probe": Measure("top-1 % of a linear classifier", 2, _share("top1")),
-    "probe best": Measure("top-1 % of a linear classifier's best epoch", 2, _share("best")),
+    "nll": Measure("negative log-likelihood", 4, _read("nll"), True),
+    "entropy": Measure("entropy of the predictions", 4, _read("entropy"), True),
+    "probe": Measure("top-1 % of a linear classifier", 2, _share("top1"), True),
+    "probe best": Measure("top-1 % of a linear classifier's best epoch", 2, _share("best"), True),
     **{
-        f"severity {level}": Measure(f"top-1 % at severity {level}", 2, _read("means", str(level - 1)))
+        f"severity {level}": Measure(f"top-1 % at severity {level}", 2, _read("means", str(level - 1)), True)
         for level in range(1, 6)
     },
-    "alignment": Measure("loss between projected and teacher's features", 4, _read("loss")),
-    "at epoch": Measure("top-1 % at that epoch", 2, _read("top1")),
-    "best beside": Measure("top-1 % of the best epoch", 2, _read("best")),
-    "kl term": Measure("KL term of the loss", 4, _read("train", "kl")),
-    "pruning ratio": Measure("pruning ratio, %", 2, _read("ratio")),
-    "pruning ratio of KD": Measure("pruning ratio of the student itself, %", 2, _read("own_ratio")),
-    "cost": Measure("cost of the pruning ratio, %", 2, _read("cost")),
-    "projector": Measure("projector beside student, %", 2, _read("projector_share")),
+    "alignment": Measure("loss between projected and teacher's features", 4, _read("loss"), True),
+    "at epoch": Measure("top-1 % at that epoch", 2, _read("top1"), True),
+    "best beside": Measure("top-1 % of the best epoch", 2, _read("best"), True),
+    "kl term": Measure("KL term of the loss", 4, _read("train", "kl"), True),
+    "pruning ratio": Measure("pruning ratio, %", 2, _read("ratio"), True),
+    "pruning ratio of KD": Measure("pruning ratio of the student itself, %", 2, _read("own_ratio"), True),
+    "cost": Measure("cost of the pruning ratio, %", 2, _read("cost"), True),
+    "projector": Measure("projector beside student, %", 2, _read("projector_share"), True),
     "parameters": Measure("parameters", 0, lambda results, stage: float(results["stages"][stage]["parameters"])),
 }
 """By the name that a `Place` has for it."""
