@@ -159,6 +159,8 @@ COLUMNS = (
     ("KL to teacher", "kl", 1, 4),
     ("CKA", "cka", 1, 3),
     ("same top-1 %", "agreement", 100, 2),
+    ("parameters", "parameters", 1, 0),
+    ("pruned %", "pruned", 1, 2),
 )
 
 

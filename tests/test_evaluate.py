@@ -46,6 +46,7 @@ def test_likelihood_and_features_of_some_networks(finished, tmp_path, capsys):
     assert evaluate.main([str(finished), *only, "--features", str(file)]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert list(measured) == ["teacher", "student"] and all(0 < one["nll"] < 9 for one in measured.values())
+    assert measured["student"]["pruned"] == 0.0, "both are the same network"
     with np.load(file) as found:
         assert found["teacher"].shape == found["student"].shape == (899, 64)
     assert evaluate.main([str(finished), *only, "--split", "train"]) == 0

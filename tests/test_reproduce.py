@@ -57,9 +57,9 @@ def test_tables_are_listed(capsys):
 @pytest.mark.parametrize(
     "paper, key, cells",
     [
-        ("sftn", "7", 10),
+        pytest.param("sftn", "7", 10, marks=pytest.mark.slow),
         ("sftn", "fig5", 2),
-        ("simkd", "4", 7),
+        pytest.param("simkd", "4", 7, marks=pytest.mark.slow),
         ("simkd", "5", 5),
         ("simkd", "S.7", 3),
         ("simkd", "S.10", 3),

@@ -58,7 +58,9 @@ def _probed(finding: Probed, subject: Subject) -> Found:
     recipe = normalising_as_in_training(open_run(subject.folder), subject.folder)
     network = load_network(subject.folder, subject.stage).to(subject.device)
     data = _data_of(finding, recipe, subject)
-    return Probe(network, recipe, data, subject.device, finding.settings).run(subject.tell)
+    batch = min(finding.settings.batch_size, len(data.train))  # of a set that --limit-train made smaller
+    settings = replace(finding.settings, batch_size=batch)
+    return Probe(network, recipe, data, subject.device, settings).run(subject.tell)
 
 
 def _data_of(finding: Probed, recipe: Recipe, subject: Subject) -> DataSet:

@@ -8,25 +8,28 @@ from fastkd.training.likelihood import Likelihood
 from fastkd.training.similarity import Similarity
 
 
-def measure(tested: Opened) -> dict[str, dict[str, Any]]:
+def measure(opened: Opened) -> dict[str, dict[str, Any]]:
     """{stage: {"network", "parameters", "top1", "top5", "samples", "nll", "entropy"}}; for all but the teacher also
-    "kl", "cka" and "agreement", and where the data have parts "corruptions", see `ByLevel`."""
-    single = {name: Likelihood(tested.device) for name in tested.networks}
-    beside = [name for name in tested.networks if name != "teacher" and "teacher" in tested.networks]
-    alike = {name: Similarity(tested.device) for name in beside}
-    for batch in tested.batches():
-        outputs = {name: network(batch.images[0]) for name, network in tested.networks.items()}
+    "pruned", the percent of its parameters that are saved, "kl", "cka" and "agreement"; where the data have parts
+    "corruptions", see `ByLevel`."""
+    single = {name: Likelihood(opened.device) for name in opened.networks}
+    beside = [name for name in opened.networks if name != "teacher" and "teacher" in opened.networks]
+    alike = {name: Similarity(opened.device) for name in beside}
+    for batch in opened.batches():
+        outputs = {name: network(batch.images[0]) for name, network in opened.networks.items()}
         for name, output in outputs.items():
             single[name].add(output.logits, batch.labels)
         for name, measured in alike.items():
             measured.add(outputs["teacher"], outputs[name])
     found: dict[str, dict[str, Any]] = {}
-    for name, network in tested.networks.items():
-        stage = tested.recipe.stage(name)
+    for name, network in opened.networks.items():
+        stage = opened.recipe.stage(name)
         assert stage is not None
         own = {"network": stage.network, "parameters": sum(weight.numel() for weight in network.parameters())}
         found[name] = own | single[name].read() | (alike[name].read() if name in alike else {})
-    if tested.split == "test" and tested.data.parts:
+    for name in beside:
+        found[name]["pruned"] = 100 * (1 - found[name]["parameters"] / found["teacher"]["parameters"])
+    if opened.split == "test" and opened.data.parts:
         for name, right in right_of(tested).items():
-            found[name]["corruptions"] = by_level(right, tested.data.parts)
+            found[name]["corruptions"] = by_level(right, opened.data.parts)
     return found
