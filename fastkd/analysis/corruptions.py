@@ -13,12 +13,12 @@ ByLevel = dict[str, list[float]]
 """{corruption: percent of its images that are right, at each severity from 1}."""
 
 
-def right_of(tested: Opened) -> dict[str, Tensor]:
+def right_of(opened: Opened) -> dict[str, Tensor]:
     """[images] bool for each network: whether the label of an image ranks first."""
-    rows = len(tested.data.test.labels)
-    found = {name: torch.zeros(rows, dtype=torch.bool) for name in tested.networks}
-    for batch in tested.batches():
-        for name, network in tested.networks.items():
+    rows = len(opened.data.test.labels)
+    found = {name: torch.zeros(rows, dtype=torch.bool) for name in opened.networks}
+    for batch in opened.batches():
+        for name, network in opened.networks.items():
             right = network(batch.images[0]).logits.argmax(1) == batch.labels
             found[name][batch.index.cpu()] = right.cpu()
     return found

@@ -18,16 +18,16 @@ PERPLEXITY = 30.0
 """scikit-learn's; the papers print none."""
 
 
-def embeddings_of(tested: Opened) -> tuple[dict[str, Tensor], Tensor]:
+def embeddings_of(opened: Opened) -> tuple[dict[str, Tensor], Tensor]:
     """{stage: [n,D] float32: what its classifier reads of every image}, and the labels [n]; on the CPU.
 
     A student with the teacher's classifier (SimKD) has the projected one.
     """
-    found: dict[str, list[Tensor]] = {name: [] for name in tested.networks}
+    found: dict[str, list[Tensor]] = {name: [] for name in opened.networks}
     labels = []
-    for batch in tested.batches():
+    for batch in opened.batches():
         labels.append(batch.labels.cpu())
-        for name, network in tested.networks.items():
+        for name, network in opened.networks.items():
             found[name].append(network(batch.images[0]).embedding.float().cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}, torch.cat(labels)
 

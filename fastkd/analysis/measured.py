@@ -30,6 +30,6 @@ def measure(opened: Opened) -> dict[str, dict[str, Any]]:
     for name in beside:
         found[name]["pruned"] = 100 * (1 - found[name]["parameters"] / found["teacher"]["parameters"])
     if opened.split == "test" and opened.data.parts:
-        for name, right in right_of(tested).items():
+        for name, right in right_of(opened).items():
             found[name]["corruptions"] = by_level(right, opened.data.parts)
     return found
