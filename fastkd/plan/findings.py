@@ -23,6 +23,7 @@ from fastkd.support.files import make_folder, read_json, write_json
 from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.paths import is_file
 from fastkd.support.plain import to_plain
+from fastkd.support.schemas import FoundFile, checked
 
 _DIGITS = 16
 
@@ -67,7 +68,7 @@ def folder_of(plan: Plan, one: Wanted) -> Path:
 def found(plan: Plan, one: Wanted) -> dict[str, Any] | None:
     """What was measured; None where it is not yet."""
     file = folder_of(plan, one) / "found.json"
-    return read_json(file) if is_file(file) else None
+    return checked(FoundFile, read_json(file), str(file)) if is_file(file) else None
 
 
 def with_finding(plan: Plan, cell: Cell, place: Place, node: Node) -> dict[str, Any] | None:

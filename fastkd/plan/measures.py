@@ -39,22 +39,34 @@ def _alike(name: str, factor: float = 1.0) -> Callable[[Results, str], float | N
     return read
 
 
-def _read(*names: str, factor: float = 1.0) -> Callable[[Results, str], float | None]:
-    """A number that a finding found, see `fastkd.analysis.findings`."""
+def _read(*names: str) -> Callable[[Results, str], float | None]:
+    """A number that a finding has, see `fastkd.analysis.findings`."""
 
     def read(results: Results, stage: str) -> float | None:
         found = results["finding"]
         for name in names:
-            found = found[int(name)] if isinstance(found, list) else found.get(name)
-            if found is None:
-                return None
-        return factor * found
+            found = found.get(name, {})
+        return found if isinstance(found, int | float) else None
+
+    return read
+
+
+def _at_severity(level: int) -> Callable[[Results, str], float | None]:
+    def read(results: Results, stage: str) -> float | None:
+        means = results["finding"].get("means", [])
+        return means[level - 1] if level <= len(means) else None
 
     return read
 
 
 def _share(name: str) -> Callable[[Results, str], float | None]:
-    return lambda results, stage: 100 * results["finding"][name] / results["finding"]["samples"]
+    """Percent of the images that a classifier was tested on."""
+
+    def read(results: Results, stage: str) -> float | None:
+        found = results["finding"]
+        return 100 * found[name] / found["samples"] if name in found and "samples" in found else None
+
+    return read
 
 
 MEASURES: dict[str, Measure] = {
@@ -69,7 +81,7 @@ MEASURES: dict[str, Measure] = {
     "probe": Measure("top-1 % of a linear classifier", 2, _share("top1"), True),
     "probe best": Measure("top-1 % of a linear classifier's best epoch", 2, _share("best"), True),
     **{
-        f"severity {level}": Measure(f"top-1 % at severity {level}", 2, _read("means", str(level - 1)), True)
+        f"severity {level}": Measure(f"top-1 % at severity {level}", 2, _at_severity(level), True)
         for level in range(1, 6)
     },
     "alignment": Measure("loss between projected and teacher's features", 4, _read("loss"), True),

@@ -18,6 +18,7 @@ from fastkd.recipes.findings import Aligned, Corrupted, Finding, Logged, Probed,
 from fastkd.recipes.tables import Entry
 from fastkd.recipes.tables.layout import Place, Table
 from fastkd.run.run import count_parameters
+from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.session import Session
 from fastkd.training.likelihood import Likelihood
@@ -100,6 +101,26 @@ def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(trained):
     taking.take(wanted(places, lambda place: cell))
     assert taking.failures == ["corruptions of the student: no --data cifar100c=PATH was given"]
     assert filled(Table("P", "T", places), plan, lambda place: cell).cells[1].ours is not None
+
+
+@pytest.mark.parametrize("content", ("", "[]", "null", '{"nll": "low"}', '{"nll": [1]}', '{"samples": 0}'))
+def test_a_damaged_file_is_one_line(trained, content):
+    plan, cell = trained
+    one = wanted((place("student", "nll", Said()),), lambda place: cell)[0]
+    folder = findings.folder_of(plan, one)
+    before = (folder / "found.json").read_bytes() if (folder / "found.json").exists() else None
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "found.json").write_text(content)
+    with pytest.raises(UserError, match="found.json") as raised:
+        findings.found(plan, one)
+    assert "\n" not in str(raised.value)
+    (folder / "found.json").unlink() if before is None else (folder / "found.json").write_bytes(before)
+
+
+def test_a_finding_of_another_kind_has_no_such_figure():
+    for name, measure in MEASURES.items():
+        if measure.finding:
+            assert measure.read({"finding": {}}, "student") is None, name
 
 
 def test_it_stops_where_somebody_asks(trained):

@@ -126,6 +126,10 @@ _KEPT = (
     "differs: 19.21 is what SimKD+ keeps of the teacher, within .06 points, where the others are what is saved; 15.97 "
     "follows from no count of parameters"
 )
+_OPEN_TSNE = (
+    "the paper does not print how t-SNE is run: both networks' test images in one plane, perplexity 30, begun at their "
+    "principal components"
+)
 _OPEN_SEQUENTIAL = (
     "which features are frozen, and how: the student's own, pooled in front of the projector, in eval mode, of images "
     "augmented as usual"
@@ -323,7 +327,8 @@ def _of_pair(name: str, pair: str, *pictures: str) -> Table:
     made = _entry(name, pair)
     stages = {"teacher": "teacher", "student": "SimKD"}
     places = [Place(row, pair, made, stage) for stage, row in stages.items()]
-    return Table("SimKD", name, tuple(places), pictures=pictures)
+    notes = (f"choice: {_OPEN_TSNE}",) * name.endswith(("Figure 3", "S.2"))
+    return Table("SimKD", name, tuple(places), pictures=pictures, notes=notes)
 
 
 def _all() -> dict[str, Table]:
