@@ -22,7 +22,7 @@ def rows():
         yield pytest.param(row, marks=() if key in QUICK else pytest.mark.slow, id=" ".join(map(str, key)))
 
 
-@pytest.mark.parametrize("row", rows())
+@pytest.mark.parametrize("row", list(rows()))
 def test_the_56_pairs_and_factors(row):
     names = [TOLD["networks"][row[one]]["constructor"] for one in ("teacher", "student")]
     found = pruning(*(NAMES.get(name, name) for name in names), SimKDSettings(factor=row["r"], source="final_map"))

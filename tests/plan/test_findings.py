@@ -1,14 +1,16 @@
 """Findings of finished nodes: taken once, by one process, and found beside the results."""
 
+import importlib.util
 from dataclasses import replace
 
 import pytest
 from helpers.tiny import CPU, Quiet, tiny_recipe
 
 from fastkd import recipes
+from fastkd.analysis import features
 from fastkd.analysis.opened import Opened
 from fastkd.methods.simkd import SimKDSettings
-from fastkd.plan import findings
+from fastkd.plan import findings, pictures
 from fastkd.plan.cells import Cell, Plan, Seeds
 from fastkd.plan.filled import filled
 from fastkd.plan.findings import Finder, key_of, shortened, wanted
@@ -115,6 +117,21 @@ def test_a_damaged_file_is_one_line(trained, content):
         findings.found(plan, one)
     assert "\n" not in str(raised.value)
     (folder / "found.json").unlink() if before is None else (folder / "found.json").write_bytes(before)
+
+
+def test_curves_and_embeddings_are_drawn_of_the_nodes(trained, monkeypatch):
+    plan, cell = trained
+    own = (Place("SimKD", "pair", ENTRY, "student"), Place("teacher", "pair", ENTRY, "teacher"))
+    table = Table("P", "Figure 1", own, pictures=("curves", "t-SNE"))
+    monkeypatch.setattr(features, "tsne", lambda rows: rows[:, :2])
+    monkeypatch.setattr(pictures, "require_scikit_learn", lambda: None)
+    found = filled(table, plan, lambda place: cell)
+    shown = pictures.pictures(pictures.Drawing(found, plan, lambda place: cell, {}, CPU))
+    assert "test error, %" in shown and shown.count('r="1.6"') == 2 * 899
+    monkeypatch.undo()
+    if importlib.util.find_spec("sklearn") is None:
+        with pytest.raises(UserError, match="pip install scikit-learn"):
+            pictures.pictures(pictures.Drawing(found, plan, lambda place: cell, {}, CPU))
 
 
 def test_a_finding_of_another_kind_has_no_such_figure():
