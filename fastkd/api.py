@@ -164,7 +164,7 @@ def carried_out(
     folder = chosen.run or Path("runs") / f"{recipe.name}-{now}"
     data = open_data(recipe)
     job = Job.of(with_other_classes(recipe, len(data.classes)), data, device, files)
-    check(job, tensorboard=chosen.tensorboard)  # a mistake leaves no folder behind
+    check(job, loggers=chosen.logger)  # a mistake leaves no folder behind
     distributed.on_main(lambda: create_folder(folder, job.recipe, unlocked=chosen.unlocked))
     if recipe.reading.index_cache is None:
         distributed.on_main(lambda: keep_index(data, folder))
@@ -179,7 +179,7 @@ def in_folder(
     with Display(silent=silent) as display, interruptible() as interrupt:
         display.note(header(job, folder))
         tell_of(job.data, display)
-        session = Session(display, interrupt, chosen.tensorboard, chosen.unlocked, tuple(callbacks))
+        session = Session(display, interrupt, chosen.logger, chosen.unlocked, tuple(callbacks))
         try:
             with out_of_memory_names_the_knobs(job):
                 results = carry_out(job, folder, session)
@@ -250,7 +250,7 @@ def _words(settings: Mapping[str, Any]) -> list[str]:
         option = f"--{name.replace('_', '-')}"
         if name in _FLAGS:
             words += [option] if value else []
-        elif name == "teacher" and isinstance(value, tuple | list):
+        elif name in ("teacher", "logger") and isinstance(value, tuple | list):
             words += [word for one in value for word in (option, str(one))]
         elif isinstance(value, tuple | list):
             words += [option, *map(str, value)]

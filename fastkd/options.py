@@ -28,13 +28,14 @@ from fastkd.support.distributed import restarts
 from fastkd.support.errors import ChangesNothing, UserError, nearest
 from fastkd.support.fields import fixed, given, group, idle, rare
 from fastkd.support.help import columns
+from fastkd.support.loggers import LoggerName
 from fastkd.support.plain import differences
 from fastkd.support.ranges import Epochs, Positive
 from fastkd.support.words import counted
 from fastkd.training.execution import Execution
 from fastkd.training.optimisation import Training
 
-_TEACHER = tyro.conf.arg(metavar="NAME", help_behavior_hint="")
+_NAME = tyro.conf.arg(metavar="NAME", help_behavior_hint="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Options:
     """Import the code outside of fastkd that this run (or weights file) names, and say what; else none is."""
     pair: str | None = None
     """TEACHER/STUDENT: stands for --teacher-net and --student."""
-    teacher: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _TEACHER] = ()
+    teacher: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _NAME] = ()
     """RUN, RUN@EPOCH or FILE: take this teacher instead of training one; once more for each further teacher."""
     teacher_prefix: str = rare("")
     """What stands in front of the network's names in the file of --teacher, where several networks in it fit."""
@@ -67,8 +68,8 @@ class Options:
     """Learning rate of the teacher, where it differs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it is computed; auto: on a GPU where there is one."""
-    tensorboard: bool = False
-    """Also write TensorBoard files."""
+    logger: Annotated[tuple[LoggerName, ...], tyro.conf.UseAppendAction, _NAME] = ()
+    """Also write records there: csv (metrics.csv), tensorboard, wandb, mlflow; once more for each further one."""
     dry_run: bool = False
     """Take a few steps of every stage and show their memory and speed; writes nothing."""
     list: bool = False
@@ -192,9 +193,7 @@ def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
     others = [name for group in (*groups, options.execution) for name in given(group)]
     others += [f"sftn.{name}" for name in given(options.sftn)]
     others += [f"{short_name(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
-    others += [
-        name for name in ("run", "resume", "teacher", "students", "tensorboard", "dry_run") if getattr(options, name)
-    ]
+    others += [name for name in ("run", "resume", "teacher", "students", "logger", "dry_run") if getattr(options, name)]
     others += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
     narrowing = ("teacher_net", "student", "method", "teacher_training")
     others += [name for name in wanted if name not in narrowing or options.recipe == Options.recipe]
@@ -250,7 +249,7 @@ def refuse_another_command(saved: Recipe, recipe: Recipe, options: Options) -> N
 
 def refuse_beside_a_dry_run(options: Options) -> None:
     """A dry run writes nothing: where and how is no matter."""
-    for name in ("run", "tensorboard"):
+    for name in ("run", "logger"):
         if getattr(options, name):
             _refuse(name, "--dry-run writes nothing")
 

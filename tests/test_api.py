@@ -119,6 +119,19 @@ def test_objects_in_place_of_names(tmp_path):
     assert whole.network().head.classifier.out_features == 4
 
 
+def test_validation_watches_and_the_test_is_made_once(tmp_path):
+    results = train(run=tmp_path / "run", validation=0.25, **TINY)
+    (seed,) = results.seeds
+    found = seed["stages"]["student"]
+    assert found["validation"]["student"]["samples"] > 300 and found["test"]["student"]["samples"] > 300
+    assert {record["watched"] for record in results.metrics()} == {"validation"}
+    assert results.metrics()[-1]["test"] == found["validation"]
+    tested = evaluate(results.folder)["student"]
+    assert {name: tested[name] for name in ("top1", "samples")} == {
+        name: found["test"]["student"][name] for name in ("top1", "samples")
+    }
+
+
 def test_a_recipe_is_taken_as_it_is(tmp_path):
     recipe = RECIPES["digits"](method="ce", teacher_training="standard", control=False)
     stages = tuple(

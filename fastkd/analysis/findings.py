@@ -68,7 +68,7 @@ def _data_of(finding: Probed, recipe: Recipe, subject: Subject) -> DataSet:
     if finding.data:
         return open_resized(recipe, subject.spec(finding.data), limit_train=recipe.limit_train)
     own = recipe.data.partition(":")[0]
-    whole = open_data(replace(recipe, data=subject.data.get(own, own), limit_train=None), subject.folder)
+    whole = open_data(replace(recipe, data=subject.data.get(own, own), limit_train=None, validation=None), subject.folder)
     limit = recipe.limit_train
     return whole if limit is None else replace(whole, train=limited(whole.train, limit))
 

@@ -51,7 +51,7 @@ class Opened:
         recipe = open_run(folder)
         recipe = normalising_as_in_training(replace(recipe, data=data) if data else recipe, folder)
         environment.set_threads(recipe.threads)
-        images = open_data(recipe if split == "train" else replace(recipe, limit_train=None), folder)
+        images = open_data(recipe if split == "train" else replace(recipe, limit_train=None, validation=None), folder)
         wanted = names or tuple(stage.name for stage in recipe.stages)
         found = {name: _in_order(folder, name, images).to(device) for name in wanted}
         return cls(folder, recipe, images, found, device, split)

@@ -12,6 +12,7 @@ import torch
 from torchvision.transforms.v2.functional import resize
 
 from fastkd.data.arrow import saved_data_set
+from fastkd.data.assembled import stratified
 from fastkd.data.augment import VERSION as AUGMENTATION_VERSION
 from fastkd.data.augment import Augmentation, Format
 from fastkd.data.base import (
@@ -33,7 +34,7 @@ from fastkd.data.csv_list import csv_list
 from fastkd.data.digits import digits
 from fastkd.data.fingerprint import fingerprint
 from fastkd.data.folder import imagefolder, load_resident, tiny_imagenet
-from fastkd.data.objects import data_of_object, data_set_from, give_data, import_data, is_imported
+from fastkd.data.objects import data_of_object, data_set_from, give_data, import_data, is_given, is_imported
 from fastkd.data.resident import ResidentLoader
 from fastkd.data.sources import Feeding, Source, evaluation_source, resolved_loader, training_source
 from fastkd.data.stl10 import stl10
@@ -109,6 +110,7 @@ def open_dataset(
     threads: int,
     reading: Reading | None = None,
     cache: Path | None = None,
+    validation: float | None = None,
     resized: bool = False,
 ) -> DataSet:
     """Opens the data set `NAME` or `NAME:PATH`, or an imported `package.module:function`. Raises UserError.
@@ -117,6 +119,7 @@ def open_dataset(
     resized: whether such images are resized to it, bilinear and antialiased, as a network of other images wants them.
     resident: whether image files are decoded now, to image_size; else they are read as they are needed.
     limit_train: so many training images are kept: a random choice by a fixed seed, in the order of the set.
+    validation: the share of every class's training images that the training is watched by.
     threads: how many decode at once.
     cache: the folder that keeps what the scan of image files found, unless `reading` names one.
     """
@@ -125,21 +128,26 @@ def open_dataset(
         raise UserError(f"--image-size is at least 1, got {image_size}")
     reading = reading or Reading()
     data = _opened(name, spec.partition(":")[2], reading, cache)
-    train, test = data.train, data.test
+    train, test, watched = data.train, data.test, data.validation
+    if validation is not None:
+        if watched is not None:
+            raise UserError(f"--validation changes nothing: {data.name} has images to watch the training by")
+        train, watched = map(train.take, stratified(train.labels.numpy(), validation, data.classes, "--validation"))
     if limit_train is not None:
         train = limited(train, limit_train)
     if resident:
         assert image_size is not None
-        train, test = (
+        train, test, watched = (
             load_resident(split, image_size, threads, data.failures) if isinstance(split, FileSplit) else split
-            for split in (train, test)
+            for split in (train, test, watched)
         )
     if resized and image_size is not None:
-        train, test = (_of_size(split, image_size) for split in (train, test))
-    for split in (train, test):
+        train, test, watched = (_of_size(split, image_size) for split in (train, test, watched))
+    for split in (train, test, watched):
         if isinstance(split, Split) and image_size not in (None, split.images.shape[1]):
             raise UserError(f"{name} has images of {split.images.shape[1]} pixels, --image-size says {image_size}")
-    return dataclasses.replace(data, train=train, test=test)
+    assert train is not None and test is not None
+    return dataclasses.replace(data, train=train, test=test, validation=watched)
 
 
 def find_dataset(spec: str) -> str:
@@ -174,7 +182,7 @@ def is_import_path(spec: str) -> bool:
 def named_by_a_person(spec: str) -> str:
     """What `find_dataset` finds; an import path is imported. Only for a name that a person has given."""
     name = spec.partition(":")[0]
-    if is_import_path(spec) and not is_imported(spec):
+    if is_import_path(spec) and not is_given(spec):
         if "." not in name and name not in sys.modules and importlib.util.find_spec(name) is None:
             raise UserError(f"no data set {name!r}{nearest(name, DATASETS)}")
         import_data(spec)
@@ -250,7 +258,7 @@ def divided(data: DataSet, share: float) -> tuple[DataSet, DataSet]:
 _AT_ONCE = 1_000
 
 
-def _of_size(split: Split | FileSplit, size: int) -> Split | FileSplit:
+def _of_size(split: Split | FileSplit | None, size: int) -> Split | FileSplit | None:
     """The split with images of that size, where it holds them as bytes."""
     if not isinstance(split, Split) or split.images.shape[1] == size:
         return split

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastkd.data.base import DataSet, Reading
 from fastkd.data.decoding import BadImage, Head, decode, probe_bytes
 from fastkd.data.folder import existing_folder
-from fastkd.data.listing import UNTOLD, Listing, data_set_of, part_of
+from fastkd.data.listing import TEST, UNTOLD, VALIDATION, Listing, data_set_of, part_of
 from fastkd.support.errors import UserError, nearest
 from fastkd.support.files import read_json
 from fastkd.support.paths import explained, is_file, is_folder
@@ -149,10 +149,10 @@ def _splits(root: Path) -> list[str]:
     splits = checked(SavedSplits, read_json(root / "dataset_dict.json"), str(root / "dataset_dict.json"))["splits"]
     there = [name for name in splits if os.path.basename(name) == name and is_folder(root / name)]
     train = next((name for name in there if part_of(name) == 0), None)
-    tested = next((name for word in ("test", "validation", "valid", "val") for name in there if name == word), None)
+    others = [name for name in there if part_of(name) in (TEST, VALIDATION)]
     if train is None:
         raise UserError(f"{root} has no split 'train': it has {', '.join(map(repr, splits)) or 'none'}")
-    return [train] + ([tested] if tested else [])
+    return [train, *others]
 
 
 def _arrow_files(folder: Path) -> list[Path]:

@@ -28,9 +28,12 @@ def assembled(
     statistics: tuple[tuple[float, float, float], tuple[float, float, float]],
     reading: Reading,
     notes: Iterable[str],
+    *,
+    validation: Found | None = None,
 ) -> DataSet:
+    """The data set; validation: images to watch the training by, where there are some beside those of the test."""
     failures = Failures(reading.max_bad_images)
-    failures.add(train.bad | test.bad)
+    failures.add(train.bad | test.bad | (validation.bad if validation else {}))
     told = list(notes)
     for path, reason in failures.reasons.items():
         told.append(f"{path} {reason}: left out")
@@ -47,11 +50,12 @@ def assembled(
         name=name,
         train=usable(train),
         test=usable(test),
+        validation=usable(validation) if validation else None,
         classes=classes,
         mean=statistics[0],
         std=statistics[1],
         failures=failures,
-        scans=(train, test),
+        scans=(train, test, validation) if validation else (train, test),
         notes=tuple(told),
     )
 
@@ -97,13 +101,15 @@ def some(paths: Sequence[str]) -> str:
     return ", ".join(paths[:_SHOWN]) + (", …" if len(paths) > _SHOWN else "")
 
 
-def stratified(labels: np.ndarray, share: float, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers to train on and to test on: of every class the same share, at least one image, by a fixed choice."""
+def stratified(
+    labels: np.ndarray, share: float, names: Sequence[str], option: str = "--split"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers to train on and to keep: of every class the same share, at least one image, by a fixed choice."""
     generator, tested = np.random.Generator(np.random.Philox(2)), []
     for label, name in enumerate(names):
         places = np.flatnonzero(labels == label)
         if len(places) < 2:
-            raise UserError(f"--split {share:g} divides every class: {name!r} has {counted(len(places), 'image')}")
+            raise UserError(f"{option} {share:g} divides every class: {name!r} has {counted(len(places), 'image')}")
         count = min(max(1, round(share * len(places))), len(places) - 1)
         tested.append(generator.permutation(places)[:count])
     test = np.sort(np.concatenate(tested)) if tested else np.empty(0, np.int64)

@@ -188,6 +188,8 @@ class DataSet:
     name: str
     train: Split | FileSplit
     test: Split | FileSplit
+    validation: Split | FileSplit | None = None
+    """What the training is watched by in place of the test split, which is then looked at once, at the end."""
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     """Mean of each channel over the training images, where white is 1."""

@@ -37,7 +37,7 @@ def imagefolder(path: str, reading: Reading, cache: Path | None = None) -> DataS
     share of the files of every class of path/train, or else of path/CLASS, is to be tested on.
     """
     root = existing_folder(path, "imagefolder")
-    test_root = next((root / name for name in _TEST_FOLDERS if is_folder(root / name)), None)
+    test_root = _tested(root)
     if reading.split is not None:
         if test_root is not None:
             raise UserError(f"--split changes nothing: {test_root} is what is tested on")
@@ -57,10 +57,28 @@ def imagefolder(path: str, reading: Reading, cache: Path | None = None) -> DataS
     threads = max(1, reading.decoders())
     parts = (root / "train", test_root)
     train, test = (_scanned(part, folders, threads=threads, cache=cache) for part in parts)
-    data = assembled("imagefolder", train, test, names, (_IMAGENET_MEAN, _IMAGENET_STD), reading, notes)
+    beside = _validation_beside(root, test_root)
+    watched = None if beside is None else scan(beside, folders, threads=threads, cache=cache, name=beside.name)
+    how = (names, (_IMAGENET_MEAN, _IMAGENET_STD), reading, notes)
+    data = assembled("imagefolder", train, test, *how, validation=watched)
     for split, part in zip((train, test), parts, strict=True):
         check_classes(split.labels[split.usable], part, folders)
     return data
+
+
+def _tested(root: Path) -> Path | None:
+    """The folder of what is tested on: `test`, where it has folders of classes, else `val` and its like."""
+    there = [root / name for name in _TEST_FOLDERS if is_folder(root / name)]
+    last = there[-1] if there and there[-1].name == "test" else None
+    if last is not None and (len(there) == 1 or class_folders(last)[0]):
+        return last
+    return there[0] if there else None
+
+
+def _validation_beside(root: Path, tested: Path) -> Path | None:
+    """The folder of what the training is watched by, where there is one beside what is tested on."""
+    others = (root / name for name in _TEST_FOLDERS if root / name != tested and tested.name == "test")
+    return next((folder for folder in others if is_folder(folder)), None)
 
 
 def _in_one_piece(root: Path, reading: Reading, cache: Path | None) -> DataSet:

@@ -16,8 +16,15 @@ from fastkd.data.records import Records
 from fastkd.support.errors import UserError
 from fastkd.support.words import counted
 
-UNTOLD, TRAIN, TEST = -1, 0, 1
-_PARTS = {"train": TRAIN, "training": TRAIN, "test": TEST, "val": TEST, "valid": TEST, "validation": TEST}
+UNTOLD, TRAIN, TEST, VALIDATION = -1, 0, 1, 2
+_PARTS = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "test": TEST,
+    "val": VALIDATION,
+    "valid": VALIDATION,
+    "validation": VALIDATION,
+}
 _MEASURED = 1000
 """Images whose pixels give mean and deviation, where nobody says what they are."""
 
@@ -36,7 +43,7 @@ class Listing:
     labels: np.ndarray
     """[n] int64: the place of each image's class in `keys`."""
     parts: np.ndarray
-    """[n] int8: TRAIN, TEST, or UNTOLD."""
+    """[n] int8: TRAIN, TEST, VALIDATION, which is what is tested on where there is no TEST, or UNTOLD."""
     state: bytes
     """What has to be the same for what an earlier look found to hold: sizes and times."""
     names: tuple[str, ...] = ()
@@ -62,17 +69,20 @@ def data_set_of(listing: Listing, reading: Reading, cache: Path | None) -> DataS
     chosen = chosen_classes(keys, (), reading.class_list, beside=listing.root, where=str(listing.root), what="image")
     names = tuple(shown.get(name, name) for name in chosen.names)
     labels = _relabelled(listing, chosen.keys)
-    train, test = _in_parts(listing, labels, chosen.keys, reading)
+    places = _in_parts(listing, labels, chosen.keys, reading)
     with ThreadPoolExecutor(max_workers=max(1, reading.decoders())) as pool:
         kept = reading.index_cache or cache
-        found_train = _found(listing, labels, train, "train", pool, kept)
-        found_test = _found(listing, labels, test, "test", pool, kept)
-    both = ((found_train, "train on"), (found_test, "test on"))
+        train, test, validation = (
+            _found(listing, labels, own, name, pool, kept)
+            for name, own in zip(("train", "test", "validation"), places, strict=True)
+        )
+    both = ((train, "train on"), (test, "test on"))
     for part, words in both:
         _check_classes(part.labels, chosen.keys, words, listing)
-    statistics, note = _statistics(usable(found_train))
+    statistics, note = _statistics(usable(train))
     notes = [*listing.notes, *chosen.notes, note]
-    data = assembled(listing.origin, found_train, found_test, names, statistics, reading, notes)
+    apart = validation if len(validation.labels) else None
+    data = assembled(listing.origin, train, test, names, statistics, reading, notes, validation=apart)
     for part, words in both:
         _check_classes(part.labels[part.usable], chosen.keys, words, listing)
     return data
@@ -97,9 +107,13 @@ def _relabelled(listing: Listing, keys: Sequence[str]) -> np.ndarray:
 
 def _in_parts(
     listing: Listing, labels: np.ndarray, keys: Sequence[str], reading: Reading
-) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers to train on, and to test on, in the order that they are taken in."""
-    told = {part: bool((listing.parts == part).any()) for part in (TRAIN, TEST)}
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row numbers to train on, to test on, and to watch the training by, in the order that they are taken in."""
+    parts = (
+        listing.parts if (listing.parts == TEST).any() else np.where(listing.parts == VALIDATION, TEST, listing.parts)
+    )
+    told = {part: bool((parts == part).any()) for part in (TRAIN, TEST)}
+    validation = np.flatnonzero((parts == VALIDATION) & (labels >= 0))
     if reading.split is not None:
         if all(told.values()):
             raise UserError(f"--split changes nothing: {listing.root} says itself what is to be tested on")
@@ -110,8 +124,9 @@ def _in_parts(
             "on: --split .1 keeps a tenth of every class to test on"
         )
     else:
-        train, test = (np.flatnonzero((listing.parts == part) & (labels >= 0)) for part in (TRAIN, TEST))
-    return _sorted(listing, labels, train), _sorted(listing, labels, test)
+        train, test = (np.flatnonzero((parts == part) & (labels >= 0)) for part in (TRAIN, TEST))
+    train, test, validation = (_sorted(listing, labels, own) for own in (train, test, validation))
+    return train, test, validation
 
 
 def _sorted(listing: Listing, labels: np.ndarray, places: np.ndarray) -> np.ndarray:

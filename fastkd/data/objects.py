@@ -47,6 +47,11 @@ def give_data(data: Any) -> str:
     return name
 
 
+def is_given(name: str) -> bool:
+    """Whether the name stands for an object of this program, see `give_data`."""
+    return name in _GIVEN
+
+
 def is_imported(name: str) -> bool:
     return name in _IMPORTED
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from fastkd.support.callbacks import Callback
 from fastkd.support.display import Display
 from fastkd.support.interrupt import Interrupt
+from fastkd.support.loggers import LoggerName
 
 
 @dataclass(frozen=True)
@@ -13,8 +14,8 @@ class Session:
 
     display: Display
     interrupt: Interrupt = field(default_factory=Interrupt)
-    tensorboard: bool = False
-    """Whether TensorBoard files are written."""
+    loggers: tuple[LoggerName, ...] = ()
+    """Where records go beside metrics.jsonl."""
     unlocked: bool = False
     """Whether a run goes on where the file system has no locks."""
     callbacks: tuple[Callback, ...] = ()

@@ -90,9 +90,11 @@ class Trainer:
         identity: Identity = Identity(),  # noqa: B008 - it is frozen
         seconds_after: Callable[[float], float] = lambda per_epoch: 0.0,
         shelf: Shelf | None = None,
+        watched: str = "test",
     ):
         """seconds_after: how long the trainings after this one will take, from the seconds of an epoch of this one.
-        shelf: where the stage's teachers are stored."""
+        shelf: where the stage's teachers are stored. watched: what the images of `test` are called."""
+        self.watched = watched
         self.name, self.stage, self.training, self.train_source, self.test_source = name, stage, training, train, test
         self.device, self.session = device, session
         self.checkpoint, self.log = checkpoint, log
@@ -280,12 +282,13 @@ class Trainer:
             "lr": self.step.learning_rates[step - 1].item(),
             "train": train,
             "test": progress.test if evaluated else {},
+            **({} if self.watched == "test" else {"watched": self.watched}),
             "images_per_second": rate,
             "seconds": progress.seconds,
         }
         self._record(record)
         main = next(iter(progress.test.values())) if evaluated else None
-        test = f"  test {main['top1'] / main['samples']:.2%}" if main else ""
+        test = f"  {self.watched} {main['top1'] / main['samples']:.2%}" if main else ""
         hits = f"  train {train['top1']:.2%}" if "top1" in train else ""
         self.session.display.note(
             f"{self.title}  epoch {progress.epoch}/{self.training.epochs}  loss {train['loss']:.4f}"

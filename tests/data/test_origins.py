@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 import tarfile
 import types
@@ -345,3 +346,37 @@ class TestPack:
             )
         with pytest.raises(UserError, match="python -m fastkd.data pack"):
             opened(f"parquet:{tmp_path}")
+
+
+class TestValidation:
+    def test_a_share_of_every_class_is_kept(self, root):
+        data = open_dataset(
+            f"imagefolder:{root}", image_size=SIZE, resident=True, limit_train=None, threads=1, validation=0.3
+        )
+        assert np.bincount(data.validation.labels.numpy()).tolist() == [2, 2] and len(data.train) == 8
+        assert len(data.test) == 4 and data.validation.images.shape[1] == SIZE
+
+    def test_a_folder_of_its_own(self, root):
+        shutil.copytree(root / "val", root / "test")
+        (root / "val" / "ant" / "0.jpg").unlink()
+        data = opened(f"imagefolder:{root}")
+        assert (len(data.validation), len(data.test)) == (3, 4) and "/test/" in data.test.records[0]
+        with pytest.raises(UserError, match="--validation changes nothing"):
+            open_dataset(
+                f"imagefolder:{root}", image_size=SIZE, resident=True, limit_train=None, threads=1, validation=0.3
+            )
+
+    def test_a_test_folder_without_classes_is_none(self, root):
+        (root / "test").mkdir()
+        (root / "test" / "0.jpg").write_bytes((root / "val" / "ant" / "0.jpg").read_bytes())
+        data = opened(f"imagefolder:{root}")
+        assert data.validation is None and "/val/" in data.test.records[0]
+
+    def test_a_column_says_so(self, root):
+        as_csv(root)
+        lines = (root / "list.csv").read_text().splitlines()
+        (root / "list.csv").write_text(
+            "\n".join(line if "1.jpg" in line else line.replace(",val", ",test") for line in lines)
+        )
+        data = opened(f"csv:{root / 'list.csv'}")
+        assert (len(data.train), len(data.validation), len(data.test)) == (12, 2, 2)
