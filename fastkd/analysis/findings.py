@@ -10,7 +10,7 @@ import torch
 from fastkd.analysis.corruptions import by_level, grand_mean, means_by_level, right_of
 from fastkd.analysis.opened import Opened, normalising_as_in_training, open_resized
 from fastkd.analysis.probe import Probe
-from fastkd.data import DataSet, limited
+from fastkd.data import DataSet
 from fastkd.losses.features import mean_squared_error
 from fastkd.methods.reused import Projections
 from fastkd.networks.base import Output
@@ -68,9 +68,7 @@ def _data_of(finding: Probed, recipe: Recipe, subject: Subject) -> DataSet:
     if finding.data:
         return open_resized(recipe, subject.spec(finding.data), limit_train=recipe.limit_train)
     own = recipe.data.partition(":")[0]
-    whole = open_data(replace(recipe, data=subject.data.get(own, own), limit_train=None, validation=None), subject.folder)
-    limit = recipe.limit_train
-    return whole if limit is None else replace(whole, train=limited(whole.train, limit))
+    return open_data(replace(recipe, data=subject.data.get(own, own)), subject.folder)
 
 
 def _corrupted(finding: Corrupted, subject: Subject) -> Found:
