@@ -4,10 +4,12 @@ import csv
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
 from fastkd import reproduce
+from fastkd.recipes.findings import Said
 from fastkd.recipes.tables import TABLES
 from fastkd.support.errors import UserError
 
@@ -89,15 +91,18 @@ def test_ctrl_c_while_it_looks_at_the_table_ends_it(tmp_path, monkeypatch):
 def test_a_tiny_table(tmp_path, capsys, monkeypatch):
     """Two methods of the digits' table: what is trained once, what goes on, and what is written."""
     kept = tuple(place for place in TABLES["digits"]["digits"].places if place.entry.method in ("kd", "kd+sp"))
-    table = TABLES["digits"]["digits"]
-    monkeypatch.setitem(TABLES["digits"], "digits", type(table)("Digits", "Digits", kept))
+    own = next(place for place in kept if place.row == "kd+sp" and place.entry.student == "resnet8")
+    beside = replace(own, row="kd+sp, said", column="entropy", measure="entropy", finding=Said(split="train"))
+    table = replace(TABLES["digits"]["digits"], places=(*kept, beside), pictures=("dots",))
+    monkeypatch.setitem(TABLES["digits"], "digits", table)
     out = tmp_path / "out"
     assert run(*TINY, "--out", str(out)) == 0
     first = capsys.readouterr()
     assert first.err.count("  ->  ") == 1 + 7, "two teachers, a control and four students"
     assert "student epochs 1 instead of 10" in first.out
     rows = list(csv.DictReader((out / "tables" / "digits.csv").read_text().splitlines()))
-    assert {row["row"] for row in rows} == {"teacher", "student without a teacher", "kd", "kd+sp"}
+    assert {row["row"] for row in rows} == {"teacher", "student without a teacher", "kd", "kd+sp", "kd+sp, said"}
+    assert "<svg" in (out / "report.html").read_text() and "likelihood of the student" in first.err
     assert all(row["ours"] for row in rows)
     recipes = [json.loads((node / "recipe.json").read_text()) for node in (out / "nodes").iterdir()]
     assert {recipe["stages"][-1]["role"] for recipe in recipes} == {"teacher", "student", "control"}
