@@ -6,22 +6,21 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from fastkd.analysis.opened import Opened
-from fastkd.data import Part
+from fastkd.data import Batch, Part
 
 ByLevel = dict[str, list[float]]
 """{corruption: percent of its images that are right, at each severity from 1}."""
 
 
-def right_of(opened: Opened) -> dict[str, Tensor]:
-    """[images] bool for each network: whether the label of an image ranks first."""
-    rows = len(opened.data.test.labels)
-    found = {name: torch.zeros(rows, dtype=torch.bool) for name in opened.networks}
-    for batch in opened.batches():
-        for name, network in opened.networks.items():
-            right = network(batch.images[0]).logits.argmax(1) == batch.labels
-            found[name][batch.index.cpu()] = right.cpu()
-    return found
+class Right:
+    """Whether the label of each image of a test split ranks first, over batches in any order."""
+
+    def __init__(self, images: int):
+        self.of_image = torch.zeros(images, dtype=torch.bool)
+        """[images] bool"""
+
+    def add(self, logits_BK: Tensor, batch: Batch) -> None:
+        self.of_image[batch.index.cpu()] = (logits_BK.argmax(1) == batch.labels).cpu()
 
 
 def by_level(right: Tensor, parts: Sequence[Part]) -> ByLevel:

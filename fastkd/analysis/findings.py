@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fastkd.analysis.corruptions import by_level, grand_mean, means_by_level, right_of
+from fastkd.analysis.corruptions import Right, by_level, grand_mean, means_by_level
 from fastkd.analysis.opened import Opened, normalising_as_in_training, open_resized
 from fastkd.analysis.probe import Probe
 from fastkd.data import DataSet
@@ -76,7 +76,10 @@ def _corrupted(finding: Corrupted, subject: Subject) -> Found:
     opened = Opened.of(subject.folder, subject.device, data=subject.spec(finding.data), names=(subject.stage,))
     if not opened.data.parts:
         raise UserError(f"{subject.spec(finding.data)}: its rows are not five severities of as many images")
-    table = by_level(right_of(opened)[subject.stage], opened.data.parts)
+    right = Right(len(opened.data.test.labels))
+    for batch in opened.batches():
+        right.add(opened.networks[subject.stage](batch.images[0]).logits, batch)
+    table = by_level(right.of_image, opened.data.parts)
     return {"table": table, "means": means_by_level(table), "mean": grand_mean(table)}
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastkd.analysis.corruptions import by_level, right_of
+from fastkd.analysis.corruptions import Right, by_level
 from fastkd.analysis.opened import Opened
 from fastkd.training.likelihood import Likelihood
 from fastkd.training.similarity import Similarity
@@ -15,10 +15,14 @@ def measure(opened: Opened) -> dict[str, dict[str, Any]]:
     single = {name: Likelihood(opened.device) for name in opened.networks}
     beside = [name for name in opened.networks if name != "teacher" and "teacher" in opened.networks]
     alike = {name: Similarity(opened.device) for name in beside}
+    parts = opened.data.parts if opened.split == "test" else ()
+    right = {name: Right(len(opened.data.test.labels)) for name in opened.networks if parts}
     for batch in opened.batches():
         outputs = {name: network(batch.images[0]) for name, network in opened.networks.items()}
         for name, output in outputs.items():
             single[name].add(output.logits, batch.labels)
+        for name, measured in right.items():
+            measured.add(outputs[name].logits, batch)
         for name, measured in alike.items():
             measured.add(outputs["teacher"], outputs[name])
     found: dict[str, dict[str, Any]] = {}
@@ -29,7 +33,6 @@ def measure(opened: Opened) -> dict[str, dict[str, Any]]:
         found[name] = own | single[name].read() | (alike[name].read() if name in alike else {})
     for name in beside:
         found[name]["pruned"] = 100 * (1 - found[name]["parameters"] / found["teacher"]["parameters"])
-    if opened.split == "test" and opened.data.parts:
-        for name, right in right_of(opened).items():
-            found[name]["corruptions"] = by_level(right, opened.data.parts)
+    for name, measured in right.items():
+        found[name]["corruptions"] = by_level(measured.of_image, parts)
     return found

@@ -8,7 +8,9 @@ from helpers.tiny import CPU, Quiet, tiny_recipe
 
 from fastkd import recipes
 from fastkd.analysis import features
+from fastkd.analysis.findings import Subject, measured
 from fastkd.analysis.opened import Opened
+from fastkd.data import Part
 from fastkd.methods.simkd import SimKDSettings
 from fastkd.plan import findings, pictures
 from fastkd.plan.cells import Cell, Plan, Seeds
@@ -132,6 +134,27 @@ def test_curves_and_embeddings_are_drawn_of_the_nodes(trained, monkeypatch):
     if importlib.util.find_spec("sklearn") is None:
         with pytest.raises(UserError, match="pip install scikit-learn"):
             pictures.pictures(pictures.Drawing(found, plan, lambda place: cell, {}, CPU))
+
+
+def test_severities_of_a_node(trained, monkeypatch):
+    """The digits in the place of CIFAR-100-C: two corruptions of five severities, three images each."""
+    plan, cell = trained
+    opened = Opened.of
+
+    def in_parts(folder, device, **how):
+        found = opened(folder, device, **how)
+        starts = [
+            (name, level, 15 * place + 3 * level) for place, name in enumerate(("fog", "snow")) for level in range(5)
+        ]
+        parts = tuple(Part(name, level + 1, start, start + 3) for name, level, start in starts)
+        return replace(found, data=replace(found.data, parts=parts))
+
+    monkeypatch.setattr(Opened, "of", in_parts)
+    subject = Subject(plan.folder(cell.nodes[0]["student"]), "student", {"digits": "digits"}, CPU)
+    found = measured(Corrupted(data="digits"), subject)
+    assert list(found["table"]) == ["fog", "snow"] and len(found["means"]) == 5
+    assert found["means"][2] == pytest.approx((found["table"]["fog"][2] + found["table"]["snow"][2]) / 2)
+    assert found["mean"] == pytest.approx(sum(found["means"]) / 5)
 
 
 def test_a_finding_of_another_kind_has_no_such_figure():
