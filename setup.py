@@ -41,7 +41,7 @@ def extensions() -> dict:
     headers = [str(path) for pattern in ("*.h", "*.cuh") for path in sorted(Path("csrc").glob(pattern))]
     common = {"py_limited_api": True, "depends": headers}
     cxx = ["-O3", "-fno-trapping-math", "-Wno-psabi", OLDEST_TORCH]  # else a choice of two numbers is no vector
-    sources = [f"csrc/{name}.cpp" for name in ("crd_cpu", "distill_cpu", "instructions")]
+    sources = [f"csrc/{name}.cpp" for name in ("crd_cpu", "distill_cpu", "row_loss_cpu", "instructions")]
     modules = [CppExtension("fastkd._fastkd_cpu", sources, extra_compile_args=cxx, **common)]
     if home is not None:
         arguments = {"cxx": cxx, "nvcc": ["-O3", "-DUSE_CUDA", "-Xptxas=-v,-warn-spills", OLDEST_TORCH]}

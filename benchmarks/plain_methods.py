@@ -160,7 +160,10 @@ def sskd(method: Any, student: Output, teachers: tuple[Output, ...], batch: Batc
     teacher = teachers[0]
     rows = kept(teacher.logits[count:], labels.repeat(3), given.tf_ratio)
     tf = over(rows, student.logits[count:], teacher.logits[count:], given.tf_temperature)
-    own, other = similarity(method.student_head(student.embedding)), similarity(method.teacher_head(teacher.embedding))
+    own, other = (
+        similarity(head(output.embedding))
+        for head, output in ((method.loss.student_head, student), (method.loss.teacher_head, teacher))
+    )
     other = other.detach()
     rows = kept(other, torch.arange(count, device=labels.device).repeat(3), given.ss_ratio)
     ss = over(rows, own, other, given.ss_temperature)

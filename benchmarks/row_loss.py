@@ -2,17 +2,24 @@
 
 KL and CE of N tokens with hit counts, forward and backward, bfloat16 on a GPU: from logits, and behind a linear layer
 (`linear`, the teacher as a layer, too). `reference` is how it is usually written, with the logits of all tokens;
-`compile` the same compiled, on a GPU; `triton` ours there, `cpu` what stands in for it on a CPU, in PyTorch.
+`compile` the same compiled, on a GPU; `triton` ours there, `cpu` ours on a CPU, `fallback` ours where nothing is
+compiled. On a CPU every form is timed at shapes of smaller batches, too.
+
+--host times what the host does for the Triton path in an eager loop, its launches left out, at N=1 K=2: without a GPU.
 """
 
 import argparse
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks import row_forms
 from benchmarks.timing import (
     Record,
     captured,
@@ -25,6 +32,7 @@ from benchmarks.timing import (
     write_json,
 )
 from fastkd.losses import KDLoss, LinearKDLoss, LinearTeacher
+from fastkd.ops import select
 
 TEMPERATURE, KL_WEIGHT, CE_WEIGHT = 1.0, 0.5, 0.5
 Loss = Callable[[list[Tensor], Tensor], Tensor]
@@ -94,57 +102,165 @@ def is_right(loss: Loss, case: Case, device: str) -> bool:
     )
 
 
+def ours_by_path(loss: Callable) -> dict[str, Callable]:
+    """Ours on a CPU: compiled where it is, and in PyTorch."""
+    compiled = {"cpu": loss} if select.able("row_loss", "cpu", "cpu") else {}
+    return compiled | {"fallback": in_pytorch(loss)}
+
+
+def in_pytorch(loss: Callable) -> Callable:
+    def call(*arguments):
+        with forced("reference"):
+            return loss(*arguments)
+
+    return call
+
+
+@contextlib.contextmanager
+def forced(path: str) -> Iterator[None]:
+    before = os.environ.get("FASTKD_OPS", "")
+    os.environ["FASTKD_OPS"] = f"row_loss={path}"
+    try:
+        yield
+    finally:
+        os.environ["FASTKD_OPS"] = before
+
+
 def measure(case: Case, capture: bool, repetitions: int, device: str) -> list[Record]:
     losses: dict[str, Loss] = {"reference": plain}
+    own = ours(bool(case.dim), device)
     if device == "cuda":
-        losses["compile"] = torch.compile(plain, dynamic=False)
-    losses["triton" if device == "cuda" else "cpu"] = ours(bool(case.dim), device)
+        losses |= {"compile": torch.compile(plain, dynamic=False), "triton": own}
+    else:
+        losses |= ours_by_path(own)
     tensors, labels = inputs(case, device)
-    calls, peaks = {}, {}
-    for name, loss in losses.items():
-        one = step(loss, tensors, labels)
-        peaks[name] = peak_bytes(one, device)
-        calls[name] = [captured(one) if capture else one]
+    calls = {name: step(loss, tensors, labels) for name, loss in losses.items()}
+    peaks = {name: peak_bytes(call, device) for name, call in calls.items()}
+    if capture:
+        calls = {name: captured(call) for name, call in calls.items()}
+    right = {name: is_right(loss, case, device) for name, loss in losses.items()}
+    return records(f"{case}" + (" captured" if capture else ""), calls, right, peaks, repetitions, device)
+
+
+def measure_form(form: str, samples: int, classes: int, repetitions: int) -> list[Record]:
+    """A form on a CPU, forward and backward."""
+    losses = {"reference": row_forms.plain(form), **ours_by_path(row_forms.ours(form))}
+    given = row_forms.inputs(form, samples, classes)
+    calls = {name: gradient_of_form(loss, given) for name, loss in losses.items()}
+    exact = given.to(torch.float64)
+    exact.student.requires_grad_()
+    right = gradient_of_form(losses["reference"], exact)()
+    close = {name: bool((call() - right).norm() <= 1e-4 * right.norm()) for name, call in calls.items()}
+    case = f"N={samples} K={classes} {form}"
+    return records(case, calls, close, dict.fromkeys(calls), repetitions, "cpu")
+
+
+def gradient_of_form(loss: Callable, given: row_forms.Given) -> Callable[[], Tensor]:
+    return lambda: torch.autograd.grad(loss(given), given.student)[0]
+
+
+def records(
+    case: str,
+    calls: Mapping[str, Callable[[], object]],
+    right: Mapping[str, bool],
+    peaks: Mapping[str, int | None],
+    repetitions: int,
+    device: str,
+) -> list[Record]:
     return [
         Record(
             benchmark="row_loss",
             contender=name,
-            case=f"{case}" + (" captured" if capture else ""),
+            case=case,
             device=device_name(device),
             median_s=timing.median_s,
             p20_s=timing.p20_s,
             p80_s=timing.p80_s,
             cpu_s=timing.cpu_s,
             peak_bytes=peaks[name],
-            checked=is_right(losses[name], case, device),
+            checked=right[name],
             versions=versions(),
             commit=commit(),
         )
-        for name, timing in interleaved(calls, repetitions, device).items()
+        for name, timing in interleaved({name: [call] for name, call in calls.items()}, repetitions, device).items()
     ]
+
+
+def show(records: list[Record]) -> None:
+    reference = records[0].cpu_s
+    for record in records:
+        memory = "" if record.peak_bytes is None else f"{record.peak_bytes / 2**20:9.1f} MiB"
+        if record.device.startswith("cpu"):  # processor time: a shared machine's clock says little
+            memory = f"cpu {record.cpu_s * 1e3:9.3f} ms {record.cpu_s / reference:6.2f} of the reference's"
+        wrong = "" if record.checked else "  WRONG RESULT"
+        print(
+            f"{record.case:40} {record.contender:18} {record.median_s * 1e3:10.3f} ms {memory}{wrong}",
+            flush=True,
+        )
+
+
+def show_host(repetitions: int) -> None:
+    """What an eager call costs before and after the GPU's share: KD of one weighted row of two classes."""
+    from fastkd.ops import row_loss
+    from fastkd.ops.row_loss import launch  # imports Triton
+
+    for name in ("fill", "scale_in_place"):
+        setattr(launch, name, lambda *_arguments: None)
+    own, written = row_forms.ours("kd"), row_forms.plain("kd")
+    row_loss._path = lambda *_given: "triton"  # what a GPU would be given
+    given = row_forms.inputs("kd", 1, 2)
+    calls = {"reference": written, "triton, not launched": own}
+    several: dict[str, Sequence[Callable[[], object]]] = {
+        name: [repeated(gradient_of_form(loss, given))] for name, loss in calls.items()
+    }
+    timings = interleaved(several, repetitions, "cpu")
+    for name, timing in timings.items():
+        times, ratio = (timing.median_s, timing.p20_s, timing.p80_s), timing.cpu_s / timings["reference"].cpu_s
+        median, p20, p80 = (seconds / AT_ONCE * 1e6 for seconds in times)
+        print(f"host {name:22} {median:8.1f} us ({p20:.1f}-{p80:.1f}), {ratio:.2f} times the reference's cpu")
+
+
+AT_ONCE = 100
+
+
+def repeated(call: Callable[[], object]) -> Callable[[], None]:
+    def calls() -> None:
+        for _ in range(AT_ONCE):
+            call()
+
+    return calls
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two shapes; under a minute on two cores")
+    parser.add_argument("--host", action="store_true", help="the Triton path's time on the host alone")
     parser.add_argument("--json", type=record_file, metavar="FILE", help="write the records there")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.host:
+        show_host(20 if options.quick else 60)
+        return
+    repetitions = 5 if options.quick else 30
     cases = ON_GPU if device == "cuda" else ON_CPU
-    records = []
-    for case in [cases[-2], cases[-1]] if options.quick else cases:
-        for capture in (False, True) if device == "cuda" else (False,):
-            new = measure(case, capture, 5 if options.quick else 30, device)
-            for record in new:
-                memory = "" if record.peak_bytes is None else f"{record.peak_bytes / 2**20:9.1f} MiB"
-                wrong = "" if record.checked else "  WRONG RESULT"
-                print(
-                    f"{record.case:40} {record.contender:18} {record.median_s * 1e3:10.3f} ms {memory}{wrong}",
-                    flush=True,
-                )
-            records += new
-            if options.json:  # after every case, so that one that fails loses nothing
-                write_json(records, options.json)
+    words = [cases[-2], cases[-1]] if options.quick else cases
+    jobs = [partial(measure, case, mode, repetitions, device) for case in words for mode in modes(device)]
+    if device == "cpu":
+        jobs += [
+            partial(measure_form, form, *shape, repetitions) for form in row_forms.FORMS for shape in row_forms.SHAPES
+        ]
+    found = []
+    for job in jobs:
+        new = job()
+        show(new)
+        found += new
+        if options.json:  # after every case, so that one that fails loses nothing
+            write_json(found, options.json)
+
+
+def modes(device: str) -> tuple[bool, ...]:
+    """Whether a case is captured: both on a GPU."""
+    return (False, True) if device == "cuda" else (False,)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 // What the row kernel of the distillation losses is given. fastkd/ops/numbers.py has the roles of the numbers.
 #pragma once
 
-#include <cstdint>
+#include "matrix.h"
 
 namespace fastkd {
 
@@ -23,14 +23,6 @@ enum Role {
   TEACHER_LOGIT_SCALE,
   TEACHER_SOFTCAP,
   ROLES
-};
-
-enum class Type { FLOAT32, BFLOAT16, FLOAT16 };
-
-struct Matrix {
-  const void* data;
-  Type type;
-  int64_t row_stride, column_stride;
 };
 
 // Contiguous, of the type of the logits, but float32 for float16; null where nobody wants it.

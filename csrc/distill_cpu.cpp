@@ -15,6 +15,7 @@
 
 #include "distill.h"
 #include "portable.h"
+#include "types.h"
 
 #define FASTKD_KERNELS "distill_rows.h"
 #include "each_target.h"
@@ -38,19 +39,6 @@ std::string forms() {
   std::string names;
   for (const auto& form : baseline::FORMS) names += std::string(names.empty() ? "" : ",") + form.traits.name;
   return names;
-}
-
-Type type_of(const Tensor& logits) {
-  switch (logits.scalar_type()) {
-    case ScalarType::Float:
-      return Type::FLOAT32;
-    case ScalarType::BFloat16:
-      return Type::BFLOAT16;
-    case ScalarType::Half:
-      return Type::FLOAT16;
-    default:
-      STD_TORCH_CHECK(false, "distill_loss: the kernel takes float32, bfloat16 and float16");
-  }
 }
 
 // A gradient without elements is one that nobody wants.

@@ -146,7 +146,7 @@ struct Compare {
   }
 };
 
-// β KL(p ‖ m) + (1 - β) KL(q ‖ m), m = β p + (1 - β) q. With t the smaller of p/q and q/p no quotient is too great.
+// β KL(p ‖ m) + (1 - β) KL(q ‖ m), m = β p + (1 - β) q.
 FASTKD_INLINE void jensen_shannon(Row& row, Anchor& anchor) {
   const float beta = row.given.numbers[MIXTURE], rest = 1.0f - beta;
   if (beta == 0.0f) return divergence<false>(row, anchor);
@@ -156,14 +156,11 @@ FASTKD_INLINE void jensen_shannon(Row& row, Anchor& anchor) {
   const float of_p = 1.0f / both.p.total, of_q = 1.0f / both.q.total;
   Total terms, derivatives;
   for (int64_t k = 0; k < row.width; k += LANES) {
-    const Floats d = greater(both.difference(k), least), p = load(both.p.values + k) * of_p;
-    const Floats q = load(both.q.values + k) * of_q, t = exponential(d > 0.0f ? -d : d);
-    const Floats near = -logarithm(d > 0.0f ? rest + beta * t : beta + rest * t);
-    const Floats p_over_m = greater(d > 0.0f ? near - d : near, least);
-    const Floats q_over_m = greater(d > 0.0f ? near : near + d, least);
-    const Floats derivative = rest * q * q_over_m;
+    const OverMixture over = over_mixture(greater(both.difference(k), least), beta);
+    const Floats p = load(both.p.values + k) * of_p, q = load(both.q.values + k) * of_q;
+    const Floats derivative = rest * q * over.q;
     store(row.at(Row::GAPS) + k, derivative);
-    terms.add(beta * p * p_over_m + derivative);
+    terms.add(beta * p * over.p + derivative);
     derivatives.add(derivative);
   }
   both.add(terms, derivatives, row.share(0));

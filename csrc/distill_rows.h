@@ -7,6 +7,8 @@
 //   KL(p ‖ q) = Σ p (u_p - u_q) - log Σ exp u_p + log Σ exp u_q,
 // and in its gradient the logarithms cancel. FORMS, at the end, is the one place where a form is added.
 
+#include "rows.h"
+
 // One network's logits of the row.
 struct Logits {
   float* values;
@@ -29,54 +31,7 @@ struct Softmax {
   }
 };
 
-// A sum in two steps, so that the rounding of a long row does not add up where a vector is short.
-struct Total {
-  Floats recent = {}, before = {};
-  int64_t count = 0;
-
-  FASTKD_INLINE void add(const Floats& values) {
-    recent += values;
-    if (++count % 16 != 0) return;
-    before += recent;
-    recent = Floats{};
-  }
-  FASTKD_INLINE float whole() const { return sum(before + recent); }
-};
-
 constexpr float STANDARD_EPSILON = 1e-7f;  // reference_parts.py has it
-
-FASTKD_INLINE Floats widened(const float* from, Type) { return load(from); }
-
-FASTKD_INLINE Floats widened(const uint16_t* from, Type type) {
-  const Bits bits = __builtin_convertvector(*reinterpret_cast<const Shorts*>(from), Bits);
-  if (type == Type::BFLOAT16) return (Floats)(bits << 16);
-  const Bits magnitude = (bits & 0x7FFFu) << 13, sign = (bits & 0x8000u) << 16;
-  const Floats value = (Floats)magnitude * 5.192296858534828e33f;  // 2^112: the difference of the exponents' offsets
-  const Bits special = (Bits)((Ints)magnitude >= 0x0F800000) & 0x7F800000u;  // infinite, or no number
-  return (Floats)((Bits)value | special | sign);
-}
-
-template <typename T>
-FASTKD_INLINE void widen(float* to, const Matrix& from, int64_t row, int64_t classes) {
-  const T* source = static_cast<const T*>(from.data) + row * from.row_stride;
-  int64_t k = 0;
-  if (from.column_stride == 1)
-    for (; k + LANES <= classes; k += LANES) store(to + k, widened(source + k, from.type));
-  for (; k < classes; k += LANES) {
-    T rest[LANES] = {};
-    const int64_t count = classes - k < LANES ? classes - k : LANES;
-    for (int64_t i = 0; i < count; ++i) rest[i] = source[(k + i) * from.column_stride];
-    store(to + k, widened(rest, from.type));
-    for (int64_t i = count; i < LANES; ++i) to[k + i] = -INFINITY;
-  }
-}
-
-// To the nearest, ties to even; NaN stays NaN.
-FASTKD_INLINE Shorts narrowed(const Floats& values) {
-  const Bits bits = (Bits)values, even = bits + 0x7FFFu + ((bits >> 16) & 1u);
-  const Bits rounded = values != values ? Bits{} + 0x7FC00000u : even;
-  return __builtin_convertvector(rounded >> 16, Shorts);
-}
 
 // One row, and the room that is needed for it.
 struct Row {
@@ -96,11 +51,7 @@ struct Row {
 
   FASTKD_INLINE Logits load_logits(int64_t network, int place) const {
     float* const values = at(place);
-    const Matrix& from = given.logits[network];
-    if (from.type == Type::FLOAT32)
-      widen<float>(values, from, index, given.classes);
-    else
-      widen<uint16_t>(values, from, index, given.classes);
+    widen(values, given.logits[network], index, given.classes);
     return {values, peak(values), values[label]};
   }
 
@@ -218,19 +169,8 @@ struct Row {
   FASTKD_INLINE void write_gradient(int64_t network, int place) const {
     const Gradient& to = given.gradients[network];
     if (to.data == nullptr) return;
-    const float* const from = at(place);
-    if (!to.bfloat16) {
-      std::copy_n(from, given.classes, static_cast<float*>(to.data) + index * given.classes);
-      return;
-    }
-    uint16_t* const shorts = static_cast<uint16_t*>(to.data) + index * given.classes;
-    int64_t k = 0;
-    for (; k + LANES <= given.classes; k += LANES)
-      *reinterpret_cast<Shorts*>(shorts + k) = narrowed(load(from + k));
-    if (k == given.classes) return;
-    uint16_t rest[LANES];
-    *reinterpret_cast<Shorts*>(rest) = narrowed(load(from + k));
-    for (int64_t i = 0; k + i < given.classes; ++i) shorts[k + i] = rest[i];
+    const Type type = to.bfloat16 ? Type::BFLOAT16 : Type::FLOAT32;
+    narrow({to.data, type, given.classes, 1}, index, at(place), given.classes);
   }
 };
 
@@ -357,13 +297,11 @@ constexpr Form FORMS[] = {
 // The rows first … end-1, one after the other.
 inline void distill_rows(const Distillation& given, int form, int64_t first, int64_t end, Sums& sums) {
   const int64_t width = (given.classes + LANES - 1) / LANES * LANES;
-  std::vector<float> room(static_cast<size_t>(Row::ROOMS * width + LANES));
-  const uintptr_t off = reinterpret_cast<uintptr_t>(room.data()) / sizeof(float) % LANES;
-  float* const aligned = room.data() + (LANES - off) % LANES;
+  Room room(Row::ROOMS * width);
   const float* const numbers = given.numbers;
   const Form& chosen = FORMS[form];
   const Traits& traits = chosen.traits;
-  Row row{given, traits, 0, 0, width, aligned, sums};
+  Row row{given, traits, 0, 0, width, room.aligned, sums};
   if (chosen.pair != AT_1) row.rate = 1.0f / numbers[TEMPERATURE];
   if (chosen.pair == SQUARED && given.tau_squared) row.squared = numbers[TEMPERATURE] * numbers[TEMPERATURE];
   if (traits.partners_learn) row.ce_rate = 1.0f / numbers[CE_TEMPERATURE];

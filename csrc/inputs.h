@@ -13,4 +13,4 @@
 
 // Counted up, here and in fastkd/ops/compiled.py, when operations take other arguments: who finds a library of older
 // sources does not use it.
-#define FASTKD_INTERFACE "_interface_2"
+#define FASTKD_INTERFACE "_interface_3"

@@ -123,7 +123,7 @@ def test_validation_watches_and_the_test_is_made_once(tmp_path):
     results = train(run=tmp_path / "run", validation=0.25, **TINY)
     (seed,) = results.seeds
     found = seed["stages"]["student"]
-    assert found["validation"]["student"]["samples"] > 300 and found["test"]["student"]["samples"] > 300
+    assert found["validation"]["student"]["samples"] > 200 and found["test"]["student"]["samples"] > 300
     assert {record["watched"] for record in results.metrics()} == {"validation"}
     assert results.metrics()[-1]["test"] == found["validation"]
     tested = evaluate(results.folder)["student"]

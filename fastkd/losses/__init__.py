@@ -10,30 +10,40 @@ that device and nothing waits for it. Temperatures and weights are numbers, or t
 which no gradient goes.
 
 The losses of feature maps and of relations (`ATLoss`, `RKDLoss` …) take the tensors of student and teacher and return
-one value, without its weight. Some have parameters (`VIDLoss`, `SRDLoss`, `VkDLoss`), which are for your optimiser.
+one value, without its weight. Some have parameters (`VIDLoss`, `SRDLoss` …), which are for your optimiser.
 
 The modules of logits take numbers, and those may be set by their names at any time: `loss.temperature = 2.0`. A
 captured graph and a compiled one follow.
 """
 
 from fastkd.losses.ab_divergence import ABDivergenceLoss, ABDivergenceTerms, ab_divergence_loss
+from fastkd.losses.aekd import AEKDLoss
 from fastkd.losses.correlation import DISTLoss
 from fastkd.losses.crd import CRDLoss
+from fastkd.losses.crld import CRLDLoss
+from fastkd.losses.ctkd import CTKDLoss
 from fastkd.losses.dkd import DKDLoss, DKDTerms, dkd_loss
 from fastkd.losses.features import ATLoss, CATLoss, FitNetLoss, FSPLoss, FTLoss, HCLLoss, NSTLoss
 from fastkd.losses.jsd import JSDLoss, JSDTerms, jsd_loss
 from fastkd.losses.kd import CETerms, KDLoss, KDTerms, MultiTeacherLoss, ce_loss, kd_loss, multi_teacher_loss
 from fastkd.losses.likelihood import VIDLoss
 from fastkd.losses.linear import LinearJSDLoss, LinearKDLoss, linear_jsd_loss, linear_kd_loss
+from fastkd.losses.mlld import MLLDLoss, MLLDTerms
 from fastkd.losses.nkd import NKDLoss, NKDTerms, nkd_loss
 from fastkd.losses.preacts import ABLoss, OHLoss
 from fastkd.losses.projected import SRDLoss, VkDLoss
 from fastkd.losses.relations import CCLoss, PKTLoss, RKDLoss, SPLoss
+from fastkd.losses.reviewkd import ReviewKDLoss
 from fastkd.losses.rld import RLDLoss, RLDTerms, rld_loss
+from fastkd.losses.sdd import SDDLoss
+from fastkd.losses.semckd import SemCKDLoss
 from fastkd.losses.sftn import SFTNLoss, SFTNTerms, sftn_loss
 from fastkd.losses.smoothing import LabelSmoothingLoss, VirtualTeacherLoss, label_smoothing_loss, virtual_teacher_loss
+from fastkd.losses.srrl import SRRLLoss
+from fastkd.losses.sskd import SSKDLoss
 from fastkd.losses.teachers import LinearTeacher, TeacherProbabilities, keep_draws, keep_top
 from fastkd.losses.ttm import TTMLoss, TTMTerms, ttm_loss
+from fastkd.losses.uskd import USKDLoss
 from fastkd.ops.crd import CRDTerms
 from fastkd.ops.distill_loss.reference_parts import standardised_logits
 from fastkd.ops.sparse import SparseTeacher
@@ -42,12 +52,15 @@ __all__ = [
     "ABDivergenceLoss",
     "ABDivergenceTerms",
     "ABLoss",
+    "AEKDLoss",
     "ATLoss",
     "CATLoss",
     "CCLoss",
     "CETerms",
     "CRDLoss",
     "CRDTerms",
+    "CRLDLoss",
+    "CTKDLoss",
     "DISTLoss",
     "DKDLoss",
     "DKDTerms",
@@ -63,6 +76,8 @@ __all__ = [
     "LinearJSDLoss",
     "LinearKDLoss",
     "LinearTeacher",
+    "MLLDLoss",
+    "MLLDTerms",
     "MultiTeacherLoss",
     "NKDLoss",
     "NKDTerms",
@@ -72,14 +87,20 @@ __all__ = [
     "RKDLoss",
     "RLDLoss",
     "RLDTerms",
+    "ReviewKDLoss",
+    "SDDLoss",
     "SFTNLoss",
     "SFTNTerms",
     "SPLoss",
     "SRDLoss",
+    "SRRLLoss",
+    "SSKDLoss",
+    "SemCKDLoss",
     "SparseTeacher",
     "TTMLoss",
     "TTMTerms",
     "TeacherProbabilities",
+    "USKDLoss",
     "VIDLoss",
     "VirtualTeacherLoss",
     "VkDLoss",

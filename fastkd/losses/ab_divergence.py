@@ -10,6 +10,7 @@ from fastkd.losses.pair import PairLoss, named, pair_loss
 from fastkd.losses.row_checks import check_ce_weight
 from fastkd.losses.rows import Counting, Reduction, without_labels
 from fastkd.ops.numbers import ABNumbers, Scalar
+from fastkd.ops.sparse import SparseTeacher
 
 
 class ABDivergenceTerms(NamedTuple):
@@ -27,7 +28,7 @@ class ABDivergenceTerms(NamedTuple):
 @takes_numbers("ab")
 def ab_divergence_loss(
     student_logits: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | SparseTeacher,
     labels: Tensor | None = None,
     *,
     continuous: bool = False,
@@ -45,6 +46,7 @@ def ab_divergence_loss(
 
     student_logits, teacher_logits: [B,K], [B,T,K] or [B,K,H,W]; labels: int64, a label a row; probabilities in the
         logits' shape; or None, and ce_weight is 0.
+    teacher_logits may be a `SparseTeacher` whose tail is "lumped" or "renormalised".
     continuous: the limits as the paper has them. The authors' code, the default, has them times α (where β or α + β is
         0) or β (where α is 0), so that D jumps there.
     standardise: compare the logits of each row as multiples of their deviation, less their mean (Sun et al. 2024); CE

@@ -63,13 +63,13 @@ def losses(
 ) -> Losses:
     """A form of the loss after all checks: by the operation where it is a mean over classes as labels, else row by row.
 
-    anchor, partners: logits in any of `SHAPES`; a `SparseTeacher` has the rows [N,k] of a matrix.
+    anchor, partners: logits in any of `SHAPES`; a `SparseTeacher` has k classes in each row of the anchor.
     shares: [M], or [M] and the labels' shape: how much each partner is compared with.
 
     With `reduction` "none" the total and the parts have the labels' shape; the hits are counts in any case.
     """
     rows = as_matrix(anchor)
-    networks = [rows, *(as_matrix(one) if isinstance(one, Tensor) else one for one in partners)]
+    networks = [rows, *(as_matrix(one) if isinstance(one, Tensor) else _of_rows(one) for one in partners)]
     if shares is not None and shares.ndim > 1:
         shares = shares.flatten(1)
     of_batch = partial(operation, form, **options, ignore_index=counting.ignore_index)
@@ -94,6 +94,13 @@ def losses(
     return _reduced(found, weights, divisor, counting, shape_of_labels(anchor))
 
 
+def _of_rows(teacher: SparseTeacher) -> SparseTeacher:
+    """The rows [N,k] of a teacher with rows of any shape."""
+    indices, log_probabilities, tail = teacher
+    tail = tail.flatten() if isinstance(tail, Tensor) else tail
+    return SparseTeacher(indices.flatten(0, -2), log_probabilities.flatten(0, -2), tail)
+
+
 def _given(shares: Tensor | None) -> dict[str, Tensor]:
     return {} if shares is None else {"shares": shares}
 
@@ -113,10 +120,14 @@ def _each(
         return Rows(rows.sum(1), rows.new_zeros(0, len(empty.parts)), empty.hits.new_zeros(0, *empty.hits.shape))
     if shares is not None:
         shares = shares.view(len(others), -1).expand(-1, len(rows))
-    partners = [one if isinstance(one, Tensor) else one._replace(tail=one.log_rest()) for one in others]
+    partners = [one if isinstance(one, Tensor) else [x for x in one if isinstance(x, Tensor)] for one in others]
+    tails = [[x for x in one if isinstance(x, str)] if isinstance(one, SparseTeacher) else None for one in others]
 
     def of_one(anchor_K: Tensor, partners: list, column: Tensor, share_M: Tensor | None):
-        alone = [one[None] if isinstance(one, Tensor) else SparseTeacher(*(x[None] for x in one)) for one in partners]
+        alone = [
+            one[None] if tail is None else SparseTeacher(*(x[None] for x in one), *tail)
+            for one, tail in zip(partners, tails, strict=True)
+        ]
         share = None if share_M is None else share_M[:, None]
         found = of_batch(anchor_K[None], alone, column[None], numbers, **_given(share))
         return found.total, torch.stack(found.parts), found.hits

@@ -7,6 +7,7 @@ from torch import Tensor
 from fastkd.losses.checks import check_logits
 from fastkd.losses.module import TensorLoss
 from fastkd.losses.precision import full_precision
+from fastkd.losses.row_checks import refuse_kept
 from fastkd.losses.shapes import as_matrix
 from fastkd.support.ranges import Positive, Weight
 
@@ -59,6 +60,7 @@ class DISTLoss(TensorLoss):
     def parts(self, student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
         """(inter, intra), each with its τ² and without its weight."""
         scale = self.temperature**2 if self.tau_squared else 1.0
+        refuse_kept("dist", teacher_logits)
         check_logits(student_logits=student_logits, teacher_logits=teacher_logits)
         rows = as_matrix(student_logits), as_matrix(teacher_logits)
         inter, intra = correlation_losses(*rows, temperature=self.temperature)

@@ -42,8 +42,8 @@ def dkd_loss(
 
     student_logits, teacher_logits: [B,K], [B,T,K] or [B,K,H,W], K >= 2; labels: int64, a label a row; probabilities,
         which name no single class, are refused.
-    teacher_logits may be a `SparseTeacher` for [B,K]: the classes that are not kept are then one class to NCKD, and a
-        label among them has probability 0.
+    teacher_logits may be a `SparseTeacher` whose tail is "lumped" or "renormalised"; a label that is not kept has
+        probability 0, and the other classes that are not kept are one class to NCKD.
     standardise: compare the logits of each row as multiples of their deviation, less their mean (Sun et al. 2024); CE
         is always that of the logits themselves.
     weights, reduction, count: see `kd_loss`; what is not the mean over the rows that count is plain PyTorch.

@@ -1,19 +1,24 @@
 """The generalised Jensen-Shannon divergence (Agarwal et al.: "On-policy distillation of language models: learning from
 self-generated mistakes", ICLR 2024, arXiv 2306.13649), between KL in its two directions."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Unpack
 
 from torch import Tensor
 
-from fastkd.losses import rows
+from fastkd.losses import by_row, rows
 from fastkd.losses.checks import check_choice
 from fastkd.losses.module import checked_numbers, takes_numbers
 from fastkd.losses.pair import named, pair_loss
-from fastkd.losses.row_checks import check_ce_weight, check_networks, check_standardised
+from fastkd.losses.row_checks import check_ce_weight, check_networks, check_rows, check_standardised, check_teacher
 from fastkd.losses.rows import NUMBERS_OF_LOGITS, Counting, Reduction, RowLoss, RowTeacher
+from fastkd.losses.shapes import class_axis, shape_of_labels
+from fastkd.losses.teachers import TeacherProbabilities
+from fastkd.ops import floored
 from fastkd.ops.distill_loss import Numbers
-from fastkd.ops.numbers import JSDRowNumbers, Scalar
+from fastkd.ops.numbers import JSDRowNumbers, Role, Scalar
 from fastkd.ops.row_loss import Form
+from fastkd.support.ranges import FROM_0_TO_BELOW_1
 
 
 class JSDTerms(NamedTuple):
@@ -34,6 +39,7 @@ def jsd_loss(
     *,
     standardise: bool = False,
     tau_squared: bool = False,
+    floor: float = 0.0,
     weights: Tensor | None = None,
     reduction: Reduction = "mean",
     count: Scalar | None = None,
@@ -48,11 +54,18 @@ def jsd_loss(
 
     standardise: compare the logits of each row as multiples of their deviation, less their mean (Sun et al. 2024); CE
         is always that of the logits themselves. What it is for, the other arguments and the errors are as in `kd_loss`.
+    floor: a probability below it counts as it, in both networks, and no gradient comes from it; 0 for none. Of a
+        `SparseTeacher` it is that of the others alone. This is how TRL's trainers clamp: 1e-8 for probabilities,
+        −expm1(−1e-7) for kept classes. It is plain PyTorch, for logits as they are, and without τ².
     """
     counting = Counting(ignore_index, weights, reduction, count)
     simple = not tau_squared and not any(name in numbers for name in NUMBERS_OF_LOGITS)
+    _check_floor(floor, simple and not standardise)
     if standardise:
         check_standardised(simple and isinstance(teacher_logits, Tensor))
+    if floor:
+        given = checked_numbers("jsd_loss", "jsd", numbers, student_logits)
+        return _floored(student_logits, teacher_logits, labels, given, given, counting, floor)
     if standardise or (simple and rows.is_small(student_logits, teacher_logits, labels, counting)):
         given = checked_numbers("jsd_loss", "jsd", numbers, student_logits)
         check_ce_weight(given["ce_weight"], labels)
@@ -75,6 +88,7 @@ class JSDLoss(RowLoss):
         *,
         standardise: bool = False,
         tau_squared: bool = False,
+        floor: float = 0.0,
         reduction: Reduction = "mean",
         ignore_index: int = -100,
         **numbers: Unpack[JSDRowNumbers],
@@ -83,10 +97,12 @@ class JSDLoss(RowLoss):
         of_logits = any(name in numbers for name in NUMBERS_OF_LOGITS)
         if standardise:
             check_standardised(not tau_squared and not of_logits)
+        _check_floor(floor, not (standardise or tau_squared or of_logits))
         super().__init__(numbers, "jsd_rows" if of_logits else named("jsd", standardise))
         self.ignore_index = ignore_index
         self.standardise = standardise
         self.tau_squared = tau_squared
+        self.floor = floor
         self.reduction: Reduction = reduction
 
     def forward(
@@ -102,6 +118,11 @@ class JSDLoss(RowLoss):
         """row_weights: how much the comparison alone counts in each row; where `standardise` may be given."""
         counting = Counting(self.ignore_index, weights, self.reduction, count)
         simple = self._form != "jsd_rows" and not self.tau_squared
+        if self.floor:
+            if row_weights is not None:
+                raise ValueError("row_weights are for a divergence without a floor: weights count the whole row")
+            of_ce = {"ce_weight": self.ce_weight}
+            return _floored(student_logits, teacher_logits, labels, self.numbers, of_ce, counting, self.floor)
         if self.standardise or row_weights is not None:
             check_standardised(simple and isinstance(teacher_logits, Tensor))
         elif not (simple and rows.is_small(student_logits, teacher_logits, labels, counting)):
@@ -130,3 +151,30 @@ def _small(
     row_weights: Tensor | None = None,
 ) -> JSDTerms:
     return pair_loss(form, JSDTerms, student, teacher, labels, numbers, counting, row_weights)
+
+
+def _check_floor(floor: float, possible: bool) -> None:
+    FROM_0_TO_BELOW_1.check("floor", floor)
+    if floor and not possible:
+        raise ValueError("floor is for logits as they are, without standardise, tau_squared, a scale or a soft-cap")
+
+
+def _floored(
+    student: Tensor,
+    teacher: RowTeacher,
+    labels: Tensor | None,
+    numbers: Numbers,
+    of_ce: Mapping[str, Scalar],
+    counting: Counting,
+    floor: float,
+) -> JSDTerms:
+    check_networks(student, teacher)
+    check_rows("jsd", labels, student_logits=student)
+    check_ce_weight(of_ce["ce_weight"], labels)
+    check_teacher(teacher, shape_of_labels(student), student.shape[class_axis(student)], student, "jsd")
+    if isinstance(teacher, TeacherProbabilities):
+        temperature = numbers[Role.TEMPERATURE] if isinstance(numbers, Tensor) else numbers["temperature"]
+        teacher = teacher.probabilities.detach().log() * temperature
+    how = {"operation": floored.compute, "floor": floor}
+    total, (ce, jsd), hits = by_row.losses("jsd", student, [teacher], labels, numbers, counting, **how)
+    return JSDTerms(total, ce, jsd, hits[0])

@@ -153,8 +153,8 @@ def multi_teacher_loss(
     the sum, as in the code of the multi-teacher papers.
 
     student_logits, labels: as in `kd_loss`.
-    teacher_logits: [M,B,K], or a sequence of M tensors [B,K], with rows as the student's; M >= 1. No gradient reaches
-        them. M of `SparseTeacher` will do for [B,K]; the classes that are not kept are one class to KL.
+    teacher_logits: [M,B,K], or a sequence of M tensors [B,K], with rows as the student's; M >= 1; or a sequence of M
+        `SparseTeacher`. No gradient reaches them.
     teacher_weights: [M], or [M,B] for weights of each row; 1/M by default. They are used as they are, detached.
     standardise, weights, reduction, count: as in `kd_loss`; what is not the mean over the rows that count is plain
         PyTorch.

@@ -222,7 +222,7 @@ def _compute(
     inputs = row_loss.Fused(
         _cast(head.hidden, head.weight, head.bias),
         *_teachers_layer(teacher),
-        rows.as_input(teacher, None if dense is None else _one_batch(dense)),
+        rows.as_input(teacher, None if dense is None else _one_batch(dense), classes),
         row_loss.Labels(classes_N, shares),
         weights,
         numbers,

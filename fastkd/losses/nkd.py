@@ -9,6 +9,7 @@ from fastkd.losses.module import checked_numbers, takes_numbers
 from fastkd.losses.pair import PairLoss, named, pair_loss
 from fastkd.losses.rows import Counting, Reduction
 from fastkd.ops.numbers import NKDNumbers, Scalar
+from fastkd.ops.sparse import SparseTeacher
 
 
 class NKDTerms(NamedTuple):
@@ -28,7 +29,7 @@ class NKDTerms(NamedTuple):
 @takes_numbers("nkd")
 def nkd_loss(
     student_logits: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | SparseTeacher,
     labels: Tensor,
     *,
     standardise: bool = False,
@@ -45,6 +46,8 @@ def nkd_loss(
 
     student_logits, teacher_logits: [B,K], [B,T,K] or [B,K,H,W], K >= 2; labels: int64, a label a row; or probabilities
         in the logits' shape, of which both terms take the greatest (the authors' code) and CE takes all.
+    teacher_logits may be a `SparseTeacher` at `temperature` whose tail is "lumped" or "renormalised"; a label that is
+        not kept has probability 0. What a lump has at temperature 1 is that of as many equal classes.
     standardise: compare the logits of each row as multiples of their deviation, less their mean (Sun et al. 2024); CE
         is always that of the logits themselves.
     weights, reduction, count: see `kd_loss`; what is not the mean over the rows that count is plain PyTorch.

@@ -17,7 +17,7 @@ from fastkd.losses.checks import (
 )
 from fastkd.losses.shapes import class_axis, shape_of_labels
 from fastkd.losses.teachers import LinearTeacher, TeacherProbabilities
-from fastkd.ops.kept import FORMS
+from fastkd.ops.kept import FORMS, OF_DRAWS
 from fastkd.ops.numbers import STANDARDISED
 from fastkd.ops.sparse import TAILS, SparseTeacher
 from fastkd.support.ranges import ABOVE_ZERO
@@ -32,6 +32,13 @@ OF_ONE_CLASS = {
     "virtual_softened": "a virtual teacher gives its probability to one class",
 }
 """The forms that are not defined for probabilities as labels, and why."""
+WHOLE_ROWS = {
+    "standardised": "standardised logits have the mean and deviation of a whole row, which kept classes do not tell",
+    "rld": "RLD compares the classes that the teacher gives less than the label: of those not kept nobody knows it",
+    "dist": "DIST correlates each class over the rows, and each row keeps other classes",
+    "sftn": "the teacher learns, too: it is logits",
+}
+"""What does not take a `SparseTeacher`, and why."""
 BESIDE_THE_LABEL = ("dkd", "nkd")
 """The forms that need a class beside the label's."""
 
@@ -131,15 +138,21 @@ def _check_sparse(teacher: SparseTeacher, shape: tuple[int, ...], logits: Tensor
 
 
 def check_kept(teacher: SparseTeacher, logits: Tensor, form: str) -> None:
-    """What is kept of a teacher fits the student's logits [B,K], its others are one class, and the form takes it.
-
-    Standardised logits are all of a row: what is kept of it has neither their mean nor their deviation.
-    """
+    """What is kept of a teacher fits the student's logits, and the form takes it with its tail."""
+    plain = form.removesuffix(STANDARDISED)
+    if plain != form:
+        raise ValueError(f"{plain}: {WHOLE_ROWS['standardised']}")
     if form not in FORMS:
-        raise ValueError(f"{form} takes a teacher's whole logits; from a SparseTeacher there are kd and dkd")
-    if teacher.kind != "lumped":
-        raise ValueError(f"{form} takes the classes that are not kept as one, got the tail {teacher.tail!r}")
-    _check_sparse(teacher, (len(logits),), logits, "forward")
+        raise ValueError(f"{form}: {WHOLE_ROWS.get(form, 'it takes the logits of a whole row')}")
+    _check_sparse(teacher, shape_of_labels(logits), logits, "forward")
+    if teacher.kind == "sampled" and form not in OF_DRAWS:
+        raise ValueError(f"{form}: it is not linear in the teacher's probabilities, which draws give on average alone")
+
+
+def refuse_kept(name: str, teacher: Any) -> None:
+    """Raises ValueError where a loss that wants whole rows is given some classes of them."""
+    if isinstance(teacher, SparseTeacher):
+        raise ValueError(f"{name}: {WHOLE_ROWS[name]}")
 
 
 def check_layer(hidden: Any, weight: Any, bias: Any, teacher: Any) -> None:

@@ -134,7 +134,8 @@ def compute(
     weights, divisor = weights_and_divisor(classes_N, labels, classes, counting, numbers.new_ones(shape))
     if divisor is not None:
         weights = weights / divisor
-    rows = row_loss.Rows(student, as_input(teacher, target), row_loss.Labels(classes_N, shares), weights, numbers, form)
+    target_N = as_input(teacher, target, classes)
+    rows = row_loss.Rows(student, target_N, row_loss.Labels(classes_N, shares), weights, numbers, form)
     found = row_loss.compute(rows)
     parts, hits = found.parts_2N.detach(), hits_of(found.ranks_N)
     if counting.reduction == "none":
@@ -149,12 +150,12 @@ def dense_of(teacher: RowTeacher | LinearTeacher | None) -> Tensor | None:
     return teacher.detach() if isinstance(teacher, Tensor) else None
 
 
-def as_input(teacher: RowTeacher | LinearTeacher | None, dense_BRK: Tensor | None) -> row_loss.Teacher:
+def as_input(teacher: RowTeacher | LinearTeacher | None, dense_BRK: Tensor | None, classes: int) -> row_loss.Teacher:
     """The teacher as the operation takes it. dense_BRK: its dense rows, if it has some."""
     if isinstance(teacher, SparseTeacher):
         kept = teacher.indices.flatten(0, -2)
         kept = kept if kept.dtype in (torch.int32, torch.int64) else kept.long()
-        log_rest = teacher.log_rest().detach().flatten() if teacher.kind == "lumped" else None
+        log_rest = teacher.log_rest_of(classes).detach().flatten() if teacher.kind == "lumped" else None
         log_probs = teacher.log_probabilities.detach().flatten(0, -2)
         return row_loss.Teacher(teacher.kind, None, kept.contiguous(), log_probs.contiguous(), log_rest)
     kind = "none" if teacher is None else "probabilities" if isinstance(teacher, TeacherProbabilities) else "logits"

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastkd.losses import by_row
 from fastkd.losses.checks import check_choice
 from fastkd.losses.module import Loss, checked_numbers, takes_numbers
-from fastkd.losses.row_checks import check_several
+from fastkd.losses.row_checks import check_several, refuse_kept
 from fastkd.losses.rows import REDUCTIONS, Counting, Reduction
 from fastkd.ops.distill_loss import Numbers
 from fastkd.ops.distill_loss.reference import KLDirection
@@ -64,6 +64,7 @@ def sftn_loss(
     Errors as in `ce_loss`.
     """
     check_choice("kl", kl, DIRECTIONS)
+    refuse_kept("sftn", teacher_logits)
     branches = check_several("sftn", labels, "branch_logits", branch_logits, teacher_logits=teacher_logits)
     checked = checked_numbers("sftn_loss", "sftn", numbers, teacher_logits)
     counting = Counting(ignore_index, weights, reduction, count)
@@ -103,6 +104,7 @@ class SFTNLoss(Loss):
         weights: Tensor | None = None,
         count: Scalar | None = None,
     ) -> SFTNTerms:
+        refuse_kept("sftn", teacher_logits)
         branches = check_several("sftn", labels, "branch_logits", branch_logits, teacher_logits=teacher_logits)
         counting = Counting(self.ignore_index, weights, self.reduction, count)
         options = (self.kl, self.detach_teacher, self.tau_squared, counting)

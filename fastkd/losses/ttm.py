@@ -10,6 +10,7 @@ from fastkd.losses.pair import PairLoss, named, pair_loss
 from fastkd.losses.row_checks import check_ce_weight
 from fastkd.losses.rows import Counting, Reduction, without_labels
 from fastkd.ops.numbers import Scalar, TTMNumbers
+from fastkd.ops.sparse import SparseTeacher
 
 
 class TTMTerms(NamedTuple):
@@ -27,7 +28,7 @@ class TTMTerms(NamedTuple):
 @takes_numbers("ttm")
 def ttm_loss(
     student_logits: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | SparseTeacher,
     labels: Tensor | None = None,
     *,
     weighted: bool = False,
@@ -44,6 +45,8 @@ def ttm_loss(
 
     student_logits, teacher_logits: [B,K], [B,T,K] or [B,K,H,W]; labels: int64, a label a row; probabilities in the
         logits' shape; or None, and ce_weight is 0.
+    teacher_logits may be a `SparseTeacher` at temperature 1 / exponent, that is transformed already: weighted, its tail
+        is "lumped" or "renormalised". U is then that of a teacher whose classes that are not kept are equal.
     weighted: multiply KL of each row by its U (WTTM), which is larger where the teacher is less sure.
     standardise: compare the logits of each row as multiples of their deviation, less their mean (Sun et al. 2024); CE
         is always that of the logits themselves.

@@ -2,6 +2,7 @@
 hidden neurons", AAAI 2019, arXiv 1811.03233)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from fastkd.methods.base import (
 from fastkd.methods.regressors import Regressor
 from fastkd.networks.base import Network, Output
 from fastkd.support.errors import UserError
+from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import EpochsOrNone, NotNegative, Weight
 
@@ -33,7 +35,7 @@ class ABSettings(Checked):
 
     epochs: EpochsOrNone = 30
     """Epochs of that stage, at the student's learning rate (RepDistiller); 0 for none."""
-    margin: NotNegative = 1.0
+    margin: Annotated[NotNegative, OnlyWith(("epochs", "weight"))] = 1.0
     weight: Weight = 0.0
     """Weight in the student's own training (RepDistiller is given 1 and does not use it)."""
 

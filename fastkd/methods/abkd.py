@@ -50,6 +50,7 @@ class ABKD(Method):
     is_logit_method = True
     teachers_needed = (1, 1)
     reads = ("logits",)
+    takes_sparse = True
 
     def __init__(self, settings: ABKDSettings, context: Context):
         super().__init__(settings, context)

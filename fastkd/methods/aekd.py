@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.base import Batch
-from fastkd.losses import MultiTeacherLoss, standardised_logits
+from fastkd.losses import AEKDLoss
 from fastkd.losses.features import mean_squared_error
+from fastkd.losses.smallest_combination import MOST, smallest_combination
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, weighted
 from fastkd.methods.fitnet import hint_place
 from fastkd.methods.regressors import Regressor
-from fastkd.methods.smallest_combination import MOST, smallest_combination
 from fastkd.networks.base import Network, Output
 from fastkd.support.fields import OnlyWith, OnlyWithTeachers
 from fastkd.support.plain import Checked
@@ -44,8 +44,6 @@ class AEKDSettings(Checked):
 
 
 class AEKD(Method):
-    """The gradients have a closed form, so that no extra backward pass is needed."""
-
     Settings = AEKDSettings
     about = "teachers, weighted by gradients"
     is_logit_method = True
@@ -54,37 +52,18 @@ class AEKD(Method):
 
     def __init__(self, settings: AEKDSettings, context: Context):
         super().__init__(settings, context)
-        self.loss = MultiTeacherLoss(
-            temperature=settings.temperature,
-            kl_weight=settings.kl_weight,
+        self.loss = AEKDLoss(
             ce_weight=settings.ce_weight,
+            kl_weight=settings.kl_weight,
+            temperature=settings.temperature,
+            cap=settings.cap,
+            unit_length=settings.unit_length,
             standardise=settings.standardise,
         )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
-        logits = [teacher.logits for teacher in teachers]
-        weights = self.teacher_weights(student.logits, logits)
-        terms = self.loss(student.logits, logits, batch.labels, weights.to(student.logits.dtype))
+        terms = self.loss(student.logits, [teacher.logits for teacher in teachers], batch.labels)
         return MethodLoss(terms.total, {"ce": terms.ce, "kl": terms.kl}, terms.hits)
-
-    def teacher_weights(self, student_BK: Tensor, teachers_BK: list[Tensor]) -> Tensor:
-        """[M] float64: how much each teacher counts."""
-        if self.settings.standardise:
-            student_BK, *teachers_BK = (standardised_logits(logits) for logits in (student_BK, *teachers_BK))
-        gradients = mean_gradients(student_BK, teachers_BK, self.settings.temperature)
-        return smallest_combination(gradients, self.settings.cap, unit_length=self.settings.unit_length)
-
-
-@torch.no_grad()
-def mean_gradients(student_BK: Tensor, teachers_BK: list[Tensor], temperature: float) -> Tensor:
-    """[M,K]: the gradients of τ² KL(teacher ‖ student) with respect to the student's logits, averaged over the batch.
-
-    At one sample the gradient is τ / B (p_student - p_teacher).
-    """
-    logits_NBK = torch.stack([student_BK, *teachers_BK])
-    logits_NBK = logits_NBK.to(torch.promote_types(logits_NBK.dtype, torch.float32))
-    means = (logits_NBK / temperature).softmax(2).mean(1)
-    return temperature / len(student_BK) * (means[0] - means[1:])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,8 +122,8 @@ class Method(nn.Module):
     reads: tuple[str, ...] = Output._fields
     """The fields of the teachers' outputs that it reads. A method that reads rows of numbers alone (logits, embedding)
     learns from a stored teacher, which is not run; its weights are there all the same."""
-    takes_sparse: ClassVar[bool] = False
-    """Whether the teachers' logits may be a `fastkd.losses.SparseTeacher` at the settings' `temperature`."""
+    takes_sparse: bool = False
+    """Whether the teachers' logits may be a lumped `fastkd.losses.SparseTeacher` at `sparse_temperature`."""
     views: Views = ONE_VIEW
     """What a batch has to hold. With several views `forward` gets the outputs for all, view by view: [V·B, …]."""
     gate: Gate | None = None
@@ -147,6 +147,11 @@ class Method(nn.Module):
         self.settings = settings
         self.notes: list[str] = []
         """What a user should know about this pair of networks, such as blocks that are left out; it is logged."""
+
+    @property
+    def sparse_temperature(self) -> float:
+        """That of a `SparseTeacher`, where the method takes one."""
+        return self.settings.temperature
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         raise NotImplementedError

@@ -31,9 +31,9 @@ class CCSettings(Checked):
     """neighbours: RepDistiller's code; kernel: the paper."""
     embed_dim: Annotated[Width, OnlyWith("form", "neighbours")] = 128
     """Dimensions of the space that both embeddings are mapped to, in the form "neighbours"."""
-    gamma: Annotated[Positive, OnlyWith("form", "kernel")] = 0.4
+    gamma: Annotated[Positive, OnlyWith("weight"), OnlyWith("form", "kernel")] = 0.4
     """γ of the kernel exp(-γ ‖x - y‖²)."""
-    order: Annotated[Order, OnlyWith("form", "kernel")] = 2
+    order: Annotated[Order, OnlyWith("weight"), OnlyWith("form", "kernel")] = 2
     """Order of the kernel's Taylor series."""
 
 

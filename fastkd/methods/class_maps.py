@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fastkd.losses.frozen import Frozen
 from fastkd.losses.maps import map_of, rows_of
 from fastkd.methods.base import Context
-from fastkd.methods.regressors import Frozen
 from fastkd.networks.base import Output
 from fastkd.support.errors import UserError
 

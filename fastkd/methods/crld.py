@@ -4,12 +4,8 @@ MM 2024, arXiv 2412.16493). The authors' tables print the best epoch."""
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
-from torch import Tensor
-
 from fastkd.data.base import WEAK_AND_STRONG, Batch
-from fastkd.losses import MultiTeacherLoss
-from fastkd.losses.precision import full_precision
+from fastkd.losses import CRLDLoss
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
 from fastkd.support.fields import OnlyWith
@@ -52,29 +48,17 @@ class CRLD(Method):
 
     def __init__(self, settings: CRLDSettings, context: Context):
         super().__init__(settings, context)
-        self.loss = MultiTeacherLoss(
-            temperature=settings.temperature,
-            kl_weight=1.0,
+        self.loss = CRLDLoss(
             ce_weight=settings.ce_weight,
+            within_weight=settings.within_weight,
+            across_weight=settings.across_weight,
+            temperature=settings.temperature,
+            weak_threshold=settings.weak_threshold,
+            strong_threshold=settings.strong_threshold,
             standardise=settings.standardise,
         )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
-        labels = batch.labels
-        weak, strong = student.logits.unflatten(0, (2, len(labels)))
-        weak_target, strong_target = teachers[0].logits.detach().unflatten(0, (2, len(labels)))
-        within = self.settings.within_weight * is_sure(weak_target, self.settings.weak_threshold)
-        across = self.settings.across_weight * is_sure(strong_target, self.settings.strong_threshold)
-        weights = torch.stack([within, across])
-        on_weak = self.loss(weak, [weak_target, strong_target], labels, weights)
-        on_strong = self.loss(strong, [strong_target, weak_target], labels, weights)
-        terms = {"ce": on_weak.ce + on_strong.ce, "kl": on_weak.kl + on_strong.kl}
-        return MethodLoss(on_weak.total + on_strong.total, terms, on_weak.hits)
-
-
-@torch.no_grad()
-@full_precision
-def is_sure(logits_BK: Tensor, threshold: float) -> Tensor:
-    """[B]: 1 where the greatest probability is at least the threshold, else 0."""
-    p = logits_BK.softmax(1)
-    return (p.amax(1) >= threshold).to(p.dtype)
+        own, taught = (one.logits.unflatten(0, (2, len(batch.labels))) for one in (student, teachers[0]))
+        found = self.loss(*own, *taught, batch.labels)
+        return MethodLoss(found.total, {"ce": found.ce, "kl": found.kl}, found.hits)

@@ -26,7 +26,7 @@ class DISTSettings(Checked):
     """
 
     ce_weight: Weight = 1.0
-    weight: Weight = 2.0
+    weight: Annotated[Weight, OnlyWith(("beta", "gamma"))] = 2.0
     beta: Annotated[Weight, OnlyWith("weight")] = 1.0
     """Weight of the correlation over the classes, averaged over the samples."""
     gamma: Annotated[Weight, OnlyWith("weight")] = 1.0

@@ -8,9 +8,10 @@ from fastkd.data.base import Batch
 from fastkd.losses import JSDLoss
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
+from fastkd.support.errors import UserError
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
-from fastkd.support.ranges import Share, Temperature, Weight
+from fastkd.support.ranges import Decay, Share, Temperature, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,13 @@ class JSDSettings(Checked):
     temperature: Annotated[Temperature, OnlyWith("weight")] = 1.0
     standardise: Annotated[bool, OnlyWith("weight")] = False
     """The networks are compared by standardised logits (see kd)."""
+    floor: Annotated[Decay, OnlyWith("weight")] = 0.0
+    """A probability below it counts as it, in both networks, without a gradient (TRL's trainers: 1e-8); 0 for none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.floor and self.standardise:
+            raise UserError("jsd: floor is for logits as they are, not standardised ones")
 
 
 class JSD(Method):
@@ -35,6 +43,7 @@ class JSD(Method):
     is_logit_method = True
     teachers_needed = (1, 1)
     reads = ("logits",)
+    takes_sparse = True
 
     def __init__(self, settings: JSDSettings, context: Context):
         super().__init__(settings, context)
@@ -44,6 +53,7 @@ class JSD(Method):
             weight=settings.weight,
             ce_weight=settings.ce_weight,
             standardise=settings.standardise,
+            floor=settings.floor,
         )
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from fastkd.data.base import Batch
 from fastkd.losses import KDLoss
 from fastkd.losses.precision import full_precision
+from fastkd.losses.smallest_combination import least_quadratic
 from fastkd.methods.base import Context, Method, MethodLoss, PeerLoss
 from fastkd.methods.error_correlation import error_correlation, least_error_weights
-from fastkd.methods.smallest_combination import least_quadratic
 from fastkd.networks.base import Output
 from fastkd.support.fields import OnlyWith
 from fastkd.support.plain import Checked
@@ -44,6 +44,11 @@ class KDCLSettings(Checked):
     """KL compares standardised logits (see kd)."""
 
 
+def weighs(settings: Any) -> bool:
+    """Whether the networks have weights, by what they say of images that are held out."""
+    return settings.target == "general" and settings.kl_weight > 0
+
+
 class KDCL(Method):
     """Every network takes the target as a constant."""
 
@@ -62,7 +67,7 @@ class KDCL(Method):
             ce_weight=1.0,
             standardise=settings.standardise,
         )
-        if settings.target == "general":
+        if weighs(settings):
             peers = 1 + len(context.teachers)
             self.peer_weights = nn.Buffer(torch.full((peers,), 1 / peers, dtype=torch.float64))
             self.weighed_epoch = nn.Buffer(torch.tensor(-1))
@@ -70,10 +75,10 @@ class KDCL(Method):
 
     @classmethod
     def held_out(cls, settings: Any) -> float:
-        return settings.held_out if settings.target == "general" else 0.0
+        return settings.held_out if weighs(settings) else 0.0
 
     def is_weighed(self, epoch: int) -> bool:
-        return self.settings.target != "general" or self.weighed_epoch.item() == epoch
+        return not weighs(self.settings) or self.weighed_epoch.item() == epoch
 
     def weigh(self, epoch: int, logits_MNK: Tensor, labels_N: Tensor) -> None:
         self.weighed_epoch.fill_(epoch)
@@ -88,10 +93,10 @@ class KDCL(Method):
     def _loss(self, place: int, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         outputs = (*teachers[:place], student, *teachers[place:])
         logits = torch.stack([output.logits.detach() for output in outputs])
-        if self.settings.target == "general":
+        if weighs(self.settings):
             target = weighted_logits(self.peer_weights, logits)
         else:
-            target = TARGETS[self.settings.target](logits, batch.labels)
+            target = TARGETS.get(self.settings.target, naive_target)(logits, batch.labels)
         terms = self.loss(student.logits, target.to(student.logits.dtype), batch.labels)
         return MethodLoss(terms.total, {"ce": terms.ce, "kl": terms.kl}, terms.hits)
 

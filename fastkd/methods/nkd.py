@@ -42,6 +42,7 @@ class NKD(Method):
     is_logit_method = True
     teachers_needed = (1, 1)
     reads = ("logits",)
+    takes_sparse = True
     mixed_labels = "greater"
 
     def __init__(self, settings: NKDSettings, context: Context):

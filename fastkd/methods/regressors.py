@@ -1,6 +1,5 @@
 """Convolutions from a student's map to the shape of a teacher's."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -69,21 +68,3 @@ class Regressor(nn.Module):
         if isinstance(self.conv, nn.ConvTranspose2d):
             return F.conv2d(gradient, self.conv.weight, **options)  # the transpose of a transposed convolution
         return torch.nn.grad.conv2d_input(student_BCHW.shape, self.conv.weight, gradient, **options)
-
-
-class Frozen(nn.Module):
-    """A part of a teacher inside a method: a private copy, never trained and never in training mode.
-
-    Gradients pass through it.
-    """
-
-    def __init__(self, *modules: nn.Module):
-        super().__init__()
-        self.parts = nn.Sequential(*copy.deepcopy(modules))
-        self.requires_grad_(False).train()
-
-    def train(self, mode: bool = True) -> "Frozen":
-        return super().train(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.parts(x)

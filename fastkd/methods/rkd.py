@@ -19,7 +19,7 @@ from fastkd.support.ranges import Weight
 class RKDSettings(Checked):
     """weight · (distance_weight · pairs + angle_weight · triples)."""
 
-    weight: Weight = 1.0
+    weight: Annotated[Weight, OnlyWith(("distance_weight", "angle_weight"))] = 1.0
     """RepDistiller and mdistiller have this default and the next two."""
     distance_weight: Annotated[Weight, OnlyWith("weight")] = 25.0
     angle_weight: Annotated[Weight, OnlyWith("weight")] = 50.0

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from fastkd.data.base import Batch
 from fastkd.losses import KDLoss, ce_loss
 from fastkd.losses.features import mean_squared_error
+from fastkd.losses.frozen import Frozen
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_block, up_to_embedding
-from fastkd.methods.regressors import Frozen
 from fastkd.methods.reused import (
     MAPPED,
     NARROWED,

@@ -7,9 +7,8 @@ from typing import Literal
 from torch import nn
 
 from fastkd.data.base import Batch
-from fastkd.losses.features import mean_squared_error
+from fastkd.losses import SRRLLoss
 from fastkd.methods.base import Context, Method, MethodLoss, up_to_embedding
-from fastkd.methods.regressors import Frozen
 from fastkd.networks.base import Network, Output
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Weight
@@ -35,24 +34,16 @@ class SRRL(Method):
 
     def __init__(self, settings: SRRLSettings, context: Context):
         super().__init__(settings, context)
-        on_map = settings.source == "map"
-        source = context.student_shapes.final_map if on_map else context.student_shapes.embedding
-        channels, goal = source.shape[1], context.teacher_shapes[0].embedding.shape[1]
-        if on_map:
-            self.connector = nn.Sequential(nn.Conv2d(channels, goal, 1, bias=False), nn.BatchNorm2d(goal), nn.ReLU())
-        else:
-            self.connector = nn.Sequential(nn.Linear(channels, goal, bias=False), nn.BatchNorm1d(goal), nn.ReLU())
-        self.classifier = Frozen(context.teachers[0].head.classifier)
+        shapes, teacher = context.student_shapes, context.teachers[0]
+        source = shapes.final_map if settings.source == "map" else shapes.embedding
+        goal = context.teacher_shapes[0].embedding.shape[1]
+        self.loss = SRRLLoss(source.shape[1], goal, teacher.head.classifier, source=settings.source)
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         return up_to_embedding(student)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
-        if self.settings.source == "map":
-            connected = self.connector(student.final_map).mean((2, 3))
-        else:
-            connected = self.connector(student.embedding)
-        feature = mean_squared_error(connected, teachers[0].embedding)
-        logit = mean_squared_error(self.classifier(connected), teachers[0].logits)
+        source = student.final_map if self.settings.source == "map" else student.embedding
+        feature, logit = self.loss.parts(source, teachers[0].embedding, teachers[0].logits)
         terms = {"srrl_feature": feature.detach(), "srrl_logit": logit.detach()}
         return MethodLoss(self.settings.weight * (feature + logit), terms)

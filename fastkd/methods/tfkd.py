@@ -14,18 +14,26 @@ The paper's formulas (Eqs. 7 and 9) are not what the authors' code computes, wit
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastkd.data.base import Batch
 from fastkd.losses import KDLoss, VirtualTeacherLoss
 from fastkd.methods.base import Context, Method, MethodLoss
 from fastkd.networks.base import Output
 from fastkd.support.errors import UserError
-from fastkd.support.fields import OnlyWith
+from fastkd.support.fields import OnlyWhere, OnlyWith
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import BETWEEN_0_AND_1, Share, Temperature, Weight
 
 Arithmetic = Literal["paper", "code"]
+
+
+def is_taught(settings: Any) -> bool:
+    """Whether KL counts."""
+    return settings.alpha > 0 and (settings.arithmetic == "paper" or settings.multiplier > 0)
+
+
+TAUGHT = OnlyWhere("alpha, and with arithmetic code multiplier, above 0", is_taught)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +44,15 @@ class TfKDSelfSettings(Checked):
     """
 
     alpha: Share = 0.95
-    temperature: Annotated[Temperature, OnlyWith("alpha")] = 20.0
+    temperature: Annotated[Temperature, TAUGHT] = 20.0
     arithmetic: Annotated[Arithmetic, OnlyWith("alpha")] = "paper"
     """paper: the formula as printed; code: what the authors' code computes, alpha · multiplier · τ² KL / K."""
-    multiplier: Annotated[Weight, OnlyWith("arithmetic", "code")] = 1.0
+    multiplier: Annotated[Weight, OnlyWith("alpha"), OnlyWith("arithmetic", "code")] = 1.0
     """What the authors' code multiplies KL by (1, 50 or 100, by the network); the paper's formula has none."""
-    standardise: Annotated[bool, OnlyWith("alpha")] = False
+    standardise: Annotated[bool, TAUGHT] = False
     """KL compares standardised logits (see kd)."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         super().__post_init__()
         _check("tfkd_self", self.arithmetic, self.multiplier)
 
@@ -58,16 +65,15 @@ class TfKDRegSettings(Checked):
     """
 
     alpha: Share = 0.1
-    temperature: Annotated[Temperature, OnlyWith("alpha")] = 20.0
-    label_probability: Annotated[float, BETWEEN_0_AND_1, OnlyWith("alpha")] = 0.99
+    temperature: Annotated[Temperature, TAUGHT] = 20.0
+    label_probability: Annotated[float, BETWEEN_0_AND_1, TAUGHT] = 0.99
     """What the virtual teacher gives to the label; the rest goes evenly to the other classes (Eq. 8)."""
     arithmetic: Annotated[Arithmetic, OnlyWith("alpha")] = "paper"
     """paper: the formula as printed; code: the authors' code, alpha · multiplier · KL / K, softened twice."""
-    multiplier: Annotated[Weight, OnlyWith("arithmetic", "code")] = 1.0
+    multiplier: Annotated[Weight, OnlyWith("alpha"), OnlyWith("arithmetic", "code")] = 1.0
     """What the authors' code multiplies KL by; the paper's formula has none."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         super().__post_init__()
         _check("tfkd_reg", self.arithmetic, self.multiplier)
 

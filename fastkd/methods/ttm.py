@@ -61,6 +61,11 @@ class TTM(Method):
             weighted=self.weighted,
             standardise=settings.standardise,
         )
+        self.takes_sparse = settings.exponent > 0
+
+    @property
+    def sparse_temperature(self) -> float:
+        return 1 / self.settings.exponent
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
         terms = self.loss(student.logits, teachers[0].logits, batch.labels)

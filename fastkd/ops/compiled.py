@@ -13,7 +13,7 @@ from fastkd.support.errors import UserError, nearest
 
 _PACKAGE = Path(__file__).parents[1]
 INSTRUCTIONS = ("baseline", "avx2", "avx512")
-INTERFACE = "_interface_2"
+INTERFACE = "_interface_3"
 """What libraries of these sources implement; csrc/inputs.h has it, too."""
 _used = ""
 

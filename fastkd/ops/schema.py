@@ -4,6 +4,7 @@ PyTorch's operations and `csrc/` take flat arguments; in Python everything takes
 well.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any, TypeVar, get_type_hints
 
@@ -39,5 +40,10 @@ def flat(value: tuple) -> list[Any]:
 
 def nested(kind: type[T], arguments: Iterator[Any]) -> T:
     """The tuple that the next of the flat arguments make up."""
-    hints = get_type_hints(kind).values()
-    return kind(*[next(arguments) if field in _TYPES else nested(field, arguments) for field in hints])
+    return kind(*[next(arguments) if field in _TYPES else nested(field, arguments) for field in _fields(kind)])
+
+
+@functools.cache
+def _fields(kind: type[Any]) -> tuple[Any, ...]:
+    """The fields' types: to read them takes longer than a loss of few numbers."""
+    return tuple(get_type_hints(kind).values())

@@ -175,7 +175,7 @@ OPERATIONS: dict[str, dict[str, Callable[[str, bool], str]]] = {
         "cpu": _compiled_obstacle("cpu"),
         "reference": _runs_everywhere,
     },
-    "row_loss": {"triton": _triton_obstacle, "reference": _runs_everywhere},
+    "row_loss": {"triton": _triton_obstacle, "cpu": _compiled_obstacle("cpu"), "reference": _runs_everywhere},
     "crd": {
         "dense": _dense_obstacle,
         "gather": _gather_obstacle,

@@ -1,4 +1,4 @@
-"""A teacher of which k of K classes are kept: its form, a pure value that stores write and losses read."""
+"""A teacher of which k of K classes are kept: a value that stores write and losses read, and how logits become it."""
 
 from typing import Literal, NamedTuple
 
@@ -46,3 +46,30 @@ class SparseTeacher(NamedTuple):
         wide = torch.promote_types(self.log_probabilities.dtype, torch.float32)
         kept = torch.where(self.indices >= 0, self.log_probabilities.to(wide).exp(), 0)
         return (1 - kept.sum(-1)).clamp(min=0).log()
+
+    def log_rest_of(self, classes: int) -> Tensor:
+        """The same among so many classes: nothing where all of them are kept, whatever rounding leaves."""
+        rest = self.log_rest()
+        if self.indices.shape[-1] < classes:
+            return rest
+        return torch.where((self.indices >= 0).sum(-1) == classes, -torch.inf, rest)
+
+
+def largest_logits(logits_BK: Tensor, labels_B: Tensor, k: int) -> Tensor:
+    """[B,k] int64: the classes of the k largest logits; the label takes the place of the smallest if it is not one."""
+    indices = logits_BK.topk(k, 1).indices
+    label = labels_B[:, None]
+    last = torch.where((indices == label).any(1, keepdim=True), indices[:, -1:], label)
+    return torch.cat([indices[:, :-1], last], 1)
+
+
+def tail_of(logits_BK: Tensor, indices_Bk: Tensor, temperature: float) -> Tensor:
+    """[B]: the log-sum-exp of the logits over the temperature, over the classes that are not among the indices."""
+    return (logits_BK / temperature).scatter(1, indices_Bk, -torch.inf).logsumexp(1)
+
+
+def normalised(indices_Bk: Tensor, logits_Bk: Tensor, tail_B: Tensor, temperature: float) -> SparseTeacher:
+    """The distribution of kept logits; tail_B: as `tail_of` gives it at the same temperature."""
+    scaled = logits_Bk / temperature
+    total = torch.logaddexp(scaled.logsumexp(1), tail_B)
+    return SparseTeacher(indices_Bk, scaled - total[:, None], tail_B - total)

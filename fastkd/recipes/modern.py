@@ -48,12 +48,13 @@ def cifar100_modern(**chosen: Any) -> Recipe:
     if "mlld" in named:
         student = replace(student, lr=student.lr / 2)
     beside = ONE_KD if any(name in WITH_ONE_KD for name in named) else REPDISTILLER_KD
-    unknown = any(name in _UNKNOWN for name in named)
+    unknown = any(name in (*_UNKNOWN, "nkd", "srd") for name in named)
+    settings = {"kd": beside, "nkd": NKDSettings(gamma=3.5, temperature=3.0)}  # that of ResNet34 → ResNet18 there
     return Recipe(
         name="cifar100-modern",
         data=choice.data,
         image_size=32,
-        stages=stages_of(choice, cifar_training(choice.teacher_net), student, {"kd": beside}),
+        stages=stages_of(choice, cifar_training(choice.teacher_net), student, settings),
         published_classes=100,
         deviations=("the method's settings for this pair of networks are not published",) if unknown else (),
     )

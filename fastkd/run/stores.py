@@ -182,7 +182,7 @@ def _temperature(methods: dict[str, Method]) -> float:
     for name, method in reading.items():
         if not method.takes_sparse or getattr(method.settings, "standardise", False):
             raise UserError(f"--store-top: {name} reads all of the teacher's logits: leave it out")
-    found = {method.settings.temperature for method in reading.values()}
+    found = {method.sparse_temperature for method in reading.values()}
     if len(found) > 1:
         raise UserError(f"--store-top: {' and '.join(reading)} have temperatures of their own: give them the same")
     return found.pop()

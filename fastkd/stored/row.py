@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastkd.networks.base import Output
-from fastkd.ops.kept import largest_logits, normalised, tail_of
-from fastkd.ops.sparse import SparseTeacher
+from fastkd.ops.sparse import SparseTeacher, largest_logits, normalised, tail_of
 from fastkd.stored.settings import Precision
 from fastkd.support.errors import UserError
 from fastkd.support.ranges import Images, Temperature, Width, whole

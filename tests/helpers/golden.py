@@ -21,7 +21,7 @@ class Case:
     """One case of one file: `case["in/zs"]`, as float64 tensors (integers stay integers)."""
 
     def __init__(self, file: str, name: str):
-        self.arrays, self.name = _arrays(file), name
+        self.arrays, self.file, self.name = _arrays(file), file, name
 
     def __getitem__(self, key: str) -> torch.Tensor:
         return torch.from_numpy(self.arrays[f"{self.name}/{key}"].copy())

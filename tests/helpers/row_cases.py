@@ -192,7 +192,7 @@ def exact(case: Case, divergence: str, options: Options, scale: Tensor) -> tuple
 DEFAULT = Options()
 
 
-def assert_no_worse(case: Case, divergence: str, options: Options = DEFAULT) -> None:
+def assert_no_worse(case: Case, divergence: str, options: Options = DEFAULT, *, path: str) -> None:
     """The kernel errs at most twice as much as plain PyTorch in the same type, measured against it in float64.
 
     That is what `test_reference.py` holds against the formulas.
@@ -201,7 +201,7 @@ def assert_no_worse(case: Case, divergence: str, options: Options = DEFAULT) -> 
     with forced("reference"):
         want = gradient_of(as_double(case), divergence, options, scale.double())
         plain = gradient_of(case, divergence, options, scale)
-    with forced("triton"):
+    with forced(path):
         ours = gradient_of(case, divergence, options, scale)
     rounding = 8 * torch.finfo(torch.float32).eps
     for what, mine, theirs, right in zip(("losses", "gradient"), ours, plain, want, strict=True):

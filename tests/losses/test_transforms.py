@@ -17,10 +17,12 @@ from fastkd.losses import (
     TTMLoss,
     VirtualTeacherLoss,
     ce_loss,
+    keep_top,
 )
 
 torch.manual_seed(0)
 STUDENT, TEACHER, OTHER = torch.randn(3, 5, 7)
+WEIGHTS = torch.rand(5) + 0.5
 LABELS = torch.tensor([0, 6, 3, -100, 1])
 KD, SEVERAL, DKD, SFTN = KDLoss(), MultiTeacherLoss(), DKDLoss(), SFTNLoss()
 VIRTUAL, SOFTENED, SMOOTHED = VirtualTeacherLoss(), VirtualTeacherLoss(temperature=20.0), LabelSmoothingLoss()
@@ -38,6 +40,9 @@ LOSSES = {
     "wttm": lambda z, y, i: TTMLoss(weighted=True)(z, TEACHER[i], y),
     "alpha-beta": lambda z, y, i: ABDivergenceLoss()(z, TEACHER[i], y),
     "jsd": lambda z, y, i: JSDLoss(ce_weight=1.0)(z, TEACHER[i], y),
+    "weighted kd": lambda z, y, i: KD(z, TEACHER[i], y, weights=WEIGHTS[i]),
+    "kd of kept classes": lambda z, y, i: KD(z, keep_top(TEACHER[i], 3, temperature=4.0), y),
+    "capped jsd": lambda z, y, i: JSDLoss(ce_weight=1.0, softcap=5.0)(z, TEACHER[i], y),
     "label smoothing": lambda z, y, i: SMOOTHED(z, y),
 }
 PLACES = torch.arange(5)

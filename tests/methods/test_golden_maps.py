@@ -155,7 +155,7 @@ def test_semckd(dtype):
     leaves |= load(
         case,
         "sa",
-        method,
+        method.loss,
         (r"^query_(\d)", r"queries.\1"),
         (r"^key_(\d)", r"keys.\1"),
         (r"linear1", "0"),
@@ -163,8 +163,8 @@ def test_semckd(dtype):
         (r"^regressor(\d)(\d)\.regressor", r"projectors.\1.\2"),
     )
     check(case, "semckd", run(method, student, teacher).total, leaves)
-    close(method.attention(student.features, teacher.features), case["out/attention"], dtype)
-    close(method.distances(student.features, teacher.features), case["out/ind_loss"], dtype)
+    close(method.loss.attention(student.features, teacher.features), case["out/attention"], dtype)
+    close(method.loss.distances(student.features, teacher.features), case["out/ind_loss"], dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -25,7 +25,8 @@ def test_srd_on_differences(size, dtype):
     method = built("srd", student, teacher, weight=1.0)
     parameters = fill(case, method, PARAMETERS)
     check(case, "rep", run(method, student, teacher).total, {"map_s": leaf} | parameters)
-    close(student.embedding, case["out/z_s"], dtype)
+    for one, key in ((student, "z_s"), (teacher, "z_t")):
+        close(one.embedding, case[f"out/{key}"], dtype)
 
 
 @each_type
@@ -101,7 +102,9 @@ class TestVkD:
         monkeypatch.setenv("FASTKD_OPS", "distill_loss=reference")
         case = Case("modern/vkd", size)
         leaves, student, teacher, method = self.made(case, dtype)
-        method.loss.projector.weight = lambda: case["out/W"].to(dtype)
+        method.loss.projector.original.data.copy_(self.turned(case))
+        method.loss.projector.base.copy_(case["w/projector.base"])
+        close(student.embedding, case["out/z_pool"], dtype)
         leaves |= {name: case.input(name, dtype) for name in ("y_cls", "y_dist")}
         target = output(logits=case["in/y_t"].to(dtype))
         kd = built("kd", output(logits=leaves["y_dist"]), target, temperature=1.0, kl_weight=1.0, ce_weight=0.0)
@@ -110,7 +113,11 @@ class TestVkD:
         check(case, "kl", kl, {"y_dist": leaves["y_dist"]}, retain=True)
         own = run(ce, output(logits=leaves["y_cls"]), labels=case["in/y"]).total
         check(case, "ce", own, {"y_cls": leaves["y_cls"]}, retain=True)
-        check(case, "train_total", run(method, student, teacher).total + kl + own, leaves)
+        total = run(method, student, teacher).total + kl + own
+        check(case, "train_total", total, leaves, retain=True)
+        (gradient,) = torch.autograd.grad(total, [method.loss.projector.original])
+        expected = case["grad/train_total/w/projector.original"]
+        close(gradient, expected if expected.shape == gradient.shape else expected.T, dtype)
 
     @each_type
     def test_places_of_a_detector(self, dtype):

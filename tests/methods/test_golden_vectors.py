@@ -7,7 +7,7 @@ from helpers.method_cases import DTYPES, Stub, batch, built, check, load, output
 from torch import nn
 
 from fastkd.losses.relations import relations
-from fastkd.methods.sskd import best_ranked, ranks, turned_to_plain
+from fastkd.losses.sskd import best_ranked, ranks, turned_to_plain
 
 
 def embeddings(case, dtype):
@@ -72,15 +72,15 @@ def test_srrl(dtype):
     leaves["zt"] = case.input("zt", dtype)
     teacher = teacher._replace(logits=leaves["zt"])
     method = built("srrl", student, teacher, networks=(Stub(nn.Linear(12, 10)),))
-    leaves |= load(case, "srrl", method.connector, (r"^transfer\.", ""))
-    leaves |= load(case, "cls_t", method.classifier.parts[0])
+    leaves |= load(case, "srrl", method.loss.connector, (r"^transfer\.", ""))
+    leaves |= load(case, "cls_t", method.loss.classifier.parts[0])
     loss = run(method, student, teacher)
     check(case, "srrl", loss.total, leaves)
     close(loss.terms["srrl_feature"], case["loss/feat"], dtype)
     close(loss.terms["srrl_logit"], case["loss/logit"], dtype)
-    connected = method.connector(student.embedding)
+    connected = method.loss.connector(student.embedding)
     close(connected, case["out/h"], dtype)
-    close(method.classifier(connected), case["out/pred"], dtype)
+    close(method.loss.classifier(connected), case["out/pred"], dtype)
 
 
 class TestSSKD:
@@ -107,7 +107,10 @@ class TestSSKD:
             tf_temperature=values["tf_T"],
             ss_temperature=values["ss_T"],
         )
-        sskd.student_head, sskd.teacher_head = nn.Identity(), nn.Identity()  # the golden embeddings are behind them
+        sskd.loss.student_head, sskd.loss.teacher_head = (
+            nn.Identity(),
+            nn.Identity(),
+        )  # the golden embeddings are behind them
         weights = {"ce_weight": values["ce_weight"], "kl_weight": values["kd_weight"], "temperature": values["kd_T"]}
         return leaves, student, teacher, sskd, built("kd", student, teacher, **weights)
 
@@ -162,6 +165,28 @@ def test_kd(name, dtype):
     for temperature in (1, 4, 20):
         method = built("kd", student, *teachers, temperature=float(temperature), kl_weight=1.0, ce_weight=0.0)
         check(case, f"kl_T{temperature}", run(method, student, *teachers).total, leaves)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kd_of_equal_networks_is_nothing(dtype):
+    case = Case("kd", "equal")
+    for temperature in (1, 4, 20):
+        leaves, student, teachers = logits(case, dtype)
+        method = built("kd", student, *teachers, temperature=float(temperature), kl_weight=1.0, ce_weight=0.0)
+        loss = run(method, student, *teachers).total
+        gradient = torch.autograd.grad(loss, leaves["zs"])[0]
+        nothing = 1e-12 if dtype == torch.float64 else 1e-6  # beside logits of about 1
+        for found, key in ((loss, "loss/kl_T{}"), (gradient, "grad/kl_T{}/zs")):
+            expected = case[key.format(temperature)]
+            torch.testing.assert_close(found.detach().double(), expected, rtol=0, atol=nothing)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ("c10", "c100"))
+def test_ce(name, dtype):
+    case = Case("ls_ce", name)
+    leaves, student, _ = logits(case, dtype, student="z", teacher=None)
+    check(case, "ce", run(built("ce", student), student, labels=case["in/y"]).total, leaves)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -262,8 +287,8 @@ class TestSeveralTeachers:
         leaves, student, teachers = logits(case, dtype)
         cap, unit_length = case["hp/C_tol"].item(), bool(case["hp/svm_norm"])
         method = built("aekd", student, *teachers, ce_weight=0.0, cap=cap, unit_length=unit_length)
-        weights = method.teacher_weights(student.logits, [teacher.logits for teacher in teachers])
+        weights = method.loss.teacher_weights(student.logits, [teacher.logits for teacher in teachers])
         close(weights, case["out/alpha_exact"], dtype)
         # The reference's solver stops at a tolerance of 1e-6, ours does not; given its weights, all else is equal.
-        method.teacher_weights = lambda *_: case["out/alpha_ref"]
+        method.loss.teacher_weights = lambda *_: case["out/alpha_ref"]
         check(case, "aekd", run(method, student, *teachers, labels=case["in/y"]).total, leaves)

@@ -103,6 +103,7 @@ def trace_of(name: str, settings: Any, teachers: int) -> Iterator[Any]:
     yield (
         asked,
         method.waypoints(settings),
+        method.held_out(settings),
         method.own_augmentation,
         method.teacher_norm,
         method.needs_preacts,

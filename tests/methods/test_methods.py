@@ -13,11 +13,12 @@ from torch import nn
 from fastkd.losses.preacts import margin
 from fastkd.losses.projectors import OrthogonalProjector
 from fastkd.losses.relations import relations
+from fastkd.losses.smallest_combination import smallest_combination
 from fastkd.methods import METHODS, short_name, split_methods
 from fastkd.methods.projectors import ProjectedMap
 from fastkd.methods.regressors import Regressor
 from fastkd.methods.reused import projection
-from fastkd.methods.smallest_combination import smallest_combination
+from fastkd.ops.sparse import largest_logits, normalised, tail_of
 from fastkd.support.errors import UserError
 from fastkd.training.stages import with_batch_statistics
 
@@ -32,6 +33,35 @@ def test_dkd_warms_up_in_place():
         loss = run(method, student, teacher, labels=case["in/y"])
         close(loss.total, loss.terms["ce"] + share * full)
     assert method.loss.numbers.data_ptr() == place
+
+
+TAKING_KEPT_CLASSES = ("abkd", "aveg", "dkd", "jsd", "kd", "nkd", "rco", "sckd", "ttm", "wttm")
+
+
+@pytest.mark.parametrize("name", TAKING_KEPT_CLASSES)
+def test_a_method_that_takes_kept_classes_is_itself_from_all_of_them(name):
+    """A store gives them so, at the temperature that the method says."""
+    case = Case("dkd", "c10")
+    student, teacher = (output(logits=case[f"in/{z}"], embedding=case[f"in/{z}"]) for z in ("zs", "zt"))
+    method = built(name, student, teacher)
+    assert method.takes_sparse
+    indices = largest_logits(teacher.logits, case["in/y"], 10)
+    tail = tail_of(teacher.logits, indices, method.sparse_temperature)
+    sparse = normalised(indices, teacher.logits.gather(1, indices), tail, method.sparse_temperature)
+    found, whole = (
+        run(method, student, teacher._replace(logits=logits), labels=case["in/y"])
+        for logits in (sparse, teacher.logits)
+    )
+    torch.testing.assert_close(found.total, whole.total)
+
+
+def test_which_methods_take_kept_classes():
+    logits = torch.randn(4, 10)
+    student = output(logits=logits, embedding=logits)
+    classes = {name: METHODS[name] for name in METHODS if METHODS[name].reads == ("logits",)}
+    taking = {name for name in classes if built(name, student, student).takes_sparse}
+    assert taking == set(TAKING_KEPT_CLASSES)
+    assert not built("ttm", student, student, exponent=0.0).takes_sparse
 
 
 def test_reviewkd_warms_up():

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from helpers.golden import Case, close
 from helpers.method_cases import batch, built, output
 
+from fastkd.losses.smallest_combination import least_quadratic
 from fastkd.methods import split_methods
 from fastkd.methods.error_correlation import RIDGE, error_correlation, least_error_weights
 from fastkd.methods.kdcl import best_weights, linear_target
-from fastkd.methods.smallest_combination import least_quadratic
 from fastkd.support.errors import UserError
 
 LABELS = torch.tensor([3, 0, 5, 5, 1])

@@ -13,7 +13,7 @@ from fastkd.losses import (
     kd_loss,
     multi_teacher_loss,
 )
-from fastkd.ops.kept import largest_logits, normalised, tail_of
+from fastkd.ops.sparse import largest_logits, normalised, tail_of
 
 B, K, TEMPERATURE = 6, 12, 4.0
 
@@ -40,25 +40,6 @@ def lumped(logits, indices):
 def both(loss, student):
     (gradient,) = torch.autograd.grad(loss.total, student)
     return loss, gradient
-
-
-class TestWhatIsKept:
-    def test_the_label_is_always_among_it(self):
-        _, teacher, labels = case()
-        indices = largest_logits(teacher, labels, 3)
-        assert (indices == labels[:, None]).any(1).all()
-        for row, own, label in zip(teacher, indices, labels, strict=True):
-            largest = set(row.topk(3).indices.tolist())
-            assert set(own.tolist()) - {label.item()} <= largest and len(set(own.tolist())) == 3
-
-    @pytest.mark.parametrize("k", (1, 3, K))
-    def test_it_is_a_distribution(self, k):
-        _, teacher, labels = case()
-        found = kept(teacher, labels, k)
-        total = found.log_probabilities.exp().sum(1) + found.tail.exp()
-        torch.testing.assert_close(total, torch.ones_like(total))
-        whole = (teacher / TEMPERATURE).log_softmax(1).gather(1, found.indices)
-        torch.testing.assert_close(found.log_probabilities, whole)
 
 
 class TestKD:
@@ -154,7 +135,6 @@ class TestDKD:
         (lambda t: t._replace(indices=t.indices.float()), "indices are integers"),
         (lambda t: t._replace(indices=t.indices[1:]), "indices are integers"),
         (lambda t: t._replace(tail=t.tail[:, None]), r"tail are floating point \[6\]"),
-        (lambda t: t._replace(tail="sampled"), "takes the classes that are not kept as one, got the tail 'sampled'"),
     ),
 )
 def test_what_does_not_fit_is_one_line(change, words, loss):
@@ -162,9 +142,3 @@ def test_what_does_not_fit_is_one_line(change, words, loss):
     with pytest.raises(ValueError, match=words) as error:
         loss(student, change(kept(teacher, labels, 3)), labels)
     assert "\n" not in str(error.value)
-
-
-def test_standardised_logits_are_all_of_a_row():
-    student, teacher, labels = case()
-    with pytest.raises(ValueError, match="takes a teacher's whole logits"):
-        dkd_loss(student, kept(teacher, labels, 3), labels, standardise=True)

@@ -27,6 +27,13 @@ def test_kd_beside_srd_and_vkd_is_at_temperature_1():
             }
 
 
+def test_nkd_has_the_authors_cifar_settings_on_cifar():
+    recipe = cifar100_modern(method="nkd")
+    settings = recipe.stage("student").settings["nkd"]
+    assert (settings.gamma, settings.temperature) == (3.5, 3.0) and recipe.deviations
+    assert (imagenet_modern(method="nkd").stage("student").settings["nkd"].gamma) == 1.5
+
+
 def test_imagenet_has_its_own_settings():
     settings = {m: imagenet_modern(method=m).stage("student").settings[m] for m in ("dist", "rld", "mlld", "crld")}
     assert settings["dist"].temperature == 1 and settings["rld"].beta == 0.5

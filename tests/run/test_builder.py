@@ -9,9 +9,9 @@ from helpers.tiny import built_stages, job_of, tiny_recipe
 
 from fastkd import networks
 from fastkd.data.digits import digits
+from fastkd.losses.smallest_combination import MOST
 from fastkd.methods import find_method
 from fastkd.methods.simkd import SimKDSettings
-from fastkd.methods.smallest_combination import MOST
 from fastkd.recipes.course import course
 from fastkd.recipes.planned import PlannedStage
 from fastkd.run import check

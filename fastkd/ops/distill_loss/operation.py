@@ -9,7 +9,7 @@ host, which is what a loss of few numbers waits for.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -197,17 +197,20 @@ def differentiable(anchor_BK: Tensor, partners_BK: Sequence[Tensor], given: Give
     Its two ways through Python take as long as the kernel for a batch of few numbers.
     """
     tensors = (anchor_BK, *partners_BK)
-    if torch.compiler.is_compiling() or _dispatched_elsewhere() or any(type(one) is not Tensor for one in tensors):
+    if torch.compiler.is_compiling() or is_dispatched_elsewhere(tensors):
         return distill_loss(anchor_BK, partners_BK, *given)[:3]
     if any(given.wanted):
         return _Loss.apply(_compute, given, *tensors)[:3]  # pyright: ignore[reportOptionalSubscript]
     return _compute(anchor_BK, partners_BK, *given)[:3]
 
 
-def _dispatched_elsewhere() -> bool:
-    """Whether a mode (tracing, fake tensors, whatever counts operations) or a function transform wants to see it."""
+def is_dispatched_elsewhere(arguments: Sequence[Any]) -> bool:
+    """Whether a mode (tracing, fake tensors, whatever counts operations), a function transform or a tensor of another
+    class among the arguments of an operation wants to see it."""
     transforms = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    return torch._C._len_torch_dispatch_stack() > 0 or transforms.peek_interpreter_stack() is not None
+    if torch._C._len_torch_dispatch_stack() > 0 or transforms.peek_interpreter_stack() is not None:
+        return True
+    return any(isinstance(one, Tensor) and type(one) is not Tensor for one in arguments)
 
 
 def _dispatched(keyset, anchor_BK, partners_BK, *rest):

@@ -67,7 +67,7 @@ def dkd(
     ignore_index: int,
 ) -> Losses:
     """ce_weight · CE + τ² (alpha · TCKD + beta · NCKD). Parts: CE, τ² TCKD, τ² NCKD."""
-    pair = _pair(student_BK, teachers_BK, labels_B, shares, standardised, ignore_index)
+    pair = pair_of(student_BK, teachers_BK, labels_B, shares, standardised, ignore_index)
     teacher, student = (_without(logits / temperature, pair.column_B1) for logits in (pair.teacher_BK, pair.student_BK))
     tckd = pair.mean(binary_kl(teacher.margin_B, student.margin_B)) * temperature**2
     nckd = pair.mean(divergence(teacher.others_BK, student.others_BK, 1.0)) * temperature**2
@@ -91,7 +91,7 @@ def nkd(
 
     p is at temperature 1; q, among the classes other than the label's, at τ. Both terms are cross-entropies.
     """
-    pair = _pair(student_BK, teachers_BK, labels_B, shares, standardised, ignore_index)
+    pair = pair_of(student_BK, teachers_BK, labels_B, shares, standardised, ignore_index)
     label = [log_softmax(logits, 1.0).gather(1, pair.column_B1)[:, 0] for logits in (pair.teacher_BK, pair.student_BK)]
     target = pair.mean(-label[0].exp() * label[1])
     teacher, student = (_without(logits / temperature, pair.column_B1) for logits in (pair.teacher_BK, pair.student_BK))
@@ -119,7 +119,7 @@ def rld(
     SCD: KL from (the teacher's greatest class, all others) to the student's (label, all others), at τ_a. MCD: KL within
     the classes to which the teacher gives less than to the label, at τ; 0 where there is none.
     """
-    pair = _pair(student_BK, teachers_BK, labels_B, shares, standardised, ignore_index)
+    pair = pair_of(student_BK, teachers_BK, labels_B, shares, standardised, ignore_index)
     greatest = pair.teacher_BK.argmax(1, keepdim=True)
     teacher = _without(pair.teacher_BK / target_temperature, greatest)
     student = _without(pair.student_BK / target_temperature, pair.column_B1)
@@ -151,7 +151,7 @@ def ttm(
 
     weighted: whether each row counts U times (WTTM).
     """
-    pair = _pair(student_BK, teachers_BK, labels_B, shares, standardised, ignore_index)
+    pair = pair_of(student_BK, teachers_BK, labels_B, shares, standardised, ignore_index)
     powers_BK = exponent * log_softmax(pair.teacher_BK, 1.0)
     powers_BK = torch.where(pair.teacher_BK == -torch.inf, -torch.inf, powers_BK)  # also where the exponent is 0
     kl = divergence(powers_BK, pair.student_BK, 1.0)
@@ -179,9 +179,15 @@ def ab(
     code has these times a, b and a (`continuous`: as they are). With S(c, x) = (e^(cx) − 1) / c and d = log q − log p,
     D = Σ p^(a+b) [S(a+b, d) − S(b, d)] / a: differences of the sizes that they have where p and q nearly agree.
     """
-    pair = _pair(student_BK, teachers_BK, labels_B, shares, standardised, ignore_index)
-    a, b = as_tensor(alpha, pair.student_BK), as_tensor(beta, pair.student_BK)
-    log_p, log_q = log_softmax(pair.teacher_BK, temperature), log_softmax(pair.student_BK, temperature)
+    pair = pair_of(student_BK, teachers_BK, labels_B, shares, standardised, ignore_index)
+    powers = as_tensor(alpha, pair.student_BK), as_tensor(beta, pair.student_BK)
+    logs = log_softmax(pair.teacher_BK, temperature), log_softmax(pair.student_BK, temperature)
+    divergence_B = alpha_beta_divergence(*logs, *powers, continuous=continuous)
+    return pair.losses(ce_weight, (weight, pair.mean(divergence_B)))
+
+
+def alpha_beta_divergence(log_p: Tensor, log_q: Tensor, a: Tensor, b: Tensor, *, continuous: bool) -> Tensor:
+    """[B]: D of each row of log-probabilities, as `ab` has it."""
     impossible = (log_p == -torch.inf) & (log_q == -torch.inf)
     log_p, log_q = torch.where(impossible, 0, log_p), torch.where(impossible, 0, log_q)
     base, mixed, top = (a + b) * log_p, a * log_p + b * log_q, (a + b) * log_q
@@ -191,10 +197,10 @@ def ab(
     without_both = (log_q - log_p).square() / 2
     each = torch.where(a != 0, general, torch.where(b != 0, without_a, without_both))
     divergence_B = torch.where(impossible, 0, each).sum(1)
-    if not continuous:
-        at_an_end = (b == 0) | (a + b == 0)
-        divergence_B = divergence_B * torch.where(a == 0, torch.where(b == 0, 1, b), torch.where(at_an_end, a, 1))
-    return pair.losses(ce_weight, (weight, pair.mean(divergence_B)))
+    if continuous:
+        return divergence_B
+    at_an_end = (b == 0) | (a + b == 0)
+    return divergence_B * torch.where(a == 0, torch.where(b == 0, 1, b), torch.where(at_an_end, a, 1))
 
 
 def jsd(
@@ -215,9 +221,13 @@ def jsd(
     There is no τ². p is the teacher's, q the student's. At β = 0 it is KL(p ‖ q), at β = 1 KL(q ‖ p): not the limits,
     which are 0.
     """
-    pair = _pair(student_BK, teachers_BK, labels_B, shares, standardised, ignore_index)
-    beta = as_tensor(beta, pair.student_BK)
-    log_p, log_q = log_softmax(pair.teacher_BK, temperature), log_softmax(pair.student_BK, temperature)
+    pair = pair_of(student_BK, teachers_BK, labels_B, shares, standardised, ignore_index)
+    logs = log_softmax(pair.teacher_BK, temperature), log_softmax(pair.student_BK, temperature)
+    return pair.losses(ce_weight, (weight, pair.mean(mixture_divergence(*logs, as_tensor(beta, pair.student_BK)))))
+
+
+def mixture_divergence(log_p: Tensor, log_q: Tensor, beta: Tensor) -> Tensor:
+    """[B]: the divergence of each row of log-probabilities, as `jsd` has it."""
     forward, reverse = beta == 0, beta == 1
     # What is not chosen compares the teacher with itself: it could be infinite, and 0 times that is not 0.
     between = torch.where(forward | reverse, log_p, log_q)
@@ -227,8 +237,7 @@ def jsd(
     log_m = torch.logaddexp(inner.log() + both[0], (1 - inner).log() + both[1])
     divergence_B = inner * kl_of(log_p, log_m) + (1 - inner) * kl_of(between, log_m)
     divergence_B = divergence_B + kl_of(log_p, torch.where(forward, log_q, log_p))
-    divergence_B = divergence_B + kl_of(torch.where(reverse, log_q, log_p), log_p)
-    return pair.losses(ce_weight, (weight, pair.mean(divergence_B)))
+    return divergence_B + kl_of(torch.where(reverse, log_q, log_p), log_p)
 
 
 PLAIN: dict[str, Callable[..., Losses]] = {
@@ -245,7 +254,7 @@ FORMS = PLAIN | {name + STANDARDISED: partial(form, standardised=True) for name,
 """The definition of every form of this file. The numbers come by their names in `fastkd.ops.numbers`."""
 
 
-def _pair(
+def pair_of(
     student_BK: Tensor,
     teachers_BK: Sequence[Tensor],
     labels_B: Tensor,

@@ -1,12 +1,13 @@
 """Cross-entropy and a divergence from a teacher for every row of logits, and the same behind a linear layer.
 
 inputs.py         what goes in and comes out
-reference.py      plain PyTorch: the CPU path, the oracle, the definition
+reference.py      plain PyTorch: the oracle, the definition, the path where nothing is compiled
 kernel_dense.py   Triton, for a teacher that is logits, probabilities, or not there
 kernel_kept.py    the same for a teacher that is some kept classes
 kernel_scale.py   the scaling of gradients in backward
 kernel_parts.py   what the kernels share
 launch.py         grids and tiles
+cpu.py            the call of a CPU's kernel, csrc/row_loss_rows.h
 fused.py          the linear layer, chunk by chunk
 operation.py      registration with torch.library
 
@@ -20,21 +21,26 @@ import torch
 from torch import Tensor
 
 from fastkd.ops import select
+from fastkd.ops.distill_loss.reference import is_transforming
 from fastkd.ops.numbers import NUMBERS, Scalar, neutral
+from fastkd.ops.row_loss import reference
 from fastkd.ops.row_loss.inputs import Form, Found, Fused, Labels, Linear, Rows, Teacher
-from fastkd.ops.row_loss.operation import linear_loss, row_loss
+from fastkd.ops.row_loss.operation import differentiable, linear_loss
 from fastkd.ops.schema import flat
 
 __all__ = ["Form", "Found", "Fused", "Labels", "Linear", "Rows", "Teacher", "compute", "compute_linear", "packed"]
 
-_IN_FLOAT32 = (("triton", "the kernel computes in float32, the logits are float64"),)
+_KERNELS = ("triton", "cpu")
+_IN_FLOAT32 = tuple((path, "the kernel computes in float32, the logits are float64") for path in _KERNELS)
+_NOT_TRANSFORMED = tuple((path, "torch.func does not transform the kernel") for path in _KERNELS)
 
 
 def compute(rows: Rows) -> Found:
     """The losses of all rows, differentiable by the student's logits, by the implementation that `select` chooses."""
-    student = rows.student_BRK
-    wanted = torch.is_grad_enabled() and student.requires_grad
-    return Found(*row_loss(*flat(rows), wanted, _path(student)))
+    path = _path(rows.student_BRK)
+    if path == "reference" and is_transforming():  # torch.func differentiates the definition itself
+        return reference.losses_and_gradient(rows, wanted=False)
+    return differentiable(rows, path)
 
 
 def compute_linear(inputs: Fused, chunk_rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,4 +63,9 @@ def packed(form: str, numbers: Mapping[str, Scalar], logits: Tensor) -> Tensor:
 
 
 def _path(logits: Tensor) -> str:
-    return select.choose("row_loss", logits.device.type, _IN_FLOAT32 if logits.dtype == torch.float64 else ())[0]
+    impossible: select.Reasons = ()
+    if logits.dtype == torch.float64:
+        impossible = _IN_FLOAT32
+    elif is_transforming():
+        impossible = _NOT_TRANSFORMED
+    return select.choose("row_loss", logits.device.type, impossible)[0]

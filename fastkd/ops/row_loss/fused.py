@@ -6,12 +6,13 @@ Which rows a chunk has depends on the shapes alone, so that nothing is read on t
 """
 
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastkd.ops.row_loss import reference
+from fastkd.ops.row_loss import cpu, reference
 from fastkd.ops.row_loss.inputs import Found, Fused, Labels, Linear, Rows, Teacher
 
 
@@ -88,13 +89,21 @@ def _product(layer: Linear, out: Tensor) -> Tensor:
 def _compute_in_place(rows: Rows, wanted: bool, path: str) -> Found:
     if path == "reference":
         return reference.losses_and_gradient(rows, wanted)
-    from fastkd.ops.row_loss import launch  # imports Triton
-
     samples, weights = rows.student_BRK.shape[1], rows.weights_N
     ranks = torch.empty(samples, dtype=torch.int64, device=weights.device)
     found = Found(weights.new_empty(samples), weights.new_empty(2, samples), ranks, rows.student_BRK)
-    launch.fill(rows, found, rows.student_BRK if wanted else None)
+    kernel_of(path).fill(rows, found, rows.student_BRK if wanted else None)
     return found
+
+
+def kernel_of(path: str) -> ModuleType:
+    """The module whose `fill` computes the losses of rows."""
+    if path == "cpu":
+        return cpu
+    assert path == "triton", path
+    from fastkd.ops.row_loss import launch  # imports Triton
+
+    return launch
 
 
 def _add_product(total_KD: Tensor, logits_CK: Tensor, hidden_CD: Tensor) -> None:

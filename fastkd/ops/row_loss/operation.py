@@ -3,17 +3,21 @@
 `fastkd::row_loss` gives the loss of every row and the gradient of the logits in one functional call;
 `fastkd::scale_rows_` multiplies the saved gradient by what arrives in backward, in place. `fastkd::linear_loss` is the
 same behind a linear layer, without the logits: it gives the sum, and the gradients of the layer's input and parameters.
-`path` says who computes: "triton" or "reference".
+`path` says who computes: "triton", "cpu" (the compiled library) or "reference".
+
+The first two are defined by a `Library`, as in `distill_loss`, since `custom_op` takes three times as long on the host.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from fastkd.ops.distill_loss.operation import is_dispatched_elsewhere
 from fastkd.ops.row_loss import fused, reference
 from fastkd.ops.row_loss.inputs import Found, Fused, Rows
-from fastkd.ops.schema import leaves, nested, schema
+from fastkd.ops.schema import flat, leaves, nested, schema
 from fastkd.ops.select import interpreting
 
 SPENT = (
@@ -21,31 +25,24 @@ SPENT = (
     "backward has used them up"
 )
 
+_library = torch.library.Library("fastkd", "FRAGMENT")
+_library.define(f"row_loss({schema(Rows)}, bool wanted, str path) -> (Tensor, Tensor, Tensor, Tensor)")
+_library.define("scale_rows_(Tensor(a!) gradient_BRK, Tensor scale_N, str path) -> ()")
 
-@torch.library.custom_op(
-    "fastkd::row_loss",
-    mutates_args=(),
-    schema=f"({schema(Rows)}, bool wanted, str path) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def row_loss(*arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `Found` names. wanted: whether the gradient is."""
-    *given, wanted, path = arguments
-    rows = nested(Rows, iter(given))
+row_loss = torch.ops.fastkd.row_loss.default
+"""What `Found` names. wanted: whether the gradient is."""
+scale_rows_ = torch.ops.fastkd.scale_rows_.default
+"""Multiplies every row by its number, in place."""
+
+
+def _compute(rows: Rows, wanted: bool, path: str) -> Found:
     room = _room(rows, wanted)
     if path == "reference":
         for place, value in zip(room, reference.losses_and_gradient(rows, wanted), strict=True):
             place.copy_(value)
     else:
-        from fastkd.ops.row_loss import launch  # imports Triton
-
-        launch.fill(rows, room, room.gradient_BRK if wanted else None)
+        fused.kernel_of(path).fill(rows, room, room.gradient_BRK if wanted else None)
     return room
-
-
-@row_loss.register_fake
-def _(*arguments):
-    *given, wanted, _ = arguments
-    return _room(nested(Rows, iter(given)), wanted)
 
 
 def _room(rows: Rows, wanted: bool) -> Found:
@@ -66,35 +63,47 @@ def _gradient_type(logits: torch.dtype) -> torch.dtype:
     return torch.float32 if logits in inexact else logits
 
 
-@torch.library.custom_op("fastkd::scale_rows_", mutates_args=("gradient_BRK",))
-def scale_rows_(gradient_BRK: Tensor, scale_N: Tensor, path: str) -> None:
-    """Multiplies every row by its number, in place."""
-    if path == "reference":
-        gradient_BRK.mul_(scale_N.view(*gradient_BRK.shape[:2], 1))
-    else:
+def _scale(gradient_BRK: Tensor, scale_N: Tensor, path: str) -> None:
+    if path == "triton":
         from fastkd.ops.row_loss import launch
 
-        launch.scale_in_place(gradient_BRK, scale_N)
+        launch.scale_in_place(gradient_BRK, scale_N.contiguous())
+    elif path == "reference" or not bool((scale_N == 1).all()):  # as after `total.backward()`
+        gradient_BRK.mul_(scale_N.view(*gradient_BRK.shape[:2], 1))
+    torch.autograd.graph.increment_version(gradient_BRK)  # so that a second backward raises
 
 
-@scale_rows_.register_fake
-def _(*_unused):
-    return None
+class _Loss(torch.autograd.Function):
+    """`row_loss` for autograd.
+
+    below: what computes the loss of the student's logits, without autograd.
+    """
+
+    @staticmethod
+    def forward(ctx, below: Callable[[], Found], path: str, student_BRK):
+        found = Found(*below())
+        ctx.set_materialize_grads(False)  # else autograd fills zeros of the gradient's size for outputs nobody uses
+        ctx.mark_non_differentiable(*found[1:])
+        ctx.save_for_backward(found.gradient_BRK)
+        ctx.dtype, ctx.path = student_BRK.dtype, path
+        return tuple(found)
+
+    @staticmethod
+    def backward(ctx, losses_gradient_N, *_unused):
+        return _backward_once(ctx, losses_gradient_N) if torch.is_grad_enabled() else _backward(ctx, losses_gradient_N)
 
 
-def _save(ctx, inputs, output) -> None:
-    ctx.set_materialize_grads(False)  # else autograd fills zeros of the gradient's size for outputs nobody uses
-    ctx.save_for_backward(output[3])
-    ctx.dtype, ctx.path = inputs[0].dtype, inputs[-1]
-
-
-def _backward(ctx, losses_gradient_N, *_unused):
+def _backward(ctx, losses_gradient_N: Tensor) -> tuple[Tensor | None, ...]:
     gradient = _saved(ctx)[0]
     if type(gradient) is Tensor:
-        scale_rows_(gradient, losses_gradient_N.contiguous(), ctx.path)
+        scale_rows_(gradient, losses_gradient_N, ctx.path)
     else:  # traced: the compiler fuses a product with what follows, and would undo a mutation by a copy
         gradient = gradient * losses_gradient_N.view(*gradient.shape[:2], 1)
-    return gradient.to(ctx.dtype), *[None] * (len(list(leaves(Rows))) + 1)
+    return None, None, gradient.to(ctx.dtype)
+
+
+_backward_once = torch.autograd.function.once_differentiable(_backward)
+"""For `create_graph=True`: to differentiate the gradients again is an error, as they are no function to autograd."""
 
 
 def _saved(ctx) -> Sequence[Tensor]:
@@ -104,7 +113,43 @@ def _saved(ctx) -> Sequence[Tensor]:
         raise RuntimeError(SPENT) from error
 
 
-row_loss.register_autograd(_backward, setup_context=_save)
+def differentiable(rows: Rows, path: str) -> Found:
+    """`row_loss`, without the dispatcher where nothing but autograd would see the call."""
+    student, arguments = rows.student_BRK, flat(rows)
+    wanted = torch.is_grad_enabled() and student.requires_grad
+    if torch.compiler.is_compiling() or is_dispatched_elsewhere(arguments):
+        return Found(*row_loss(*arguments, wanted, path))
+    if wanted:
+        return Found(*_Loss.apply(partial(_compute, rows, True, path), path, student))  # pyright: ignore[reportArgumentType]
+    return _compute(rows, False, path)
+
+
+def _as_operation(*arguments) -> Found:
+    *given, wanted, path = arguments
+    return _compute(nested(Rows, iter(given)), wanted, path)
+
+
+def _dispatched(keyset, *arguments):
+    """`row_loss` at the dispatch keys of autograd."""
+
+    def below():
+        with torch._C._AutoDispatchBelowAutograd():
+            return row_loss.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+
+    *_, wanted, path = arguments
+    return _Loss.apply(below, path, arguments[0]) if torch.is_grad_enabled() and wanted else below()
+
+
+def _promise(*arguments) -> Found:
+    *given, wanted, _ = arguments
+    return _room(nested(Rows, iter(given)), wanted)
+
+
+_library.impl("row_loss", _as_operation, "CompositeExplicitAutograd")
+_library.impl("row_loss", _dispatched, "Autograd", with_keyset=True)
+_library.impl("scale_rows_", _scale, "CompositeExplicitAutograd")
+torch.library.register_fake("fastkd::row_loss", _promise, lib=_library)
+torch.library.register_fake("fastkd::scale_rows_", lambda *_unused: None, lib=_library)
 
 
 @torch.library.custom_op(

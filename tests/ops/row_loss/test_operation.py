@@ -1,9 +1,11 @@
 """The losses of rows as operations of PyTorch: schema, compile, and what they promise of a GPU that is not there."""
 
+import sys
 from typing import NamedTuple
 
 import pytest
 import torch
+from helpers.crd_cases import needs_library
 from helpers.row_cases import forced, make
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -35,21 +37,27 @@ def rows(kind: str = "logits", classes: int = 6) -> Rows:
     return Rows(student, teacher, Labels(case.labels, None), torch.ones(4), numbers, Form("forward", True, True, False))
 
 
+PATHS = (pytest.param("reference", marks=pytest.mark.slow), pytest.param("cpu", marks=needs_library))
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", ("logits", "lumped"))
-def test_opcheck_of_the_loss(kind):
-    torch.library.opcheck(operation.row_loss, (*flat(rows(kind)), True, "reference"))
+def test_opcheck_of_the_loss(kind, path):
+    torch.library.opcheck(operation.row_loss, (*flat(rows(kind)), True, path))
 
 
-def test_opcheck_of_the_layer():
+@pytest.mark.parametrize("path", PATHS)
+def test_opcheck_of_the_layer(path):
     case = rows()
     layer = Linear(torch.randn(4, 3, requires_grad=True), torch.randn(6, 3, requires_grad=True), None)
     teacher = case.teacher._replace(dense_BRK=case.teacher.dense_BRK.view(1, 4, 6))
     inputs = Fused(layer, None, None, None, teacher, *case[2:])
-    torch.library.opcheck(operation.linear_loss, (*flat(inputs), [True, True, False], 3, "reference"))
+    torch.library.opcheck(operation.linear_loss, (*flat(inputs), [True, True, False], 3, path))
 
 
-def test_opcheck_of_the_scaling():
-    torch.library.opcheck(operation.scale_rows_, (torch.randn(2, 2, 5), torch.ones(4), "reference"))
+@pytest.mark.parametrize("path", PATHS)
+def test_opcheck_of_the_scaling(path):
+    torch.library.opcheck(operation.scale_rows_, (torch.randn(2, 2, 5), torch.arange(4.0), path))
     torch.library.opcheck(operation.scale_all_, ([torch.randn(2, 5), torch.randn(3)], torch.tensor(2.0)))
 
 
@@ -124,8 +132,9 @@ def test_a_loss_on_a_gpu_waits_for_nothing(name, monkeypatch):
     assert not any(part.requires_grad for part in terms[1:])
 
 
-def test_float64_is_refused_where_the_kernel_is_forced():
-    with forced("triton"), pytest.raises(ValueError, match="row_loss=triton: .*"):
+@pytest.mark.parametrize("path", ("triton", pytest.param("cpu", marks=needs_library)))
+def test_float64_is_refused_where_the_kernel_is_forced(path):
+    with forced(path), pytest.raises(ValueError, match=f"row_loss={path}: .*"):
         row_loss.compute(rows()._replace(student_BRK=torch.zeros(2, 2, 6, dtype=torch.float64)))
 
 
@@ -136,3 +145,49 @@ def test_gradients_have_the_layout_of_their_logits():
         labels = torch.zeros([size for i, size in enumerate(shape) if i != (1 if len(shape) == 4 else 2)], dtype=int)
         kd_loss(student, student.detach(), labels).total.backward()
         assert student.grad.stride() == student.stride()
+
+
+@needs_library
+def test_an_eager_call_looks_for_nothing_and_takes_no_tree_apart():
+    """What a loss of few numbers would wait for: the search for packages, torch's trees of tensors, and type hints."""
+    student, teacher, beside = torch.randn(4, 6, requires_grad=True), torch.randn(4, 6), given()
+    called = set()
+
+    def watch(frame, event, _argument):
+        if event == "call":
+            called.add((frame.f_code.co_filename, frame.f_code.co_name))
+
+    def step():
+        torch.autograd.grad(beside.module(student, teacher, beside.labels, weights=beside.ones).total, student)
+
+    with forced("cpu"):
+        step()
+        sys.setprofile(watch)
+        try:
+            step()
+        finally:
+            sys.setprofile(None)
+    assert any(name == "fill" and file.endswith("cpu.py") for file, name in called)
+    slow = ("pytree", "importlib", "inspect", "torch/library.py", "torch/_library", "get_type_hints")
+    assert not [call for call in called if any(part in "/".join(call) for part in slow)]
+
+
+@needs_library
+@pytest.mark.parametrize("retained", (False, True))
+def test_a_second_backward_raises(retained):
+    with forced("cpu"):
+        student = torch.randn(3, 5, requires_grad=True)
+        total = kd_loss(student, torch.randn(3, 5), torch.zeros(3, dtype=torch.int64), weights=torch.ones(3)).total
+        total.backward(retain_graph=retained)
+        with pytest.raises(RuntimeError, match="a second backward|backward through the graph a second time"):
+            total.backward()
+
+
+@needs_library
+def test_double_backward_raises():
+    with forced("cpu"):
+        student = torch.randn(3, 5, requires_grad=True)
+        total = kd_loss(student, torch.randn(3, 5), torch.zeros(3, dtype=torch.int64), weights=torch.ones(3)).total
+        with pytest.raises(RuntimeError):
+            (gradient,) = torch.autograd.grad(total, student, create_graph=True)
+            gradient.sum().backward()
