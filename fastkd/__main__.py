@@ -9,6 +9,7 @@ from fastkd.support.errors import nearest
 COMMANDS = {
     "train": "trains a teacher and distils a student from it",
     "evaluate": "tests the networks of a run, and exports the student",
+    "probe": "trains a linear classifier on the frozen features of a run, on its own or other data",
     "predict": "names the classes of images that nobody has labelled",
     "reproduce": "trains what a paper's table needs, and shows the table beside ours",
     "compare": "compares methods and kinds of teachers over seeds",

@@ -19,7 +19,9 @@ from typing import Any
 import torch
 
 from fastkd import options
-from fastkd.data import give_data, keep_index
+from fastkd.analysis.measured import measure
+from fastkd.analysis.opened import Opened
+from fastkd.data import give_data, keep_index, with_absolute_path
 from fastkd.methods import Method, give_method
 from fastkd.networks.base import Network
 from fastkd.recipes.published import with_other_classes
@@ -41,7 +43,6 @@ from fastkd.run.figures import Figure, mean_and_std
 from fastkd.run.header import header
 from fastkd.run.memory import out_of_memory_names_the_knobs
 from fastkd.run.prediction import Prediction, images_at, images_of, predictions
-from fastkd.run.tested import evaluated
 from fastkd.run.weights import WeightsFiles, describe, find_weights, open_network
 from fastkd.support import distributed
 from fastkd.support.callbacks import Callback, StopTraining
@@ -188,12 +189,13 @@ def in_folder(
 
 
 def evaluate(run: str | Path, *, data: Any = None, device: str = "auto") -> dict[str, dict[str, Any]]:
-    """Tests the networks of a finished run, of one seed: {stage: {"network", "top1", "top5", "samples" and, for all but
-    the teacher, "kl", "cka", "agreement" with it}}; top1 and top5 are counts.
+    """Tests the networks of a finished run, of one seed: {stage: {"network", "top1", "top5", "samples", "nll",
+    "entropy" and, for all but the teacher, "kl", "cka", "agreement" with it}}; top1 and top5 are counts.
 
     data: another data set with the same classes, as for `train` (default: the run's own). Raises UserError.
     """
-    return evaluated(Path(run), _given(data, None).get("data", ""), pick_device(device))
+    other = _given(data, None).get("data", "")
+    return measure(Opened.of(Path(run), pick_device(device), data=other and with_absolute_path(other)))
 
 
 def predict(

@@ -3,28 +3,32 @@
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from fastkd import options as of_trainings
+from fastkd.data import with_absolute_path
 from fastkd.plan import output
 from fastkd.plan.cells import Cell, Plan, Seeds
-from fastkd.plan.filled import FilledTable, filled
+from fastkd.plan.filled import filled
+from fastkd.plan.findings import Finder, shortened, wanted
 from fastkd.plan.outlook import by_a_few_steps, outlook
+from fastkd.plan.pictures import Drawing, pictures
 from fastkd.plan.views import show_as_run
 from fastkd.plan.worker import Worker, described
 from fastkd.recipes import RECIPES
+from fastkd.recipes.findings import Probed
 from fastkd.recipes.published import beside_the_entry
 from fastkd.recipes.recipe import Recipe
 from fastkd.recipes.tables import TABLES, Entry
 from fastkd.recipes.tables.entry import compares_teachers
-from fastkd.recipes.tables.layout import Table, pick
+from fastkd.recipes.tables.layout import Place, Table, pick
 from fastkd.report import write_report
 from fastkd.run import check
-from fastkd.run.page import element, page
+from fastkd.run.page import Html, element, page
 from fastkd.support import distributed
 from fastkd.support.command_line import command, option_names, read_options
 from fastkd.support.console import new_table, table_console
@@ -35,6 +39,7 @@ from fastkd.support.files import make_folder, write_text
 from fastkd.support.interrupt import Interrupt, Stopped, interruptible
 from fastkd.support.ranges import Seed, whole
 from fastkd.support.session import Session
+from fastkd.support.words import counted
 
 PROGRAM = "python -m fastkd.reproduce"
 
@@ -70,6 +75,8 @@ class Options:
     """Teachers of every cell, which its students share out among them; one serves all, as in the authors' codes."""
     plan: bool = False
     """Show trainings, hours and bytes, and train nothing."""
+    probe_epochs: Annotated[int, whole(1, 10_000)] | None = None
+    """Epochs of linear classifiers on frozen features, where the table has some (default: the table's)."""
     time_steps: bool = False
     """Take a few steps of every kind of training first: the hours are unknown without that, or a finished one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -89,8 +96,15 @@ def main(arguments: list[str]) -> int:
     table = _narrowed(pick(TABLES[options.paper], options.paper, options.table), options.only)
     if options.teachers > options.seeds:
         raise UserError(f"--teachers {options.teachers} are more than the {options.seeds} students of a cell (--seeds)")
+    if options.probe_epochs is not None:
+        table = _with_probe_epochs(table, options.probe_epochs)
     seeds = Seeds(options.seeds, options.teachers, options.seed)
-    cells = cells_of(table, seeds, _places_of_data(table, options.data), others)
+    data = _places_of_data(table, options.data)
+    cells = cells_of(table, seeds, data, others)
+
+    def cell_of(place: Place) -> Cell:
+        return cells[_cell_name(table, place.entry)]
+
     root = options.out or Path("runs") / "reproduce"
     plan = Plan(root, list(cells.values()))
     with distributed.processes(pick_device(options.device)) as device:
@@ -99,21 +113,25 @@ def main(arguments: list[str]) -> int:
             _check_and_tell(worker, seeds, time_steps=options.time_steps)
             if options.plan:
                 return 0
+            finder = Finder(plan, data, device, display, worker.session.interrupt)
             try:
                 with interruptible(worker.session.interrupt):
                     worker.work()
+                    finder.take(wanted(table.places, cell_of))
             except Stopped as stopped:
                 display.note(f"{stopped}; the same command goes on")
                 return 130
         if distributed.is_main():
-            cells = {name: worker.as_opened(cell) for name, cell in cells.items()}
+            cells |= {name: worker.as_opened(cell) for name, cell in cells.items()}
             runs = [show_as_run(plan, cell) for cell in cells.values()]
-            show(filled(table, plan, lambda place: cells[_cell_name(table, place.entry)]), root, seeds)
+            drawing = Drawing(filled(table, plan, cell_of), plan, cell_of, data, device)
+            show(drawing, root, seeds)
             if table.name.startswith("Figure"):
                 _draw(table, runs, root)
-    for digest, why in worker.failures.items():
-        print(f"fastkd: {described(plan.nodes[digest])}: {why}", file=sys.stderr)
-    return 1 if worker.failures else 0
+    failures = [f"{described(plan.nodes[digest])}: {why}" for digest, why in worker.failures.items()] + finder.failures
+    for words in failures:
+        print(f"fastkd: {words}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def _check_and_tell(worker: Worker, seeds: Seeds, *, time_steps: bool) -> None:
@@ -209,16 +227,25 @@ def _narrowed(table: Table, pairs: Sequence[str]) -> Table:
         if pair not in known:
             raise UserError(f"--only {pair}: {table.title} has no such pair{nearest(pair, known)}")
     kept = tuple(place for place in table.places if not pairs or _pair(place.entry) in pairs)
-    return Table(table.paper, table.name, kept, table.summaries, table.caption)
+    return replace(table, places=kept)
 
 
 def _pair(entry: Entry) -> str:
     return f"{entry.teacher}/{entry.student}" if entry.teacher else entry.student
 
 
+def _with_probe_epochs(table: Table, epochs: int) -> Table:
+    if not any(isinstance(place.finding, Probed) for place in table.places):
+        raise UserError(f"--probe-epochs changes nothing: {table.title} has no linear classifier")
+    words = f"differs: {counted(epochs, 'epoch')} of the linear classifier"
+    places = [replace(place, finding=shortened(place.finding, epochs)) for place in table.places]
+    return replace(table, places=tuple(places), notes=(*table.notes, words))
+
+
 def _places_of_data(table: Table, given: Sequence[str]) -> dict[str, str]:
     """`NAME:PATH` of each data set, by its name."""
     needed = list(dict.fromkeys(RECIPES[place.entry.recipe]().data.partition(":")[0] for place in table.places))
+    needed += dict.fromkeys(place.finding.data for place in table.places if place.finding and place.finding.data)
     found = {}
     for word in given:
         name, equals, path = word.partition("=")
@@ -226,7 +253,7 @@ def _places_of_data(table: Table, given: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--data is NAME=PATH, as in cifar100=PATH, got {word!r}")
         if name not in needed:
             raise UserError(f"--data {word}: {table.title} reads {' and '.join(needed)}")
-        found[name] = f"{name}:{path}"
+        found[name] = with_absolute_path(f"{name}:{path}")
     if lacking := [name for name in needed if name not in found and name != "digits"]:
         raise UserError(f"{table.title} reads {lacking[0]}: give --data {lacking[0]}=PATH")
     return found
@@ -267,8 +294,9 @@ _COLUMNS = 4
 """So many of a table's columns are printed beside each other."""
 
 
-def show(found: FilledTable, root: Path, seeds: Seeds) -> None:
-    """Prints the table and writes it as text, CSV, LaTeX and HTML."""
+def show(drawing: Drawing, root: Path, seeds: Seeds) -> None:
+    """Prints the table and writes it as text, CSV, LaTeX and HTML, and its pictures with it."""
+    found = drawing.found
     heads, rows = output.as_lines(found)
     title = f"{found.table.title}: ours, and in brackets what is printed; {seeds.words()}"
     console = table_console()
@@ -284,7 +312,8 @@ def show(found: FilledTable, root: Path, seeds: Seeds) -> None:
     numbers = {"students": seeds.students, "teachers": seeds.teachers}
     write_text(root / "tables" / f"{stem}.csv", output.as_csv(found, **numbers))
     write_text(root / "tables" / f"{stem}.tex", output.as_latex(found))
-    write_text(root / "report.html", page(title, element("h2", found.table.name), output.as_html(found)))
+    charts = element("div", _drawn(drawing), class_="charts")
+    write_text(root / "report.html", page(title, element("h2", found.table.name), charts, output.as_html(found)))
     console.print(f"tables   {root / 'tables'}: {stem}.csv, {stem}.tex\nreport   {root / 'report.html'}", markup=False)
 
 
@@ -297,6 +326,15 @@ def _draw(table: Table, runs: Sequence[Path], root: Path) -> None:
 
 def _stem(table: Table) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", table.title.lower())
+
+
+def _drawn(drawing: Drawing) -> Html:
+    """The pictures; why there is none stands in their place."""
+    try:
+        return pictures(drawing)
+    except UserError as error:
+        print(f"fastkd: no picture: {error}", file=sys.stderr)
+        return element("p", f"no picture: {error}")
 
 
 def _listed(paper: str) -> list[str]:

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 import fastkd
 from fastkd import evaluate
+from fastkd.data import Part
 from fastkd.support.errors import UserError
 
 
@@ -37,9 +40,55 @@ def test_evaluate_takes_all_seeds_of_a_run(finished, tmp_path, capsys):
     assert list(json.loads(capsys.readouterr().out)) == ["seed-0", "seed-1"]
 
 
+def test_likelihood_and_features_of_some_networks(finished, tmp_path, capsys):
+    file = tmp_path / "out.npz"
+    only = ["--stages", "teacher", "student", "--json"]
+    assert evaluate.main([str(finished), *only, "--features", str(file)]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert list(measured) == ["teacher", "student"] and all(0 < one["nll"] < 9 for one in measured.values())
+    assert measured["student"]["pruned"] == 0.0, "both are the same network"
+    with np.load(file) as found:
+        assert found["teacher"].shape == found["student"].shape == (899, 64)
+    assert evaluate.main([str(finished), *only, "--split", "train"]) == 0
+    assert json.loads(capsys.readouterr().out)["teacher"]["samples"] == 128
+
+
+def test_corruptions_get_a_table(finished, tmp_path, monkeypatch, capsys):
+    """The digits, three images of five severities each, in the place of CIFAR-100-C."""
+    opened = evaluate.Opened.of
+
+    def in_parts(folder, device, **how):
+        tested = opened(folder, device, **how)
+        parts = tuple(Part("fog", level, 3 * level - 3, 3 * level) for level in range(1, 6))
+        return replace(tested, data=replace(tested.data, parts=parts))
+
+    monkeypatch.setattr(evaluate.Opened, "of", in_parts)
+    assert evaluate.main([str(finished), "--json"]) == 0
+    shares = json.loads(capsys.readouterr().out)["student"]["corruptions"]["fog"]
+    assert len(shares) == 5 and all(3 * share / 100 == pytest.approx(round(3 * share / 100)) for share in shares)
+    assert evaluate.main([str(finished)]) == 0
+    shown = capsys.readouterr().out
+    assert "student: top-1 % by corruption" in shown and "severity 5" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--features", "out.txt"], r"--features writes a file that ends in \.npz"),
+        (["--tsne", "no/out.svg"], "--tsne no/out.svg: there is no folder no"),
+        (["--classes", "1"], "--classes changes nothing: it goes with --tsne"),
+        (["--stages", "studend"], "has no stage 'studend', it has teacher, student, control"),
+    ],
+)
+def test_mistakes(arguments, words, finished, monkeypatch):
+    monkeypatch.setattr(evaluate, "measure", lambda tested: pytest.fail("it was measured"))
+    with pytest.raises(UserError, match=words):
+        evaluate.main([str(finished), *arguments])
+
+
 @pytest.mark.parametrize("name", ("it.pt", "it.PT2.zip", "gone/it.pt2"))
 def test_what_cannot_be_exported_is_refused_before_anything_is_measured(name, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "evaluated", lambda *arguments: pytest.fail("it was measured"))
+    monkeypatch.setattr(evaluate, "measure", lambda tested: pytest.fail("it was measured"))
     words = "no folder" if name.startswith("gone") else "no other kind"
     with pytest.raises(UserError, match=words):
         evaluate.main([str(finished), "--export", str(tmp_path / name)])
@@ -59,7 +108,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_measured(name, fi
 def test_options_of_an_export(options, words, finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(evaluate, "evaluated", lambda *arguments: pytest.fail("it was measured"))
+    monkeypatch.setattr(evaluate, "measure", lambda tested: pytest.fail("it was measured"))
     with pytest.raises(UserError, match=words):
         evaluate.main([str(finished), *options])
 

@@ -13,10 +13,11 @@ ROOT = Path(__file__).parents[1]
 # From the top of the house to its cellar; what stands in one line may not import each other.
 LAYERS = (
     ("__main__",),
-    ("train", "evaluate", "predict", "compare", "reproduce", "store", "env"),
+    ("train", "evaluate", "probe", "predict", "compare", "reproduce", "store", "env"),
     ("api",),
     ("options", "report"),
     ("plan",),
+    ("analysis",),
     ("run",),
     ("recipes",),
     ("training",),

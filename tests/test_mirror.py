@@ -6,6 +6,7 @@ import pytest
 from helpers.places import ROOT, TESTS
 
 TESTED_ELSEWHERE = {
+    "analysis/findings.py": ("tests/plan/test_findings.py", "Every kind is taken there, of nodes that were trained."),
     "data/assembled.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
     "data/classes.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
     "data/csv_list.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
@@ -69,7 +70,7 @@ TESTED_ELSEWHERE = {
     "training/student_aware.py": ("tests/training/test_stages.py", "It stands there beside the other stages."),
     "recipes/help.py": ("tests/test_options.py", "The help is read there."),
     "run/prediction.py": ("tests/test_predict.py", "Images of every kind and state are asked about there."),
-    "run/tested.py": ("tests/test_evaluate.py", "Runs are tested there."),
+    "analysis/measured.py": ("tests/test_evaluate.py", "Runs are tested there."),
     "support/callbacks.py": ("tests/test_api.py", "Programs are told there."),
     "run/card.py": ("tests/test_evaluate.py", "A folder is exported there."),
     "run/quantised.py": ("tests/run/test_export.py", "An exported program is quantised there."),

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from helpers.fingerprints import write_data
 
 from fastkd import networks, reproduce
 from fastkd.networks.supernet import THIN_LAYERS, Supernet
+from fastkd.recipes.findings import Said
 from fastkd.recipes.tables import TABLES
 from fastkd.support.errors import UserError
 
@@ -39,6 +41,11 @@ class TestMistakes:
             (["digits", "--epochs", "0"], "expected"),
             (["sftn", "--table", "17", "--data", "cifar100=/nowhere"], "no folder /nowhere"),
             (["digits", "--workers", "3"], "--workers changes nothing"),
+            (["digits", "--probe-epochs", "3"], "--probe-epochs changes nothing: Digits has no linear classifier"),
+            (
+                ["sftn", "--table", "11", "--data", "cifar100=x"],
+                "SFTN, Table 11 reads cifar100c: give --data cifar100c=",
+            ),
         ],
     )
     def test_one_line(self, arguments, words, tmp_path):
@@ -51,6 +58,25 @@ def test_tables_are_listed(capsys):
     assert run("simkd") == 0
     shown = capsys.readouterr().out
     assert all(f"  {key:<10} " in shown for key in TABLES["simkd"])
+
+
+@pytest.mark.parametrize(
+    "paper, key, cells",
+    [
+        pytest.param("sftn", "7", 10, marks=pytest.mark.slow),
+        ("sftn", "fig5", 2),
+        pytest.param("simkd", "4", 7, marks=pytest.mark.slow),
+        ("simkd", "5", 5),
+        ("simkd", "S.7", 3),
+        ("simkd", "S.10", 3),
+    ],
+)
+def test_tables_of_findings_are_planned(paper, key, cells):
+    """What is measured of a training is no reason to train anything else."""
+    table = TABLES[paper][key]
+    found = reproduce.cells_of(table, reproduce.Seeds(), {}, [])
+    assert len(found) == cells
+    assert len({cell.digest for cell in found.values()}) == cells
 
 
 def test_a_plan_tells_and_trains_nothing(tmp_path, capsys):
@@ -84,15 +110,18 @@ def test_ctrl_c_while_it_looks_at_the_table_ends_it(tmp_path, monkeypatch):
 def test_a_tiny_table(tmp_path, capsys, monkeypatch):
     """Two methods of the digits' table: what is trained once, what goes on, and what is written."""
     kept = tuple(place for place in TABLES["digits"]["digits"].places if place.entry.method in ("kd", "kd+sp"))
-    table = TABLES["digits"]["digits"]
-    monkeypatch.setitem(TABLES["digits"], "digits", type(table)("Digits", "Digits", kept))
+    own = next(place for place in kept if place.row == "kd+sp" and place.entry.student == "resnet8")
+    beside = replace(own, row="kd+sp, said", column="entropy", measure="entropy", finding=Said(split="train"))
+    table = replace(TABLES["digits"]["digits"], places=(*kept, beside), pictures=("dots",))
+    monkeypatch.setitem(TABLES["digits"], "digits", table)
     out = tmp_path / "out"
     assert run(*TINY, "--out", str(out)) == 0
     first = capsys.readouterr()
     assert first.err.count("  ->  ") == 1 + 7, "two teachers, a control and four students"
     assert "student epochs 1 instead of 10" in first.out
     rows = list(csv.DictReader((out / "tables" / "digits.csv").read_text().splitlines()))
-    assert {row["row"] for row in rows} == {"teacher", "student without a teacher", "kd", "kd+sp"}
+    assert {row["row"] for row in rows} == {"teacher", "student without a teacher", "kd", "kd+sp", "kd+sp, said"}
+    assert "<svg" in (out / "report.html").read_text() and "likelihood of the student" in first.err
     assert all(row["ours"] for row in rows)
     recipes = [json.loads((node / "recipe.json").read_text()) for node in (out / "nodes").iterdir()]
     assert {recipe["stages"][-1]["role"] for recipe in recipes} == {"teacher", "student", "control"}

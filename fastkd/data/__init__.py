@@ -8,6 +8,8 @@ from inspect import signature
 from pathlib import Path
 
 import numpy as np
+import torch
+from torchvision.transforms.v2.functional import resize
 
 from fastkd.data.arrow import saved_data_set
 from fastkd.data.assembled import stratified
@@ -20,6 +22,7 @@ from fastkd.data.base import (
     DataSet,
     FileSplit,
     Loader,
+    Part,
     RawBatch,
     Reading,
     Split,
@@ -52,6 +55,7 @@ __all__ = [
     "FileSplit",
     "Format",
     "Loader",
+    "Part",
     "RawBatch",
     "Reading",
     "ResidentLoader",
@@ -68,6 +72,7 @@ __all__ = [
     "is_import_path",
     "is_resident",
     "keep_index",
+    "limited",
     "named_by_a_person",
     "open_dataset",
     "resolved_loader",
@@ -106,10 +111,12 @@ def open_dataset(
     reading: Reading | None = None,
     cache: Path | None = None,
     validation: float | None = None,
+    resized: bool = False,
 ) -> DataSet:
     """Opens the data set `NAME` or `NAME:PATH`, or an imported `package.module:function`. Raises UserError.
 
     image_size: side in pixels. Images that are held as bytes must have it already; None: whatever they have.
+    resized: whether such images are resized to it, bilinear and antialiased, as a network of other images wants them.
     resident: whether image files are decoded now, to image_size; else they are read as they are needed.
     limit_train: so many training images are kept: a random choice by a fixed seed, in the order of the set.
     validation: the share of every class's training images that the training is watched by.
@@ -127,13 +134,15 @@ def open_dataset(
             raise UserError(f"--validation changes nothing: {data.name} has images to watch the training by")
         train, watched = map(train.take, stratified(train.labels.numpy(), validation, data.classes, "--validation"))
     if limit_train is not None:
-        train = _limited(train, limit_train)
+        train = limited(train, limit_train)
     if resident:
         assert image_size is not None
         train, test, watched = (
             load_resident(split, image_size, threads, data.failures) if isinstance(split, FileSplit) else split
             for split in (train, test, watched)
         )
+    if resized and image_size is not None:
+        train, test, watched = (_of_size(split, image_size) for split in (train, test, watched))
     for split in (train, test, watched):
         if isinstance(split, Split) and image_size not in (None, split.images.shape[1]):
             raise UserError(f"{name} has images of {split.images.shape[1]} pixels, --image-size says {image_size}")
@@ -246,7 +255,20 @@ def divided(data: DataSet, share: float) -> tuple[DataSet, DataSet]:
     return dataclasses.replace(data, train=train), dataclasses.replace(data, test=rest)
 
 
-def _limited(split: Split | FileSplit, count: int) -> Split | FileSplit:
+_AT_ONCE = 1_000
+
+
+def _of_size(split: Split | FileSplit | None, size: int) -> Split | FileSplit | None:
+    """The split with images of that size, where it holds them as bytes."""
+    if not isinstance(split, Split) or split.images.shape[1] == size:
+        return split
+    parts = split.images.movedim(-1, 1).split(_AT_ONCE)
+    planes = torch.cat([resize(part, [size, size], antialias=True) for part in parts])
+    return Split(planes.movedim(1, -1), split.labels)
+
+
+def limited(split: Split | FileSplit, count: int) -> Split | FileSplit:
+    """So many images of a split: a random choice by a fixed seed, in the order of the set."""
     samples = len(split.labels)
     if not 1 <= count <= samples:
         raise UserError(f"--limit-train is 1 to the {samples} training images there are, got {count}")

@@ -169,6 +169,18 @@ class FileSplit:
         )
 
 
+class Part(NamedTuple):
+    """Rows of a test split that are measured by themselves."""
+
+    name: str
+    """What was done to the images: fog, frost …"""
+    level: int
+    """How strongly, from 1."""
+    start: int
+    stop: int
+    """The row behind the last one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
     """A training and a test split with the same classes."""
@@ -191,6 +203,8 @@ class DataSet:
     """What the scans of its folders found."""
     notes: tuple[str, ...] = ()
     """Remarks about its folder, which the user is told once."""
+    parts: tuple[Part, ...] = ()
+    """The parts of the test split, where it has some: a figure for each says more than one for all."""
 
 
 class Loader(Protocol):

@@ -1,12 +1,13 @@
 """CIFAR-10 and CIFAR-100 in the published binary format, or the Python version once its checksum has been verified;
 CIFAR-100-C (Hendrycks & Dietterich, 2019) as its arrays."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fastkd.data.base import DataSet, Split
+from fastkd.data.base import DataSet, Part, Split
 from fastkd.data.folder import existing_folder
 from fastkd.support.errors import UserError
 from fastkd.support.files import read_array, read_bytes, read_text
@@ -55,6 +56,8 @@ def cifar10(path: str) -> DataSet:
 def cifar100c(path: str) -> DataSet:
     """CIFAR-100-C, which has no images to train on.
 
+    Each file holds the test images at five severities, one after the other: its `parts`.
+
     path: the folder of labels.npy and fog.npy, frost.npy …, to test on all of them; or one of these files.
     """
     if not path:
@@ -71,14 +74,14 @@ def cifar100c(path: str) -> DataSet:
         raise UserError(f"{root / 'labels.npy'} holds {labels.dtype}, expected integers from 0 to 99")
     if labels.size and not 0 <= labels.min() <= labels.max() < 100:
         raise UserError(f"{root / 'labels.npy'} has labels from {labels.min()} to {labels.max()}, expected 0 to 99")
-    images = [_array(file, 4) for file in files]
-    for file, found in zip(files, images, strict=True):
+    images = torch.empty(len(files), len(labels), 32, 32, 3, dtype=torch.uint8)
+    for place, file in enumerate(files):  # one at a time: all of them together are 3 GB
+        found = _array(file, 4)
         if found.shape != (len(labels), 32, 32, 3) or found.dtype != np.uint8:
             wanted = f"({len(labels)}, 32, 32, 3) of uint8"
             raise UserError(f"{file} has the shape {found.shape} of {found.dtype}, expected {wanted}")
-    test = Split(
-        torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.tile(labels.astype(np.int64), len(files)))
-    )
+        images[place].numpy()[:] = found
+    test = Split(images.flatten(0, 1), torch.from_numpy(np.tile(labels.astype(np.int64), len(files))))
     none = Split(torch.empty(0, 32, 32, 3, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
     names = tuple(str(number) for number in range(100))
     corruptions = ", ".join(file.stem for file in files)
@@ -91,7 +94,20 @@ def cifar100c(path: str) -> DataSet:
         std=_CIFAR100_STD,
         named=False,
         notes=(f"CIFAR-100-C: {corruptions}",),
+        parts=tuple(_severities([file.stem for file in files], len(labels))),
     )
+
+
+_SEVERITIES = 5
+
+
+def _severities(names: Sequence[str], rows: int) -> Iterator[Part]:
+    """The parts of files of so many rows each; none where these are not five of one length."""
+    size = rows // _SEVERITIES
+    for place, name in enumerate(names if size * _SEVERITIES == rows else ()):
+        for level in range(_SEVERITIES):
+            start = place * rows + level * size
+            yield Part(name, level + 1, start, start + size)
 
 
 def _array(file: Path, axes: int) -> np.ndarray:

@@ -212,6 +212,10 @@ class Method(nn.Module):
         """The network that is evaluated and exported; it shares the trained weights. By default the student itself."""
         return student
 
+    def tested_beside(self, student: Network) -> dict[str, Network]:
+        """Further networks that are tested after each epoch, by what they are called; they are not kept."""
+        return {}
+
     @classmethod
     def changes_network(cls) -> bool:
         """Whether what is deployed is another network than the student."""

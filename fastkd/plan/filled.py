@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fastkd.plan.cells import Cell, Plan
+from fastkd.plan.findings import nodes_of_place, with_finding
 from fastkd.plan.measures import MEASURES
 from fastkd.recipes.tables.layout import Place, Printed, Summary, Table, rows_in_order
 from fastkd.run.figures import Figure, mean_and_std
@@ -60,7 +61,10 @@ def filled(table: Table, plan: Plan, cell_of: Callable[[Place], Cell]) -> Filled
     for place in table.places:
         cell = cell_of(place)
         told = (words for words in cell.recipe.deviations if _concerns(words, place.stage))
+        if place.finding is not None and place.finding.choice:
+            told = (*told, f"{_UNPRINTED} print {place.finding.choice}")
         marks = tuple(sorted(_noted(found.notes, _word(words)) for words in told))
+        marks = (*marks, *(_noted(found.notes, words) for words in table.notes))
         own = (place.row, place.column, place.stage, place.measure, place.printed)
         last = _measured(plan, cell, place, "top1") if place.measure == "best" else None
         found.cells.append(Filled(*own, _measured(plan, cell, place, place.measure), marks, last))
@@ -87,13 +91,9 @@ def _noted(notes: list[str], words: str) -> int:
 
 def _measured(plan: Plan, cell: Cell, place: Place, measure: str) -> Figure | None:
     """The mean over the seeds that are finished; a teacher of several students counts once."""
-    nodes = {}
-    for seed in cell.nodes:
-        node = seed.get(place.stage) or seed["student"]  # a peer's results are in its student's
-        nodes[node.digest] = node
     values = []
-    for node in nodes.values():
-        result = plan.result(node)
+    for node in nodes_of_place(cell, place.stage):
+        result = with_finding(plan, cell, place, node)
         value = None if result is None else MEASURES[measure].read(result, place.stage)
         if value is not None:
             values.append(value)

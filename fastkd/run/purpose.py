@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastkd.data import DataSet
-from fastkd.methods.simkd import MeanOfClassifiers
+from fastkd.methods.reused import MeanOfClassifiers
 from fastkd.networks.base import Network
 from fastkd.recipes.recipe import Recipe
 from fastkd.run.description import Description

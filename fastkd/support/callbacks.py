@@ -1,6 +1,5 @@
 """Functions of a program that a training calls while it goes on."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,9 @@ class Callback:
         """After a checkpoint of that stage was written to the file."""
 
 
-def tell_record(callbacks: Sequence[Callback], record: dict[str, Any]) -> str | None:
-    """Hands a record on; returns "a callback" where one wants the training to end."""
-    return _told(lambda one: one.epoch(record) if "epoch" in record else one.steps(record), callbacks)
-
-
-def tell_checkpoint(callbacks: Sequence[Callback], stage: str, file: Path) -> str | None:
-    """Tells of a checkpoint; returns "a callback" where one wants the training to end."""
-    return _told(lambda one: one.checkpoint(stage, file), callbacks)
-
-
-def _told(call: Callable[[Callback], None], callbacks: Sequence[Callback]) -> str | None:
-    asked = None
-    for one in callbacks:
-        try:
-            call(one)
-        except StopTraining:
-            asked = "a callback"
-    return asked
+def tell_record(callback: Callback, record: dict[str, Any]) -> None:
+    """Hands on a record, of an epoch or of steps inside of one."""
+    if "epoch" in record:
+        callback.epoch(record)
+    else:
+        callback.steps(record)

@@ -70,6 +70,19 @@ class Results(TypedDict):
     metrics_bytes: NotRequired[Count]
 
 
+class FoundFile(TypedDict):
+    """found.json: what a finding of a node says, of which each kind has some."""
+
+    top1: NotRequired[Measured]
+    best: NotRequired[Measured]
+    samples: NotRequired[AtLeastOne]
+    nll: NotRequired[Measured]
+    entropy: NotRequired[Measured]
+    loss: NotRequired[Measured]
+    means: NotRequired[list[Measured]]
+    train: NotRequired[dict[str, Measured]]
+
+
 class Call(TypedDict):
     """A call of the program: when, where and by which command."""
 

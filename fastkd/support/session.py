@@ -1,8 +1,9 @@
 """One call of the program: what every stage of every seed has in common, whatever is trained."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fastkd.support.callbacks import Callback
+from fastkd.support.callbacks import Callback, StopTraining
 from fastkd.support.display import Display
 from fastkd.support.interrupt import Interrupt
 from fastkd.support.loggers import LoggerName
@@ -20,3 +21,11 @@ class Session:
     """Whether a run goes on where the file system has no locks."""
     callbacks: tuple[Callback, ...] = ()
     """What a program wants to be told."""
+
+    def tell(self, call: Callable[[Callback], None]) -> None:
+        """Calls each of the callbacks; one that raises `StopTraining` asks the run to stop."""
+        for callback in self.callbacks:
+            try:
+                call(callback)
+            except StopTraining:
+                self.interrupt.requested = "a callback"

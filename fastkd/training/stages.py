@@ -166,6 +166,7 @@ class Distill(Stage):
         self.views = max((method.views for method in methods.values()), key=lambda views: views.count)
         self.notes = [note for method in methods.values() for note in method.notes]
         self._deployed = (deployed(student, methods.values()),)  # a tuple, as its weights are registered already
+        self._beside = tuple(pair for method in methods.values() for pair in method.tested_beside(student).items())
         _freeze_all_but(student, [part for method in methods.values() for part in method.reaches(student)])
 
     @property
@@ -228,7 +229,7 @@ class Distill(Stage):
         return tuple(teacher(images, preacts=self.preacts) for teacher in self.teachers)
 
     def predictions(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        return {self.name: self.deployed(images_BCHW).logits}
+        return {name: network(images_BCHW).logits for name, network in ((self.name, self.deployed), *self._beside)}
 
     def passed_on(self) -> dict[str, Tensor]:
         """What the next training of the same student begins with, by its name in the state."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from fastkd.data import Source
-from fastkd.support.callbacks import tell_checkpoint, tell_record
+from fastkd.support.callbacks import tell_record
 from fastkd.support.distributed import agreed, first_of_all, from_all, is_main, on_main, rank, world_size
 from fastkd.support.errors import UserError
 from fastkd.support.files import write_state
@@ -309,7 +309,7 @@ class Trainer:
     def _record(self, record: dict[str, Any]) -> None:
         if is_main():
             self.log.append(record)
-            self.session.interrupt.requested = tell_record(self.session.callbacks, record)
+            self.session.tell(lambda callback: tell_record(callback, record))
 
     def show_if_due(self, started: float, first_step: int) -> None:
         """Shows the live numbers of an epoch whose steps, from `first_step` on, were taken since `started`."""
@@ -376,7 +376,7 @@ class Trainer:
                 state["synthesis"] = synthesis_state(self.synthesis)
         on_main(lambda: write_state(self.checkpoint, state))
         if is_main():
-            self.session.interrupt.requested = tell_checkpoint(self.session.callbacks, self.name, self.checkpoint)
+            self.session.tell(lambda callback: callback.checkpoint(self.name, self.checkpoint))
         self.saved_at = time.monotonic()
 
     def _rng_state(self) -> dict[str, Tensor]:

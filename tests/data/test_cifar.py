@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from helpers.corruptions import write_toy
 from helpers.feeding import evaluation_of, training_of
 from helpers.real_data import REAL, needs_real_data
 
@@ -162,6 +163,18 @@ class TestCIFAR100C:
         assert data.test.labels.tolist() == [0, 1, 2] * 4
         source = evaluation_of(data, image_size=32, batch_size=5)
         assert [len(raw.index) for raw in source.loader.epoch(0)] == [5, 5, 2]
+
+    def test_parts_are_severities_of_each_file(self, tmp_path):
+        """The layout of the published archive, small: bytes and labels by the golden collection's rule."""
+        layout = write_toy(tmp_path)
+        data = self.opened(tmp_path)
+        assert [part.name for part in data.parts[::5]] == [file.removesuffix(".npy") for file in layout["files"]]
+        assert [part.level for part in data.parts[:5]] == [1, 2, 3, 4, 5] and len(data.parts) == 95
+        for part in data.parts:
+            mean = data.test.images[part.start : part.stop].double().mean().item()
+            assert mean == pytest.approx(layout["per_file"][part.name]["mean_per_severity"][part.level - 1], rel=1e-12)
+        fog = self.opened(tmp_path / "fog.npy")
+        assert [(part.name, part.stop - part.start) for part in fog.parts] == [("fog", 12)] * 5
 
     def test_it_is_for_evaluation(self, tmp_path):
         self.write(tmp_path)

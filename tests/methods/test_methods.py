@@ -1,10 +1,11 @@
 """What single methods promise beyond the golden numbers."""
 
 import copy
+import json
 
 import pytest
 import torch
-from helpers.golden import Case, close
+from helpers.golden import GOLDEN, Case, close
 from helpers.method_cases import Stub, built, output, run
 from helpers.walk import batch, build, distill
 from torch import nn
@@ -16,6 +17,7 @@ from fastkd.losses.smallest_combination import smallest_combination
 from fastkd.methods import METHODS, short_name, split_methods
 from fastkd.methods.projectors import ProjectedMap
 from fastkd.methods.regressors import Regressor
+from fastkd.methods.reused import projection
 from fastkd.ops.sparse import largest_logits, normalised, tail_of
 from fastkd.support.errors import UserError
 from fastkd.training.stages import with_batch_statistics
@@ -233,6 +235,9 @@ class TestSimKD:
             {"source": "final_map"},
             {"projector": "depthwise"},
             {"projector": "vector"},
+            {"projector": "vector-full", "loss": "both"},
+            {"projector": "1x1", "loss": "output"},
+            {"projector": "1x1-1x1", "source": "final_map"},
             {"reused_blocks": 1},
             {"reused_blocks": 2, "factor": 4},
             {"weight": 0.5, "ce_weight": 0.5, "kl_weight": 0.5},
@@ -258,6 +263,62 @@ class TestSimKD:
         joint = "ce_weight" in settings  # then the student's own classifier learns too, and is left behind
         assert joint or {id(parameter) for parameter in learners} <= in_use
         assert not {id(p) for p in stage.network.head.classifier.parameters()} & in_use
+
+    @pytest.mark.parametrize("projector", ("full", "vector-full"))
+    def test_where_the_loss_compares(self, projector):
+        """Table S.7, in float64: before the teacher's classifier, behind it, or both."""
+        torch.manual_seed(0)
+        how = {"projector": projector}
+        stages = {one: distill("simkd", "resnet8", "wrn_16_1", **how, loss=one) for one in ("input", "output", "both")}
+        first, data = stages["input"], batch()
+        for stage in stages.values():
+            stage.double().teachers = first.teachers
+            stage.load_state_dict(first.state_dict())
+        data = data._replace(images=data.images.double())
+        said = first.teachers[0](data.images[0])
+        method = first.methods["simkd"]
+        projected = method.projections(method.source(first.network(data.images[0])))
+        read, goal = (projected, said.embedding) if projected.ndim == 2 else (projected.mean((2, 3)), said.final_map)
+        weight = first.teachers[0].head.classifier.weight
+        expected = {
+            "input": (projected - goal).square().mean(),
+            "output": ((read - said.embedding) @ weight.T).square().mean(),
+        }
+        expected["both"] = sum(expected.values())
+        for name, stage in stages.items():
+            stage.load_state_dict(first.state_dict())
+            torch.testing.assert_close(stage(data).total, expected[name], rtol=1e-9, atol=0)
+
+    def test_the_students_own_classifier_is_tested_where_it_learns(self):
+        stage, data = distill("simkd", "resnet8", "wrn_16_1", weight=0.5, ce_weight=0.5, kl_weight=0.5).eval(), batch()
+        found = stage.predictions(data.images[0])
+        assert list(found) == ["student", "own classifier"]
+        assert torch.equal(found["own classifier"], stage.network(data.images[0]).logits)
+        assert list(distill("simkd", "resnet8", "wrn_16_1").eval().predictions(data.images[0])) == ["student"]
+
+    @pytest.mark.parametrize("settings", ({}, {"source": "final_map"}, {"projector": "vector-full"}), ids=str)
+    def test_the_encoder_is_the_student_in_front_of_the_projector(self, settings):
+        stage, data = distill("simkd", "ShuffleV2_0_2", "wrn_16_1", **settings).eval(), batch()
+        student = stage.network(data.images[0])
+        expected = student.embedding if settings else student.features[-1].mean((2, 3))
+        torch.testing.assert_close(stage.deployed.encoded(data.images[0]), expected)
+
+    @pytest.mark.parametrize("factor", ("1", "2", "4", "8"))
+    def test_projectors_have_the_parameters_of_table_5(self, factor):
+        told = json.loads((GOLDEN / "datafree" / "simkd_ratio.json").read_text())
+        counts = {"2": told["table5_R8x4_R32x4"]["r=2"], **told["table5_vs_r"]}[factor]
+        names = {
+            "1x1": "1x1",
+            "1x1-1x1": "1x1-1x1 (width C_t/r)",
+            "depthwise": "1x1-3x3DW-1x1",
+            "full": "1x1-3x3-1x1",
+            "vector": "vector: one Linear without bias",
+            "vector-full": "vector: three-layer 1x1 on pooled maps, widths C_t/r (BN, no conv bias)",
+        }
+        for kind, name in names.items():
+            shape = (2, 256) if kind.startswith("vector") else (2, 256, 8, 8)
+            made = projection(kind, torch.empty(shape), torch.empty(shape), 256 // int(factor))
+            assert sum(p.numel() for p in made.parameters()) == counts[name], kind
 
     def test_a_perfect_student_answers_as_its_teacher(self):
         """Where the projected map is the teacher's own, so are the logits, through every reused block."""

@@ -104,10 +104,16 @@ def test_as_html(table):
     assert written.count("<tr>") == 1 + len(table.rows) and "choice: the paper does not print α" in written
 
 
+READ = {"nll": 0.5, "entropy": 0.5, "loss": 0.5, "ratio": 0.5, "own_ratio": 0.5, "cost": 0.5, "projector_share": 0.5}
+READ |= {"top1": 50.0, "best": 60.0, "samples": 200, "means": [1.0, 2.0, 3.0, 4.0, 5.0], "train": {"kl": 0.5}}
+
+
 @pytest.mark.parametrize("name", MEASURES)
 def test_every_measure_is_read(name, tmp_path):
     node = Cell.of("kd", RECIPES["digits"](method="kd"), Seeds()).nodes[0]["student"]
-    found = MEASURES[name].read(result(node, 60, 0.95), "student")
+    found = MEASURES[name].read({**result(node, 60, 0.95), "finding": READ}, "student")
     expected = {"top1": 60, "top5": 100, "best": 95, "kl": 0.5, "cka": 0.9, "agreement": 80, "parameters": 1234}
     expected |= {f"branch {block}": 10 + block for block in (0, 1, 2)}
-    assert found == pytest.approx(expected[name])
+    expected |= {"probe": 25, "probe best": 30, "at epoch": 50, "best beside": 60}
+    expected |= {f"severity {level}": level for level in range(1, 6)}
+    assert found == pytest.approx(expected.get(name, 0.5))

@@ -10,7 +10,7 @@ from helpers.tiny import tiny_recipe
 from fastkd import evaluate, networks
 from fastkd import train as command
 from fastkd.data.digits import digits
-from fastkd.methods.simkd import MeanOfClassifiers
+from fastkd.methods.reused import MeanOfClassifiers
 from fastkd.run.description import Description
 from fastkd.run.purpose import order_of, purpose_of, refuse_other_images, reorder
 from fastkd.run.weights import describe

@@ -132,9 +132,10 @@ def test_every_test_image_is_counted_once(two):
 
 
 def test_similarity_is_that_of_one_process(two):
-    from fastkd import evaluate
+    from fastkd.analysis.measured import measure
+    from fastkd.analysis.opened import Opened
 
-    measured = evaluate.evaluate(two, "", torch.device("cpu"))
+    measured = measure(Opened.of(two, torch.device("cpu")))
     results = json.loads((two / "results.json").read_text())
     for name in ("student", "control"):
         for key in ("kl", "cka", "agreement"):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
 
+from fastkd.recipes.findings import Finding
 from fastkd.recipes.recipe import Published
 from fastkd.recipes.tables.entry import Entry, compares_teachers
 from fastkd.support.errors import UserError, nearest
@@ -29,6 +30,8 @@ class Place:
     """A row of `fastkd.plan.measures.MEASURES`."""
     printed: Printed | None = None
     """None: the paper prints nothing there."""
+    finding: Finding | None = None
+    """What has to be measured for it once the training is finished; None: its own results say it."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class Table:
     places: tuple[Place, ...]
     summaries: tuple[Summary, ...] = ()
     caption: str = ""
+    notes: tuple[str, ...] = ()
+    """What holds for all of its figures, in words."""
+    pictures: tuple[str, ...] = ()
+    """What is drawn beside it: rows of `fastkd.plan.pictures.PICTURES`."""
 
     @property
     def title(self) -> str:

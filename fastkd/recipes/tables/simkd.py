@@ -221,21 +221,7 @@ _FACTORS = (
     ),
 )
 
-OMITTED = tuple(
-    Omitted(paper="SimKD", table=table, what=what, why=why)
-    for table, what, why in (
-        (
-            "Table 3",
-            "1/4 and 1/2 Epoch",
-            "the test accuracy after epochs 30 and 60 of the same runs: see metrics.jsonl",
-        ),
-        ("Table 4", "Sequential", "no stage trains a new classifier on frozen features; the column SimKD is Table 1's"),
-        ("Table 5", "1x1Conv, 1x1Conv-1x1Conv", "fastkd has the projectors full, depthwise and vector"),
-        ("Tables S.4, S.5", "Student Classifier", "fastkd evaluates the reused classifier: the column beside it"),
-        ("Table S.6", "all rows", "as Table 4"),
-        ("Table S.7", "Output, Input + Output", "fastkd has the loss before the classifier: Input, which is Table 1's"),
-    )
-)
+OMITTED: tuple[Omitted, ...] = ()
 
 
 def _entry(table: str, pair: str, method: str, **more: Any) -> Entry:

@@ -1,12 +1,15 @@
 """The papers' tables: against a second reading, against what the papers print twice, and as runs."""
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from helpers.golden import GOLDEN
 
-from fastkd.recipes.tables import ENTRIES, modern, sftn, simkd, tfkd
+from fastkd.plan.measures import MEASURES
+from fastkd.recipes.tables import ENTRIES, TABLES, modern, sftn, simkd, tfkd
 from fastkd.recipes.tables.grid import figure
 
 READING = Path(__file__).with_name("second_reading.md").read_text()
@@ -173,3 +176,91 @@ class TestPrintedTwice:
             ("cifar100-simkd", "resnet38x2"): {76.31, 76.35},  # one teacher, and the mean over four students
             ("cifar100-tfkd", "tf_googlenet"): {78.72, 78.15},  # Figure 4(a), Table 8
         }
+
+
+def printed_at(table, **where) -> list[tuple[float, float | None]]:
+    """What is printed in the places of a table with that row, column, stage or measure, in their order."""
+    places = [one for one in table.places if all(getattr(one, name) == value for name, value in where.items())]
+    return [tuple(one.printed) for one in places]
+
+
+class TestMeasuredOfTrainedNetworks:
+    """Tables of `sftn_analysis` and `simkd_rest`, whose second reading is of the papers' own lines."""
+
+    def test_transfer(self):
+        table, rows = TABLES["sftn"]["7"], second_reading("sftn 7")
+        for row in rows[:-1]:
+            name = {"Teacher accuracy": "teacher", "Student accuracy w/o KD": "student without a teacher"}
+            found = numbers([row[1], row[2], row[4], row[5]])
+            own = printed_at(table, row=name.get(row[0], row[0]))
+            assert own == (found if len(found) == 4 else [found[0]] * 2 + [found[1]] * 2), row
+        (average,) = table.summaries
+        assert list(average.printed.values()) == [value for value, _ in numbers([*rows[-1][1:3], *rows[-1][4:6]])]
+        assert TABLES["sftn"]["12"].places == table.places
+
+    def test_corruptions(self):
+        table, rows = TABLES["sftn"]["11"], second_reading("sftn 11")
+        for row in rows:
+            name = row[0].replace("=", " = ")
+            for kind, start in (("standard", 1), ("sftn", 6)):
+                assert printed_at(table, row=f"{name}, {kind}") == numbers(row[start : start + 4])
+                assert table.summaries[0].printed[f"{name}, {kind}"] == float(row[start + 4])
+
+    def test_entropies(self):
+        read = [numbers(row[1:]) for row in second_reading("sftn 13")[:2]]
+        own = printed_at(TABLES["sftn"]["13"], row="teacher: entropy of its training images")
+        assert [own[0::2], own[1::2]] == read
+
+    def test_sequential(self):
+        read = second_reading("simkd 4")
+        assert [printed_at(TABLES["simkd"]["4"], column=name) for name in ("Sequential", "SimKD")] == [
+            numbers([row[column] for row in read]) for column in (1, 2)
+        ]
+        assert printed_at(TABLES["simkd"]["S.6"]) == numbers([row[1] for row in second_reading("simkd S6")])
+        students = [one.entry.student for one in TABLES["simkd"]["4"].places[::2]]
+        rates = [one.finding.settings.lr for one in TABLES["simkd"]["4"].places[::2]]
+        assert rates == [0.01 if student.startswith("Shuffle") else 0.05 for student in students]
+
+    def test_projectors_and_losses(self):
+        for column, place in (("test loss", 1), ("accuracy", 2)):
+            own = [one.printed for one in TABLES["simkd"]["5"].places if one.column == column][:4]
+            assert own == numbers([row[place] for row in second_reading("simkd 5")])
+        assert printed_at(TABLES["simkd"]["S.7"]) == numbers(second_reading("simkd S7")[0][1:])
+        rows = {row[0]: numbers(row[1:]) for row in second_reading("simkd S10")}
+        for name in ("SimKD", "SimKD+", "SimKD++"):
+            assert printed_at(TABLES["simkd"]["S.10"], row=name) == rows[name]
+        assert printed_at(TABLES["simkd"]["S.10"], row="student") == rows["Student"]
+
+    def test_joint_training(self):
+        for row in second_reading("simkd S4 S5"):
+            read = [numbers([cell]) for cell in row[1:]]
+            own = [printed_at(TABLES["simkd"][key], row=row[0]) for key in ("S.4", "S.5")]
+            assert own[0] + own[1] == [one for cell in read for one in cell], row[0]
+
+    def test_early_epochs(self):
+        for row in second_reading("simkd 3")[:2]:
+            name = f"{row[0].removesuffix(' Epoch')} of the epochs"
+            own = {(one.stage, one.row): one.printed for one in TABLES["simkd"]["3"].places if one.column == name}
+            methods = [own["student", method] for method in ("KD", "AT", "SP", "VID", "CRD", "SRRL", "SemCKD", "SimKD")]
+            ends = [own[key] for key in (("control", "student without a teacher"), ("teacher", "teacher"))]
+            assert [ends[0], *methods, ends[1]] == numbers(row[1:])
+
+    def test_percentages_are_the_golden_collections(self):
+        told = json.loads((GOLDEN / "datafree" / "simkd_ratio.json").read_text())
+        assert len(told["rows"]) == 56
+        for key in ("S.8", "S.9"):
+            costs, shares = (
+                [one.printed.value for one in TABLES["simkd"][key].places if one.measure == measure]
+                for measure in ("cost", "projector")
+            )
+            rows = [row for row in told["rows"] if row["table"] == key]
+            assert sorted(costs) == sorted(row["printed_cost"] for row in rows)
+            assert sorted(shares) == sorted(row["printed_proj_over_student"] for row in rows)
+
+    @pytest.mark.parametrize("paper", ("sftn", "simkd"))
+    def test_every_place_is_measured_by_what_there_is(self, paper):
+        for table in TABLES[paper].values():
+            for place in table.places:
+                assert place.measure in MEASURES, place
+                needs = MEASURES[place.measure].finding
+                assert (place.finding is not None) == needs, place

@@ -1,0 +1,1 @@
+"""What papers measure of networks that are trained: likelihoods, corruptions, frozen features, pruning, pictures."""
