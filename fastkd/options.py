@@ -16,6 +16,7 @@ from fastkd.methods import METHODS, find_method, import_method, outside, short_n
 from fastkd.recipes import RECIPES, listing
 from fastkd.recipes.choice import Choice, joined_with_kd
 from fastkd.recipes.course import learning_together
+from fastkd.recipes.printed import as_printed
 from fastkd.recipes.published import beside_the_paper, choice_of, spoken
 from fastkd.recipes.recipe import Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.recipes.several import joined, with_one_data_seed
@@ -68,6 +69,8 @@ class Options:
     """Learning rate of the teacher, where it differs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it is computed; auto: on a GPU where there is one."""
+    as_printed: bool = False
+    """Take what the paper prints, where its authors' code has something else, and the recipe with it."""
     tensorboard: bool = False
     """Also write TensorBoard files."""
     dry_run: bool = False
@@ -156,6 +159,8 @@ def _student_names(options: Options) -> tuple[str, ...]:
 def _recipe_of(options: Options, files: WeightsFiles) -> Recipe:
     network = given(options.choice).get("teacher_net")
     recipe = _overridden(_base(options), options)
+    if options.as_printed:
+        recipe = _as_printed(recipe, options)
     if options.teacher:
         if recipe.stage("teacher") is None:
             _refuse("teacher", "the student's method has none")
@@ -168,6 +173,16 @@ def _recipe_of(options: Options, files: WeightsFiles) -> Recipe:
     _refuse_idle(options, recipe)
     more = options.teacher[1:]
     return with_more_teachers(beside_the_paper(recipe), more, network, files, any_images=options.any_images)
+
+
+def _as_printed(recipe: Recipe, options: Options) -> Recipe:
+    """The recipe with what its paper prints; an option that is given itself counts more."""
+    if options.recipe.endswith(".json"):
+        raise UserError(f"--as-printed cannot change {options.recipe}: edit the file")
+    printed = as_printed(recipe)
+    if printed == recipe:
+        _refuse("as_printed", f"what the paper prints of it is the recipe {recipe.name}")
+    return _overridden(printed, options)
 
 
 def listed(options: Options) -> Iterator[str]:
@@ -193,7 +208,9 @@ def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
     others += [f"sftn.{name}" for name in given(options.sftn)]
     others += [f"{short_name(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
     others += [
-        name for name in ("run", "resume", "teacher", "students", "tensorboard", "dry_run") if getattr(options, name)
+        name
+        for name in ("run", "resume", "teacher", "students", "as_printed", "tensorboard", "dry_run")
+        if getattr(options, name)
     ]
     others += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
     narrowing = ("teacher_net", "student", "method", "teacher_training")
@@ -205,7 +222,7 @@ def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
 
 def refuse_other_recipe(saved: Recipe, options: Options) -> None:
     """A resumed run goes on with its own recipe: an option that says otherwise is an error."""
-    for name in ("run", "dry_run", "teacher", "students"):
+    for name in ("run", "dry_run", "teacher", "students", "as_printed"):
         if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')} does not go together with --resume")
     if options.recipe not in (Options.recipe, saved.name):

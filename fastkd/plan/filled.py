@@ -107,7 +107,7 @@ def _summed_up(found: FilledTable, summary: Summary) -> Iterator[Filled]:
         line = [cell for cell in found.cells if (cell.row if along_rows else cell.column) == name]
         if not along_rows:
             line = [cell for cell in line if cell.stage == "student"]
-        if not line:
+        if not line or (summary.printed and name not in summary.printed):
             continue
         printed = summary.printed.get(name)
         where = (name, summary.name) if along_rows else (summary.name, name)

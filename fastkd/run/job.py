@@ -68,7 +68,7 @@ class Job:
 
     def test_source(self) -> Source:
         """The test images, prepared on the job's device."""
-        crop = self.recipe.augmentation.crop
+        crop = self.recipe.augmentation.evaluated
         source = evaluation_source(self.data, self.feeding, batch_size=EVALUATION_BATCH, crop=crop)
         source.prepare.to(self.device)
         return source

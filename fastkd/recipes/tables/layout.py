@@ -40,7 +40,7 @@ class Summary:
     """row: one figure for each row, of its columns; column: one for each column, of its students."""
     how: Literal["mean", "best"] = "mean"
     printed: dict[str, float] = field(default_factory=dict)
-    """What the paper prints there, by the name of the row or column."""
+    """What the paper prints there, by the name of the row or column; others are not summed up if anything is."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class Table:
 
 def key_of(name: str) -> str:
     kind, _, number = name.partition(" ")
-    return {"Table": number, "Figure": f"fig{number}".replace("(", "").replace(")", "")}.get(kind, name.lower())
+    number = number.replace("(", "").replace(")", "")
+    return {"Table": number, "Figure": f"fig{number}"}.get(kind, name.lower())
 
 
 def laid_out(paper: str, name: str, entries: Iterable[Entry], *, transposed: bool = False, **more: object) -> Table:
@@ -115,17 +116,12 @@ _NAMES = {"teacher": "teacher", "control": "student without a teacher"}
 def _places(entry: Entry) -> Iterator[Place]:
     pair = f"{entry.teacher}/{entry.student}" if entry.teacher else entry.student
     column = entry.column or (f"{pair}, {entry.teacher_training}" if compares_teachers(entry.recipe) else pair)
-    for stage, figure in entry.figures.items() or {"student": None}.items():
+    for stage, figure in {**entry.figures, "student": entry.figures.get("student")}.items():
         own = _NAMES.get(stage, stage) if stage != "student" else entry.row or _method(entry)
-        if stage != "student" and _in_rows(entry):
-            own = f"{entry.row or _method(entry)}: {own}"
+        if stage == "teacher":
+            own = entry.teacher_row
         of_best = figure is not None and "best epoch" in figure.source
         yield Place(own, column, entry, stage, "best" if of_best else "top1", _printed(figure))
-
-
-def _in_rows(entry: Entry) -> bool:
-    """Whether each row of the table has a teacher of its own: its options are the teacher's."""
-    return any(name.startswith("sftn.") or name == "branch-blocks" for name in entry.options)
 
 
 def _method(entry: Entry) -> str:
