@@ -3,17 +3,19 @@
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from fastkd import options as of_trainings
-from fastkd.plan import output
 from fastkd.plan.cells import Cell, Plan, Seeds
-from fastkd.plan.filled import FilledTable, filled
+from fastkd.plan.computed import COMPUTED
+from fastkd.plan.drawn import drawn
+from fastkd.plan.filled import filled
 from fastkd.plan.outlook import by_a_few_steps, outlook
+from fastkd.plan.shown import Shown
 from fastkd.plan.views import show_as_run
 from fastkd.plan.worker import Worker, described
 from fastkd.recipes import RECIPES
@@ -23,14 +25,11 @@ from fastkd.recipes.tables import TABLES, Entry
 from fastkd.recipes.tables.entry import compares_teachers
 from fastkd.recipes.tables.layout import Table, pick
 from fastkd.run import check
-from fastkd.run.page import element, page
 from fastkd.support import distributed
 from fastkd.support.command_line import command, option_names, read_options
-from fastkd.support.console import new_table, table_console
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import ChangesNothing, UserError, nearest
-from fastkd.support.files import make_folder, write_text
 from fastkd.support.interrupt import Interrupt, Stopped, interruptible
 from fastkd.support.ranges import Seed, whole
 from fastkd.support.session import Session
@@ -108,10 +107,18 @@ def main(arguments: list[str]) -> int:
             cells = {name: worker.as_opened(cell) for name, cell in cells.items()}
             for cell in cells.values():
                 show_as_run(plan, cell)
-            show(filled(table, plan, lambda place: cells[_cell_name(table, place.entry)]), root, seeds)
+            _show(table, worker, cells, seeds)
     for digest, why in worker.failures.items():
         print(f"fastkd: {described(plan.nodes[digest])}: {why}", file=sys.stderr)
     return 1 if worker.failures else 0
+
+
+def _show(table: Table, worker: Worker, cells: dict[str, Cell], seeds: Seeds) -> None:
+    """Prints and writes the table; cells: those of its places, by their names."""
+    at = [(place, cells[_cell_name(table, place.entry)]) for place in table.places]
+    found = filled(table, worker.plan, at)
+    computed = COMPUTED[table.computed](table, worker, list(cells.values())) if table.computed else None
+    Shown(found, drawn(found, worker.plan, at), computed, seeds).write(worker.plan.root)
 
 
 def _check_and_tell(worker: Worker, seeds: Seeds, *, time_steps: bool) -> None:
@@ -138,7 +145,7 @@ def cells_of(table: Table, seeds: Seeds, data: dict[str, str], others: Sequence[
     for name, entry in entries.items():
         control = "control" in stages[name]
         recipe = _recipe(entry, data, others, idle, control=control)
-        cells[name] = Cell.of(name, recipe, seeds)
+        cells[name] = Cell.of(name, recipe, seeds, stages=stages[name], teacher_share=entry.teacher_share)
     for option, times in idle.items():
         if times == len(cells):
             raise UserError(f"--{option} changes nothing in this table")
@@ -207,7 +214,7 @@ def _narrowed(table: Table, pairs: Sequence[str]) -> Table:
         if pair not in known:
             raise UserError(f"--only {pair}: {table.title} has no such pair{nearest(pair, known)}")
     kept = tuple(place for place in table.places if not pairs or _pair(place.entry) in pairs)
-    return Table(table.paper, table.name, kept, table.summaries, table.caption)
+    return replace(table, places=kept)
 
 
 def _pair(entry: Entry) -> str:
@@ -235,6 +242,7 @@ def _cell_name(table: Table, entry: Entry) -> str:
     if compares_teachers(entry.recipe):
         parts.append(entry.teacher_training)
     parts += [f"{name}={value}" for name, value in entry.options.items()]
+    parts += [f"{entry.teacher_share:g}"] * (entry.teacher_share < 1)
     return re.sub(r"[^A-Za-z0-9+.=_-]+", "-", "-".join(parts)).lower()[:200]
 
 
@@ -261,36 +269,11 @@ def _tell(plan: Plan, seeds: Seeds, seconds: dict[str, float], display: Display)
     )
 
 
-_COLUMNS = 4
-"""So many of a table's columns are printed beside each other."""
-
-
-def show(found: FilledTable, root: Path, seeds: Seeds) -> None:
-    """Prints the table and writes it as text, CSV, LaTeX and HTML."""
-    heads, rows = output.as_lines(found)
-    title = f"{found.table.title}: ours, and in brackets what is printed; {seeds.words()}"
-    console = table_console()
-    for first in range(1, len(heads), _COLUMNS):
-        shown = new_table(heads[0], *heads[first : first + _COLUMNS], title=title if first == 1 else None)
-        for row in rows:
-            shown.add_row(row[0], *row[first : first + _COLUMNS])
-        console.print(shown)
-    for line in output.notes(found):
-        console.print(line, markup=False, soft_wrap=True)
-    stem = re.sub(r"[^a-z0-9.]+", "-", found.table.title.lower())
-    make_folder(root / "tables")
-    numbers = {"students": seeds.students, "teachers": seeds.teachers}
-    write_text(root / "tables" / f"{stem}.csv", output.as_csv(found, **numbers))
-    write_text(root / "tables" / f"{stem}.tex", output.as_latex(found))
-    write_text(root / "report.html", page(title, element("h2", found.table.name), output.as_html(found)))
-    console.print(f"tables   {root / 'tables'}: {stem}.csv, {stem}.tex\nreport   {root / 'report.html'}", markup=False)
-
-
 def _listed(paper: str) -> list[str]:
     """A line for each table of a paper."""
     lines = [f"Tables of {paper}; each is run by {PROGRAM} {paper} --table KEY"]
     for key, table in TABLES[paper].items():
-        size = f"{len(table.rows)} rows, {len(table.columns)} columns"
+        size = f"{len(table.rows)} rows, {len(table.columns)} columns" if table.places else "computed, without training"
         lines.append(f"  {key:<10} {table.name:<14} {size}")
     return lines
 

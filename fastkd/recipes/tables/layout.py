@@ -43,6 +43,15 @@ class Summary:
     """What the paper prints there, by the name of the row or column; others are not summed up if anything is."""
 
 
+class Chart(NamedTuple):
+    """How a paper's figure is drawn of the cells."""
+
+    kind: Literal["dots", "curves", "against"]
+    """dots: each figure; curves: along the epochs; against: students over their teachers' accuracy."""
+    term: str = ""
+    """What curves show: a term of the training's loss; empty: accuracy on the test images."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A printed table, or a figure that is drawn of such."""
@@ -53,6 +62,9 @@ class Table:
     places: tuple[Place, ...]
     summaries: tuple[Summary, ...] = ()
     caption: str = ""
+    chart: Chart | None = None
+    computed: str = ""
+    """A row of `fastkd.plan.computed.COMPUTED`: what is shown beside, or instead of, figures of trainings."""
 
     @property
     def title(self) -> str:
@@ -138,18 +150,20 @@ def of_entries(
     *,
     also: dict[str, tuple[str, ...]] | None = None,
     summaries: dict[str, tuple[Summary, ...]] | None = None,
+    charts: dict[str, Chart] | None = None,
     transposed: bool = False,
 ) -> dict[str, Table]:
     """Every table of a paper, by its key.
 
     also: the tables whose entries are printed in another one, too, by its name. summaries: those of a table, by its
-    name.
+    name. charts: how those are drawn that are figures.
     """
-    also, summaries = also or {}, summaries or {}
+    also, summaries, charts = also or {}, summaries or {}, charts or {}
     found = {}
     for name in dict.fromkeys((*(entry.table for entry in entries), *also)):
         own = [entry for one in (*also.get(name, ()), name) for entry in entries if entry.table == one]
-        table = laid_out(paper, name, own, transposed=transposed, summaries=summaries.get(name, ()))
+        how = {"summaries": summaries.get(name, ()), "chart": charts.get(name)}
+        table = laid_out(paper, name, own, transposed=transposed, **how)
         found[table.key] = table
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastkd.recipes.tables.entry import Entry, Omitted
 from fastkd.recipes.tables.grid import Grid, figure, read_grid
-from fastkd.recipes.tables.layout import of_entries
+from fastkd.recipes.tables.layout import Chart, Place, Printed, Table, of_entries
 
 NETWORKS = {
     "Plain CNN": "tf_cnn",
@@ -201,7 +201,13 @@ OMITTED = tuple(
     Omitted(paper="Tf-KD", table=table, what=what, why=why)
     for table, what, why in (
         ("Table 4", "the figure of ResNet50 to ResNet18", "it cannot be read in the copy at hand; the cell is run"),
-        ("Figures 2, 7", "the figures", "the paper draws them without numbers; they are run"),
+        ("Figures 2, 4(b), 5(b), 6(b), 7", "the numbers", "the paper draws them; they are measured"),
+        ("Figure 1", "the diagrams", "nothing is trained for them"),
+        (
+            "Tables 10, 11, 13, 14",
+            "the weights of losses",
+            "those of the recipes: nothing is trained for them",
+        ),
     )
 )
 
@@ -278,5 +284,63 @@ def _alone() -> list[Entry]:
 ENTRIES = (*_pairs(), *_alone())
 """All entries of the paper. For a run that two tables have a figure for, the first entry counts."""
 
-TABLES = of_entries("Tf-KD", ENTRIES, also={"Figure 5(a)": ("Figure 4(a)",), "Table 7": ("Table 6",)}, transposed=True)
+_CHECKPOINTS = (1, 25, 50, 75, 100, 125, 150, 175, 200)
+_OF_FIGURE_2 = (f"the paper does not print the epochs of its nine checkpoints: {', '.join(map(str, _CHECKPOINTS))}",)
+
+
+def _figure_2() -> Table:
+    """MobileNetV2 from nine points along the trainings of two teachers; the last is the finished one."""
+    places = []
+    for teacher in ("ResNet18", "ResNeXt29"):
+        for epoch in _CHECKPOINTS:
+            entry = Entry(
+                paper="Tf-KD",
+                table="Figure 2",
+                recipe="cifar100-tfkd",
+                teacher=NETWORKS[teacher],
+                student=NETWORKS["MobileNetV2"],
+                method="kd",
+                teacher_share=epoch / _CHECKPOINTS[-1],
+                choices=_OF_FIGURE_2,
+                figures={},
+            )
+            column = f"epoch {epoch}"
+            places.append(Place(f"{teacher}: teacher", column, entry, "teacher"))
+            places.append(Place(teacher, column, entry, "student", "best"))
+            if (teacher, epoch) == ("ResNet18", _CHECKPOINTS[-1]):
+                places.append(Place("without a teacher", column, entry, "control", "best", Printed(68.38)))
+    return Table("Tf-KD", "Figure 2", tuple(places), chart=Chart("against"))
+
+
+def _figure_7() -> Table:
+    """The teacher whose soft targets are drawn."""
+    pair = {"teacher": NETWORKS["ResNet18"], "student": NETWORKS["MobileNetV2"]}
+    entry = Entry(paper="Tf-KD", table="Figure 7", recipe="cifar10-tfkd", **pair, method="kd", figures={})
+    place = Place("ResNet18", "CIFAR-10", entry, "teacher", "best", Printed(95.12))
+    return Table("Tf-KD", "Figure 7", (place,), computed="soft_targets")
+
+
+def _curves(name: str, table: Table, row: str) -> Table:
+    """The curves of a row's networks, along the epochs."""
+    places = tuple(place for place in table.places if place.row == row)
+    return Table("Tf-KD", name, places, chart=Chart("curves"))
+
+
+TABLES = of_entries(
+    "Tf-KD",
+    ENTRIES,
+    also={"Figure 5(a)": ("Figure 4(a)",), "Table 7": ("Table 6",)},
+    charts=dict.fromkeys(("Figure 4(a)", "Figure 5(a)", "Figure 6(a)"), Chart("dots")),
+    transposed=True,
+)
 """Every table, as it is printed: a row for each pair of networks."""
+for _table in (
+    _figure_2(),
+    Table("Tf-KD", "Figure 3", (), computed="virtual_teacher"),
+    _curves("Figure 4(b)", TABLES["fig4a"], "ResNeXt29"),
+    _curves("Figure 5(b)", TABLES["fig5a"], "MobileNetV2"),
+    _curves("Figure 6(b)", TABLES["fig6a"], "ResNet50"),
+    _figure_7(),
+    Table("Tf-KD", "Table 12", (), computed="model_complexity"),
+):
+    TABLES[_table.key] = _table
