@@ -28,7 +28,6 @@ from fastkd.support.command_line import of_group, read_options, refuse_empty
 from fastkd.support.distributed import restarts
 from fastkd.support.errors import ChangesNothing, UserError, nearest
 from fastkd.support.fields import fixed, given, group, idle, rare
-from fastkd.support.help import columns
 from fastkd.support.paths import expanded
 from fastkd.support.plain import differences
 from fastkd.support.ranges import Epochs, Positive
@@ -113,7 +112,7 @@ def parse(arguments: list[str], *, program: str = "python -m fastkd.train", desc
         Options,
         arguments,
         program=program,
-        description=description or _description(whole="--help-all" in arguments),
+        description=description or listing.description(whole="--help-all" in arguments),
         groups={prefix: find_method(name).Settings for prefix, name in groups.items()},
         values=_values(arguments, groups.values()),
     )
@@ -431,26 +430,6 @@ def _value_of(arguments: list[str], option: str) -> str | None:
         if argument.startswith(option + "="):
             return argument.partition("=")[2]
     return None
-
-
-def _description(*, whole: bool) -> str:
-    """whole: with the name of every network."""
-    recipes = "\n".join(f"  {name}: {(make.__doc__ or '').strip().splitlines()[0]}" for name, make in RECIPES.items())
-    shown = networks.NETWORKS if whole else ("resnet8x4", "wrn_40_2", "vgg13", "MobileNetV2", "torchvision_resnet50")
-    more = "" if whole else f" and {len(networks.NETWORKS) - len(shown)} others, which --help-all names"
-    methods = columns({name: method.about for name, method in METHODS.items()})
-    return (
-        "Trains a teacher, by default a student-friendly one, and distils a student from it.\n\n"
-        "Examples:\n"
-        "  python -m fastkd.train\n"
-        "  python -m fastkd.train cifar100-sftn --data cifar100:PATH --pair wrn_40_2/wrn_16_2 --method kd+at\n"
-        "  python -m fastkd.train --method at --help      (shows the settings of at)\n\n"
-        f"Recipes:\n{recipes}\n\n"
-        f"Data sets: {', '.join(DATASETS)}\n\n"
-        f"Methods, of which several are joined by +:\n{methods}\n\n"
-        f"Networks: {', '.join(shown)}{more}\n\n"
-        "An option that is not given leaves the recipe's value, which stands in brackets."
-    )
 
 
 def _values(arguments: list[str], methods: Iterable[str]) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class Options:
     """Folder of trainings, cells and tables (default: runs/reproduce)."""
     only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEACHER/STUDENT")] = ()
     """Leave out all pairs but this one; once more for each further pair."""
+    methods: str = ""
+    """A,B+C: leave out the students of all other methods."""
     seed: Seed = 0
     """The first seed."""
     seeds: Annotated[int, whole(1, 10_000)] = 1
@@ -85,6 +87,7 @@ def main(arguments: list[str]) -> int:
         print("\n".join(_listed(options.paper)))
         return 0
     table = _narrowed(pick(TABLES[options.paper], options.paper, options.table), options.only)
+    table = _of_methods(table, tuple(options.methods.split(",")) if options.methods else ())
     if options.teachers > options.seeds:
         raise UserError(f"--teachers {options.teachers} are more than the {options.seeds} students of a cell (--seeds)")
     seeds = Seeds(options.seeds, options.teachers, options.seed)
@@ -215,6 +218,15 @@ def _narrowed(table: Table, pairs: Sequence[str]) -> Table:
             raise UserError(f"--only {pair}: {table.title} has no such pair{nearest(pair, known)}")
     kept = tuple(place for place in table.places if not pairs or _pair(place.entry) in pairs)
     return replace(table, places=kept)
+
+
+def _of_methods(table: Table, methods: Sequence[str]) -> Table:
+    """The table with the students of those methods alone, beside whatever is no student's."""
+    known = {place.entry.method for place in table.places if place.stage == "student"}
+    if unknown := [method for method in methods if method not in known]:
+        raise UserError(f"--methods {unknown[0]}: {table.title} has no such method{nearest(unknown[0], known)}")
+    kept = (one for one in table.places if not methods or one.stage != "student" or one.entry.method in methods)
+    return replace(table, places=tuple(kept))
 
 
 def _pair(entry: Entry) -> str:

@@ -5,10 +5,12 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fastkd.plan import output
 from fastkd.plan.cells import Seeds
+from fastkd.plan.compared import Compared, compared
 from fastkd.plan.computed import Computed
 from fastkd.plan.drawn import Drawing
 from fastkd.plan.filled import FilledTable
@@ -31,6 +33,10 @@ class Shown:
     computed: Computed | None
     seeds: Seeds
 
+    @cached_property
+    def compared(self) -> Compared | None:
+        return compared(self.found)
+
     @property
     def title(self) -> str:
         if not self.found.cells:
@@ -39,7 +45,8 @@ class Shown:
 
     @property
     def notes(self) -> list[str]:
-        return [*output.notes(self.found), *(self.computed.notes if self.computed else ())]
+        remarks = [self.compared.remark] if self.compared else []
+        return [*output.notes(self.found), *remarks, *(self.computed.notes if self.computed else ())]
 
     @property
     def charts(self) -> list[Html]:
@@ -73,6 +80,11 @@ class Shown:
             for row in self.computed.rows:
                 shown.add_row(*row)
             console.print(shown)
+        if self.compared is not None:
+            shown = new_table(*self.compared.heads, title="differences of the means")
+            for row in self.compared.rows:
+                shown.add_row(*row)
+            console.print(shown)
         for line in self.notes:
             console.print(line, markup=False, soft_wrap=True)
 
@@ -85,6 +97,8 @@ class Shown:
             files[f"{stem}.tex"] = output.as_latex(self.found)
         if self.drawing.rows:
             files[f"{stem}-curves.csv"] = _as_csv(self.drawing.heads, self.drawing.rows)
+        if self.compared is not None:
+            files[f"{stem}-differences.csv"] = _as_csv(self.compared.heads, self.compared.rows)
         if self.computed is not None:
             own = f"{stem}-computed.csv" if self.found.cells else f"{stem}.csv"
             files[own] = _as_csv(self.computed.heads, self.computed.rows)
@@ -99,6 +113,9 @@ class Shown:
         if self.computed is not None:
             parts.append(html_table(self.computed.heads, self.computed.rows, kind="numbers"))
             parts += [element("p", note, class_="note") for note in self.computed.notes]
+        if self.compared is not None:
+            parts += [element("h3", "differences of the means"), element("p", self.compared.remark)]
+            parts.append(html_table(self.compared.heads, self.compared.rows, kind="numbers"))
         return page(self.title, *parts, element("div", *self.charts, class_="charts"))
 
 

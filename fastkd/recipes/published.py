@@ -1,5 +1,6 @@
 """The figure of a paper that stands beside a run, and the differences of the run from the paper's."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -146,7 +147,7 @@ def _deviations(resolved: Recipe, published: Recipe) -> list[str]:
         number, inside = _stage_and_place(place)
         if place == "stages":
             words.append("other stages")
-        elif place.split(".")[0] in _NOT_COMPARED or number in loaded or ".published" in place:
+        elif re.split(r"[.\[]", place)[0] in _NOT_COMPARED or number in loaded or ".published" in place:
             continue
         elif not is_printed(resolved, number, inside):
             words.append(f"{spoken(place, resolved)} {after} instead of {before}")

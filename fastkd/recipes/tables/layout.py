@@ -63,6 +63,8 @@ class Table:
     summaries: tuple[Summary, ...] = ()
     caption: str = ""
     chart: Chart | None = None
+    compared: bool = False
+    """Whether the differences between its cells are shown, too."""
     computed: str = ""
     """A row of `fastkd.plan.computed.COMPUTED`: what is shown beside, or instead of, figures of trainings."""
 

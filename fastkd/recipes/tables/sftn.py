@@ -31,6 +31,25 @@ from fastkd.recipes.tables.sftn_grids import (
 OMITTED = (
     Omitted(
         paper="SFTN",
+        table="Tables 7, 12",
+        what="transfer to STL10 and TinyImageNet",
+        why="frozen features are not trained on here; the paper prints neither epochs nor learning rate of it",
+    ),
+    Omitted(
+        paper="SFTN",
+        table="Table 11 of the supplement",
+        what="accuracy on CIFAR-100-C by corruption and severity",
+        why="`fastkd.evaluate --data cifar100c:PATH` has all severities in one number",
+    ),
+    Omitted(paper="SFTN", table="Table 13", what="the entropies", why="no run measures them; the accuracies are run"),
+    Omitted(
+        paper="SFTN",
+        table="Figure 5",
+        what="the numbers of the curves",
+        why="the paper draws them; `fastkd.report RUN RUN` draws a run's loss and test error",
+    ),
+    Omitted(
+        paper="SFTN",
         table="Figures 3, 4",
         what="teachers' accuracies of Figure 4",
         why="the paper draws them without numbers; they are measured",

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastkd.recipes.tables.entry import Entry, Omitted
 from fastkd.recipes.tables.grid import Grid, figure, read_grid
-from fastkd.recipes.tables.layout import of_entries
+from fastkd.recipes.tables.layout import Chart, Table, of_entries
 
 _METHODS = {
     "KD": "kd",
@@ -217,6 +217,10 @@ OMITTED = tuple(
         ("Table 7", "all rows", "data-free distillation"),
         ("Tables S.4, S.5", "Student Classifier", "fastkd evaluates the reused classifier: the column beside it"),
         ("Table S.6", "all rows", "as Table 4"),
+        ("Figures 1, 2, Table S.1", "diagrams, and the projector's structure", "nothing is trained for them"),
+        ("Figures 3, S.2", "t-SNE of features", "no features are exported"),
+        ("Figure 5", "negative log-likelihoods", "evaluations count hits"),
+        ("Figures 6, 7", "pruning ratios", "no ratios are computed"),
         ("Table S.7", "Output, Input + Output", "fastkd has the loss before the classifier: Input, which is Table 1's"),
     )
 )
@@ -292,5 +296,12 @@ ENTRIES = (
 )
 """All entries of the paper. For a run that two tables have a figure for, the first entry counts."""
 
-TABLES = of_entries("SimKD", ENTRIES)
+TABLES = of_entries(
+    "SimKD",
+    ENTRIES,
+    also={"Figure 4": ("Table S.4", "Table S.5")},
+    charts={"Figure 4": Chart("dots")},
+)
 """Every table, as it is printed."""
+_OF_RESNET50 = tuple(place for place in TABLES["S.3"].places if place.entry.student == "torchvision_resnet50")
+TABLES["figS.1"] = Table("SimKD", "Figure S.1", _OF_RESNET50, chart=Chart("curves"))
