@@ -10,7 +10,6 @@ COMMANDS = {
     "train": "trains a teacher and distils a student from it",
     "evaluate": "tests the networks of a run, and exports the student",
     "reproduce": "trains what a paper's table needs, and shows the table beside ours",
-    "compare": "compares methods and kinds of teachers over seeds",
     "store": "keeps what a teacher says of every image, for the students to come",
     "report": "one HTML file of some runs: tables, curves, settings",
     "data": "looks at a data set: fastkd data inspect DATA",

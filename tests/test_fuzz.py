@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from helpers.image_folders import write_folder
 
-from fastkd import compare, env, evaluate, options, report, train
+from fastkd import env, evaluate, options, report, train
 from fastkd.data import DATASETS
 from fastkd.data import __main__ as inspect
 from fastkd.methods import METHODS, find_method
@@ -88,7 +88,6 @@ class Understood(Exception):
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], type[Any]]] = {
     "train": (train.main, options.Options),
-    "compare": (compare.main, compare.Options),
     "evaluate": (evaluate.main, evaluate.Options),
     "report": (report.main, report.Options),
     "inspect": (lambda line: inspect.main(["inspect", *line]), inspect.Options),
@@ -106,10 +105,9 @@ def place(tmp_path, monkeypatch):
     def understood(*_arguments, **_options):
         raise Understood
 
-    for module, name in ((train, "_carry_out"), (train, "_dry_run"), (compare, "carry_out")):
-        monkeypatch.setattr(module, name, understood)
-    for module in (train, compare):
-        monkeypatch.setattr(module, "check", lambda job, **_options: None)  # its own tests build every stage
+    for name in ("_carry_out", "_dry_run"):
+        monkeypatch.setattr(train, name, understood)
+    monkeypatch.setattr(train, "check", lambda job, **_options: None)  # its own tests build every stage
     return tmp_path
 
 
@@ -148,8 +146,8 @@ def beginning_of(command: str, chance: random.Random) -> tuple[list[str], list[t
     """The words that a command needs, now and then another, and the options that may follow."""
     known = fields_of(COMMANDS[command][1])
     if command != "train":
-        usual = {"inspect": ("digits", "images", "imagefolder:images", "new"), "compare": ()}
-        return chance.sample(usual.get(command, ("begun", "images")), command != "compare"), known
+        usual = {"inspect": ("digits", "images", "imagefolder:images", "new")}
+        return [chance.choice(usual.get(command, ("begun", "images")))], known
     method = chance.choice(list(METHODS))
     line = [chance.choice(("digits", "digits", "begun/recipe.json", *RECIPES))] if chance.random() < 0.8 else []
     if chance.random() < 0.6:
