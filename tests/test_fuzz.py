@@ -202,7 +202,7 @@ def run_case(number: int, place: Path) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # as the commands do
     for _ in range(LINES):
-        command = chance.choices(list(COMMANDS), weights=(6, 2, 1, 1, 2))[0]
+        command = chance.choices(list(COMMANDS), weights=(6, 1, 1, 2))[0]
         line = line_at_random(command, chance)
         there = half_written(place)
         try:
