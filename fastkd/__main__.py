@@ -9,6 +9,7 @@ from fastkd.support.errors import nearest
 COMMANDS = {
     "train": "trains a teacher and distils a student from it",
     "evaluate": "tests the networks of a run, and exports the student",
+    "predict": "names the classes of images that nobody has labelled",
     "reproduce": "trains what a paper's table needs, and shows the table beside ours",
     "store": "keeps what a teacher says of every image, for the students to come",
     "report": "one HTML file of some runs: tables, curves, settings",

@@ -3,28 +3,25 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
-from fastkd.data import DataSet
-from fastkd.networks import Network
-from fastkd.options import with_absolute_path
-from fastkd.recipes.recipe import Recipe
-from fastkd.run import Job, load_network, open_data, open_run, seed_folders
+from fastkd.run import Job, open_data, open_run, read_results, seed_folders
+from fastkd.run.card import write_card
+from fastkd.run.export import check_export, export_network, takes
 from fastkd.run.figures import mean_and_std
-from fastkd.run.purpose import order_of, reorder
+from fastkd.run.quantised import quantise
+from fastkd.run.tested import evaluated, normalising_as_in_training
 from fastkd.run.trust import trust
-from fastkd.run.weights import check_export, describe, export_network, find_weights, open_network
-from fastkd.support import environment
+from fastkd.run.weights import describe, find_weights, open_network
 from fastkd.support.command_line import command, read_options
 from fastkd.support.console import new_table, table_console
 from fastkd.support.environment import pick_device
-from fastkd.training.evaluation import accuracies, similarity
-from fastkd.training.execution import Execution
+from fastkd.support.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +33,12 @@ class Options:
     data: str = ""
     """NAME:PATH of another data set with the same classes (default: the run's own)."""
     export: Path | None = None
-    """FILE.pt2: write the student as a torch.export program, from normalised images to logits; it needs torch alone."""
+    """FILE.pt2: write the student as a torch.export program, which torch alone loads; FILE.onnx: as ONNX, compared with
+    torch; FOLDER: weights, config.json and a model card, as Hugging Face's users know it."""
+    preprocess: bool = False
+    """The exported program takes images as they are decoded, of any size, not normalised ones."""
+    int8: bool = False
+    """Quantise FILE.onnx to 8 bits by the training images, and say what that costs."""
     trust: Path | None = None
     """Import the code outside of fastkd that this run names, and say what; else none is."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -50,65 +52,37 @@ def main(arguments: list[str]) -> int:
     if options.trust is not None:
         trust(options.trust, lambda line: print(f"fastkd: {line}", file=sys.stderr))
     if options.export is not None:  # what cannot be exported is refused before anything is measured
-        check_export(options.export)
+        check_export(options.export, preprocess=options.preprocess, int8=options.int8)
         find_weights(str(options.run), "student")
+    elif options.preprocess or options.int8:
+        raise UserError(f"--{'preprocess' if options.preprocess else 'int8'} changes nothing: it goes with --export")
     folders = seed_folders(options.run) or [options.run]
-    measured = {folder.name: evaluate(folder, options.data, pick_device(options.device)) for folder in folders}
+    measured = {folder.name: evaluated(folder, options.data, pick_device(options.device)) for folder in folders}
     if options.json:
         print(json.dumps(measured if len(folders) > 1 else measured[folders[0].name], indent=2))
     else:
         _print(options.run, list(measured.values()))
     if options.export is not None:
-        student = find_weights(str(options.run), "student")
-        description = describe(student)
-        assert description is not None, "else it could not be opened"
-        export_network(options.export, open_network(student), description)
-        takes = f"normalised images [any number, 3, {description.image_size}, {description.image_size}]"
-        print(f"{options.export}: the student as a torch.export program, from {takes} to logits", file=sys.stderr)
+        print(f"{options.export}: {_export(options, options.export)}", file=sys.stderr)
     return 0
 
 
-def evaluate(folder: Path, data: str, device: torch.device) -> dict[str, dict[str, Any]]:
-    """{stage: {"network", "top1", "top5", "samples" and, for all but the teacher, "kl", "cka", "agreement"}}."""
-    recipe = open_run(folder)
-    if data:
-        recipe = replace(recipe, data=with_absolute_path(data))
-    recipe = _normalising_as_in_training(recipe, folder)
-    environment.set_threads(recipe.threads)
-    images = open_data(replace(recipe, limit_train=None), folder)
-    # What it was taught by does not matter here, and may be code that is not to be imported.
-    stages = tuple(replace(stage, method="", settings={}, teachers=()) for stage in recipe.stages)
-    tested = replace(recipe, stages=stages, execution=Execution(channels_last="off"))
-    source = Job.of(tested, images, device).test_source()
-    loaded = {stage.name: _loaded(folder, stage.name, images).to(device) for stage in recipe.stages}
-    counts = accuracies(lambda batch: {name: network(batch).logits for name, network in loaded.items()}, source, device)
-    measured: dict[str, dict[str, Any]] = {}
-    for stage in recipe.stages:
-        measured[stage.name] = {"network": stage.network, **counts[stage.name]}
-        if stage.name != "teacher" and "teacher" in loaded:
-            measured[stage.name] |= similarity(loaded["teacher"], loaded[stage.name], source, device)
-    return measured
-
-
-def _normalising_as_in_training(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the mean and deviation that its networks were trained with, whatever the data's own are."""
-    trained = [stage.name for stage in recipe.stages if stage.training is not None]
-    known = describe(find_weights(str(folder), trained[0])) if trained else None
-    if known is None or known.mean is None or known.std is None:
-        return recipe
-    return replace(recipe, mean=known.mean, std=known.std)
-
-
-def _loaded(folder: Path, name: str, images: DataSet) -> Network:
-    """The network of a stage, with its logits in the order of the classes of the images."""
-    file = find_weights(str(folder), name)
-    known = describe(file)
-    order = order_of(known, images, f"the {name} of {folder}") if known is not None else None
-    network = load_network(folder, name)
-    if order is not None:
-        print(f"the {name} of {folder} has its classes in another order: mapped by name", file=sys.stderr)
-        reorder(network, order, file)
-    return network
+def _export(options: Options, path: Path) -> str:
+    """Writes the student; returns what was written, in words."""
+    file = find_weights(str(options.run), "student")
+    network, description = open_network(file), describe(file)
+    assert description is not None, "else it could not be opened"
+    if not path.suffix:
+        write_card(path, network, description, open_run(options.run), read_results(file.parent / "results.json"))
+        return "the student's weights, config.json and card"
+    export_network(path, network, description, preprocess=options.preprocess)
+    kind = "an ONNX program" if path.suffix == ".onnx" else "a torch.export program"
+    told = f"the student as {kind}, from {takes(description, preprocess=options.preprocess)}"
+    if not options.int8:
+        return told
+    recipe = normalising_as_in_training(open_run(options.run), options.run)
+    cost = quantise(path, Job.of(recipe, open_data(recipe, options.run), torch.device("cpu")))
+    return f"{told}; {cost.words()}"
 
 
 COLUMNS = (

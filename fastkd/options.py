@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 from fastkd import networks
-from fastkd.data import DATASETS, FOLDERS, Augmentation, Reading, is_resident, settled
-from fastkd.methods import METHODS, find_method, import_method, outside, short_name, split_methods
+from fastkd.data import Augmentation, Reading, is_resident, settled, stays_in_files, with_absolute_path
+from fastkd.methods import METHODS, find_method, import_method, is_known, outside, short_name, split_methods
 from fastkd.recipes import RECIPES, listing
 from fastkd.recipes.choice import Choice, joined_with_kd
 from fastkd.recipes.course import learning_together
@@ -28,14 +28,14 @@ from fastkd.support.command_line import of_group, read_options, refuse_empty
 from fastkd.support.distributed import restarts
 from fastkd.support.errors import ChangesNothing, UserError, nearest
 from fastkd.support.fields import fixed, given, group, idle, rare
-from fastkd.support.paths import expanded
+from fastkd.support.loggers import LoggerName
 from fastkd.support.plain import differences
 from fastkd.support.ranges import Epochs, Positive
 from fastkd.support.words import counted
 from fastkd.training.execution import Execution
 from fastkd.training.optimisation import Training
 
-_TEACHER = tyro.conf.arg(metavar="NAME", help_behavior_hint="")
+_NAME = tyro.conf.arg(metavar="NAME", help_behavior_hint="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Options:
     """Import the code outside of fastkd that this run (or weights file) names, and say what; else none is."""
     pair: str | None = None
     """TEACHER/STUDENT: stands for --teacher-net and --student."""
-    teacher: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _TEACHER] = ()
+    teacher: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _NAME] = ()
     """RUN, RUN@EPOCH or FILE: take this teacher instead of training one; once more for each further teacher."""
     teacher_prefix: str = rare("")
     """What stands in front of the network's names in the file of --teacher, where several networks in it fit."""
@@ -70,8 +70,8 @@ class Options:
     """Where it is computed; auto: on a GPU where there is one."""
     as_printed: bool = False
     """Take what the paper prints, where its authors' code has something else, and the recipe with it."""
-    tensorboard: bool = False
-    """Also write TensorBoard files."""
+    logger: Annotated[tuple[LoggerName, ...], tyro.conf.UseAppendAction, _NAME] = ()
+    """Also write records there: csv (metrics.csv), tensorboard, wandb, mlflow; once more for each further one."""
     dry_run: bool = False
     """Take a few steps of every stage and show their memory and speed; writes nothing."""
     list: bool = False
@@ -102,7 +102,8 @@ def parse(arguments: list[str], *, program: str = "python -m fastkd.train", desc
     refuse_empty(arguments)
     method = _value_of(arguments, "--method") or "kd"
     for name in outside(method):
-        import_method(name)
+        if not is_known(name):
+            import_method(name)
     groups = {short_name(name): name for name in split_methods(joined_with_kd(method))}
     for argument in arguments:
         owner = argument.removeprefix("--").partition(".")[0]
@@ -206,11 +207,8 @@ def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
     others = [name for group in (*groups, options.execution) for name in given(group)]
     others += [f"sftn.{name}" for name in given(options.sftn)]
     others += [f"{short_name(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
-    others += [
-        name
-        for name in ("run", "resume", "teacher", "students", "as_printed", "tensorboard", "dry_run")
-        if getattr(options, name)
-    ]
+    of_a_run = ("run", "resume", "teacher", "students", "as_printed", "logger", "dry_run")
+    others += [name for name in of_a_run if getattr(options, name)]
     others += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
     narrowing = ("teacher_net", "student", "method", "teacher_training")
     others += [name for name in wanted if name not in narrowing or options.recipe == Options.recipe]
@@ -266,7 +264,7 @@ def refuse_another_command(saved: Recipe, recipe: Recipe, options: Options) -> N
 
 def refuse_beside_a_dry_run(options: Options) -> None:
     """A dry run writes nothing: where and how is no matter."""
-    for name in ("run", "tensorboard"):
+    for name in ("run", "logger"):
         if getattr(options, name):
             _refuse(name, "--dry-run writes nothing")
 
@@ -324,7 +322,7 @@ def _refuse_idle_training(options: Options, own: Sequence[Training]) -> None:
 
 def _refuse_idle_reading(options: Options, recipe: Recipe) -> None:
     wanted, name = given(options.reading), recipe.data.partition(":")[0]
-    if wanted and name not in FOLDERS:
+    if wanted and not stays_in_files(recipe.data):
         _refuse(next(iter(wanted)), f"{name} has no image files")
     if "loader" in wanted and is_resident(recipe.reading, recipe.augmentation.crop):
         _refuse("loader", "the images are decoded once, to stay on the device; it goes with --resident off")
@@ -368,14 +366,6 @@ def _refuse_unknown(options: Options) -> None:
     for network in (*wanted.get("teacher_net", "").split("+"), wanted.get("student"), wanted.get("branch")):
         if network and network not in networks.NETWORKS:
             raise UserError(f"no network {network!r}{nearest(network, networks.NETWORKS)}")
-
-
-def with_absolute_path(data: str) -> str:
-    """`NAME:PATH` with the path made absolute; raises UserError for a data set that is not known."""
-    name, colon, path = data.partition(":")
-    if name not in DATASETS:
-        raise UserError(f"no data set {name!r}{nearest(name, DATASETS)}")
-    return f"{name}:{expanded(path).absolute()}" if colon and path else data
 
 
 def _overridden(recipe: Recipe, options: Options) -> Recipe:

@@ -22,7 +22,7 @@ from fastkd.support.interrupt import Stopped, interruptible
 from fastkd.support.session import Session
 
 PROGRAM = "python -m fastkd.store"
-_OF_A_RUN = ("run", "resume", "dry_run", "list", "tensorboard")
+_OF_A_RUN = ("run", "resume", "dry_run", "list", "logger")
 """Options of a training that mean nothing here."""
 
 

@@ -4,7 +4,9 @@ import json
 import shutil
 
 import pytest
+import torch
 
+import fastkd
 from fastkd import evaluate
 from fastkd.support.errors import UserError
 
@@ -35,13 +37,43 @@ def test_evaluate_takes_all_seeds_of_a_run(finished, tmp_path, capsys):
     assert list(json.loads(capsys.readouterr().out)) == ["seed-0", "seed-1"]
 
 
-@pytest.mark.parametrize("name", ("it.onnx", "it.pt", "it", "it.PT2.zip", "gone/it.pt2"))
+@pytest.mark.parametrize("name", ("it.pt", "it.PT2.zip", "gone/it.pt2"))
 def test_what_cannot_be_exported_is_refused_before_anything_is_measured(name, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "evaluate", lambda *arguments: pytest.fail("it was measured"))
-    words = "no folder" if name.startswith("gone") else "writes a torch.export program, as in student.pt2"
+    monkeypatch.setattr(evaluate, "evaluated", lambda *arguments: pytest.fail("it was measured"))
+    words = "no folder" if name.startswith("gone") else "no other kind"
     with pytest.raises(UserError, match=words):
         evaluate.main([str(finished), "--export", str(tmp_path / name)])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--preprocess"], "--preprocess changes nothing"),
+        (["--int8"], "--int8 changes nothing"),
+        (["--export", "out", "--preprocess"], "a folder holds weights"),
+        (["--export", "it.pt2", "--int8"], "--int8 goes with"),
+        (["--export", "file"], "it is no folder"),
+    ],
+)
+def test_options_of_an_export(options, words, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(evaluate, "evaluated", lambda *arguments: pytest.fail("it was measured"))
+    with pytest.raises(UserError, match=words):
+        evaluate.main([str(finished), *options])
+
+
+def test_a_folder_says_what_it_holds(finished, tmp_path):
+    assert evaluate.main([str(finished), "--export", str(tmp_path / "birds")]) == 0
+    assert {file.name for file in (tmp_path / "birds").iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    config = json.loads((tmp_path / "birds" / "config.json").read_text())
+    assert config["num_classes"] == 10 and config["pretrained_cfg"]["input_size"] == [3, 8, 8]
+    card = (tmp_path / "birds" / "README.md").read_text()
+    assert "| teacher | resnet8, top-1 " in card and "library_name: fastkd" in card and "| method | kd |" in card
+    images = torch.randn(4, 3, 8, 8)
+    ours, theirs = fastkd.load_student(str(finished)), fastkd.load_student(str(tmp_path / "birds"))
+    assert torch.equal(ours(images).logits, theirs(images).logits)
 
 
 def test_an_export_says_what_it_wrote_and_leaves_standard_output_alone(finished, tmp_path, capsys):

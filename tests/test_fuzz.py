@@ -15,12 +15,13 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from helpers.image_folders import write_folder
 
-from fastkd import env, evaluate, options, report, train
+from fastkd import api, env, evaluate, options, report, train
 from fastkd.data import DATASETS
 from fastkd.data import __main__ as inspect
 from fastkd.methods import METHODS, find_method
 from fastkd.networks import NETWORKS
 from fastkd.recipes import RECIPES
+from fastkd.run import create_folder
 from fastkd.support.command_line import _without_none, option_names
 from fastkd.support.errors import UserError
 from fastkd.support.fields import group_prefix, is_fixed
@@ -100,14 +101,15 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "images")
     (tmp_path / "file").write_text("{}")
-    train.create_folder(tmp_path / "begun", RECIPES["digits"]())
+    create_folder(tmp_path / "begun", RECIPES["digits"]())
 
     def understood(*_arguments, **_options):
         raise Understood
 
-    for name in ("_carry_out", "_dry_run"):
-        monkeypatch.setattr(train, name, understood)
-    monkeypatch.setattr(train, "check", lambda job, **_options: None)  # its own tests build every stage
+    for module, name in ((api, "in_folder"), (train, "in_folder"), (train, "_dry_run")):
+        monkeypatch.setattr(module, name, understood)
+    for module in (api, train):
+        monkeypatch.setattr(module, "check", lambda job, **_options: None)  # its own tests build every stage
     return tmp_path
 
 

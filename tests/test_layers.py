@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 # From the top of the house to its cellar; what stands in one line may not import each other.
 LAYERS = (
     ("__main__",),
-    ("train", "evaluate", "reproduce", "store", "env"),
+    ("train", "evaluate", "predict", "reproduce", "store", "env"),
+    ("api",),
     ("options", "report"),
     ("plan",),
     ("run",),

@@ -6,6 +6,18 @@ import pytest
 from helpers.places import ROOT, TESTS
 
 TESTED_ELSEWHERE = {
+    "data/assembled.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/classes.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/csv_list.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/listing.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/objects.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/shards.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/tar.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/arrow.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/dali_source.py": ("tests/data/test_dali.py", "DALI is fed there."),
+    "data/pack.py": ("tests/data/test_origins.py", "Images in every keeping give the same batches there."),
+    "data/found.py": ("tests/data/test_index.py", "What a scan of folders finds is kept and damaged there."),
+    "data/records.py": ("tests/data/test_origins.py", "Every kind of them gives the same batches there."),
     "losses/ab_divergence.py": (
         "tests/losses/test_pairs.py",
         "All losses of a student and one teacher are tested there.",
@@ -46,6 +58,11 @@ TESTED_ELSEWHERE = {
     "plan/outlook.py": ("tests/plan/test_worker.py", "The hours are those of what is carried out there."),
     "plan/versions.py": ("tests/plan/test_nodes.py", "They are a part of a node's digest."),
     "plan/views.py": ("tests/plan/test_worker.py", "A cell is held against a run of its own there."),
+    "run/prediction.py": ("tests/test_predict.py", "Images of every kind and state are asked about there."),
+    "run/tested.py": ("tests/test_evaluate.py", "Runs are tested there."),
+    "support/callbacks.py": ("tests/test_api.py", "Programs are told there."),
+    "run/card.py": ("tests/test_evaluate.py", "A folder is exported there."),
+    "run/quantised.py": ("tests/run/test_export.py", "An exported program is quantised there."),
     "run/memory.py": ("tests/run/test_faults.py", "A training runs out of memory there."),
     "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),
     "support/session.py": (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.image_folders import write_folder
 
 from fastkd import train
 from fastkd.data import DATASETS, open_dataset
@@ -65,6 +66,14 @@ def test_one_row_is_all_a_data_set_needs(function, spec, monkeypatch):
     assert train.main(["digits", "--data", spec, "--image-size", "8", "--threads", "1", "--dry-run"]) == 0
     opened = open_dataset(spec, image_size=8, resident=True, limit_train=10, threads=1)
     assert len(opened.train) == 10 and len(opened.classes) == 10
+
+
+def test_the_program_of_a_notebook(tmp_path, monkeypatch, capsys):
+    (code,) = programs(section("From Python"))
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "photographs")
+    exec(code, {})
+    assert "Prediction(image='photographs" in capsys.readouterr().out
 
 
 def test_the_training_loop_with_our_losses_is_ten_lines_and_trains():

@@ -13,7 +13,7 @@ import torch
 from helpers.commands import ROOT, TINY, command, mistake
 from helpers.image_folders import write_folder
 
-from fastkd import evaluate, report, train
+from fastkd import api, evaluate, report, train
 from fastkd.run import load_network
 from fastkd.support.errors import UserError
 
@@ -139,7 +139,7 @@ class TestMistakes:
         def allocate(*_arguments):
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-        monkeypatch.setattr(train, "carry_out", allocate)
+        monkeypatch.setattr(api, "carry_out", allocate)
         line = mistake(*TINY, "--run", tmp_path / "run")
         assert "out of memory on cpu: raise --accumulate, or lower --batch-size" in line
 

@@ -1,12 +1,16 @@
 """The table of data sets, and how one is opened. What a training makes of it is in `sources.py`."""
 
 import dataclasses
+import importlib.util
+import sys
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 
 import numpy as np
 
+from fastkd.data.arrow import saved_data_set
+from fastkd.data.assembled import stratified
 from fastkd.data.augment import VERSION as AUGMENTATION_VERSION
 from fastkd.data.augment import Augmentation, Format
 from fastkd.data.base import (
@@ -23,13 +27,17 @@ from fastkd.data.base import (
     channel_statistics,
 )
 from fastkd.data.cifar import cifar10, cifar100, cifar100c
+from fastkd.data.csv_list import csv_list
 from fastkd.data.digits import digits
 from fastkd.data.fingerprint import fingerprint
 from fastkd.data.folder import imagefolder, load_resident, tiny_imagenet
+from fastkd.data.objects import data_of_object, data_set_from, give_data, import_data, is_given, is_imported
 from fastkd.data.resident import ResidentLoader
 from fastkd.data.sources import Feeding, Source, evaluation_source, resolved_loader, training_source
 from fastkd.data.stl10 import stl10
+from fastkd.data.tar import tar_shards
 from fastkd.support.errors import UserError, nearest
+from fastkd.support.paths import expanded
 
 __all__ = [
     "AUGMENTATION_VERSION",
@@ -51,22 +59,32 @@ __all__ = [
     "Split",
     "Views",
     "channel_statistics",
+    "data_set_from",
     "divided",
     "evaluation_source",
+    "find_dataset",
     "fingerprint",
+    "give_data",
+    "is_import_path",
     "is_resident",
     "keep_index",
+    "named_by_a_person",
     "open_dataset",
     "resolved_loader",
     "settled",
+    "stays_in_files",
     "training_source",
+    "with_absolute_path",
 ]
 
 FOLDERS: dict[str, Callable[[str, Reading, Path | None], DataSet]] = {
     "tiny-imagenet": tiny_imagenet,
     "imagefolder": imagefolder,
+    "csv": csv_list,
+    "tar": tar_shards,
+    "hf": saved_data_set,
 }
-"""The data sets that are folders of image files: `(path, how they are read, the scan's cache)`."""
+"""The data sets whose images stay where they lie: `(path, how they are read, the scan's cache)`."""
 DATASETS: dict[str, Callable[..., DataSet]] = {
     "digits": digits,
     "cifar10": cifar10,
@@ -87,35 +105,90 @@ def open_dataset(
     threads: int,
     reading: Reading | None = None,
     cache: Path | None = None,
+    validation: float | None = None,
 ) -> DataSet:
-    """Opens the data set `NAME` or `NAME:PATH`. Raises UserError.
+    """Opens the data set `NAME` or `NAME:PATH`, or an imported `package.module:function`. Raises UserError.
 
     image_size: side in pixels. Images that are held as bytes must have it already; None: whatever they have.
     resident: whether image files are decoded now, to image_size; else they are read as they are needed.
     limit_train: so many training images are kept: a random choice by a fixed seed, in the order of the set.
+    validation: the share of every class's training images that the training is watched by.
     threads: how many decode at once.
     cache: the folder that keeps what the scan of image files found, unless `reading` names one.
     """
-    name, _, path = spec.partition(":")
-    if name not in DATASETS:
-        raise UserError(f"no data set {name!r}{nearest(name, DATASETS)}")
+    name = find_dataset(spec)
     if image_size is not None and image_size < 1:
         raise UserError(f"--image-size is at least 1, got {image_size}")
     reading = reading or Reading()
-    data = _opened(name, path, reading, cache)
-    train, test = data.train, data.test
+    data = _opened(name, spec.partition(":")[2], reading, cache)
+    train, test, watched = data.train, data.test, data.validation
+    if validation is not None:
+        if watched is not None:
+            raise UserError(f"--validation changes nothing: {data.name} has images to watch the training by")
+        train, watched = map(train.take, stratified(train.labels.numpy(), validation, data.classes, "--validation"))
     if limit_train is not None:
         train = _limited(train, limit_train)
     if resident:
         assert image_size is not None
-        train, test = (
+        train, test, watched = (
             load_resident(split, image_size, threads, data.failures) if isinstance(split, FileSplit) else split
-            for split in (train, test)
+            for split in (train, test, watched)
         )
-    for split in (train, test):
+    for split in (train, test, watched):
         if isinstance(split, Split) and image_size not in (None, split.images.shape[1]):
             raise UserError(f"{name} has images of {split.images.shape[1]} pixels, --image-size says {image_size}")
-    return dataclasses.replace(data, train=train, test=test)
+    assert train is not None and test is not None
+    return dataclasses.replace(data, train=train, test=test, validation=watched)
+
+
+def find_dataset(spec: str) -> str:
+    """The name of the data set that `NAME`, `NAME:PATH` or an import path means: the import path itself.
+
+    Nothing is imported here: the name may come out of a file. Raises UserError.
+    """
+    name = spec.partition(":")[0]
+    if name in DATASETS:
+        return name
+    if is_imported(spec):
+        return spec
+    if is_import_path(spec):
+        raise UserError(
+            f"the data set {spec!r} is code outside of fastkd: nothing that a file names is imported; name it on the "
+            "command line, by --data, or trust the run by --trust RUN"
+        )
+    if name == "parquet":
+        raise UserError(
+            "parquet is not read by place, one image of it takes thousands: python -m fastkd.data pack PARQUET FOLDER "
+            "turns it once into tar shards, --data 'tar:FOLDER/*.tar'"
+        )
+    raise UserError(f"no data set {name!r}{nearest(name, DATASETS)}")
+
+
+def is_import_path(spec: str) -> bool:
+    """Whether it has the form `package.module:function`, and is no data set of the table."""
+    name, _, function = spec.partition(":")
+    return name not in DATASETS and function.isidentifier() and all(part.isidentifier() for part in name.split("."))
+
+
+def named_by_a_person(spec: str) -> str:
+    """What `find_dataset` finds; an import path is imported. Only for a name that a person has given."""
+    name = spec.partition(":")[0]
+    if is_import_path(spec) and not is_given(spec):
+        if "." not in name and name not in sys.modules and importlib.util.find_spec(name) is None:
+            raise UserError(f"no data set {name!r}{nearest(name, DATASETS)}")
+        import_data(spec)
+    return find_dataset(spec)
+
+
+def with_absolute_path(data: str) -> str:
+    """`NAME:PATH` with the path made absolute; raises UserError for a data set that is not known.
+
+    An import path is imported, and stays as it is; so does the address of something elsewhere, `tar:s3://…`.
+    """
+    name = named_by_a_person(data)
+    path = data.partition(":")[2]
+    is_place = name in DATASETS and path and "://" not in path
+    return f"{name}:{expanded(path).absolute()}" if is_place else data
 
 
 def is_resident(reading: Reading, crop: str) -> bool:
@@ -123,12 +196,17 @@ def is_resident(reading: Reading, crop: str) -> bool:
     return crop == "pad" if reading.resident is None else reading.resident
 
 
+def stays_in_files(spec: str) -> bool:
+    """Whether the images of a data set may stay where they lie; of an imported one nobody knows before it is opened."""
+    return spec.partition(":")[0] in FOLDERS or is_imported(spec)
+
+
 def settled(reading: Reading, data: str, crop: str) -> Reading:
     """`reading` with the loader `auto` replaced by a definite one, if files are streamed.
 
     A run that is resumed on another machine must not change its pixels.
     """
-    if data.partition(":")[0] not in FOLDERS or is_resident(reading, crop):
+    if not (stays_in_files(data) and not is_resident(reading, crop)):
         return reading
     return dataclasses.replace(reading, loader=resolved_loader(reading.loader))
 
@@ -140,7 +218,11 @@ def keep_index(data: DataSet, folder: Path) -> None:
 
 
 def _opened(name: str, path: str, reading: Reading, cache: Path | None) -> DataSet:
+    if is_imported(name):
+        return data_of_object(name, reading)
     function = DATASETS[name]
+    if reading.label_column is not None and name not in ("csv", "hf", "tar"):
+        raise UserError(f"--label-column changes nothing: {name} has no columns")
     if name in FOLDERS:
         return function(path, reading, reading.index_cache or cache)
     if signature(function).parameters:

@@ -1,4 +1,7 @@
-"""python -m fastkd.data inspect DATA: what fastkd sees of a data set, and a sheet of augmented training images."""
+"""python -m fastkd.data inspect DATA: what fastkd sees of a data set, and a sheet of augmented training images.
+
+python -m fastkd.data pack PARQUET FOLDER: parquet files, turned once into tar shards.
+"""
 
 import json
 import sys
@@ -11,7 +14,6 @@ import tyro
 
 from fastkd.data import (
     DATASETS,
-    FOLDERS,
     FOUR_ROTATIONS,
     Augmentation,
     DataSet,
@@ -19,16 +21,20 @@ from fastkd.data import (
     Reading,
     Split,
     Views,
+    is_import_path,
     open_dataset,
+    stays_in_files,
+    with_absolute_path,
 )
 from fastkd.data.folder import class_folder_tree
 from fastkd.data.inspect import contact_sheet, describe, picture_format, verify
+from fastkd.data.pack import pack
 from fastkd.support import environment
 from fastkd.support.command_line import command, read_options
 from fastkd.support.console import new_table, table_console
 from fastkd.support.errors import UserError
 from fastkd.support.paths import free_path, is_folder
-from fastkd.support.ranges import Pixels, Seed, between, whole
+from fastkd.support.ranges import BETWEEN_0_AND_1, Pixels, Seed, between, whole
 
 _SHOWN = 20
 
@@ -63,6 +69,10 @@ class Options:
     """What the choice and the augmentation of the images follow from."""
     class_list: Path | None = None
     """File of lines FOLDER [NAME]: the classes in the order of their labels."""
+    split: Annotated[float, BETWEEN_0_AND_1] | None = None
+    """Keep this share of the images of every class to test on, where the data are in one piece."""
+    label_column: str | None = None
+    """Column, or key of a .json beside the image, that holds the labels (csv, hf, tar)."""
     index_cache: Path | None = None
     """Folder for what the scan and --verify find: a training with the same folder leaves those files out, too."""
     json: bool = False
@@ -70,9 +80,12 @@ class Options:
 
 
 def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["pack"]:
+        return _pack(read_options(Packing, arguments[1:], program="python -m fastkd.data pack"))
     if arguments[:1] != ["inspect"]:
         wanted = arguments in (["-h"], ["--help"])
         print("usage: python -m fastkd.data inspect DATA [options]   (inspect --help shows them)")
+        print("       python -m fastkd.data pack PARQUET FOLDER [options]   (pack --help shows them)")
         return 0 if wanted else 2
     options = read_options(Options, arguments[1:], program="python -m fastkd.data inspect")
     data = _opened(options)
@@ -111,6 +124,30 @@ def main(arguments: list[str]) -> int:
     return 1 if about["bad"] else 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """Turns parquet files into tar shards, which are read by place. Killed, the same command goes on."""
+
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PARQUET")]
+    """A parquet file, or a folder of them."""
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Where the shards go: --data "tar:FOLDER/*.tar" reads them."""
+    part: Literal["train", "test"] = "train"
+    """What the images are for."""
+    label_column: str | None = None
+    """Column that holds the labels (default: the one that the file says is one)."""
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _pack(options: Packing) -> int:
+    images = pack(options.source, options.folder, options.part, _tell, options.label_column)
+    print(f'{images:,} images: --data "tar:{options.folder}/*.tar"')
+    return 0
+
+
 def _refuse_idle(options: Options, data: DataSet) -> None:
     """An option that would change nothing is an error, so that nobody believes it did."""
     changed = {name for name, value in vars(options).items() if value != getattr(Options, name, None)}
@@ -129,19 +166,27 @@ def _refuse_idle(options: Options, data: DataSet) -> None:
 
 def _opened(options: Options) -> DataSet:
     name = options.data.partition(":")[0]
-    if name in DATASETS and name not in FOLDERS:
+    if name in DATASETS and not stays_in_files(options.data):
         idle = [option for option in ("verify", "class_list", "index_cache") if getattr(options, option)]
         if idle:
             raise UserError(f"--{idle[0].replace('_', '-')} changes nothing: {name} has no image files")
     reading = Reading(
         max_bad_images=sys.maxsize,  # an error about bad files would hide them
         class_list=options.class_list,
+        split=options.split,
+        label_column=options.label_column,
         index_cache=options.index_cache,
     )
-    if name not in DATASETS and is_folder(Path(options.data)) and not is_folder(Path(options.data) / "train"):
+    if (
+        name not in DATASETS
+        and options.split is None
+        and is_folder(Path(options.data))
+        and not is_folder(Path(options.data) / "train")
+    ):
         return class_folder_tree(options.data, reading, options.index_cache)
+    known = name in DATASETS or is_import_path(options.data)
     return open_dataset(
-        options.data if name in DATASETS else f"imagefolder:{options.data}", image_size=options.image_size,
+        with_absolute_path(options.data) if known else f"imagefolder:{options.data}", image_size=options.image_size,
         resident=False, limit_train=None, threads=environment.cores(), reading=reading,
     )  # fmt: skip
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fastkd.data.failures import Failures
-from fastkd.data.index import Found
-from fastkd.data.paths import Paths
+from fastkd.data.found import Scan
+from fastkd.data.records import Records
 from fastkd.support.environment import cores
 from fastkd.support.plain import Checked
-from fastkd.support.ranges import whole
+from fastkd.support.ranges import BETWEEN_0_AND_1, whole
 
 
 class RawBatch(NamedTuple):
@@ -105,7 +105,7 @@ FOUR_ROTATIONS = Views(4, quarter_turns=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Reading(Checked):
-    """How image files are read. Data sets that are held as bytes, as CIFAR is, ignore it."""
+    """How image files and other stored images are read. Data sets that are held as bytes, as CIFAR is, ignore it."""
 
     loader: Literal["auto", "dali", "torchvision"] = "auto"
     """Who decodes them (default: DALI where it is installed). The two differ in the last bits of a resized pixel."""
@@ -114,7 +114,11 @@ class Reading(Checked):
     max_bad_images: Annotated[int, whole(0, 2**63 - 1)] = 0
     """Leave out so many files that cannot be used; one more is an error (default: 0)."""
     class_list: Path | None = None
-    """File of lines FOLDER [NAME]: the classes in label order (default: PATH/classes.txt, else the folders)."""
+    """File of lines CLASS [NAME]: the classes in label order (default: classes.txt beside the data, else all)."""
+    split: Annotated[float, BETWEEN_0_AND_1] | None = None
+    """Keep this share of the images of every class to test on, where the data are in one piece."""
+    label_column: str | None = None
+    """Column, or key of a .json beside the image, that holds the labels (csv, hf, tar)."""
     workers: Annotated[int, whole(0, 1_024)] | None = None
     """Processes (torchvision) or threads (DALI) that decode; they never change a result (default: all cores). 0: this
     process itself (torchvision)."""
@@ -146,9 +150,9 @@ class Split:
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Images that stay in their files until they are needed."""
+    """Images that stay where they lie, in files mostly, until they are needed."""
 
-    paths: Paths
+    records: Records
     labels: Tensor
     """[n] int64"""
     sizes: np.ndarray
@@ -160,7 +164,9 @@ class FileSplit:
         return len(self.labels)
 
     def take(self, kept: np.ndarray) -> "FileSplit":
-        return FileSplit(self.paths.take(kept), self.labels[torch.from_numpy(kept)], self.sizes[kept], self.plain[kept])
+        return FileSplit(
+            self.records.take(kept), self.labels[torch.from_numpy(kept)], self.sizes[kept], self.plain[kept]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +176,8 @@ class DataSet:
     name: str
     train: Split | FileSplit
     test: Split | FileSplit
+    validation: Split | FileSplit | None = None
+    """What the training is watched by in place of the test split, which is then looked at once, at the end."""
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     """Mean of each channel over the training images, where white is 1."""
@@ -179,7 +187,7 @@ class DataSet:
     """Images that were left out, and how many may be."""
     named: bool = True
     """Whether `classes` are names: numbers that stand for names that nobody gave say nothing about a class."""
-    scans: tuple[Found, ...] = ()
+    scans: tuple[Scan, ...] = ()
     """What the scans of its folders found."""
     notes: tuple[str, ...] = ()
     """Remarks about its folder, which the user is told once."""

@@ -6,12 +6,8 @@ One call a batch hands over paths and boxes; out come bytes [V,B,H,W,3] on the d
 
 import importlib
 import re
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastkd.data.base import RawBatch
-from fastkd.data.decoding import BadImage, decode
+from fastkd.data.dali_source import BatchSource
 from fastkd.data.failures import Failures
 from fastkd.data.order import InOrder, Order
 from fastkd.data.streaming import PixelPlan, consequence
@@ -33,7 +29,6 @@ feed_ndarray: Any = importlib.import_module("nvidia.dali.plugin.pytorch").feed_n
 
 PREFETCH = 2
 HW_DECODER_LOAD = 0.65  # share of the JPEGs that go to the GPU's decoding unit; the best value differs by machine
-_MOST_REWRITTEN = 4 << 30  # bytes in a temporary folder, of pictures that Pillow reads and writes again for DALI
 _HINT_QUANTILE = 0.999  # of the sizes that buffers are made for: one huge image in a million must not decide
 
 
@@ -56,7 +51,7 @@ class DALILoader:
         self.hw_decoder_load = HW_DECODER_LOAD
         """Share of the JPEGs that go to a GPU's decoding unit, 0 to 1; a change counts when a pipeline is built."""
         self._gpu = None if device is None or device.type == "cpu" else device
-        self._source = _Source(plan)
+        self._source = BatchSource(plan)
         self._pipeline: Any = None
         self._drained = False  # the pipeline stands at the end of an epoch and can begin another
 
@@ -183,8 +178,8 @@ class DALILoader:
 
     def _tell(self) -> None:
         if self._source.bad:
-            paths = self.plan.split.paths
-            found = {paths[place]: reason for place, reason in self._source.bad.items()}
+            records = self.plan.split.records
+            found = {records[place]: reason for place, reason in self._source.bad.items()}
             self.failures.add(found, while_reading=True, consequence=consequence(self.plan))
 
 
@@ -192,106 +187,17 @@ class _DecoderFails(RuntimeError):
     """An error of any of DALI's operators."""
 
 
-class _Source:
-    """Feeds DALI, which calls it with the number of a batch."""
-
-    def __init__(self, plan: PixelPlan):
-        self.plan, self.epoch = plan, 0
-        self.batches: list[Tensor] = []
-        self.bad: dict[int, str] = {}
-        """{row number: what is wrong}, of this epoch alone: a resumed training knows nothing of earlier ones."""
-        self.odd = set(np.flatnonzero(~plan.split.plain).tolist())
-        """Row numbers of the images that Pillow reads and writes again for DALI."""
-        rewritten = int(plan.split.sizes[~plan.split.plain].astype(np.int64).prod(1).sum()) * 3
-        if rewritten > _MOST_REWRITTEN:
-            raise UserError(
-                f"{len(self.odd):,} images are neither JPEG nor PNG of 8 bits, and would take {rewritten / 2**30:,.0f} "
-                "GiB as DALI could read them: --loader torchvision reads them as they are"
-            )
-        self.folder: Path | None = None
-
-    def begin(self, epoch: int) -> None:
-        self.epoch, self.bad = epoch, {}
-
-    def usable(self, index_B: Tensor) -> Tensor:
-        """The batch without the images that failed: others stand in for them, but not in an evaluation."""
-        if not self.bad:
-            return index_B
-        if self.plan.augmentation is None:
-            return torch.tensor([place for place in index_B.tolist() if place not in self.bad], dtype=torch.int64)
-        return torch.tensor([self._stand_in(place) for place in index_B.tolist()])
-
-    def _stand_in(self, place: int) -> int:
-        if place not in self.bad:
-            return place
-        found = next((other for other in self.plan.replacements(place) if other not in self.bad), None)
-        if found is None:
-            raise UserError(f"nothing can take the place of {self.plan.split.paths[place]}: too many images fail")
-        return found
-
-    def examine(self, place: int) -> str:
-        """What is wrong with the image, as the other loader sees it; "" if nothing."""
-        try:
-            pixels = decode(self.plan.split.paths[place])
-        except BadImage as error:
-            return str(error)
-        width, height = self.plan.split.sizes[place]
-        if pixels.shape[:2] != (height, width):
-            return f"has {pixels.shape[1]} x {pixels.shape[0]} pixels now, {width} x {height} when scanned"
-        return ""
-
-    def __call__(self, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Paths [N,L] bytes, starts and shapes (or sizes and corners) [N,2] as (rows, columns), row numbers [N]."""
-        if iteration >= len(self.batches):
-            raise StopIteration
-        index_B, plan = self.batches[iteration], self.plan
-        if plan.random_boxes:
-            boxes = plan.boxes(index_B, self.epoch).reshape(-1, 4)
-            first, second = boxes[:, 1::-1], boxes[:, :1:-1]
-        else:
-            first, second = (found[:, ::-1] for found in plan.centres(index_B))
-        places = np.tile(index_B.numpy(), plan.images)
-        return self._paths(places), np.ascontiguousarray(first), np.ascontiguousarray(second), places
-
-    def _paths(self, places: np.ndarray) -> np.ndarray:
-        paths = self.plan.split.paths.padded(places)
-        for row, place in enumerate(places.tolist() if self.odd else ()):
-            if place in self.odd:
-                path = np.frombuffer(self._converted(place), np.uint8)
-                missing = len(path) + 1 - paths.shape[1]
-                if missing > 0:
-                    paths = np.pad(paths, ((0, 0), (0, missing)))
-                paths[row] = 0
-                paths[row, : len(path)] = path
-        return paths
-
-    def _converted(self, place: int) -> bytes:
-        """The path of a copy that DALI can read; of the image itself if Pillow fails, so that DALI fails on it, too."""
-        if self.folder is None:
-            self.folder = Path(tempfile.mkdtemp(prefix="fastkd-"))
-            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        file = self.folder / f"{place}.ppm"
-        if not file.exists():
-            path = self.plan.split.paths[place]
-            try:
-                pixels = decode(path)
-            except BadImage:
-                return path.encode(errors="surrogateescape")
-            file.write_bytes(b"P6 %d %d 255\n" % (pixels.shape[1], pixels.shape[0]) + pixels.numpy().tobytes())
-        return str(file).encode()
-
-
 @pipeline_def
-def _graph(source: _Source, plan: PixelPlan, gpu: bool, hw_decoder_load: float):
+def _graph(source: BatchSource, plan: PixelPlan, gpu: bool, hw_decoder_load: float):
     """DALI's graph of a batch: images [N,H,W,3] and row numbers [N]."""
-    paths, first, second, index = fn.external_source(
+    contents, first, second, index = fn.external_source(
         source=source,
         num_outputs=4,
         batch=True,
         dtype=[types.UINT8, types.INT32, types.INT32, types.INT64],
         ndim=[1, 1, 1, 0],
     )
-    encoded = fn.io.file.read(paths)
+    encoded = fn.io.file.read(contents) if source.gives_paths else contents
     size = plan.image_size
     reading: dict[str, Any] = {"output_type": types.RGB, "adjust_orientation": False}
     if gpu:

@@ -1,8 +1,11 @@
 """Image files: what their heads and tails say, and their pixels."""
 
+import io
 import os
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -44,44 +47,49 @@ class Head(NamedTuple):
     """Whether it has 16 bits a channel, of which the upper 8 are kept."""
 
 
-def probe(path: bytes) -> Head:
-    """Looks at head, tail and size; decodes nothing. Raises BadImage.
+ReadAt = Callable[[int, int], bytes]
+"""(how many, from where on): bytes of an image file, fewer at its end."""
 
-    What is damaged in between is found by `decode` at the latest, or, where a decoder fills in what is missing, never.
-    """
+
+def probe(path: bytes) -> Head:
+    """What `probe_bytes` says of a file. Raises BadImage."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not hang the scan
     except OSError as error:
-        raise BadImage(_unreadable(error)) from error
+        raise BadImage(unreadable(error)) from error
     try:
-        return _probe_open(file, path)
+        return probe_bytes(partial(os.pread, file), os.fstat(file).st_size, lambda: open(path, "rb"))
     except OSError as error:
-        raise BadImage(_unreadable(error)) from error
+        raise BadImage(unreadable(error)) from error
     finally:
         os.close(file)
 
 
-def _probe_open(file: int, path: bytes) -> Head:
-    size = os.fstat(file).st_size
-    head = os.pread(file, _HEAD, 0)
+def probe_bytes(read: ReadAt, size: int, whole: Callable[[], BinaryIO]) -> Head:
+    """Looks at head, tail and size of an image file; decodes nothing. Raises BadImage.
+
+    What is damaged in between is found by `decode` at the latest, or, where a decoder fills in what is missing, never.
+    whole: opens all of it, for Pillow, which is asked about what is neither JPEG nor PNG.
+    """
+    head = read(_HEAD, 0)
     if not head:
         raise BadImage("is empty (0 bytes)")
     if head.startswith(_JPEG):
-        found, data_begins = _jpeg_head(file, head)
-        if os.pread(file, 2, size - 2) != _JPEG_END:
+        found, data_begins = _jpeg_head(read, head)
+        if read(2, max(0, size - 2)) != _JPEG_END:
             first = max(data_begins, size - _LATE_TAIL)
-            if _JPEG_END not in os.pread(file, _LATE_TAIL, first):
+            if _JPEG_END not in read(_LATE_TAIL, first):
                 raise BadImage(f"is truncated: no end of the JPEG in its {size:,} bytes")
     elif head.startswith(_PNG):
         if len(head) < 33 or head[12:16] != b"IHDR":
             raise BadImage(f"is truncated: {size:,} bytes, no head of a PNG")
         found = Head(int.from_bytes(head[16:20]), int.from_bytes(head[20:24]), head[24] <= 8, head[24] > 8)
-        if not any(_PNG_END in os.pread(file, tail, max(0, size - tail)) for tail in (_TAIL, _LATE_TAIL)):
+        if not any(_PNG_END in read(tail, max(0, size - tail)) for tail in (_TAIL, _LATE_TAIL)):
             raise BadImage(f"is truncated: no end of the PNG in its {size:,} bytes")
     elif head.startswith(_OTHERS):
         if head.startswith(b"RIFF") and int.from_bytes(head[4:8], "little") + 8 > size:
             raise BadImage(f"is truncated: {size:,} bytes of {int.from_bytes(head[4:8], 'little') + 8:,}")
-        found = _head_by_pillow(path)
+        found = _head_by_pillow(whole())
     else:
         raise BadImage(f"is no image: it begins with {head[:8]!r}")
     if found.width < 1 or found.height < 1:
@@ -91,12 +99,12 @@ def _probe_open(file: int, path: bytes) -> Head:
     return found
 
 
-def _jpeg_head(file: int, head: bytes) -> tuple[Head, int]:
+def _jpeg_head(read: ReadAt, head: bytes) -> tuple[Head, int]:
     """The size, and the offset of the coded picture: a preview in the head has an end of its own."""
     window, offset, found = 0, 2, None
     for _ in range(_MOST_SEGMENTS):
         if offset + 10 > window + len(head):
-            window, head = offset, os.pread(file, _HEAD, offset)
+            window, head = offset, read(_HEAD, offset)
             if len(head) < 4:
                 raise BadImage("is truncated within the head of the JPEG")
         at = offset - window
@@ -104,7 +112,7 @@ def _jpeg_head(file: int, head: bytes) -> tuple[Head, int]:
             raise BadImage("is damaged: no marker where the head of the JPEG has one")
         marker = head[at + 1]
         if marker == 0xFF:
-            offset = _behind_fill_bytes(file, offset)
+            offset = _behind_fill_bytes(read, offset)
             continue
         if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # markers without a length
             offset += 2
@@ -125,9 +133,9 @@ def _jpeg_head(file: int, head: bytes) -> tuple[Head, int]:
     raise BadImage(f"is damaged: the head of the JPEG has more than {_MOST_SEGMENTS:,} segments")
 
 
-def _behind_fill_bytes(file: int, offset: int) -> int:
+def _behind_fill_bytes(read: ReadAt, offset: int) -> int:
     """The offset of the last of the bytes FF that follow each other from `offset` on."""
-    while window := os.pread(file, _LATE_TAIL, offset):
+    while window := read(_LATE_TAIL, offset):
         filled = len(window) - len(window.lstrip(b"\xff"))
         if filled < len(window):
             return offset + filled - 1
@@ -135,26 +143,31 @@ def _behind_fill_bytes(file: int, offset: int) -> int:
     raise BadImage("is truncated within the head of the JPEG")
 
 
-def _head_by_pillow(path: bytes) -> Head:
+def _head_by_pillow(file: BinaryIO) -> Head:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(os.fsdecode(path)) as image:
+            with file, Image.open(file) as image:
                 _refuse_other_bits(image)
                 return Head(*image.size, False, image.mode.startswith("I"))
     except _PILLOW_FAILS as error:
         raise BadImage(f"cannot be read: {_short(error)}") from error
 
 
-def decode(path: str) -> Tensor:
-    """[H,W,3] uint8: the image as RGB, as it is stored (EXIF orientation is left alone, as Pillow does).
+def read_whole(path: str) -> np.ndarray:
+    """[bytes] uint8: what a file holds. Raises BadImage."""
+    try:
+        return np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise BadImage(unreadable(error)) from error
+
+
+def decode(encoded: np.ndarray) -> Tensor:
+    """[H,W,3] uint8: the image of a file with these bytes as RGB, as it is stored (EXIF orientation is left alone, as
+    Pillow does).
 
     Raises BadImage. Grey, CMYK and palettes are converted, transparency is dropped, of 16 bits the upper 8 are kept.
     """
-    try:
-        encoded = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise BadImage(_unreadable(error)) from error
     if not len(encoded):
         raise BadImage("is empty (0 bytes)")
     if encoded[:3].tobytes() == _JPEG:
@@ -164,14 +177,14 @@ def decode(path: str) -> Tensor:
             return found.permute(1, 2, 0)
         except RuntimeError:
             pass  # Pillow says better what is wrong, or reads the file after all
-    return _by_pillow(path)
+    return _by_pillow(io.BytesIO(encoded.data))
 
 
-def _by_pillow(path: str) -> Tensor:
+def _by_pillow(file: BinaryIO) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of palettes with transparency and of curious EXIF
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 _refuse_other_bits(image)
                 if image.mode.startswith("I"):
                     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -206,7 +219,8 @@ def to_tensor(image: Image.Image) -> Tensor:
 _PILLOW_FAILS = (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError, Image.DecompressionBombError)
 
 
-def _unreadable(error: OSError) -> str:
+def unreadable(error: OSError) -> str:
+    """What is wrong with a file that the system does not let one read."""
     return f"cannot be read: {error.strerror or error}"
 
 

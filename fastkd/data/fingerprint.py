@@ -20,6 +20,6 @@ def fingerprint(data: DataSet) -> str:
         found.update(np.ascontiguousarray(data.train.images.numpy()).data)
     else:
         for place in range(len(data.train)):
-            found.update(data.train.paths.name(place) + b"\0")
+            found.update(data.train.records.name(place) + b"\0")
         found.update(np.ascontiguousarray(data.train.sizes).data)
     return found.hexdigest()

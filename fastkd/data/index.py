@@ -1,81 +1,24 @@
 """One scan of image folders: which files there are, what size they have, which of them cannot be used.
 
-Names, sizes and times are listed anew every time; heads and tails are looked at once and kept, until one of those
-changes (`cache`).
+Names, sizes and times are listed anew every time.
 """
 
-import hashlib
-import io
 import itertools
-import json
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from fastkd.data.debris import copies, doubles, is_debris
-from fastkd.data.decoding import EXTENSIONS, BadImage, probe
+from fastkd.data.decoding import EXTENSIONS
+from fastkd.data.found import Found, digest, index_file, look
 from fastkd.data.paths import Paths
 from fastkd.support.errors import UserError
-from fastkd.support.files import make_folder, parse_json, read_bytes, write_bytes
-from fastkd.support.schemas import Index, checked
 
-_FORMAT = 2
-_MOST_OF_AN_INDEX = 1 << 32
 _FOLDERS = 256  # folders a thread lists before it takes the next
-_PORTION = 4096  # files a thread looks at before it takes the next portion
-
-
-@dataclass(frozen=True)
-class Found:
-    """The files of one split, class after class, within a class in the order of their paths."""
-
-    paths: Paths
-    labels: np.ndarray
-    """[n] int64"""
-    sizes: np.ndarray
-    """[n,2] int32: width and height; 0 for a file that cannot be used."""
-    plain: np.ndarray
-    """[n] bool, see `decoding.Head`."""
-    bad: dict[str, str]
-    """{path: what is wrong with it}"""
-    ignored: tuple[str, ...]
-    """Files whose names do not end as an image's does."""
-    debris: tuple[str, ...]
-    """Files and folders that tools left there, see `debris`."""
-    doubles: tuple[str, ...]
-    """Files that may be copies of others, by their names and sizes; they are taken all the same."""
-    scaled: int
-    """How many files have 16 bits a channel, of which the upper 8 are kept."""
-    name: str
-    """What `scan` was told to keep it under."""
-    key: str
-    """A digest of the files' names, sizes and times, which tells whether what was kept is still true."""
-    bad_places: dict[int, str]
-    """{row number: what is wrong with the file}"""
-
-    @property
-    def usable(self) -> np.ndarray:
-        """Row numbers of the usable files."""
-        return np.flatnonzero(self.sizes[:, 0] > 0)
-
-    def without(self, bad: dict[str, str]) -> "Found":
-        """What the scan would have found if these files, {path: what is wrong}, had been bad, too."""
-        places = {place: bad[path] for place, path in enumerate(self.paths) if path in bad}
-        sizes = self.sizes.copy()
-        sizes[list(places)] = 0
-        named = {self.paths[place]: reason for place, reason in places.items()}
-        return replace(self, sizes=sizes, bad=self.bad | named, bad_places=self.bad_places | places)
-
-    def keep(self, folder: Path) -> None:
-        """Writes what the next `scan` reads instead of the files' heads."""
-        heads = _Heads(self.sizes, self.plain, self.bad_places, self.scaled)
-        _write(_file(folder, self.name, self.paths.root), self.key, heads)
 
 
 class _Listed(NamedTuple):
@@ -103,27 +46,16 @@ def scan(root: Path, folders: Sequence[str], *, threads: int, cache: Path | None
         paths = Paths.joined(str(root), [part.paths for part in listed])
         counts = np.array([len(part.paths) for part in listed], dtype=np.int64)
         labels = np.repeat(np.arange(len(folders), dtype=np.int64), counts)
-        file = None if cache is None else _file(cache, name, str(root))
-        key = _digest(paths.blob, paths.lengths, labels, *(part.state for part in listed))
-        heads = _read(file, key, len(paths)) if file is not None else None
-        if heads is None:
-            portions = [range(first, min(first + _PORTION, len(paths))) for first in range(0, len(paths), _PORTION)]
-            probed = list(pool.map(lambda portion: _probe(paths, portion), portions))
-            heads = _Heads(
-                np.concatenate([part.sizes for part in probed] or [np.empty((0, 2), np.int32)]),
-                np.concatenate([part.plain for part in probed] or [np.empty(0, bool)]),
-                {place: reason for part in probed for place, reason in part.bad.items()},
-                sum(part.scaled for part in probed),
-            )
-            if file is not None:
-                _write(file, key, heads)
+        file = None if cache is None else index_file(cache, name, str(root))
+        key = digest(paths.blob, paths.lengths, labels, *(part.state for part in listed))
+        heads = look(paths, key, pool, file)
     bad = {path: reason for part in listed for path, reason in part.bad.items()}
     bad |= {paths[place]: reason for place, reason in heads.bad.items()}
     ignored = tuple(itertools.chain.from_iterable(part.ignored for part in listed))
     debris = tuple(itertools.chain.from_iterable(part.debris for part in listed))
     again = tuple(itertools.chain.from_iterable(part.doubles for part in listed))
     named = (ignored, debris, again)
-    return Found(paths, labels, heads.sizes, heads.plain, bad, *named, heads.scaled, name, key, heads.bad)
+    return Found(paths, labels, heads.sizes, heads.plain, bad, *named, heads.scaled, str(root), name, key, heads.bad)
 
 
 def class_folders(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -200,72 +132,3 @@ def _walk(root: str, first: str, listed: _Listed) -> Iterator[tuple[bytes, int, 
                     listed.ignored.append(entry.path)
             except OSError as error:  # links that lead nowhere, or to themselves
                 listed.bad[entry.path] = f"cannot be read: {error.strerror or error}"
-
-
-class _Heads(NamedTuple):
-    """What the heads of the files say, as in `Found`."""
-
-    sizes: np.ndarray
-    plain: np.ndarray
-    bad: dict[int, str]
-    """{row number: what is wrong with the file}"""
-    scaled: int = 0
-
-
-def _probe(paths: Paths, portion: range) -> _Heads:
-    sizes, plain = np.zeros((len(portion), 2), np.int32), np.zeros(len(portion), bool)
-    bad: dict[int, str] = {}
-    scaled, root = 0, os.fsencode(os.path.join(paths.root, ""))
-    for row, place in enumerate(portion):
-        try:
-            head = probe(root + paths.name(place))
-            sizes[row], plain[row] = (head.width, head.height), head.plain
-            scaled += head.scaled
-        except BadImage as error:
-            bad[place] = str(error)
-    return _Heads(sizes, plain, bad, scaled)
-
-
-def _digest(*parts: np.ndarray | bytes) -> str:
-    found = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        found.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
-    return found.hexdigest()
-
-
-def _file(folder: Path, name: str, root: str) -> Path:
-    return folder / f"index-{name}-{_digest(os.fsencode(os.path.abspath(root)))[:12]}.npz"
-
-
-def _read(file: Path, key: str, count: int) -> _Heads | None:
-    """What an earlier scan kept; None if it kept nothing, if files have changed since, or if the archive is damaged."""
-    try:
-        content = read_bytes(file, most=_MOST_OF_AN_INDEX)
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > len(content):
-                return None  # `_write` packs nothing
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            about = checked(Index, parse_json(arrays["about"].tobytes().decode()), str(file))
-            if about["format"] != _FORMAT or about["key"] != key:
-                return None
-            bad = {int(place): reason for place, reason in about["bad"].items()}
-            heads = _Heads(arrays["sizes"], arrays["plain"], bad, about["scaled"])
-            return heads if _is_whole(heads, count) else None
-    except Exception:  # a damaged archive fails in many ways; the scan is the cure for all of them
-        return None
-
-
-def _is_whole(heads: _Heads, count: int) -> bool:
-    """Whether the arrays are those of so many files, and the files without a size those that cannot be used."""
-    sizes, plain = heads.sizes, heads.plain
-    if (sizes.shape, sizes.dtype, plain.shape, plain.dtype) != ((count, 2), np.int32, (count,), np.bool_):
-        return False
-    return bool((sizes >= 0).all()) and heads.bad.keys() == set(np.flatnonzero((sizes == 0).any(1)).tolist())
-
-
-def _write(file: Path, key: str, heads: _Heads) -> None:
-    buffer = io.BytesIO()
-    about = json.dumps({"format": _FORMAT, "key": key, "bad": heads.bad, "scaled": heads.scaled}).encode()
-    np.savez(buffer, about=np.frombuffer(about, np.uint8), sizes=heads.sizes, plain=heads.plain)
-    make_folder(file.parent)
-    write_bytes(file, buffer.getvalue())

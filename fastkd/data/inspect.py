@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fastkd.data import Augmentation, DataSet, Feeding, FileSplit, Split, Views, training_source
 from fastkd.data.debris import odd
-from fastkd.data.decoding import BadImage, decode
+from fastkd.data.decoding import BadImage
 from fastkd.support.errors import UserError
 from fastkd.support.files import make_folder, write_bytes
 
@@ -62,7 +62,7 @@ def verify(data: DataSet, threads: int) -> dict[str, str]:
         if isinstance(split, FileSplit):
             with ThreadPoolExecutor(max_workers=threads) as pool:
                 reasons = pool.map(lambda place, split=split: _broken(split, place), range(len(split)))
-                bad |= {split.paths[place]: reason for place, reason in enumerate(reasons) if reason}
+                bad |= {split.records[place]: reason for place, reason in enumerate(reasons) if reason}
     return bad
 
 
@@ -108,7 +108,7 @@ def picture_format(file: Path) -> str:
 
 def _broken(split: FileSplit, place: int) -> str:
     try:
-        pixels = decode(split.paths[place])
+        pixels = split.records.pixels(place)
     except BadImage as error:
         return str(error)
     width, height = split.sizes[place].tolist()

@@ -4,6 +4,9 @@ import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from torch import Tensor
+
+from fastkd.data.decoding import Head, decode, probe, read_whole
 
 
 class Paths:
@@ -48,6 +51,15 @@ class Paths:
         """The name of a file below the root, as the file system gives it."""
         start = self.starts[place]
         return self.blob[start : start + self.lengths[place]].tobytes()
+
+    def head(self, place: int) -> Head:
+        return probe(os.fsencode(os.path.join(self.root, "")) + self.name(place))
+
+    def encoded(self, place: int) -> np.ndarray:
+        return read_whole(self[place])
+
+    def pixels(self, place: int) -> Tensor:
+        return decode(self.encoded(place))
 
     def take(self, places: np.ndarray) -> "Paths":
         return Paths(self.root, self.blob, self.starts[places], self.lengths[places])

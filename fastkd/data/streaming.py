@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from fastkd.data.augment import Augmentation
 from fastkd.data.base import ONE_VIEW, FileSplit, RawBatch, Views
 from fastkd.data.boxes import centres, evaluation_size, view_boxes
-from fastkd.data.decoding import BadImage, decode
+from fastkd.data.decoding import BadImage
 from fastkd.data.failures import Failures
 from fastkd.data.folder import centre_crop, resized_to
 from fastkd.data.order import InOrder, Order
@@ -170,14 +170,13 @@ def consequence(plan: PixelPlan) -> str:
 
 
 def _read(plan: PixelPlan, place: int, failed: dict[str, str]) -> Tensor | None:
-    path = plan.split.paths[place]
     try:
-        pixels = decode(path)
+        pixels = plan.split.records.pixels(place)
         width, height = plan.split.sizes[place]
         if pixels.shape[:2] != (height, width):
             raise BadImage(f"has {pixels.shape[1]} x {pixels.shape[0]} pixels now, {width} x {height} when scanned")
     except BadImage as error:
-        failed[path] = str(error)
+        failed[plan.split.records[place]] = str(error)
         return None
     return pixels
 

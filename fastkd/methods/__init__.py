@@ -1,5 +1,6 @@
 """What a student learns from its teachers: one paper, one file, one row of this table."""
 
+import dataclasses
 import importlib
 
 from fastkd.methods.ab import AB
@@ -173,10 +174,24 @@ def import_method(name: str) -> type[Method]:
         method = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"cannot import the method {name!r}: {error}") from error
-    if not (isinstance(method, type) and issubclass(method, Method)):
-        raise UserError(f"{name!r} is not a class derived from fastkd.methods.Method")
+    _refuse_what_is_no_method(method, repr(name))
     _IMPORTED[name] = method
     return method
+
+
+def give_method(method: type[Method]) -> str:
+    """Keeps a class of this program for `find_method`; returns the name that a recipe calls it by."""
+    _refuse_what_is_no_method(method, repr(method))
+    name = f"given:{method.__name__}"
+    _IMPORTED[name] = method
+    return name
+
+
+def _refuse_what_is_no_method(method: object, name: str) -> None:
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise UserError(f"{name} is not a class derived from fastkd.methods.Method")
+    if not dataclasses.is_dataclass(getattr(method, "Settings", None)):
+        raise UserError(f"{name} has no Settings: a dataclass of its options, which may be empty")
 
 
 def is_known(name: str) -> bool:

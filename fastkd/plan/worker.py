@@ -52,7 +52,8 @@ class Worker:
 
     def open_data(self, recipe: Recipe) -> DataSet:
         """The data of a recipe, opened once for all nodes that read them alike."""
-        reading = (recipe.data, recipe.image_size, recipe.limit_train, recipe.augmentation.crop, recipe.reading)
+        images = (recipe.data, recipe.image_size, recipe.limit_train, recipe.validation, recipe.augmentation.crop)
+        reading = (*images, recipe.reading)
         key = str(to_plain(reading))
         if key not in self._data:
             self._data = {key: open_data(recipe)}  # one at a time: those of ImageNet's size are many gigabytes

@@ -16,6 +16,7 @@ from fastkd.support.fields import OnlyWhere, OnlyWith, fixed
 from fastkd.support.files import read_json
 from fastkd.support.plain import Checked, from_plain, to_plain
 from fastkd.support.ranges import (
+    BETWEEN_0_AND_1,
     Epochs,
     Images,
     NotNegative,
@@ -133,6 +134,9 @@ class Recipe(Checked):
     """Height and width of the images, in pixels."""
     limit_train: Images | None = None
     """Train on so many images only."""
+    validation: Annotated[float, BETWEEN_0_AND_1] | None = None
+    """Keep this share of every class's training images to watch the training by; the test is then made once, at the
+    end."""
     augmentation: Augmentation = fixed(factory=Augmentation)
     reading: Reading = fixed(factory=Reading)
     mean: tuple[Share, Share, Share] | None = fixed(None)

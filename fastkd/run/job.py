@@ -68,8 +68,16 @@ class Job:
 
     def test_source(self) -> Source:
         """The test images, prepared on the job's device."""
+        return self._evaluating(self.data)
+
+    def watching_source(self) -> Source:
+        """The images that a training is watched by: those kept for validation where there are some, else the test's."""
+        watched = self.data.validation
+        return self._evaluating(self.data if watched is None else replace(self.data, test=watched))
+
+    def _evaluating(self, data: DataSet) -> Source:
         crop = self.recipe.augmentation.evaluated
-        source = evaluation_source(self.data, self.feeding, batch_size=EVALUATION_BATCH, crop=crop)
+        source = evaluation_source(data, self.feeding, batch_size=EVALUATION_BATCH, crop=crop)
         source.prepare.to(self.device)
         return source
 
@@ -81,6 +89,7 @@ def open_data(recipe: Recipe, folder: Path | None = None) -> DataSet:
         image_size=recipe.image_size,
         resident=is_resident(recipe.reading, recipe.augmentation.crop),
         limit_train=recipe.limit_train,
+        validation=recipe.validation,
         threads=environment.cores(),
         reading=recipe.reading,
         cache=folder,

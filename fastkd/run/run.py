@@ -37,7 +37,8 @@ from fastkd.support import environment
 from fastkd.support.distributed import first_of_all, is_main, on_main, wait_for_all
 from fastkd.support.files import make_folder, read_weights, remove, sha256, write_json, write_weights
 from fastkd.support.interrupt import Stopped
-from fastkd.support.log import MetricsLog, import_tensorboard
+from fastkd.support.log import MetricsLog
+from fastkd.support.loggers import LoggerName, check_loggers
 from fastkd.support.paths import is_file, is_there
 from fastkd.support.session import Session
 from fastkd.support.words import counted
@@ -53,7 +54,7 @@ def load_network(run: str | Path, name: str) -> Network:
     return open_network(find_weights(str(run), name))
 
 
-def check(job: Job, *, tensorboard: bool = False) -> None:
+def check(job: Job, *, loggers: tuple[LoggerName, ...] = ()) -> None:
     """Builds every stage once and throws it away: what does not fit is found now, not after the teacher's training."""
     builder, earlier = Builder(job.plainly_on_the_cpu(), job.recipe.seed), Earlier(job.course)
     for planned in job.course:
@@ -64,8 +65,7 @@ def check(job: Job, *, tensorboard: bool = False) -> None:
             list(foreseen_stores(job, planned, stage, earlier, builder.data_seed))
             refuse_image_size(planned, stage, job.recipe.image_size)
             try_smallest_pass(planned, stage, job)
-    if tensorboard:
-        import_tensorboard()
+    check_loggers(loggers)
 
 
 class Run:
@@ -97,7 +97,7 @@ class Run:
         wait_for_all()
         if is_there(self.folder / "results.json"):
             self.results = read_results(self.folder / "results.json")
-        self.log = MetricsLog(self.folder / "metrics.jsonl", tensorboard=self.session.tensorboard and is_main())
+        self.log = MetricsLog(self.folder / "metrics.jsonl", loggers=self.session.loggers if is_main() else ())
 
     def finished(self, planned: PlannedStage) -> bool:
         return planned.name in self.results["stages"]
@@ -232,7 +232,11 @@ class Run:
             self._save_network(f"{planned.name}-ema.safetensors", planned, trainer.step.average.network)
         measured = {name: getattr(progress, name) for name in ("best", "seconds", "starting_seconds")}
         of_store = {} if shelf is None else result_of(shelf)
-        return {"epochs": progress.epoch, **measured, **of_store}, progress.test
+        found = {"epochs": progress.epoch, **measured, **of_store}
+        if self.job.data.validation is None or not progress.test:
+            return found, progress.test
+        tests = accuracies(trainer.stage.eval().predictions, self.job.test_source(), self.job.device)
+        return found | {"validation": progress.test}, dict(tests)
 
     def _load(self, planned: PlannedLoaded, stage: Stage) -> tuple[dict[str, Any], dict[str, Any]]:
         report = self.builder.reports[planned.name]
@@ -272,7 +276,7 @@ class Run:
             stage,
             planned.training,
             self.builder.train_source(planned, stage.views),
-            self.job.test_source(),
+            self.job.watching_source(),
             device=self.job.device,
             session=self.session,
             checkpoint=self._checkpoint(planned),
@@ -282,6 +286,7 @@ class Run:
             execution=self.job.execution,
             identity=self._identity(planned),
             seconds_after=lambda per_epoch: self.outlook.seconds_after(planned.name, per_epoch),
+            watched="test" if self.job.data.validation is None else "validation",
             shelf=shelf,
         )
 

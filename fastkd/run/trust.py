@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fastkd.data import is_import_path, named_by_a_person
 from fastkd.methods import import_method, is_known, outside
 from fastkd.run.description import metadata_in
 from fastkd.run.folder import seed_folders
@@ -13,7 +14,10 @@ from fastkd.support.paths import inside, is_file, is_there
 
 
 def trust(place: Path, tell: Callable[[str], None]) -> None:
-    """Imports the methods outside of fastkd that a run folder or a weights file names; tells what, before it does."""
+    """Imports the methods and data sets outside of fastkd that a run folder or a weights file names.
+
+    Tells what, before it does.
+    """
     if not is_there(place):
         raise UserError(f"--trust {place}: there is nothing")
     for file in _files(place):
@@ -21,6 +25,9 @@ def trust(place: Path, tell: Callable[[str], None]) -> None:
             if not is_known(name):
                 tell(f"imports {name}, which {file} names")
                 import_method(name)
+        for name in _data_named(file):
+            tell(f"imports {name}, which {file} names")
+            named_by_a_person(name)
 
 
 def _files(place: Path) -> list[Path]:
@@ -29,6 +36,14 @@ def _files(place: Path) -> list[Path]:
     folders = [place, *seed_folders(place)]
     weights = [file for folder in folders for file in inside(folder, "*.safetensors")]
     return [*(folder / "recipe.json" for folder in folders if is_file(folder / "recipe.json")), *weights]
+
+
+def _data_named(file: Path) -> Iterator[str]:
+    """The import path of a data set that a recipe names."""
+    plain = read_json(file) if file.suffix == ".json" else None
+    name = plain.get("data") if isinstance(plain, dict) else None
+    if isinstance(name, str) and is_import_path(name):
+        yield name
 
 
 def _named(file: Path) -> Iterator[str]:

@@ -1,19 +1,15 @@
 """Trained networks as files: what a run writes, and what `--teacher` finds."""
 
 import hashlib
-import io
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
-
 from fastkd.networks.base import Network
 from fastkd.networks.checkpoints import Report, fill, public_state_dict, refuse_other_content, weights_in
-from fastkd.run.description import KEY, Description, described_in, rebuilt, to_metadata
+from fastkd.run.description import Description, described_in, rebuilt, to_metadata
 from fastkd.run.folder import known_digest, seed_folders
 from fastkd.support.errors import UserError
-from fastkd.support.files import read_bytes, refuse_damage, write_bytes, write_weights
+from fastkd.support.files import read_bytes, refuse_damage, write_weights
 from fastkd.support.paths import expanded, inside, is_file, is_folder
 
 
@@ -87,38 +83,6 @@ class WeightsFiles:
         return self._read[path].description if path in self._read else describe(path)
 
 
-class _Logits(nn.Module):
-    def __init__(self, network: Network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        return self.network(images_BCHW).logits
-
-
-def check_export(path: Path) -> None:
-    """Raises UserError where `export_network` cannot write such a file."""
-    if path.suffix != ".pt2":
-        raise UserError(f"--export writes a torch.export program, as in student.pt2, and no other kind; got {path}")
-    if not is_folder(path.parent):
-        raise UserError(f"--export {path}: there is no folder {path.parent}")
-
-
-def export_network(path: Path, network: Network, description: Description) -> None:
-    """A `torch.export` program from normalised images [B,3,S,S], any B, to logits [B,K]; loading takes torch alone.
-
-    What the network is for (classes, mean, deviation, size, crop) lies in it as the extra file `fastkd.json`.
-    """
-    image_size = description.image_size
-    device = next(network.parameters()).device
-    images = torch.zeros(2, 3, image_size, image_size, device=device)
-    batch = {0: torch.export.Dim("batch", min=1)}
-    program = torch.export.export(_Logits(network.eval()), (images,), dynamic_shapes=(batch,))
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={"fastkd.json": to_metadata(description)[KEY]})
-    write_bytes(path, buffer.getvalue())
-
-
 def find_weights(spec: str, name: str = "teacher") -> Path:
     """The file that RUN, RUN@EPOCH or FILE means; `name` is the stage whose network is wanted."""
     path = expanded(spec)
@@ -130,9 +94,11 @@ def find_weights(spec: str, name: str = "teacher") -> Path:
         return _of_epoch(Path(run), name, epoch)
     if not is_folder(path):
         raise UserError(f"no run folder and no file {spec}")
-    file = path / f"{name}.safetensors"
+    file, exported = path / f"{name}.safetensors", path / "model.safetensors"
     if is_file(file):
         return file
+    if is_file(exported) and not is_file(path / "recipe.json"):
+        return exported
     seeds = [folder for folder in seed_folders(path) if is_file(folder / file.name)]
     if seeds:
         raise UserError(f"{spec} holds several seeds; name one: {seeds[0]}")

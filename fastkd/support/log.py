@@ -2,21 +2,22 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fastkd.support.errors import UserError
-from fastkd.support.files import make_folder, open_in_place, parse_json, read_bytes, write_bytes
+from fastkd.support.files import open_in_place, parse_json, read_bytes, write_bytes
+from fastkd.support.loggers import LOGGERS, LoggerName
 from fastkd.support.paths import explained, is_there, reason
 from fastkd.support.schemas import EpochRecord, Record, checked
 
 
 class MetricsLog:
-    def __init__(self, path: Path, *, tensorboard: bool = False):
+    def __init__(self, path: Path, *, loggers: Sequence[LoggerName] = ()):
+        """loggers: where the records go besides."""
         self.path = path
-        if tensorboard:
-            make_folder(path.parent / "tensorboard", own=True)
-        self.tensorboard = import_tensorboard()(str(path.parent / "tensorboard")) if tensorboard else None
+        self.loggers = [LOGGERS[name](path.parent) for name in dict.fromkeys(loggers)]
 
     def append(self, record: dict[str, Any]) -> None:
         try:
@@ -24,9 +25,8 @@ class MetricsLog:
                 file.write((json.dumps(record) + "\n").encode())
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {reason(error)}") from error
-        if self.tensorboard is not None:
-            for name, value in _numbers(record):
-                self.tensorboard.add_scalar(f"{record.get('stage', 'run')}/{name}", value, record.get("step", 0))
+        for logger in self.loggers:
+            logger.record(record, lambda: read_metrics(self.path))
 
     def size(self) -> int:
         """Bytes of the log that are on the disk: a checkpoint remembers them, and may not outlive them."""
@@ -81,22 +81,3 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return record if "loss" in record["train"] else None
     except ValueError:  # UserError is one
         return None
-
-
-def _numbers(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    found: list[tuple[str, float]] = []
-    for name, value in record.items():
-        if isinstance(value, dict):
-            found += _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found.append((prefix + name, value))
-    return found
-
-
-def import_tensorboard() -> Any:
-    """The writer's class; raises UserError where the package is missing."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError("--tensorboard needs the package tensorboard: pip install 'fastkd[tensorboard]'") from error
-    return SummaryWriter

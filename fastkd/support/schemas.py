@@ -195,6 +195,39 @@ class Index(TypedDict):
     scaled: Count
 
 
+class TarIndex(TypedDict):
+    """What stands beside the arrays of a kept list of tar members: members-*.npz."""
+
+    format: Count
+    key: str
+    keys: list[str]
+
+
+class SavedSplits(TypedDict):
+    """dataset_dict.json of Hugging Face's library."""
+
+    splits: list[str]
+
+
+class SavedFile(TypedDict):
+    """A file that state.json names."""
+
+    filename: str
+
+
+class SavedState(TypedDict):
+    """state.json of Hugging Face's library."""
+
+    _data_files: list[SavedFile]
+    _indices_files: NotRequired[Any]
+
+
+class SavedFeatures(TypedDict):
+    """dataset_info.json of Hugging Face's library, in what fastkd reads of it."""
+
+    features: dict[str, Any]
+
+
 class StoreFile(TypedDict):
     """store.json: what the rows of a store are."""
 

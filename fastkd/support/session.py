@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from fastkd.support.callbacks import Callback
 from fastkd.support.display import Display
 from fastkd.support.interrupt import Interrupt
+from fastkd.support.loggers import LoggerName
 
 
 @dataclass(frozen=True)
@@ -12,7 +14,9 @@ class Session:
 
     display: Display
     interrupt: Interrupt = field(default_factory=Interrupt)
-    tensorboard: bool = False
-    """Whether TensorBoard files are written."""
+    loggers: tuple[LoggerName, ...] = ()
+    """Where records go beside metrics.jsonl."""
     unlocked: bool = False
     """Whether a run goes on where the file system has no locks."""
+    callbacks: tuple[Callback, ...] = ()
+    """What a program wants to be told."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from fastkd.data import Source
+from fastkd.support.callbacks import tell_checkpoint, tell_record
 from fastkd.support.distributed import agreed, first_of_all, from_all, is_main, on_main, rank, world_size
 from fastkd.support.errors import UserError
 from fastkd.support.files import write_state
@@ -89,9 +90,11 @@ class Trainer:
         identity: Identity = Identity(),  # noqa: B008 - it is frozen
         seconds_after: Callable[[float], float] = lambda per_epoch: 0.0,
         shelf: Shelf | None = None,
+        watched: str = "test",
     ):
         """seconds_after: how long the trainings after this one will take, from the seconds of an epoch of this one.
-        shelf: where the stage's teachers are stored."""
+        shelf: where the stage's teachers are stored. watched: what the images of `test` are called."""
+        self.watched = watched
         self.name, self.stage, self.training, self.train_source, self.test_source = name, stage, training, train, test
         self.device, self.session = device, session
         self.checkpoint, self.log = checkpoint, log
@@ -279,12 +282,13 @@ class Trainer:
             "lr": self.step.learning_rates[step - 1].item(),
             "train": train,
             "test": progress.test if evaluated else {},
+            **({} if self.watched == "test" else {"watched": self.watched}),
             "images_per_second": rate,
             "seconds": progress.seconds,
         }
         self._record(record)
         main = next(iter(progress.test.values())) if evaluated else None
-        test = f"  test {main['top1'] / main['samples']:.2%}" if main else ""
+        test = f"  {self.watched} {main['top1'] / main['samples']:.2%}" if main else ""
         hits = f"  train {train['top1']:.2%}" if "top1" in train else ""
         self.session.display.note(
             f"{self.title}  epoch {progress.epoch}/{self.training.epochs}  loss {train['loss']:.4f}"
@@ -309,6 +313,11 @@ class Trainer:
     def _record(self, record: dict[str, Any]) -> None:
         if is_main():
             self.log.append(record)
+            self._stop_for(tell_record(self.session.callbacks, record))
+
+    def _stop_for(self, asked: str) -> None:
+        if asked:
+            self.session.interrupt.requested = asked
 
     def show_if_due(self, started: float, first_step: int) -> None:
         """Shows the live numbers of an epoch whose steps, from `first_step` on, were taken since `started`."""
@@ -371,6 +380,8 @@ class Trainer:
             if self.step.average is not None:
                 state["average"] = self.step.average.network.state_dict()
         on_main(lambda: write_state(self.checkpoint, state))
+        if is_main():
+            self._stop_for(tell_checkpoint(self.session.callbacks, self.name, self.checkpoint))
         self.saved_at = time.monotonic()
 
     def _rng_state(self) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ class TestTaking:
         sizes, plain = np.arange(10, dtype=np.int32).reshape(5, 2), np.arange(5) % 2 == 0
         some = FileSplit(paths, torch.arange(5) * 10, sizes, plain).take(np.array(kept, dtype=np.int64))
         assert len(some) == len(kept) and some.labels.tolist() == [10 * place for place in kept]
-        assert list(some.paths) == [f"/data/{place}.jpg" for place in kept]
+        assert list(some.records) == [f"/data/{place}.jpg" for place in kept]
         assert some.sizes.tolist() == [[2 * place, 2 * place + 1] for place in kept]
         assert some.plain.tolist() == [place % 2 == 0 for place in kept]
 

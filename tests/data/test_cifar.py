@@ -127,6 +127,7 @@ class Trap:
 
 
 @needs_real_data
+@pytest.mark.slow
 def test_real_cifar100(tmp_path):
     """The statistics that data/README.md gives for the unpacked set."""
     import subprocess

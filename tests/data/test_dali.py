@@ -29,7 +29,7 @@ def test_both_loaders_choose_the_same_stand_in(root):
 
 
 def test_dali_does_not_rewrite_a_whole_data_set(root, monkeypatch):
-    monkeypatch.setattr("fastkd.data.dali._MOST_REWRITTEN", 3 * 40 * 30 * 2)
+    monkeypatch.setattr("fastkd.data.dali_source._MOST_REWRITTEN", 3 * 40 * 30 * 2)
     for number, allowed in enumerate((True, True, False)):
         Odd.webp(root / "train" / "ant" / f"{number}.jpg")
         if allowed:
@@ -72,7 +72,7 @@ def test_an_epoch_after_one_that_failed_is_whole_again(root):
         data, image_size=16, batch_size=4, seed=1, augmentation=Augmentation(crop="resized"), loader="dali"
     )
     expected = [raw.images for raw in source.loader.epoch(0)]
-    file = Path(data.train.paths[5])
+    file = Path(data.train.records[5])
     content = file.read_bytes()
     spoil(data, 5)
     assert len(list(source.loader.epoch(0))) == 4
@@ -92,6 +92,6 @@ def test_where_nothing_can_take_the_place_it_says_so(root):
 def test_no_batch_is_left_of_a_test_set_that_cannot_be_read(root):
     data = opened(root, allowed=8)
     data.failures.report = lambda line: None
-    for path in data.test.paths:
+    for path in data.test.records:
         Path(path).write_bytes(b"")
     assert evaluated(data, "dali") == []

@@ -61,7 +61,7 @@ def test_a_copy_of_a_file_is_no_sample(tmp_path):
     (image.parent / "1 copy.png").mkdir()
     os.link(image, image.parent / "1 copy.png" / "2.png")
     data = opened(root)
-    assert len(data.train) == 11 and kept in [Path(data.train.paths[place]) for place in range(11)]
+    assert len(data.train) == 11 and kept in [Path(data.train.records[place]) for place in range(11)]
     assert any(f"tools left, passed over: {len(COPIES_OF_FILES) + 1}, as " in note for note in data.notes)
 
 

@@ -13,14 +13,14 @@ from helpers.image_folders import picture, write_folder
 from helpers.odd_images import ODD, Odd, pixels_of, png
 from PIL import Image
 
-from fastkd.data.decoding import BadImage, decode, probe, to_tensor
+from fastkd.data.decoding import BadImage, decode, probe, read_whole, to_tensor
 from fastkd.support.errors import UserError
 
 
 @pytest.mark.parametrize("kind", ODD)
 def test_what_is_odd_is_converted(root, image, kind):
     expected = getattr(Odd, kind)(image)
-    np.testing.assert_array_equal(decode(str(image)).numpy(), expected)
+    np.testing.assert_array_equal(decode(read_whole(str(image))).numpy(), expected)
     data = opened(root)
     scaled = ("images with 16 bits a channel, of which the upper 8 are used: 1",) if "16_bits" in kind else ()
     assert data.notes == scaled and len(data.train) == 16
@@ -122,7 +122,7 @@ def test_the_scan_names_it_and_leaves_it_out(root, image, spoiler):
     with pytest.raises(UserError, match=rf"1 image cannot be used \(--max-bad-images allows 0\): {image} ({words})"):
         opened(root)
     data = opened(root, allowed=1)
-    assert len(data.train) == 15 and str(image) not in set(data.train.paths)
+    assert len(data.train) == 15 and str(image) not in set(data.train.records)
     assert [note for note in data.notes if str(image) in note and "left out" in note]
     assert len(trained(data, "torchvision")) == 3
 
@@ -166,7 +166,7 @@ def test_a_head_of_megabytes_that_say_nothing_takes_no_time(tmp_path, filling):
     file.write_bytes(content[:2] + filling * (4_000_000 // len(filling)) + content[2:])
     if filling == b"\xff":
         assert probe(bytes(file)) == (40, 30, True, False)
-        assert torch.equal(decode(str(file)), torch.from_numpy(np.array(pixels_of(file))))
+        assert torch.equal(decode(read_whole(str(file))), torch.from_numpy(np.array(pixels_of(file))))
     else:
         with pytest.raises(BadImage, match="the head of the JPEG has more than 10,000 segments"):
             probe(bytes(file))
@@ -206,7 +206,7 @@ class TestBits:
     def both(self, file):
         """The pixels, or the reason why there are none: the scan refuses what the decoder does."""
         said = []
-        for read in (lambda: probe(bytes(file)), lambda: decode(str(file))):
+        for read in (lambda: probe(bytes(file)), lambda: decode(read_whole(str(file)))):
             try:
                 found = read()
             except BadImage as error:
@@ -288,10 +288,10 @@ class TestDecode:
             if content is not None:
                 file.write_bytes(content)
             with pytest.raises(BadImage, match=words):
-                decode(str(file))
+                decode(read_whole(str(file)))
 
     def test_a_folder_is_no_image(self, tmp_path):
-        for read in (lambda: decode(str(tmp_path)), lambda: probe(bytes(tmp_path))):
+        for read in (lambda: decode(read_whole(str(tmp_path))), lambda: probe(bytes(tmp_path))):
             with pytest.raises(BadImage, match="cannot be read: Is a directory"):
                 read()
 
@@ -302,12 +302,12 @@ class TestDecode:
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file)
         file.write_bytes(file.read_bytes()[:-2000])
         with pytest.raises(BadImage, match="cannot be read: "):
-            decode(str(file))
+            decode(read_whole(str(file)))
 
     @pytest.mark.parametrize("size", ((1, 1), (1, 7), (7, 1), (3, 5)))
     def test_pixels_are_rows_of_red_green_and_blue(self, tmp_path, size):
         pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "image.png")
-        found = decode(str(tmp_path / "image.png"))
+        found = decode(read_whole(str(tmp_path / "image.png")))
         assert found.dtype == torch.uint8 and torch.equal(found, torch.from_numpy(pixels))
         assert torch.equal(to_tensor(Image.fromarray(pixels)), found)

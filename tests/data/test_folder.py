@@ -49,8 +49,8 @@ def test_a_limit_keeps_a_fixed_subset(tmp_path, resident):
     if resident:
         assert all(any(torch.equal(image, other) for other in whole.train.images) for image in some.train.images)
     else:
-        assert set(some.train.paths) < set(whole.train.paths)
-        assert [("ant" in path) for path in some.train.paths] == (some.train.labels == 0).tolist()
+        assert set(some.train.records) < set(whole.train.records)
+        assert [("ant" in path) for path in some.train.records] == (some.train.labels == 0).tolist()
 
 
 def test_more_than_fits_into_memory(tmp_path, monkeypatch):
@@ -62,7 +62,7 @@ def test_more_than_fits_into_memory(tmp_path, monkeypatch):
 def test_a_picture_that_no_workers_memory_holds_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     root = write_folder(tmp_path)
     Image.new("1", (5000, 4000)).save(root / "train" / "bee" / "9.png")
-    monkeypatch.setattr("fastkd.data.folder.free_memory", lambda: 300 << 20)
+    monkeypatch.setattr("fastkd.data.assembled.free_memory", lambda: 300 << 20)
     with pytest.raises(UserError, match=r"9\.png has 5000 x 4000 pixels: decoded by 4 workers it takes 0.6 GiB"):
         open_folder(root, reading=Reading(workers=4))
     assert len(open_folder(root, reading=Reading(workers=1), resident=False).train) == 11
@@ -127,7 +127,7 @@ class TestMistakes:
     def test_what_is_accepted_is_named_beside_what_there_is(self, tmp_path):
         root = write_folder(tmp_path)
         (root / "val").rename(root / "Eval")
-        with pytest.raises(UserError, match=r"'val' \(or 'validation', 'valid', 'test'\) .*; it has Eval, train$"):
+        with pytest.raises(UserError, match=r"'val' \(or 'validation', 'valid', 'test'\) .*; it has Eval, train: with"):
             open_folder(root)
 
     @pytest.mark.parametrize("part", ("train", "val"))

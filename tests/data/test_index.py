@@ -11,7 +11,8 @@ import pytest
 from helpers.corrupt_folders import opened
 from helpers.image_folders import write_folder
 
-from fastkd.data import Reading, index, keep_index, open_dataset
+from fastkd.data import Reading, keep_index, open_dataset, paths
+from fastkd.data import found as found_module
 from fastkd.data.index import class_folders, scan
 from fastkd.support.errors import UserError
 
@@ -25,13 +26,13 @@ def root(tmp_path):
 def probed(monkeypatch):
     """The files that were opened."""
     opened = []
-    probe = index.probe
+    probe = paths.probe
 
     def counting(path):
         opened.append(os.fsdecode(path))
         return probe(path)
 
-    monkeypatch.setattr(index, "probe", counting)
+    monkeypatch.setattr(paths, "probe", counting)
     return opened
 
 
@@ -41,7 +42,7 @@ def found(root, cache=None, threads=2):
 
 def equal(left, right):
     return (
-        list(left.paths) == list(right.paths)
+        list(left.records) == list(right.records)
         and np.array_equal(left.labels, right.labels)
         and np.array_equal(left.sizes, right.sizes)
         and np.array_equal(left.plain, right.plain)
@@ -51,7 +52,7 @@ def equal(left, right):
 
 def test_files_stand_in_the_order_of_their_names(root):
     first = found(root)
-    names = [os.path.relpath(path, root / "train") for path in first.paths]
+    names = [os.path.relpath(path, root / "train") for path in first.records]
     assert names == sorted(names) and len(names) == 12
     assert first.labels.tolist() == [0] * 6 + [1] * 6
     assert first.sizes.min() >= 20 and first.plain.all()
@@ -59,7 +60,7 @@ def test_files_stand_in_the_order_of_their_names(root):
 
 @pytest.mark.parametrize("threads", (1, 2, 5))
 def test_threads_change_nothing(root, threads, monkeypatch):
-    monkeypatch.setattr(index, "_PORTION", 5)
+    monkeypatch.setattr(found_module, "_PORTION", 5)
     assert equal(found(root), found(root, threads=threads))
 
 
@@ -105,7 +106,7 @@ class TestCache:
         found(root, tmp_path)
         (file,) = tmp_path.glob("index-train-*.npz")
         np.savez(file, about=np.array([{"a": 1}], dtype=object), sizes=np.zeros(1), plain=np.zeros(1))
-        assert len(found(root, tmp_path).paths) == 12
+        assert len(found(root, tmp_path).records) == 12
 
     def test_two_data_sets_do_not_share_one(self, root, tmp_path):
         other = write_folder(tmp_path / "other", size=None, ending="jpg", per_class=3)
@@ -120,7 +121,7 @@ class TestCache:
         keep_index(data, tmp_path / "run")
         probed.clear()
         again = open_dataset(f"imagefolder:{root}", **options, cache=tmp_path / "run")
-        assert not probed and list(again.train.paths) == list(data.train.paths)
+        assert not probed and list(again.train.records) == list(data.train.records)
 
     def test_kept_where_the_user_says(self, root, tmp_path, probed):
         options = {"image_size": 8, "resident": False, "limit_train": None, "threads": 1}

@@ -86,7 +86,7 @@ class TestVerify:
         data = opened(root)
         Image.new("RGB", (5, 4)).save(root / "train" / "ant" / "0.jpg")
         width, height = data.train.sizes[0].tolist()
-        assert verify(data, 1) == {data.train.paths[0]: f"has 5 x 4 pixels, its head says {width} x {height}"}
+        assert verify(data, 1) == {data.train.records[0]: f"has 5 x 4 pixels, its head says {width} x {height}"}
 
     def test_nothing_is_wrong_with_whole_files_or_bytes(self, root):
         assert verify(opened(root), 2) == {} == verify(made(2, 2), 1)

@@ -55,8 +55,8 @@ def test_verify_decodes_all_of_it(root, tmp_path, capsys):
 
     with pytest.raises(UserError, match=f"1 image cannot be used .*{odd}"):
         opened(0, tmp_path / "cache")
-    assert str(odd) not in opened(1, tmp_path / "cache").train.paths
-    assert str(odd) in opened(0, None).train.paths
+    assert str(odd) not in opened(1, tmp_path / "cache").train.records
+    assert str(odd) in opened(0, None).train.records
 
 
 def test_as_a_person_sees_it(root, tmp_path):

@@ -92,7 +92,7 @@ def test_no_batch_is_left_where_nothing_can_be_read(root):
     data = opened(root, allowed=24)
     data.failures.report = lambda line: None
     spoil(data, *range(16), content=b"")
-    for path in data.test.paths:
+    for path in data.test.records:
         Path(path).write_bytes(b"")
     assert trained(data, "torchvision") == [] == evaluated(data, "torchvision")
     assert len(data.failures.reasons) == 24
@@ -102,12 +102,12 @@ def test_each_failure_is_told_once_and_what_follows_from_it(root):
     data, told = opened(root, allowed=2), []
     data.failures.report = told.append
     spoil(data, 5, content=b"")
-    Path(data.test.paths[2]).write_bytes(b"")
+    Path(data.test.records[2]).write_bytes(b"")
     for _ in range(2):
         trained(data, "torchvision", batch_size=16)
         evaluated(data, "torchvision")
-    lines = [f"{data.train.paths[5]} is empty (0 bytes): another takes its place"]
-    assert told == [*lines, f"{data.test.paths[2]} is empty (0 bytes): left out"]
+    lines = [f"{data.train.records[5]} is empty (0 bytes): another takes its place"]
+    assert told == [*lines, f"{data.test.records[2]} is empty (0 bytes): left out"]
 
 
 @pytest.mark.parametrize("workers", (0, 2))

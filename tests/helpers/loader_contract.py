@@ -160,7 +160,7 @@ class LoaderContract:
 def spoil(data, *places, content=None):
     """Overwrites training images after the scan; by default they are cut off."""
     for place in places:
-        file = data.train.paths[place]
+        file = data.train.records[place]
         Path(file).write_bytes(Path(file).read_bytes()[:300] if content is None else content)
 
 
@@ -195,11 +195,11 @@ class FileLoaderContract(LoaderContract):
         source = evaluation_of(data, image_size=28, batch_size=40, loader=self.kind)
         (raw,) = source.loader.epoch(0)
         total = 0.0
-        for place, path in enumerate(data.test.paths):
+        for place, path in enumerate(data.test.records):
             with Image.open(path) as image:
                 expected = F.pil_to_tensor(F.center_crop(F.resize(image, [32]), [28])).permute(1, 2, 0)
             total += (raw.images[0, place].float() - expected.float()).abs().mean().item()
-        assert total / len(data.test.paths) < (0.05 if self.kind == "torchvision" else 0.2)
+        assert total / len(data.test.records) < (0.05 if self.kind == "torchvision" else 0.2)
 
     def test_what_is_odd_is_trained_and_tested_on(self, root):
         """All of it in one folder, seen by each loader as by the other."""
@@ -212,7 +212,7 @@ class FileLoaderContract(LoaderContract):
         reference = trained(data, "torchvision", drop_last=False)
         for ours, theirs in zip(batches, reference, strict=True):
             apart = (ours.images.float() - theirs.images.float()).abs().mean((0, 2, 3, 4))
-            assert (apart < 1.0).all(), [data.train.paths[place] for place in ours.index[apart >= 1.0].tolist()]
+            assert (apart < 1.0).all(), [data.train.records[place] for place in ours.index[apart >= 1.0].tolist()]
         for ours, theirs in zip(evaluated(data, self.kind), evaluated(data, "torchvision"), strict=True):
             assert (ours.images.float() - theirs.images.float()).abs().mean((0, 2, 3, 4)).max() < 1.0
 
@@ -230,7 +230,7 @@ class FileLoaderContract(LoaderContract):
     def test_without_allowance_it_is_an_error_that_names_the_file(self, root, content):
         data = opened(root)
         spoil(data, 5, content=content)
-        with pytest.raises(UserError, match=rf"1 image cannot be used .*{data.train.paths[5]}"):
+        with pytest.raises(UserError, match=rf"1 image cannot be used .*{data.train.records[5]}"):
             trained(data, self.kind, batch_size=16)
 
     @pytest.mark.parametrize("content", (None, b"", b"text"), ids=("truncated", "empty", "text"))
@@ -258,7 +258,7 @@ class FileLoaderContract(LoaderContract):
             before = trained_indices(data, **options)
             for place, other in zip(before, torch.cat([raw.index for raw in again]).tolist(), strict=True):
                 assert other == stand_ins.get(place, place) or place in (5, 9)
-        assert data.failures.reasons.keys() <= {data.train.paths[5], data.train.paths[9]}
+        assert data.failures.reasons.keys() <= {data.train.records[5], data.train.records[9]}
 
     def test_one_more_than_allowed(self, root):
         data = opened(root, allowed=1)
@@ -269,7 +269,7 @@ class FileLoaderContract(LoaderContract):
     def test_evaluation_leaves_it_out(self, root):
         data = opened(root, allowed=3)
         for place in (1, 3, 4):  # with batches of two: halves of two batches, and one half
-            Path(data.test.paths[place]).write_bytes(b"text")
+            Path(data.test.records[place]).write_bytes(b"text")
         data.failures.report = lambda line: None
         found = evaluated(data, self.kind, batch_size=2)
         assert [raw.index.tolist() for raw in found] == [[0], [2], [5], [6, 7]]
@@ -277,13 +277,13 @@ class FileLoaderContract(LoaderContract):
     def test_no_empty_batch(self, root):
         data = opened(root, allowed=3)
         for place in (2, 3, 7):
-            Path(data.test.paths[place]).write_bytes(b"")
+            Path(data.test.records[place]).write_bytes(b"")
         assert [raw.index.tolist() for raw in evaluated(data, self.kind, batch_size=2)] == [[0, 1], [4, 5], [6]]
 
     def test_an_image_of_another_size(self, root):
         """Its crop was chosen for the size that the scan saw."""
         data = opened(root, allowed=1)
-        picture(np.random.default_rng(0), 5, 5).save(data.train.paths[5])
+        picture(np.random.default_rng(0), 5, 5).save(data.train.records[5])
         try:
             found = trained(data, self.kind, batch_size=16)
         except UserError as error:

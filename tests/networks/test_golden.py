@@ -131,7 +131,7 @@ def test_norms_before_preacts(entry: str):
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("mode", ["eval", pytest.param("train", marks=pytest.mark.slow)])
 def test_fingerprint(entry: str, mode: str):
     golden = GOLDEN[entry]["fingerprint"][mode]
     ours = fingerprints(our_name(entry), GOLDEN[entry]["num_classes"])[mode]

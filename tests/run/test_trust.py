@@ -104,3 +104,16 @@ def test_what_the_command_line_names_is_imported(run):
 def test_a_place_where_nothing_is(tmp_path):
     with pytest.raises(UserError, match="--trust .*gone: there is nothing"):
         trust(tmp_path / "gone", print)
+
+
+def test_a_data_set_of_a_program(run, monkeypatch):
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["stages"][1] |= {"method": "kd", "settings": {"kd": {}}}
+    (run / "recipe.json").write_text(json.dumps(recipe | {"data": "evilmod:X"}))
+    with pytest.raises(UserError, match="'evilmod:X' is code outside of fastkd: nothing that a file names is imported"):
+        evaluate.main([str(run)])
+    assert "evilmod" not in sys.modules
+    told = []
+    monkeypatch.setattr("fastkd.data.objects._IMPORTED", {})
+    trust(run / "recipe.json", told.append)
+    assert told == [f"imports evilmod:X, which {run / 'recipe.json'} names"] and "evilmod" in sys.modules

@@ -12,7 +12,8 @@ from fastkd import evaluate
 from fastkd.methods.simkd import SimKDSettings
 from fastkd.run import load_network
 from fastkd.run.description import Description
-from fastkd.run.weights import WeightsFiles, describe, export_network, find_weights, open_network
+from fastkd.run.export import export_network
+from fastkd.run.weights import WeightsFiles, describe, find_weights, open_network
 from fastkd.support import files
 from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Stopped

@@ -164,6 +164,7 @@ def test_a_rank_that_dies_takes_the_run_down_and_it_resumes(two, tmp_path):
     assert_same(outcome(tmp_path / "run"), outcome(two))
 
 
+@pytest.mark.slow  # by day one that a rank makes alone does
 def test_a_mistake_stops_every_rank(tmp_path):
     _, err = finish(start("--batch-size", "63", "--run", tmp_path / "run"), code=1)
     assert "fastkd: the global batch of 63 images does not divide by 2 processes" in err

@@ -4,14 +4,12 @@ import contextlib
 import errno
 import json
 import math
-import sys
-from types import ModuleType
 
 import pytest
 
 from fastkd.support import log as log_module
 from fastkd.support.errors import UserError
-from fastkd.support.log import MetricsLog, import_tensorboard, read_metrics
+from fastkd.support.log import MetricsLog, read_metrics
 
 
 @pytest.fixture
@@ -135,42 +133,3 @@ class TestRepair:
         with contextlib.suppress(UserError):
             call(MetricsLog(path))
         assert precious.read_bytes() == b"x" * 900
-
-
-class Writer:
-    """Stands for tensorboard's SummaryWriter."""
-
-    def __init__(self, folder):
-        self.folder, self.scalars = folder, []
-
-    def add_scalar(self, *scalar):
-        self.scalars.append(scalar)
-
-
-class TestTensorboard:
-    def test_every_number_of_a_record_is_a_curve_of_its_stage(self, path, monkeypatch):
-        monkeypatch.setattr(log_module, "import_tensorboard", lambda: Writer)
-        metrics = MetricsLog(path, tensorboard=True)
-        metrics.append(
-            {"stage": "student", "step": 4, "train": {"loss": 0.5, "kl": math.nan}, "test": {}, "done": True}
-        )
-        metrics.append({"seconds": 2})
-        assert metrics.tensorboard.folder == str(path.parent / "tensorboard")
-        names = [(name, step) for name, _, step in metrics.tensorboard.scalars]
-        assert names == [("student/step", 4), ("student/train/loss", 4), ("student/train/kl", 4), ("run/seconds", 0)]
-        assert path.read_text().count("\n") == 2, "the file has them all the same"
-
-    def test_without_the_package_one_line_says_how_to_get_it(self, path, monkeypatch):
-        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-        with pytest.raises(UserError, match=r"^--tensorboard needs the package tensorboard: pip install 'fastkd\["):
-            MetricsLog(path, tensorboard=True)
-
-    def test_the_class_is_tensorboards_own(self, monkeypatch):
-        module = ModuleType("torch.utils.tensorboard")
-        module.SummaryWriter = Writer
-        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-        assert import_tensorboard() is Writer
-
-    def test_it_is_not_imported_unless_it_is_asked_for(self, path, monkeypatch):
-        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-        written(path, line(1))

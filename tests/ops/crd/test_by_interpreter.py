@@ -6,7 +6,9 @@ import pytest
 from helpers.subprocesses import run_interpreted
 
 
-@pytest.mark.parametrize("marks", ["not slow and not gpu", pytest.param("slow", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("marks", ["not slow and not gpu", "slow"])
 def test_the_dense_kernels(marks):
+    """By day their compiled code is executed, see test_executed.py."""
     pytest.importorskip("triton", reason="Triton is not installed")
     run_interpreted(Path(__file__).with_name("test_interpreted.py"), marks=marks)

@@ -12,6 +12,7 @@ pytestmark = [
     pytest.mark.ptx,
     pytest.mark.skipif(bool(nvcc.obstacle()), reason=nvcc.obstacle() or "nvcc is there"),
 ]
+ALL = ("sm_80", *(pytest.param(architecture, marks=pytest.mark.slow) for architecture in ("sm_90", "sm_100")))
 
 
 def check(gather: Gather, **options) -> None:
@@ -74,7 +75,7 @@ def test_odd_shapes(options):
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("architecture", ("sm_80", pytest.param("sm_90", marks=pytest.mark.slow)))
+@pytest.mark.parametrize("architecture", ALL)
 def test_every_row_is_read_once_for_a_draw(architecture, dtype):
     """Without replacement the rows of one sample are different ones: nothing of them is read twice, and nothing else of
     the bank but its first row, for the places behind the last draw. Embeddings, numbers and borders of classes come on
@@ -93,7 +94,7 @@ def test_a_sample_that_takes_several_blocks():
     check(Gather("sm_80", blocks=2), negatives=1100, rows=1500, samples=2)
 
 
-@pytest.mark.parametrize("architecture", ("sm_80", pytest.param("sm_90", marks=pytest.mark.slow)))
+@pytest.mark.parametrize("architecture", ALL)
 @pytest.mark.parametrize("options", [{}, {"replacement": True, "relaxed": True}], ids=("without", "with"))
 def test_draws_are_those_of_the_reference(architecture, options):
     case = problem(**options, negatives=130)
@@ -111,9 +112,7 @@ MARKED = {
 }
 
 
-@pytest.mark.parametrize(
-    "architecture", ("sm_90", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_80", "sm_100")))
-)
+@pytest.mark.parametrize("architecture", ALL)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[] if name.startswith(("several", "more")) else [pytest.mark.slow]) for name in MARKED],
@@ -145,7 +144,7 @@ def test_a_row_outside_the_bank_draws_nothing():
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("architecture", ("sm_80", pytest.param("sm_90", marks=pytest.mark.slow)))
+@pytest.mark.parametrize("architecture", ALL)
 def test_update(architecture, dtype):
     """Of samples that share a row the last one counts; what is not finite changes nothing."""
     case = problem(samples=6, dtype=TYPES[dtype], dim=20)
