@@ -87,16 +87,12 @@ def test_each_table_is_trained_in_a_tiny_form(paper, key, data, tmp_path, monkey
     table = narrowed(TABLES[paper][key])
     monkeypatch.setitem(TABLES[paper], key, table)
     names = [word for name, where in data_of(table, data).items() for word in ("--data", where.replace(":", "=", 1))]
-    short = (
-        ["--limit-train", "16", "--batch-size", "8", "--epochs", "4", "--teacher-epochs", "4"] if table.places else []
-    )
-    if any("imagefolder" in name or "tiny" in name for name in names):
-        epochs = str(EPOCHS.get((paper, key), 1))
+    epochs = str(EPOCHS.get((paper, key), 1))
     short = [*TINY, "--epochs", epochs, "--teacher-epochs", epochs] if table.places else []
     if any("imagefolder" in name or "tiny" in name for name in names):
-        short = [*short, "--loader", "torchvision", "--workers", "1", "--max-bad-images", "0"]
+        short += ["--loader", "torchvision", "--workers", "1"]
     if "imagefolder" in " ".join(names):
-        short = [*short, "--image-size", "64"]
+        short += ["--image-size", "64"]
     status = reproduce.main([paper, "--table", key, *names, *short, "--out", str(tmp_path), "--device", "cpu"])
     told = capsys.readouterr()
     assert status == 0, told.err
@@ -107,4 +103,4 @@ def test_each_table_is_trained_in_a_tiny_form(paper, key, data, tmp_path, monkey
         assert all(ours), "each cell that is run has its figure"
     if table.chart is not None:
         (picture,) = (tmp_path / "tables").glob("*.svg")
-        assert picture.read_text().startswith("<svg xmlns") and "circle" in picture.read_text() + "circle"
+        assert picture.read_text().startswith("<svg xmlns")

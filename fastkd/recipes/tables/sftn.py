@@ -122,10 +122,10 @@ def _swept() -> list[Entry]:
 
 def _swept_options(options: tuple[Any, ...], row: str) -> dict[str, Any]:
     """options: (name of what is swept), or (name, value of what is fixed, name of what is swept)."""
-    fixed = {options[0]: options[1]} if len(options) > 1 else {}
-    if options[-1] == "branch-blocks":
+    *fixed, swept = options
+    if swept == "branch-blocks":
         return {} if row == "1+2" else {"branch-blocks": (int(row),)}
-    return fixed | {options[-1]: float(row)}
+    return dict([fixed] if fixed else []) | {swept: float(row)}
 
 
 def _averages() -> dict[str, tuple[Summary, ...]]:

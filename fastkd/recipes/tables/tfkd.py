@@ -314,8 +314,7 @@ def _figure_2() -> Table:
 
 def _figure_7() -> Table:
     """The teacher whose soft targets are drawn."""
-    pair = {"teacher": NETWORKS["ResNet18"], "student": NETWORKS["MobileNetV2"]}
-    entry = Entry(paper="Tf-KD", table="Figure 7", recipe="cifar10-tfkd", **pair, method="kd", figures={})
+    entry = _entry("Figure 7", "cifar10-tfkd", NETWORKS["MobileNetV2"], "kd", {}, NETWORKS["ResNet18"])
     place = Place("ResNet18", "CIFAR-10", entry, "teacher", "best", Printed(95.12))
     return Table("Tf-KD", "Figure 7", (place,), computed="soft_targets")
 
