@@ -18,6 +18,7 @@ from fastkd.recipes.choice import Choice, admit_networks, joined_with_kd, with_f
 from fastkd.recipes.course import learning_together
 from fastkd.recipes.help import described, values
 from fastkd.recipes.idle import idle_reading, idle_storing, idle_with_made_images
+from fastkd.recipes.printed import as_printed
 from fastkd.recipes.published import beside_the_paper, choice_of, spoken
 from fastkd.recipes.recipe import GTNSettings, Recipe, SFTNSettings, StageRecipe, read_recipe, recipe_to_plain
 from fastkd.recipes.several import joined, with_one_data_seed
@@ -75,6 +76,8 @@ class Options:
     """Learning rate of the teacher, where it differs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it is computed; auto: on a GPU where there is one."""
+    as_printed: bool = False
+    """Take what the paper prints, where its authors' code has something else, and the recipe with it."""
     logger: Annotated[tuple[LoggerName, ...], tyro.conf.UseAppendAction, _NAME] = ()
     """Also write records there: csv (metrics.csv), tensorboard, wandb, mlflow; once more for each further one."""
     dry_run: bool = False
@@ -174,6 +177,8 @@ def _student_names(options: Options) -> tuple[str, ...]:
 def _recipe_of(options: Options, files: WeightsFiles) -> Recipe:
     network = given(options.choice).get("teacher_net")
     recipe = _overridden(_base(options), options)
+    if options.as_printed:
+        recipe = _as_printed(recipe, options)
     if options.teacher:
         if recipe.stage("teacher") is None:
             _refuse("teacher", "the student's method has none")
@@ -187,6 +192,16 @@ def _recipe_of(options: Options, files: WeightsFiles) -> Recipe:
     how = {"any_images": options.any_images}
     recipe = with_more_teachers(beside_the_paper(recipe), options.teacher[1:], network, files, **how)
     return begun(recipe, Beginnings(**given(options.beginnings)), files)
+
+
+def _as_printed(recipe: Recipe, options: Options) -> Recipe:
+    """The recipe with what its paper prints; an option that is given itself counts more."""
+    if options.recipe.endswith(".json"):
+        raise UserError(f"--as-printed cannot change {options.recipe}: edit the file")
+    printed = as_printed(recipe)
+    if printed == recipe:
+        _refuse("as_printed", f"what the paper prints of it is the recipe {recipe.name}")
+    return _overridden(printed, options)
 
 
 def listed(options: Options) -> Iterator[str]:
@@ -213,7 +228,8 @@ def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
     others += [f"sftn.{name}" for name in given(options.sftn)] + [f"gtn.{name}" for name in given(options.gtn)]
     others += [f"synthesis.{name}" for name in given(options.synthesis)]
     others += [f"{short_name(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
-    others += [name for name in ("run", "resume", "teacher", "students", "logger", "dry_run") if getattr(options, name)]
+    of_a_run = ("run", "resume", "teacher", "students", "as_printed", "logger", "dry_run")
+    others += [name for name in of_a_run if getattr(options, name)]
     others += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
     narrowing = ("teacher_net", "student", "method", "teacher_training")
     others += [name for name in wanted if name not in narrowing or options.recipe == Options.recipe]
@@ -224,7 +240,7 @@ def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
 
 def refuse_other_recipe(saved: Recipe, options: Options) -> None:
     """A resumed run goes on with its own recipe: an option that says otherwise is an error."""
-    for name in ("run", "dry_run", "teacher", "students", *given(options.beginnings)):
+    for name in ("run", "dry_run", "teacher", "students", "as_printed", *given(options.beginnings)):
         if getattr(options, name, True):
             raise UserError(f"--{name.replace('_', '-')} does not go together with --resume")
     if options.recipe not in (Options.recipe, saved.name):

@@ -11,12 +11,14 @@ import tyro
 
 from fastkd import options as of_trainings
 from fastkd.data import with_absolute_path
-from fastkd.plan import output
 from fastkd.plan.cells import Cell, Plan, Seeds
+from fastkd.plan.computed import COMPUTED
+from fastkd.plan.drawn import drawn
 from fastkd.plan.filled import filled
 from fastkd.plan.findings import Finder, shortened, wanted
 from fastkd.plan.outlook import by_a_few_steps, outlook
 from fastkd.plan.pictures import Drawing, pictures
+from fastkd.plan.shown import Shown
 from fastkd.plan.views import show_as_run
 from fastkd.plan.worker import Worker, described
 from fastkd.recipes import RECIPES
@@ -26,16 +28,13 @@ from fastkd.recipes.recipe import Recipe
 from fastkd.recipes.tables import TABLES, Entry
 from fastkd.recipes.tables.entry import compares_teachers
 from fastkd.recipes.tables.layout import Place, Table, pick
-from fastkd.report import write_report
 from fastkd.run import check
-from fastkd.run.page import Html, element, page
+from fastkd.run.page import Html, element
 from fastkd.support import distributed
 from fastkd.support.command_line import command, option_names, read_options
-from fastkd.support.console import new_table, table_console
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import ChangesNothing, UserError, nearest
-from fastkd.support.files import make_folder, write_text
 from fastkd.support.interrupt import Interrupt, Stopped, interruptible
 from fastkd.support.ranges import Seed, whole
 from fastkd.support.session import Session
@@ -67,6 +66,8 @@ class Options:
     """Folder of trainings, cells and tables (default: runs/reproduce)."""
     only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEACHER/STUDENT")] = ()
     """Leave out all pairs but this one; once more for each further pair."""
+    methods: str = ""
+    """A,B+C: leave out the students of all other methods."""
     seed: Seed = 0
     """The first seed."""
     seeds: Annotated[int, whole(1, 10_000)] = 1
@@ -94,6 +95,7 @@ def main(arguments: list[str]) -> int:
         print("\n".join(_listed(options.paper)))
         return 0
     table = _narrowed(pick(TABLES[options.paper], options.paper, options.table), options.only)
+    table = _of_methods(table, tuple(options.methods.split(",")) if options.methods else ())
     if options.teachers > options.seeds:
         raise UserError(f"--teachers {options.teachers} are more than the {options.seeds} students of a cell (--seeds)")
     if options.probe_epochs is not None:
@@ -123,15 +125,23 @@ def main(arguments: list[str]) -> int:
                 return 130
         if distributed.is_main():
             cells |= {name: worker.as_opened(cell) for name, cell in cells.items()}
-            runs = [show_as_run(plan, cell) for cell in cells.values()]
-            drawing = Drawing(filled(table, plan, cell_of), plan, cell_of, data, device)
-            show(drawing, root, seeds)
-            if table.name.startswith("Figure"):
-                _draw(table, runs, root)
+            for cell in cells.values():
+                show_as_run(plan, cell)
+            _show(table, worker, cells, seeds, data)
     failures = [f"{described(plan.nodes[digest])}: {why}" for digest, why in worker.failures.items()] + finder.failures
     for words in failures:
         print(f"fastkd: {words}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _show(table: Table, worker: Worker, cells: dict[str, Cell], seeds: Seeds, data: dict[str, str]) -> None:
+    """Prints and writes the table; cells: those of its places, by their names."""
+    at = [(place, cells[_cell_name(table, place.entry)]) for place in table.places]
+    found = filled(table, worker.plan, at)
+    computed = COMPUTED[table.computed](table, worker, list(cells.values())) if table.computed else None
+    drawing = Drawing(found, worker.plan, lambda place: cells[_cell_name(table, place.entry)], data, worker.device)
+    shown = Shown(found, drawn(found, worker.plan, at), computed, seeds, _drawn(drawing))
+    shown.write(worker.plan.root)
 
 
 def _check_and_tell(worker: Worker, seeds: Seeds, *, time_steps: bool) -> None:
@@ -158,7 +168,7 @@ def cells_of(table: Table, seeds: Seeds, data: dict[str, str], others: Sequence[
     for name, entry in entries.items():
         control = "control" in stages[name]
         recipe = _recipe(entry, data, others, idle, control=control)
-        cells[name] = Cell.of(name, recipe, seeds)
+        cells[name] = Cell.of(name, recipe, seeds, stages=stages[name], teacher_share=entry.teacher_share)
     for option, times in idle.items():
         if times == len(cells):
             raise UserError(f"--{option} changes nothing in this table")
@@ -230,6 +240,15 @@ def _narrowed(table: Table, pairs: Sequence[str]) -> Table:
     return replace(table, places=kept)
 
 
+def _of_methods(table: Table, methods: Sequence[str]) -> Table:
+    """The table with the students of those methods alone, beside whatever is no student's."""
+    known = {place.entry.method for place in table.places if place.stage == "student"}
+    if unknown := [method for method in methods if method not in known]:
+        raise UserError(f"--methods {unknown[0]}: {table.title} has no such method{nearest(unknown[0], known)}")
+    kept = (one for one in table.places if not methods or one.stage != "student" or one.entry.method in methods)
+    return replace(table, places=tuple(kept))
+
+
 def _pair(entry: Entry) -> str:
     return f"{entry.teacher}/{entry.student}" if entry.teacher else entry.student
 
@@ -264,6 +283,7 @@ def _cell_name(table: Table, entry: Entry) -> str:
     if compares_teachers(entry.recipe):
         parts.append(entry.teacher_training)
     parts += [f"{name}={value}" for name, value in entry.options.items()]
+    parts += [f"{entry.teacher_share:g}"] * (entry.teacher_share < 1)
     return re.sub(r"[^A-Za-z0-9+.=_-]+", "-", "-".join(parts)).lower()[:200]
 
 
@@ -290,44 +310,6 @@ def _tell(plan: Plan, seeds: Seeds, seconds: dict[str, float], display: Display)
     )
 
 
-_COLUMNS = 4
-"""So many of a table's columns are printed beside each other."""
-
-
-def show(drawing: Drawing, root: Path, seeds: Seeds) -> None:
-    """Prints the table and writes it as text, CSV, LaTeX and HTML, and its pictures with it."""
-    found = drawing.found
-    heads, rows = output.as_lines(found)
-    title = f"{found.table.title}: ours, and in brackets what is printed; {seeds.words()}"
-    console = table_console()
-    for first in range(1, len(heads), _COLUMNS):
-        shown = new_table(heads[0], *heads[first : first + _COLUMNS], title=title if first == 1 else None)
-        for row in rows:
-            shown.add_row(row[0], *row[first : first + _COLUMNS])
-        console.print(shown)
-    for line in output.notes(found):
-        console.print(line, markup=False, soft_wrap=True)
-    stem = _stem(found.table)
-    make_folder(root / "tables")
-    numbers = {"students": seeds.students, "teachers": seeds.teachers}
-    write_text(root / "tables" / f"{stem}.csv", output.as_csv(found, **numbers))
-    write_text(root / "tables" / f"{stem}.tex", output.as_latex(found))
-    charts = element("div", _drawn(drawing), class_="charts")
-    write_text(root / "report.html", page(title, element("h2", found.table.name), charts, output.as_html(found)))
-    console.print(f"tables   {root / 'tables'}: {stem}.csv, {stem}.tex\nreport   {root / 'report.html'}", markup=False)
-
-
-def _draw(table: Table, runs: Sequence[Path], root: Path) -> None:
-    """Writes the curves that a figure shows, those of all of its runs."""
-    out = root / "tables" / f"{_stem(table)}-curves.html"
-    write_report(runs, out)
-    print(f"curves   {out}")
-
-
-def _stem(table: Table) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", table.title.lower())
-
-
 def _drawn(drawing: Drawing) -> Html:
     """The pictures; why there is none stands in their place."""
     try:
@@ -341,7 +323,7 @@ def _listed(paper: str) -> list[str]:
     """A line for each table of a paper."""
     lines = [f"Tables of {paper}; each is run by {PROGRAM} {paper} --table KEY"]
     for key, table in TABLES[paper].items():
-        size = f"{len(table.rows)} rows, {len(table.columns)} columns"
+        size = f"{len(table.rows)} rows, {len(table.columns)} columns" if table.places else "computed, without training"
         lines.append(f"  {key:<10} {table.name:<14} {size}")
     return lines
 

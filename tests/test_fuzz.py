@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from helpers.image_folders import write_folder
 
-from fastkd import api, compare, env, evaluate, options, report, train
+from fastkd import api, env, evaluate, options, report, train
 from fastkd.data import DATASETS
 from fastkd.data import __main__ as inspect
 from fastkd.methods import METHODS, find_method
@@ -89,7 +89,6 @@ class Understood(Exception):
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], type[Any]]] = {
     "train": (train.main, options.Options),
-    "compare": (compare.main, compare.Options),
     "evaluate": (evaluate.main, evaluate.Options),
     "report": (report.main, report.Options),
     "inspect": (lambda line: inspect.main(["inspect", *line]), inspect.Options),
@@ -107,9 +106,9 @@ def place(tmp_path, monkeypatch):
     def understood(*_arguments, **_options):
         raise Understood
 
-    for module, name in ((api, "in_folder"), (train, "in_folder"), (train, "_dry_run"), (compare, "carry_out")):
+    for module, name in ((api, "in_folder"), (train, "in_folder"), (train, "_dry_run")):
         monkeypatch.setattr(module, name, understood)
-    for module in (api, train, compare):
+    for module in (api, train):
         monkeypatch.setattr(module, "check", lambda job, **_options: None)  # its own tests build every stage
     return tmp_path
 
@@ -149,8 +148,8 @@ def beginning_of(command: str, chance: random.Random) -> tuple[list[str], list[t
     """The words that a command needs, now and then another, and the options that may follow."""
     known = fields_of(COMMANDS[command][1])
     if command != "train":
-        usual = {"inspect": ("digits", "images", "imagefolder:images", "new"), "compare": ()}
-        return chance.sample(usual.get(command, ("begun", "images")), command != "compare"), known
+        usual = {"inspect": ("digits", "images", "imagefolder:images", "new")}
+        return [chance.choice(usual.get(command, ("begun", "images")))], known
     method = chance.choice(list(METHODS))
     line = [chance.choice(("digits", "digits", "begun/recipe.json", *RECIPES))] if chance.random() < 0.8 else []
     if chance.random() < 0.6:
@@ -205,7 +204,7 @@ def run_case(number: int, place: Path) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # as the commands do
     for _ in range(LINES):
-        command = chance.choices(list(COMMANDS), weights=(6, 2, 1, 1, 2))[0]
+        command = chance.choices(list(COMMANDS), weights=(6, 1, 1, 2))[0]
         line = line_at_random(command, chance)
         there = half_written(place)
         try:

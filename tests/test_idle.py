@@ -160,7 +160,7 @@ def augmented(folder: Path, augmentation: Augmentation) -> Iterator[Any]:
     for epoch in (0, 1):
         for step, raw in enumerate(source.loader.epoch(epoch)):
             yield source.prepare(raw, torch.tensor(step), torch.tensor(epoch)).images
-    source = evaluation_source(data, feeding, batch_size=4, crop=augmentation.crop)
+    source = evaluation_source(data, feeding, batch_size=4, crop=augmentation.evaluated)
     for raw in source.loader.epoch(0):
         yield source.prepare(raw, torch.tensor(0), torch.tensor(0)).images
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # From the top of the house to its cellar; what stands in one line may not import each other.
 LAYERS = (
     ("__main__",),
-    ("train", "evaluate", "probe", "predict", "compare", "reproduce", "store", "env"),
+    ("train", "evaluate", "probe", "predict", "reproduce", "store", "env"),
     ("api",),
     ("options", "report"),
     ("plan",),
@@ -150,7 +150,7 @@ PUBLIC = {
         *("cifar100_tfkd", "cifar100_dekd", "cifar10_tfkd", "tiny_tfkd", "tiny_dekd", "imagenet_tfkd"),
     ),
     "fastkd.run": ("open_run", "load_network"),
-    **{f"fastkd.{name}": ("main",) for name in ("train", "evaluate", "compare", "report", "env")},
+    **{f"fastkd.{name}": ("main",) for name in ("train", "evaluate", "reproduce", "report", "env")},
     "fastkd.data.__main__": ("main",),
     "fastkd.__main__": ("run",),
 }

@@ -9,10 +9,11 @@ from helpers.commands import TINY
 from helpers.hostile import line_of
 from helpers.image_folders import write_folder
 
-from fastkd import compare, evaluate, report, train
+from fastkd import evaluate, report, reproduce, train
 from fastkd.data.__main__ import main as data
 from fastkd.support import paths
 
+TINY_TABLE = ["digits", "--only", "wrn_16_2/resnet8", "--methods", "kd", "--epochs", "1", "--limit-train", "64"]
 COMMANDS = {
     "train --run": lambda path: train.main([*TINY, "--run", path]),
     "train --resume": lambda path: train.main(["--resume", path]),
@@ -30,7 +31,7 @@ COMMANDS = {
     "evaluate --export": lambda path: evaluate.main(["good", "--export", f"{path}/x.pt2"]),
     "report": lambda path: report.main([path]),
     "report --out": lambda path: report.main(["good", "--out", f"{path}/x.html"]),
-    "compare --out": lambda path: compare.main(["--out", path, "--seeds", "1", "--epochs", "1", "--limit-train", "64"]),
+    "reproduce --out": lambda path: reproduce.main([*TINY_TABLE, "--out", path]),
     "inspect": lambda path: data(["inspect", path]),
     "inspect --out": lambda path: data(["inspect", "animals", "--image-size", "8", "--out", f"{path}/x.png"]),
     "inspect --index-cache": lambda path: data(["inspect", "animals", "--index-cache", path]),

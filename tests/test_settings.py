@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from fastkd import compare, options
+from fastkd import options, reproduce
 from fastkd.data import Augmentation, Reading
 from fastkd.data.__main__ import Options as InspectOptions
 from fastkd.methods import METHODS
@@ -40,7 +40,7 @@ NEEDED: dict[type[Any], dict[str, Any]] = {
 }
 OF_METHODS = {method.Settings: name for name, method in METHODS.items()}
 SETTINGS = [*NEEDED, GTNSettings, Augmentation, Reading, Execution, Storing, Beginnings, *OF_METHODS]
-COMMANDS = [options.Options, compare.Options, InspectOptions]
+COMMANDS = [options.Options, reproduce.Options, InspectOptions]
 
 NONSENSE = {
     "not a number": math.nan,
@@ -189,13 +189,12 @@ def test_every_nonsense_is_refused_on_the_command_line(option, annotation):
     refuses_on_the_command_line(option, annotation, WORDS)
 
 
-@pytest.mark.parametrize("kind", (compare.Options, InspectOptions), ids=by_name)
+@pytest.mark.parametrize("kind", (reproduce.Options, InspectOptions), ids=by_name)
 def test_nonsense_is_refused_by_the_other_commands(kind):
-    first = ["digits"] if kind is InspectOptions else []
     for name, annotation in fields(kind).items():
         for word in WORDS if numbers(annotation) else ():
             option = f"--{name.replace('_', '-')}"
-            line = [*first, f"{option}={word}"]
+            line = ["digits", f"{option}={word}"]
             said = mistakes(lambda line=line: read_options(kind, line, program="it"), word)
             assert said is not None and f"{option}: expected " in said, (word, said)
 

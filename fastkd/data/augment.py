@@ -53,6 +53,15 @@ class Augmentation(Checked):
     ] = fixed((3 / 4, 4 / 3))
     """Least and greatest ratio of width to height."""
 
+    squeeze: Annotated[bool, OnlyWith("crop", "resized")] = False
+    """Evaluate with images that are resized to a square, whatever their proportions (SFTN prints that), not with the
+    shorter side resized."""
+
+    @property
+    def evaluated(self) -> Literal["pad", "resized", "squeezed"]:
+        """How the images of an evaluation are resized and cropped, see `boxes.centres`."""
+        return "squeezed" if self.squeeze and self.crop == "resized" else self.crop
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("area", "aspect"):

@@ -55,11 +55,17 @@ def view_boxes(
     return np.stack(boxes)
 
 
-def centres(sizes_B2: np.ndarray, resize_to: int, crop_to: int) -> tuple[np.ndarray, np.ndarray]:
+def centres(
+    sizes_B2: np.ndarray, resize_to: int, crop_to: int, *, squeeze: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """The centre crops of images whose shorter side is resized to `resize_to`, as torchvision computes them.
 
-    Returns the sizes [B,2] after resizing (width, height) and the corners [B,2] of the crops (left, top).
+    squeeze: both sides are. Returns the sizes [B,2] after resizing (width, height) and the corners [B,2] of the crops
+    (left, top).
     """
+    if squeeze:
+        resized = np.full(sizes_B2.shape, resize_to, np.int32)
+        return resized, np.rint((resized - crop_to) / 2).astype(np.int32)
     shorter = sizes_B2.min(1, keepdims=True)
     resized = (sizes_B2.astype(np.float64) * resize_to / shorter).astype(np.int32)  # torchvision truncates, too
     return resized, np.rint((resized - crop_to) / 2).astype(np.int32)
@@ -67,4 +73,4 @@ def centres(sizes_B2: np.ndarray, resize_to: int, crop_to: int) -> tuple[np.ndar
 
 def evaluation_size(crop: str, image_size: int) -> int:
     """The length that an evaluation resizes the shorter side to: 256 for 224 after random-resized crops."""
-    return round(image_size * 8 / 7) if crop == "resized" else image_size
+    return image_size if crop == "pad" else round(image_size * 8 / 7)

@@ -85,12 +85,12 @@ def training_source(
 
 
 def evaluation_source(
-    data: DataSet, feeding: Feeding, *, batch_size: int, crop: Literal["pad", "resized"] = "resized"
+    data: DataSet, feeding: Feeding, *, batch_size: int, crop: Literal["pad", "resized", "squeezed"] = "resized"
 ) -> Source:
     """Every image of the test split once over all ranks, in order, without augmentation.
 
     batch_size: that of each rank.
-    crop: that of the network's training, which decides on the size that image files are resized to.
+    crop: `Augmentation.evaluated` of the network's training, which decides on how image files are resized.
     """
     samples = len(data.test.labels)
     order = InOrder(samples, batch_size, rank=feeding.rank, world_size=feeding.world_size)

@@ -38,7 +38,7 @@ class PixelPlan(NamedTuple):
     views: Views = ONE_VIEW
     seed: int = 0
     crop: str = "resized"
-    """The crop of the training, if this is the evaluation of its network."""
+    """How an evaluation crops, see `Augmentation.evaluated`."""
     distinct_epochs: int | None = None
     """After so many epochs their boxes come again; None: each epoch has its own."""
 
@@ -61,8 +61,9 @@ class PixelPlan(NamedTuple):
 
     def centres(self, index_B: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """[B,2] sizes and [B,2] corners, see `boxes.centres`."""
-        crop = self.crop if self.augmentation is None else self.augmentation.crop
-        return centres(self.split.sizes[index_B.numpy()], evaluation_size(crop, self.image_size), self.image_size)
+        crop = self.crop if self.augmentation is None else self.augmentation.evaluated
+        length = evaluation_size(crop, self.image_size)
+        return centres(self.split.sizes[index_B.numpy()], length, self.image_size, squeeze=crop == "squeezed")
 
     def replacements(self, index: int) -> Iterator[int]:
         """Samples to try in place of one that cannot be read: a function of (seed, index) alone."""

@@ -117,6 +117,9 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "tf_resnext29_8x64d": partial(
         TfResNeXt, partial(Bottleneck, inner=2, groups=8), depths=(3, 3, 3), widths=(256, 512, 1024)
     ),
+    "tf_resnext101_32x8d": partial(
+        KuangliuResNet, partial(Bottleneck, inner=1, groups=32), depths=(3, 4, 23, 3), widths=_WIDE
+    ),
     # torchvision's networks for ImageNet, whose published weights load.
     "torchvision_resnet18": partial(_imagenet_resnet, BasicUnit, depths=(2, 2, 2, 2), widths=_NARROW),
     "torchvision_resnet34": partial(_imagenet_resnet, BasicUnit, depths=(3, 4, 6, 3), widths=_NARROW),

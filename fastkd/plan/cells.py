@@ -1,7 +1,7 @@
 """A plan: the cells of a table, each a recipe and its seeds, and the nodes that they share."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,18 @@ class Cell:
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
     @classmethod
-    def of(cls, name: str, recipe: Recipe, seeds: Seeds) -> "Cell":
-        nodes = [nodes_of(recipe, student_seed=student, teacher_seed=teacher) for student, teacher in seeds.pairs()]
+    def of(
+        cls, name: str, recipe: Recipe, seeds: Seeds, *, stages: Collection[str] = (), teacher_share: float = 1.0
+    ) -> "Cell":
+        """stages: those whose results are wanted, and no others are trained but what they need; by default all.
+
+        teacher_share: the share of its training after which the teacher's weights are taken.
+        """
+        nodes = []
+        for student, teacher in seeds.pairs():
+            found = nodes_of(recipe, student_seed=student, teacher_seed=teacher, teacher_share=teacher_share)
+            wanted = {stage: found[stage] for stage in found if stage in stages}
+            nodes.append(wanted if wanted and wanted.keys() == set(stages) else found)
         return cls(name, replace(recipe, seed=seeds.first, seeds=seeds.students), tuple(nodes))
 
 

@@ -1,11 +1,12 @@
 """A printed table with ours beside it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fastkd.plan.cells import Cell, Plan
-from fastkd.plan.findings import nodes_of_place, with_finding
+from fastkd.plan.findings import with_finding
 from fastkd.plan.measures import MEASURES
+from fastkd.plan.nodes import Node
 from fastkd.recipes.tables.layout import Place, Printed, Summary, Table, rows_in_order
 from fastkd.run.figures import Figure, mean_and_std
 
@@ -55,11 +56,10 @@ class FilledTable:
         return list(dict.fromkeys(cell.column for cell in self.cells))
 
 
-def filled(table: Table, plan: Plan, cell_of: Callable[[Place], Cell]) -> FilledTable:
-    """The table with the results that the plan has so far; cell_of: the plan's cell of a place."""
+def filled(table: Table, plan: Plan, cells: Iterable[tuple[Place, Cell]]) -> FilledTable:
+    """The table with the results that the plan has so far; cells: each place with the plan's cell that is of it."""
     found = FilledTable(table)
-    for place in table.places:
-        cell = cell_of(place)
+    for place, cell in cells:
         told = (words for words in cell.recipe.deviations if _concerns(words, place.stage))
         if place.finding is not None and place.finding.choice:
             told = (*told, f"{_UNPRINTED} print {place.finding.choice}")
@@ -89,12 +89,25 @@ def _noted(notes: list[str], words: str) -> int:
     return notes.index(words) + 1
 
 
+def nodes_of_place(cell: Cell, place: Place) -> list[tuple[Node, str]]:
+    """Whose results hold a place's figure, and by which stage, for each seed; a teacher of several counts once."""
+    nodes = {}
+    for seed in cell.nodes:
+        if place.stage == "teacher" and place.entry.teacher_share < 1:
+            node = seed["student"]  # which has tested what it loaded
+            stage = node.taught[0].stage
+        else:
+            node, stage = seed.get(place.stage) or seed["student"], place.stage  # a peer's are in its student's
+        nodes[node.digest] = (node, stage)
+    return list(nodes.values())
+
+
 def _measured(plan: Plan, cell: Cell, place: Place, measure: str) -> Figure | None:
     """The mean over the seeds that are finished; a teacher of several students counts once."""
     values = []
-    for node in nodes_of_place(cell, place.stage):
+    for node, stage in nodes_of_place(cell, place):
         result = with_finding(plan, cell, place, node)
-        value = None if result is None else MEASURES[measure].read(result, place.stage)
+        value = None if result is None else MEASURES[measure].read(result, stage)
         if value is not None:
             values.append(value)
     return mean_and_std(values) if values else None
@@ -107,7 +120,7 @@ def _summed_up(found: FilledTable, summary: Summary) -> Iterator[Filled]:
         line = [cell for cell in found.cells if (cell.row if along_rows else cell.column) == name]
         if not along_rows:
             line = [cell for cell in line if cell.stage == "student"]
-        if not line:
+        if not line or (summary.printed and name not in summary.printed):
             continue
         printed = summary.printed.get(name)
         where = (name, summary.name) if along_rows else (summary.name, name)

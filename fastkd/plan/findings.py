@@ -42,13 +42,13 @@ def wanted(places: Iterable[Place], cell_of: Callable[[Place], Cell]) -> list[Wa
     for place in places:
         if place.finding is None or isinstance(place.finding, Pruned):
             continue
-        for node in nodes_of_place(cell_of(place), place.stage):
+        for node in nodes_of_stage(cell_of(place), place.stage):
             one = Wanted(node, place.stage, place.finding)
             found.setdefault(f"{node.digest} {key_of(one)}", one)
     return list(found.values())
 
 
-def nodes_of_place(cell: Cell, stage: str) -> list[Node]:
+def nodes_of_stage(cell: Cell, stage: str) -> list[Node]:
     """The nodes whose results say something of a stage, one for each that differs; a peer's are in its student's."""
     nodes = (seed.get(stage) or seed["student"] for seed in cell.nodes)
     return list({node.digest: node for node in nodes}.values())

@@ -77,8 +77,10 @@ class Node:
             yield one.node
 
 
-def nodes_of(recipe: Recipe, *, student_seed: int, teacher_seed: int) -> dict[str, Node]:
+def nodes_of(recipe: Recipe, *, student_seed: int, teacher_seed: int, teacher_share: float = 1.0) -> dict[str, Node]:
     """The training of every stage of a recipe that is trained by itself, by the stage's name.
+
+    teacher_share: the share of its training after which a teacher teaches.
 
     A teacher that learns together with its student belongs to the student's training, and a network that is loaded to
     those of all who learn from it.
@@ -91,7 +93,7 @@ def nodes_of(recipe: Recipe, *, student_seed: int, teacher_seed: int) -> dict[st
         taught, beside, teachers = [], [], []
         for name in stage.teachers:
             if name in found:
-                points = _taught(stage, by_name[name], found[name])
+                points = _taught(stage, by_name[name], found[name], teacher_share)
                 taught += points
                 teachers += [one.stage for one in points]
             else:
@@ -114,7 +116,10 @@ def nodes_of(recipe: Recipe, *, student_seed: int, teacher_seed: int) -> dict[st
     return found
 
 
-def _taught(student: StageRecipe, teacher: StageRecipe, node: Node) -> list[Taught]:
+def _taught(student: StageRecipe, teacher: StageRecipe, node: Node, share: float) -> list[Taught]:
+    if share < 1 and teacher.training is not None and teacher.training.epochs > 1:
+        epoch = min(max(1, round(share * teacher.training.epochs)), teacher.training.epochs - 1)
+        return [Taught(teacher.name, node, epoch)]
     points = [Taught(teacher.name, node, epoch) for epoch in followed_epochs(student, teacher)]
     return [*points, Taught(teacher.name, node)]
 

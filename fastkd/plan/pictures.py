@@ -12,7 +12,7 @@ from fastkd.analysis.features import chosen_classes, drawn, embeddings_of, requi
 from fastkd.analysis.opened import Opened
 from fastkd.plan.cells import Cell, Plan
 from fastkd.plan.filled import Filled, FilledTable
-from fastkd.plan.findings import nodes_of_place
+from fastkd.plan.findings import nodes_of_stage
 from fastkd.plan.measures import MEASURES
 from fastkd.recipes.tables.layout import Place
 from fastkd.run.charts import DASHED, Dot, Line, colour, dot_chart, line_chart
@@ -47,30 +47,6 @@ def _dots(drawing: Drawing) -> Html:
     for measure, cells in _by_measure(drawing.found.cells).items():
         charts.append(dot_chart(MEASURES[measure].title, [dot for cell in cells for dot in _dots_of(cell, cell.row)]))
     return join(charts)
-
-
-def _best_students(drawing: Drawing) -> Html:
-    """The best student of each column beside its teacher."""
-    dots = []
-    for column in drawing.found.columns:
-        line = [cell for cell in drawing.found.cells if cell.column == column]
-        for name, stage, best in (("teacher", "teacher", False), ("best student", "student", True)):
-            cells = [cell for cell in line if cell.stage == stage and (cell.row == "Best" or not best)]
-            dots += [dot for cell in cells for dot in _dots_of(cell, column, name)]
-    return dot_chart("test accuracy, %", dots)
-
-
-def _student_over_teacher(drawing: Drawing) -> Html:
-    """A line for each kind of teacher: its students' accuracies over its own."""
-    points: dict[str, list[tuple[float, float]]] = {}
-    by_column = {(cell.column, cell.stage): cell for cell in drawing.found.cells}
-    for column in drawing.found.columns:
-        teacher, student = by_column.get((column, "teacher")), by_column.get((column, "student"))
-        if teacher and student and teacher.ours and student.ours:
-            kind = column.rpartition(", ")[2]
-            points.setdefault(kind, []).append((teacher.ours.mean, student.ours.mean))
-    lines = [Line(kind, sorted(own)) for kind, own in points.items()]
-    return line_chart("student accuracy, %", "teacher accuracy, %", lines)
 
 
 def _lines(drawing: Drawing) -> Html:
@@ -161,14 +137,14 @@ def _chart(title: str, logs: Mapping[str, Sequence[Sequence[Record]]], value: Va
 
 def _logs(drawing: Drawing, column: str) -> list[list[dict[str, Any]]]:
     place = next(one for one in drawing.found.table.places if one.column == column and one.stage == "student")
-    files = [drawing.plan.folder(node) / "metrics.jsonl" for node in nodes_of_place(drawing.cell_of(place), "student")]
+    files = [drawing.plan.folder(node) / "metrics.jsonl" for node in nodes_of_stage(drawing.cell_of(place), "student")]
     return [read_metrics(file) for file in files if is_file(file)]
 
 
 def _tsne(names: tuple[str, ...]) -> Callable[[Drawing], Html]:
     def draw(drawing: Drawing) -> Html:
         place = next(one for one in drawing.found.table.places if one.stage == "student")
-        node = nodes_of_place(drawing.cell_of(place), "student")[0]
+        node = nodes_of_stage(drawing.cell_of(place), "student")[0]
         if not drawing.plan.finished(node):
             return Html("")
         require_scikit_learn()
@@ -208,8 +184,6 @@ def _number_in(row: str) -> float | None:
 
 PICTURES: dict[str, Callable[[Drawing], Html]] = {
     "dots": _dots,
-    "best students": _best_students,
-    "student over teacher": _student_over_teacher,
     "lines": _lines,
     "trade-off": _trade_off,
     "least costs": _least_costs,

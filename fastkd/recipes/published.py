@@ -1,12 +1,15 @@
 """The figure of a paper that stands beside a run, and the differences of the run from the paper's."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
 from fastkd.methods import split_methods
 from fastkd.recipes import RECIPES
 from fastkd.recipes.course import learning_together
+from fastkd.recipes.printed import departures, is_printed
 from fastkd.recipes.recipe import Recipe, StageRecipe, recipe_to_plain
+from fastkd.recipes.shortened import shortened_training
 from fastkd.recipes.tables import ENTRIES, Entry
 from fastkd.support.plain import differences
 
@@ -72,7 +75,8 @@ def run_of(entry: Entry, recipe: Recipe | None = None) -> Recipe:
         if name in entry.options:
             chosen[name.replace("-", "_")] = entry.options[name]
     run = RECIPES[entry.recipe](**chosen)
-    return replace(run, stages=tuple(_with_options(stage, entry.options) for stage in run.stages))
+    stages = tuple(_with_options(stage, entry.options) for stage in run.stages)
+    return replace(run, stages=stages, deviations=(*run.deviations, *entry.choices))
 
 
 def spoken(place: str, recipe: Recipe) -> str:
@@ -107,7 +111,11 @@ def _same_method(one: str, other: str) -> bool:
 
 
 def _with_options(stage: StageRecipe, options: dict[str, Any]) -> StageRecipe:
-    """The stage with those options of an entry that are settings of SFTN, GTN or a method: `sftn.X`, `METHOD.X`."""
+    """The stage with those options of an entry that are its epochs, or settings of SFTN, GTN or a method: `sftn.X` and
+    `METHOD.X`."""
+    epochs = options.get("teacher-epochs" if stage.role == "teacher" else "epochs")
+    if epochs is not None and stage.training is not None:
+        stage = replace(stage, training=shortened_training(stage.training, {"epochs": epochs}))
     for option, value in options.items():
         owner, _, name = option.partition(".")
         name = name.replace("-", "_")
@@ -140,11 +148,26 @@ def _deviations(resolved: Recipe, published: Recipe) -> list[str]:
     fresh = [stage for stage in resolved.of_role("base") if not stage.file]
     words += [f"the {stage.name} begins with random weights instead of ImageNet's" for stage in fresh]
     words += resolved.storing.approximations
+    chosen = set()
     for place, before, after in differences(recipe_to_plain(published), recipe_to_plain(resolved)):
-        of_loaded = any(place.startswith(f"stages[{number}]") for number in loaded)
-        of_loaded = of_loaded or place.endswith((".file", ".sha256"))
+        number, inside = _stage_and_place(place)
         if place == "stages":
             words.append("other stages")
-        elif place.split(".")[0] not in _NOT_COMPARED and not of_loaded and ".published" not in place:
+        elif re.split(r"[.\[]", place)[0] in _NOT_COMPARED or number in loaded or inside in _OF_FILES:
+            continue
+        elif not is_printed(resolved, number, inside):
             words.append(f"{spoken(place, resolved)} {after} instead of {before}")
-    return words
+            chosen.add((number, inside))
+    otherwise = (one for one in departures(resolved) if one.number not in loaded)
+    return words + [one.words for one in otherwise if (one.number, one.place) not in chosen]
+
+
+_OF_FILES = ("published", "file", "sha256")
+
+
+def _stage_and_place(place: str) -> tuple[int, str]:
+    """The number of the stage that a place is of, -1 where it is of none, and the place in it."""
+    if not place.startswith("stages["):
+        return -1, place
+    number, _, inside = place.removeprefix("stages[").partition("].")
+    return (int(number), inside) if number.isdigit() else (-1, place)

@@ -42,6 +42,8 @@ def cifar100_sftn(**chosen: Any) -> Recipe:
     SGD, 240 epochs of batches of 64, ×0.1 at 150, 180 and 210; learning rate 0.05 for every teacher, 0.01 for
     ShuffleNet and MobileNet students, 0.05 for the others. λ_T 1, λ_KL 3, λ_CE 1, τ 1; students by KD with 0.1 CE +
     0.9 KL at T = 4 (RepDistiller's weights: the paper takes CRD's setup). Partial batches are trained on, as there.
+    What the paper prints and this has otherwise (the direction of KL, CE at τ, rates of ShuffleNet's teachers) is
+    taken by --as-printed.
 
     FitNet, AT, SP, VID, RKD, PKT, AB, FT and OH run jointly with KD, as in the paper (`--method ce+at` for AT alone).
     It does not print KD's weight there: 1 CE + 1 KL at T = 4, SimKD's, is our choice. SSKD has its own paper's 0.1
@@ -70,9 +72,10 @@ def imagenet_sftn(**chosen: Any) -> Recipe:
     """SFTN (Park et al. 2021) on ImageNet: Table 3, ResNet50 → ResNet34.
 
     SGD, 100 epochs of batches of 256, learning rate 0.1, ×0.1 at 30, 60 and 90, weight decay 1e-4; λ_T, λ_KL, λ_CE
-    and τ are 1. The paper prints no weights of the students' losses: 0.5 CE + 0.5 KL at T = 1 for KD (mdistiller's
-    and torchdistill's), 1 CE + 1 KL at T = 4 beside other methods is our choice. Those methods have their authors'
-    weights for ImageNet where there are any, else those for CIFAR-100.
+    and τ are 1. Validation images are resized to 256x256 and their centres taken, as printed (--squeeze off: the
+    shorter side is 256, as is usual). The paper prints no weights of the students' losses: 0.5 CE + 0.5 KL at T = 1
+    for KD (mdistiller's and torchdistill's), 1 CE + 1 KL at T = 4 beside other methods is our choice. Those methods
+    have their authors' weights for ImageNet where there are any, else those for CIFAR-100.
     """
     choice = replace(_IMAGENET_CHOICE, **chosen)
     choice = replace(choice, method=joined_with_kd(choice.method, WITH_KD))
@@ -84,7 +87,7 @@ def imagenet_sftn(**chosen: Any) -> Recipe:
         data=choice.data,
         image_size=224,
         stages=stages_of(choice, training, training, settings, kl_weight=1.0),
-        augmentation=Augmentation(crop="resized"),
+        augmentation=Augmentation(crop="resized", squeeze=True),
         published_classes=1000,
         deviations=("the paper does not print the weights of the student's losses",),
     )

@@ -17,19 +17,34 @@ _IMAGENET_CHOICE = Choice(
 )
 
 
+_POOLED_APART = ("ShuffleV2", "MobileNetV2")
+"""Families whose pooled map is another one than their last feature."""
+
+
 def cifar100_simkd(**chosen: Any) -> Recipe:
     """SimKD (Chen et al. 2022) on CIFAR-100: the reused classifier beside eight methods.
 
     Trained as in `cifar100-sftn`; every other method runs with KD: 1 CE + 1 KL at T = 4 (`--method ce+at` for AT
     alone), FitNet behind block 1. The paper names Nesterov's momentum; the authors' code has none, and neither has
-    this. The paper's WRNs are the resnets 38, 38x2, 38x4, 14x2 and 14x4. Its figures are of the best epoch: compare
-    them with that column.
+    this (--as-printed). The projector of a ShuffleNetV2 or MobileNetV2 reads the map that these pool: the paper's
+    parameter counts prove it, the released code has --simkd.source feature. The paper's WRNs are the resnets 38, 38x2,
+    38x4, 14x2 and 14x4. Its figures are of the best epoch: compare them with that column.
     """
     choice = replace(_CIFAR_CHOICE, **chosen)
     choice = replace(choice, method=joined_with_kd(choice.method))
-    settings = {"kd": EVEN_KD, "fitnet": FitNetSettings(block=1)}
+    settings: dict[str, Any] = {"kd": EVEN_KD, "fitnet": FitNetSettings(block=1)}
+    if choice.student.startswith(_POOLED_APART):
+        settings["simkd"] = SimKDSettings(source="final_map")
     stages = stages_of(choice, cifar_training(choice.teacher_net), cifar_training(choice.student), settings)
-    return Recipe(name="cifar100-simkd", data=choice.data, image_size=32, stages=stages, published_classes=100)
+    several = choice.method.startswith(("aveg", "aekd"))
+    return Recipe(
+        name="cifar100-simkd",
+        data=choice.data,
+        image_size=32,
+        stages=stages,
+        published_classes=100,
+        deviations=("the paper does not print whether partial batches are left out, as in CA-MKD's code",) * several,
+    )
 
 
 def imagenet_simkd(**chosen: Any) -> Recipe:
@@ -51,5 +66,8 @@ def imagenet_simkd(**chosen: Any) -> Recipe:
         stages=stages_of(choice, training, training, settings),
         augmentation=Augmentation(crop="resized", area=(0.1, 1.0), aspect=(0.8, 1.25)),
         published_classes=1000,
-        deviations=("the paper does not print this method's weight on ImageNet",) if others else (),
+        deviations=(
+            "the paper does not print area and aspect of its crops: those of its code",
+            *(("the paper does not print this method's weight on ImageNet",) if others else ()),
+        ),
     )

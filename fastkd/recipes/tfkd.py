@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from fastkd.data import Augmentation
+from fastkd.methods import find_method, split_methods
 from fastkd.methods.kd import KDSettings
 from fastkd.methods.tfkd import TfKDRegSettings, TfKDSelfSettings
 from fastkd.recipes.choice import Choice, stages_of
@@ -17,9 +18,10 @@ def cifar100_tfkd(**chosen: Any) -> Recipe:
     """Tf-KD (Yuan et al. 2020) on CIFAR-100: KD, Re-KD, Tf-KD_self, Tf-KD_reg and label smoothing.
 
     SGD, 200 epochs, ×0.2 at 60, 120 and 160, one epoch of warm-up by the step; batches of 128 at 0.1, in proportion
-    where the code's are smaller; rotations by 15 degrees. Re-KD is KD with a pair the other way round. τ and α are
-    those of Tables 10, 13 and 14, and where the code has others the code's. KL is computed as in the code, which
-    divides it by the number of classes. The paper's figures are of the best epoch: compare them with that column.
+    where the code's for the pair are smaller; rotations by 15 degrees. Re-KD is KD with a pair the other way round. τ
+    and α are those of Tables 10, 13 and 14, and where the code has others the code's. KL is computed as in the code,
+    which divides it by the number of classes. --as-printed takes the paper's batches, weights and formulas instead.
+    The paper's figures are of the best epoch: compare them with that column.
     """
     return _recipe("cifar100-tfkd", _CIFAR_100, chosen)
 
@@ -67,18 +69,32 @@ def imagenet_tfkd(**chosen: Any) -> Recipe:
     return _recipe("imagenet-tfkd", _IMAGENET, chosen)
 
 
-def training_on_cifar(network: str) -> Training:
-    small = ("tf_googlenet", "ResNet50", "tf_resnext29_8x64d")
-    batch = 64 if network in small else 100 if network == "tf_densenet121" else 128
-    training = _training(batch, factor=0.2)
+_ALONE_BY_64 = ("tf_googlenet", "ResNet50", "tf_resnext29_8x64d", "tf_resnext101_32x8d")
+_BATCHES = {
+    ("tf_mobilenet_v2", "ResNet50"): 128,
+    ("tf_shufflenet_v2", "ResNet50"): 128,
+    ("ResNet50", "ResNet18"): 64,
+    ("tf_resnext29_8x64d", "ResNet18"): 64,
+    ("tf_resnext29_8x64d", "tf_mobilenet_v2"): 64,
+    ("tf_resnext29_8x64d", "tf_shufflenet_v2"): 64,
+    ("tf_shufflenet_v2", "tf_densenet121"): 100,
+    ("tf_densenet121", "tf_densenet121"): 100,
+}
+"""The code's batches of a student by (teacher, student), where they are not those of the student alone."""
+
+
+def training_on_cifar(network: str, teacher: str = "") -> Training:
+    """The training of a network: alone, or by that teacher, for which the code has other batches."""
+    alone = 64 if network in _ALONE_BY_64 else 128
+    training = _training(_BATCHES.get((teacher, network), alone), factor=0.2)
     return replace(training, optimizer="adam", lr=1e-3, weight_decay=0.0) if network == "tf_cnn" else training
 
 
-def training_on_tiny(network: str) -> Training:
+def training_on_tiny(network: str, teacher: str = "") -> Training:
     return _training(64 if network in ("ResNet50", "tf_densenet121") else 128, factor=0.1)
 
 
-def training_on_imagenet(network: str) -> Training:
+def training_on_imagenet(network: str, teacher: str = "") -> Training:
     batch = 256 if network == IMAGENET_NETWORKS["ResNeXt101"] else 512
     return Training(
         epochs=90,
@@ -109,8 +125,11 @@ class _Setting:
     choice: Choice
     frame: Recipe
     """A recipe with the images and their augmentation; name and stages come from the choice."""
-    training_of: Callable[[str], Training]
+    training_of: Callable[[str, str], Training]
+    """(network, teacher or "") → its training."""
     classes: int
+    silent: tuple[str, ...] = ()
+    """What the paper does not print, and is the code's."""
 
 
 def _frame(image_size: int, augmentation: Augmentation, **statistics: Any) -> Recipe:
@@ -128,18 +147,21 @@ _CIFAR_100 = _Setting(
     _CIFAR_FRAME,
     training_on_cifar,
     classes=100,
+    silent=("the paper does not print the epoch of warm-up and the rotation: those of its code",),
 )
 _CIFAR_10 = _Setting(
     Choice(data="cifar10", teacher_net="ResNet18", student="tf_cnn", method="kd"),
     _CIFAR_FRAME,
     training_on_cifar,
     classes=10,
+    silent=("the paper does not print the epoch of warm-up and the rotation: those of its code",),
 )
 _TINY = _Setting(
     Choice(data="tiny-imagenet", teacher_net="ResNet18", student="tf_mobilenet_v2", method="kd"),
     _frame(64, Augmentation(crop_padding=0, rotation=20.0)),
     training_on_tiny,
     classes=200,
+    silent=("the paper does not print the epoch of warm-up and the rotation without a crop: those of its code",),
 )
 _IMAGENET = _Setting(
     Choice(data="imagefolder", teacher_net="torchvision_densenet121", student="torchvision_resnet18", method="kd"),
@@ -151,17 +173,25 @@ _IMAGENET = _Setting(
 
 def _recipe(name: str, setting: _Setting, chosen: dict[str, Any], *, poorly_trained: bool = False) -> Recipe:
     choice = replace(setting.choice, **chosen)
-    teacher = setting.training_of(choice.teacher_net)
+    teacher = setting.training_of(choice.teacher_net, "")
     if poorly_trained:
         teacher = replace(teacher, epochs=1 if choice.teacher_net == "ResNet18" else 50, milestones=())
     settings, deviations = settings_of(name, choice.teacher_net, choice.student, choice.method, setting.classes)
+    needed = any(find_method(one).teachers_needed[0] for one in split_methods(choice.method))
+    taught_by = choice.teacher_net if needed else ""
+    student, alone = (setting.training_of(choice.student, by) for by in (taught_by, ""))
+    stages = [*stages_of(choice, teacher, student, settings)]
+    if choice.control and student.optimizer == alone.optimizer:  # the baseline of the tables, which one training is
+        stages[-1] = replace(stages[-1], training=replace(alone, drop_last=student.drop_last))
+    if "tf_resnext101_32x8d" in (choice.teacher_net, choice.student):
+        deviations += ("the paper does not print the stem of its ResNeXt101 on CIFAR: as of its ResNets",)
     return replace(
         setting.frame,
         name=name,
         data=choice.data,
-        stages=stages_of(choice, teacher, setting.training_of(choice.student), settings),
+        stages=tuple(stages),
         published_classes=setting.classes,
-        deviations=deviations,
+        deviations=(*deviations, *setting.silent),
     )
 
 
@@ -196,10 +226,10 @@ KD_WEIGHTS = _kd_weights()
 
 
 def kd_weights(recipe: str, teacher: str, student: str) -> KDWeights:
-    """The weights of KD, Re-KD and De-KD for a pair; where the paper prints none, its commonest."""
+    """The weights of KD, Re-KD and De-KD for a pair; where the paper prints none, its commonest for the data."""
     if recipe == "cifar100-dekd":  # Table 11, whose weights the student decides
         return KDWeights(20.0, 0.60 if student == "ResNet18" else 0.95)
-    usual = 0.10 if recipe in ("imagenet-tfkd", "tiny-dekd") else 0.95
+    usual = 0.10 if recipe in ("imagenet-tfkd", "tiny-tfkd", "tiny-dekd") else 0.95
     return KD_WEIGHTS.get((recipe, teacher, student), KDWeights(20.0, usual))
 
 
@@ -260,6 +290,9 @@ def settings_of(
         settings[name] = kind(**how)
         if weights.multiplier is None and method == name:
             deviations.append("what the paper's code multiplied KL by is not published: this is the paper's formula")
+    printed = recipe in ("imagenet-tfkd", "cifar100-dekd", "tiny-dekd") or (recipe, teacher, student) in KD_WEIGHTS
+    if method == "kd" and not printed:
+        deviations.append(f"the paper does not print τ and α of this pair: {kd.temperature:g} and {kd.alpha:g}")
     if recipe == "imagenet-tfkd" and method == "kd":
         deviations.append("the paper's code for ImageNet is not published: this is the paper's formula")
     return settings, tuple(deviations)

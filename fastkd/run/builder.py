@@ -144,7 +144,8 @@ class Builder:
             return None
         alone = replace(job.feeding, rank=0, world_size=1)
         _, data = divided(job.data, share)
-        source = evaluation_source(data, alone, batch_size=EVALUATION_BATCH, crop=job.recipe.augmentation.crop)
+        crop = job.recipe.augmentation.evaluated
+        source = evaluation_source(data, alone, batch_size=EVALUATION_BATCH, crop=crop)
         source.prepare.to(job.device)
         return source
 

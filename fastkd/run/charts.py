@@ -137,6 +137,22 @@ def dot_chart(title: str, dots: Sequence[Dot]) -> Html:
     return _figure(title, parts, bottom + 24, [join((_mark(name, dots), name)) for name in series])
 
 
+def as_picture(figure: Html) -> str:
+    """A figure's picture as an SVG file of its own, whose legend is what the report has beside it."""
+    start, end = figure.index("<svg "), figure.index("</svg>")
+    style = element("style", Html(_PICTURE_STYLE))
+    inside = figure[start + len("<svg ") : end]
+    opened, _, rest = inside.partition(">")
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {opened}>{style}{rest}</svg>\n'
+
+
+_PICTURE_STYLE = (
+    "text { font: 11px sans-serif; fill: #374151 } .title { font-weight: bold } .grid { stroke: #e5e7eb } "
+    "line { stroke-width: 2 } .grid { stroke-width: 1 } polyline { fill: none; stroke-width: 2 } "
+    ".band { opacity: .15 } .hollow { fill: white; stroke-width: 2 }"
+)
+
+
 def _drawable(line: Line, number: int) -> Line:
     points = [(_flat(x), _flat(y)) for x, y in line.points if _is_drawable(x, y)]
     band = [(_flat(x), _flat(low), _flat(high)) for x, low, high in line.band if _is_drawable(x, low, high)]

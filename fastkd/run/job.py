@@ -76,7 +76,7 @@ class Job:
         return self._evaluating(self.data if watched is None else replace(self.data, test=watched))
 
     def _evaluating(self, data: DataSet) -> Source:
-        crop = self.recipe.augmentation.crop
+        crop = self.recipe.augmentation.evaluated
         source = evaluation_source(data, self.feeding, batch_size=EVALUATION_BATCH, crop=crop)
         source.prepare.to(self.device)
         return source

@@ -84,5 +84,11 @@ def test_centres_are_torchvisions():
         assert (left, top) == (round((new_width - 224) / 2.0), round((new_height - 224) / 2.0))
 
 
+def test_a_squeezed_image_is_a_square_whose_centre_is_taken():
+    resized, corners = centres(np.array([[500, 375], [256, 1024]], np.int32), 256, 224, squeeze=True)
+    assert resized.tolist() == [[256, 256]] * 2 and corners.tolist() == [[16, 16]] * 2
+
+
 def test_what_evaluation_resizes_to():
+    assert evaluation_size("squeezed", 224) == 256
     assert (evaluation_size("resized", 224), evaluation_size("pad", 32)) == (256, 32)

@@ -185,6 +185,8 @@ PARAMETERS_100 = {
     "ResNet152": 58_341_028,
     "tf_densenet121": 7_048_548,
     "tf_resnext29_8x64d": 34_518_948,
+    # torchvision's, with a 3x3 stem and 100 classes.
+    "tf_resnext101_32x8d": 88_791_336 - (7 * 7 - 3 * 3) * 3 * 64 - 2049 * 900,
     "tf_googlenet": 6_258_500,
     "tf_cnn": 369_124,
     "tf_mobilenet_v2": 2_369_380,

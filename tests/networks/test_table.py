@@ -40,6 +40,7 @@ SLOW = {
     "torchvision_resnet152",
     "torchvision_resnext50_32x4d",
     "torchvision_resnext101_32x8d",
+    "tf_resnext101_32x8d",
     "torchvision_wide_resnet50_2",
     "ResNet10x2",
     "ResNet18x2",

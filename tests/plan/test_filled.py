@@ -48,7 +48,8 @@ def table(tmp_path, monkeypatch) -> FilledTable:
     places += [Place(method, "pair", entry(method), "student", printed=Printed(61.0, 0.3)) for method in at]
     places += [Place("kd", "best", entry("kd"), "student", "best", Printed(96.0))]
     summaries = (Summary("AVG", "row"), Summary("Best", "column", "best", printed={"pair": 71.0}))
-    return filled(Table("P", "Table 1", tuple(places), summaries), plan, lambda place: cells[place.entry.method])
+    by_place = [(place, cells[place.entry.method]) for place in places]
+    return filled(Table("P", "Table 1", tuple(places), summaries), plan, by_place)
 
 
 def test_means_over_students_and_a_teacher_counted_once(table):

@@ -5,9 +5,10 @@ import pytest
 from fastkd import networks
 from fastkd.recipes import cifar100_sftn, imagenet_sftn
 from fastkd.recipes.published import beside_the_paper
-from fastkd.recipes.tables import sftn
+from fastkd.recipes.tables import sftn_grids
 
-PAIRS = [pair.split("/") for grid in (sftn._TABLE_17, sftn._TABLE_18, sftn._TABLE_1) for pair in grid.columns]
+GRIDS = (sftn_grids.TABLE_17, sftn_grids.TABLE_18, sftn_grids.TABLE_1)
+PAIRS = [pair.split("/") for grid in GRIDS for pair in grid.columns]
 
 
 @pytest.mark.parametrize("teacher, student", PAIRS)

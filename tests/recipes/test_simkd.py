@@ -42,7 +42,12 @@ class TestCIFAR100:
 
     def test_its_main_result_is_beside_it(self):
         recipe = beside_the_paper(cifar100_simkd())
-        assert recipe.stages[1].published.top1 == 78.08 and recipe.deviations == ()
+        assert recipe.stages[1].published.top1 == 78.08
+        assert all("nesterov off where the paper prints on" in words for words in recipe.deviations)
+
+    def test_the_projector_reads_the_map_that_the_papers_parameter_counts_prove(self):
+        for student, source in (("ShuffleV2", "final_map"), ("MobileNetV2x2", "final_map"), ("ShuffleV1", "feature")):
+            assert cifar100_simkd(student=student).stages[1].settings["simkd"].source == source
 
 
 class TestImageNet:
@@ -61,7 +66,8 @@ class TestImageNet:
     @pytest.mark.parametrize("method, said", (("simkd", 0), ("kd", 0), ("at", 1), ("ce+at", 1), ("semckd", 1)))
     def test_weights_that_the_paper_does_not_print_are_a_deviation(self, method, said):
         words = ("the paper does not print this method's weight on ImageNet",) * said
-        assert imagenet_simkd(method=method).deviations == words
+        crops = "the paper does not print area and aspect of its crops: those of its code"
+        assert imagenet_simkd(method=method).deviations == (crops, *words)
 
     def test_methods_have_their_authors_weights_for_imagenet(self):
         assert imagenet_simkd(method="semckd").stages[1].settings["semckd"] == SemCKDSettings(weight=50.0)

@@ -54,11 +54,27 @@ class TestTfKDWeights:
 
     @pytest.mark.parametrize(
         "network, batch, lr",
-        [("ResNet18", 128, 0.1), ("ResNet50", 64, 0.05), ("tf_densenet121", 100, 0.078), ("tf_googlenet", 64, 0.05)],
+        [("ResNet18", 128, 0.1), ("ResNet50", 64, 0.05), ("tf_densenet121", 128, 0.1), ("tf_googlenet", 64, 0.05)],
     )
     def test_batches_and_rates(self, network, batch, lr):
         training = cifar100_tfkd(student=network).stages[1].training
         assert (training.batch_size, training.lr, training.factor, training.warmup_epochs) == (batch, lr, 0.2, 1)
+
+    @pytest.mark.parametrize(
+        "teacher, student, batch",
+        [
+            ("tf_mobilenet_v2", "ResNet50", 128),
+            ("ResNet50", "ResNet18", 64),
+            ("tf_resnext29_8x64d", "tf_mobilenet_v2", 64),
+            ("tf_mobilenet_v2", "tf_densenet121", 128),
+            ("tf_shufflenet_v2", "tf_densenet121", 100),
+        ],
+    )
+    def test_the_codes_batches_are_those_of_a_pair(self, teacher, student, batch):
+        """params.json of the released code; the baseline beside it has batches of its own."""
+        made = cifar100_tfkd(teacher_net=teacher, student=student, control=True).stages
+        assert (made[1].training.batch_size, made[1].training.lr) == (batch, round(0.1 * batch / 128, 3))
+        assert made[2].training == cifar100_tfkd(teacher_net=student).stages[0].training
 
 
 def test_de_kds_teachers_stop_early():

@@ -8,12 +8,12 @@ import sys
 import pytest
 from helpers.processes import ENVIRONMENT, ROOT
 
-from fastkd import compare, evaluate, report, train
+from fastkd import evaluate, report, reproduce, train
 from fastkd.support.command_line import command
 from fastkd.support.errors import UserError
 
 
-@pytest.mark.parametrize("main", (evaluate.main, report.main, compare.main))
+@pytest.mark.parametrize("main", (evaluate.main, report.main, reproduce.main))
 def test_every_command_names_the_nearest_option(main):
     with pytest.raises(UserError, match="no option --outt|no option --jsonn"):
         main(["somewhere", "--outt" if main is not evaluate.main else "--jsonn", "x"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, make_dataclass
 import pytest
 from helpers.commands import command
 
-from fastkd import compare, evaluate, options, report
+from fastkd import evaluate, options, report, reproduce
 from fastkd.data.__main__ import Options as InspectOptions
 from fastkd.methods import METHODS
 from fastkd.support.fields import group, rare
@@ -98,7 +98,7 @@ class TestPage:
         assert len(columns(rows).splitlines()) == 1
 
 
-KINDS = (options.Options, evaluate.Options, report.Options, compare.Options, InspectOptions)
+KINDS = (options.Options, evaluate.Options, report.Options, reproduce.Options, InspectOptions)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__module__)

@@ -5,7 +5,7 @@ from itertools import product
 from typing import Any
 
 from fastkd.recipes.tables.entry import Entry
-from fastkd.recipes.tables.layout import Place, Table
+from fastkd.recipes.tables.layout import Chart, Place, Table
 
 _PAIRS = ("wrn_16_2/resnet8", "wrn_16_2/ShuffleV2_0_2")
 _METHODS: dict[str, dict[str, Any]] = {
@@ -45,7 +45,7 @@ def _table() -> Table:
     first: dict[tuple[str, str], Place] = {}
     for place in _places():
         first.setdefault((place.row, place.column), place)
-    return Table("Digits", "Digits", tuple(first.values()))
+    return Table("Digits", "Digits", tuple(first.values()), chart=Chart("dots"), compared=True)
 
 
 TABLES = {"digits": _table()}

@@ -28,6 +28,12 @@ class Entry:
     """The line of the printed table that the student's figure stands in."""
     column: str = ""
     """The printed column; a SFTN teacher's is the right one of two."""
+    teacher_row: str = "teacher"
+    """The line of the teacher's figure, where each row of the table has a teacher of its own."""
+    teacher_share: float = 1.0
+    """The share of its training after which the teacher's weights are taken."""
+    choices: tuple[str, ...] = ()
+    """What the paper does not print of this run, and what is done, in words."""
 
     def arguments(self) -> list[str]:
         """What follows `python -m fastkd.train`."""

@@ -43,7 +43,16 @@ class Summary:
     """row: one figure for each row, of its columns; column: one for each column, of its students."""
     how: Literal["mean", "best"] = "mean"
     printed: dict[str, float] = field(default_factory=dict)
-    """What the paper prints there, by the name of the row or column."""
+    """What the paper prints there, by the name of the row or column; others are not summed up if anything is."""
+
+
+class Chart(NamedTuple):
+    """How a paper's figure is drawn of the cells."""
+
+    kind: Literal["dots", "curves", "against"]
+    """dots: each figure; curves: along the epochs; against: students over their teachers' accuracy."""
+    term: str = ""
+    """What curves show: a term of the training's loss; empty: accuracy on the test images."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,11 @@ class Table:
     """What holds for all of its figures, in words."""
     pictures: tuple[str, ...] = ()
     """What is drawn beside it: rows of `fastkd.plan.pictures.PICTURES`."""
+    chart: Chart | None = None
+    compared: bool = False
+    """Whether the differences between its cells are shown, too."""
+    computed: str = ""
+    """A row of `fastkd.plan.computed.COMPUTED`: what is shown beside, or instead of, figures of trainings."""
 
     @property
     def title(self) -> str:
@@ -81,7 +95,8 @@ class Table:
 
 def key_of(name: str) -> str:
     kind, _, number = name.partition(" ")
-    return {"Table": number, "Figure": f"fig{number}".replace("(", "").replace(")", "")}.get(kind, name.lower())
+    number = number.replace("(", "").replace(")", "")
+    return {"Table": number, "Figure": f"fig{number}"}.get(kind, name.lower())
 
 
 def laid_out(paper: str, name: str, entries: Iterable[Entry], *, transposed: bool = False, **more: object) -> Table:
@@ -122,17 +137,12 @@ _NAMES = {"teacher": "teacher", "control": "student without a teacher"}
 def _places(entry: Entry) -> Iterator[Place]:
     pair = f"{entry.teacher}/{entry.student}" if entry.teacher else entry.student
     column = entry.column or (f"{pair}, {entry.teacher_training}" if compares_teachers(entry.recipe) else pair)
-    for stage, figure in entry.figures.items() or {"student": None}.items():
+    for stage, figure in {**entry.figures, "student": entry.figures.get("student")}.items():
         own = _NAMES.get(stage, stage) if stage != "student" else entry.row or _method(entry)
-        if stage != "student" and _in_rows(entry):
-            own = f"{entry.row or _method(entry)}: {own}"
+        if stage == "teacher":
+            own = entry.teacher_row
         of_best = figure is not None and "best epoch" in figure.source
         yield Place(own, column, entry, stage, "best" if of_best else "top1", _printed(figure))
-
-
-def _in_rows(entry: Entry) -> bool:
-    """Whether each row of the table has a teacher of its own: its options are the teacher's."""
-    return any(name.startswith("sftn.") or name == "branch-blocks" for name in entry.options)
 
 
 def _method(entry: Entry) -> str:
@@ -149,18 +159,20 @@ def of_entries(
     *,
     also: dict[str, tuple[str, ...]] | None = None,
     summaries: dict[str, tuple[Summary, ...]] | None = None,
+    charts: dict[str, Chart] | None = None,
     transposed: bool = False,
 ) -> dict[str, Table]:
     """Every table of a paper, by its key.
 
     also: the tables whose entries are printed in another one, too, by its name. summaries: those of a table, by its
-    name.
+    name. charts: how those are drawn that are figures.
     """
-    also, summaries = also or {}, summaries or {}
+    also, summaries, charts = also or {}, summaries or {}, charts or {}
     found = {}
     for name in dict.fromkeys((*(entry.table for entry in entries), *also)):
         own = [entry for one in (*also.get(name, ()), name) for entry in entries if entry.table == one]
-        table = laid_out(paper, name, own, transposed=transposed, summaries=summaries.get(name, ()))
+        how = {"summaries": summaries.get(name, ()), "chart": charts.get(name)}
+        table = laid_out(paper, name, own, transposed=transposed, **how)
         found[table.key] = table
     return found
 

@@ -1,5 +1,5 @@
-"""What SFTN's papers measure of trained students: transfer, corruptions, entropies, curves (Tables 7, 11 to 13, Figures
-3 to 5; Table 12 of the supplement is Table 7)."""
+"""What SFTN's papers measure of trained students: transfer, corruptions, entropies, curves (Tables 7, 11 to 13, Figure
+5; Table 12 of the supplement is Table 7)."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +9,8 @@ from fastkd.recipes.findings import Corrupted, Logged, Probed, ProbeSettings, Sa
 from fastkd.recipes.tables import sftn
 from fastkd.recipes.tables.entry import Entry
 from fastkd.recipes.tables.grid import read_grid
-from fastkd.recipes.tables.layout import Place, Printed, Summary, Table, of_entries
+from fastkd.recipes.tables.layout import Place, Printed, Summary, Table
+from fastkd.recipes.tables.sftn_grids import METHODS
 
 Kind = Literal["standard", "sftn"]
 KINDS: tuple[Kind, Kind] = ("standard", "sftn")
@@ -70,7 +71,7 @@ def _transfer() -> Table:
                     average[column] = float(value)
                     continue
                 stage = {"teacher": "teacher", "student": "control"}.get(row, "student")
-                made = entry("Table 7", "resnet32x4/ShuffleV2", sftn._METHODS.get(row, "kd"), kind)
+                made = entry("Table 7", "resnet32x4/ShuffleV2", METHODS.get(row, "kd"), kind)
                 name = {"teacher": "teacher", "control": "student without a teacher"}.get(stage, row)
                 places.append(Place(name, column, made, stage, "probe", Printed(float(value)), finding))
     return Table("SFTN", "Table 7", tuple(places), (Summary("AVG", "column", printed=average),))
@@ -107,27 +108,6 @@ def _with_entropies(table: Table) -> Table:
     return replace(table, places=(*table.places, *places), notes=(*table.notes, _GARBLED))
 
 
-def _figure_3() -> Table:
-    """The best students beside their teachers, of every pair of Tables 1 and 2."""
-    found = of_entries(
-        "SFTN",
-        [one for one in sftn.ENTRIES if one.table in ("Table 17", "Table 1", "Table 18")],
-        also={"Figure 3": ("Table 17", "Table 1", "Table 18")},
-    )["fig3"]
-    return replace(found, summaries=(Summary("Best", "column", "best"),), pictures=("best students",))
-
-
-def _figure_4() -> Table:
-    """Students over their teachers' accuracies, which are drawn and not printed."""
-    places: list[Place] = []
-    for own in sftn.ENTRIES:
-        if own.table == "Table 13":
-            column, figure = f"{own.teacher}/{own.student}, {own.teacher_training}", own.figures["student"]
-            places.append(Place("teacher", column, own, "teacher"))
-            places.append(Place("KD", column, own, "student", printed=Printed(figure.top1)))
-    return Table("SFTN", "Figure 4", tuple(places), pictures=("student over teacher",))
-
-
 def _figure_5() -> Table:
     def places() -> Iterator[Place]:
         for kind in KINDS:
@@ -139,7 +119,7 @@ def _figure_5() -> Table:
 
 
 def _all() -> dict[str, Table]:
-    made = [_transfer(), _corruptions(), _with_entropies(sftn.TABLES["13"]), _figure_3(), _figure_4(), _figure_5()]
+    made = [_transfer(), _corruptions(), _with_entropies(sftn.TABLES["13"]), _figure_5()]
     made.append(replace(made[0], name="Table 12"))
     return {table.key: table for table in made}
 

@@ -221,7 +221,12 @@ _FACTORS = (
     ),
 )
 
-OMITTED: tuple[Omitted, ...] = ()
+OMITTED = tuple(
+    Omitted(paper="SimKD", table=table, what=what, why=why)
+    for table, what, why in (
+        ("Figures 1, 2, Table S.1", "diagrams, and the projector's structure", "nothing is trained for them"),
+    )
+)
 
 
 def _entry(table: str, pair: str, method: str, **more: Any) -> Entry:
