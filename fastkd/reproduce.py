@@ -28,6 +28,7 @@ from fastkd.recipes.recipe import Recipe
 from fastkd.recipes.tables import TABLES, Entry
 from fastkd.recipes.tables.entry import compares_teachers
 from fastkd.recipes.tables.layout import Place, Table, pick
+from fastkd.report import write_report
 from fastkd.run import check
 from fastkd.run.page import Html, element
 from fastkd.support import distributed
@@ -125,9 +126,10 @@ def main(arguments: list[str]) -> int:
                 return 130
         if distributed.is_main():
             cells |= {name: worker.as_opened(cell) for name, cell in cells.items()}
-            for cell in cells.values():
-                show_as_run(plan, cell)
+            runs = [show_as_run(plan, cell) for cell in cells.values()]
             _show(table, worker, cells, seeds, data)
+            if table.name.startswith("Figure") and not (table.chart or table.pictures or table.computed):
+                _draw(table, runs, root)
     failures = [f"{described(plan.nodes[digest])}: {why}" for digest, why in worker.failures.items()] + finder.failures
     for words in failures:
         print(f"fastkd: {words}", file=sys.stderr)
@@ -308,6 +310,14 @@ def _tell(plan: Plan, seeds: Seeds, seconds: dict[str, float], display: Display)
         f"{len(plan.cells)} cells, {seeds.words()}: {found.trainings} trainings, {found.left} left; {hours}; "
         f"{found.bytes / 2**30:.2f} GiB  ->  {plan.root}"
     )
+
+
+def _draw(table: Table, runs: Sequence[Path], root: Path) -> None:
+    """Writes the curves that a figure shows, those of all of its runs."""
+    stem = re.sub(r"[^a-z0-9.]+", "-", table.title.lower())
+    out = root / "tables" / f"{stem}-curves.html"
+    write_report(runs, out)
+    print(f"curves   {out}")
 
 
 def _drawn(drawing: Drawing) -> Html:

@@ -117,7 +117,9 @@ def test_every_settings_class_is_checked_and_in_this_walk():
         own = vars(kind).get("__post_init__")
         assert own is None or "super().__post_init__" in Path(own.__code__.co_filename).read_text(), by_name(kind)
     known = {one for kind in (Checked, *Checked.__subclasses__()) for one in kind.__subclasses__()}
-    assert {kind for kind in known if kind.__module__.startswith("fastkd")} <= set(SETTINGS)
+    of_tables = "fastkd.recipes.findings"  # a table of ours names them, tests/recipes/test_findings.py walks them
+    ours = {kind for kind in known if kind.__module__.startswith("fastkd") and kind.__module__ != of_tables}
+    assert ours <= set(SETTINGS)
 
 
 @pytest.mark.parametrize("kind", SETTINGS, ids=by_name)

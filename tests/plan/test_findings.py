@@ -71,14 +71,14 @@ def finder(plan: Plan) -> Finder:
 def test_each_is_taken_once_and_stands_in_the_table(trained, monkeypatch):
     plan, cell = trained
     table = Table("P", "Table 1", PLACES)
-    before = {one.row: one.ours for one in filled(table, plan, lambda place: cell).cells}
+    before = {one.row: one.ours for one in filled(table, plan, [(place, cell) for place in table.places]).cells}
     assert [row for row, ours in before.items() if ours] == ["student pruning ratio pruning", "student cost pruning"]
     todo = wanted(PLACES, lambda place: cell)
     assert len(todo) == 6
     taking = finder(plan)
     taking.take(todo)
     assert not taking.failures
-    found = {one.row: one.ours.mean for one in filled(table, plan, lambda place: cell).cells}
+    found = {one.row: one.ours.mean for one in filled(table, plan, [(place, cell) for place in table.places]).cells}
 
     folder = plan.folder(cell.nodes[0]["student"])
     opened = Opened.of(folder, CPU, names=("teacher", "student"))
@@ -104,7 +104,7 @@ def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(trained):
     taking = finder(plan)
     taking.take(wanted(places, lambda place: cell))
     assert taking.failures == ["corruptions of the student: no --data cifar100c=PATH was given"]
-    assert filled(Table("P", "T", places), plan, lambda place: cell).cells[1].ours is not None
+    assert filled(Table("P", "T", places), plan, [(place, cell) for place in places]).cells[1].ours is not None
 
 
 @pytest.mark.parametrize("content", ("", "[]", "null", '{"nll": "low"}', '{"nll": [1]}', '{"samples": 0}'))
@@ -127,7 +127,7 @@ def test_curves_and_embeddings_are_drawn_of_the_nodes(trained, monkeypatch):
     table = Table("P", "Figure 1", own, pictures=("curves", "t-SNE"))
     monkeypatch.setattr(features, "tsne", lambda rows: rows[:, :2])
     monkeypatch.setattr(pictures, "require_scikit_learn", lambda: None)
-    found = filled(table, plan, lambda place: cell)
+    found = filled(table, plan, [(place, cell) for place in table.places])
     shown = pictures.pictures(pictures.Drawing(found, plan, lambda place: cell, {}, CPU))
     assert "test error, %" in shown and shown.count('r="1.6"') == 2 * 899
     monkeypatch.undo()

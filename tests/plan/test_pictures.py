@@ -36,7 +36,6 @@ def test_a_pair_that_is_not_whole_has_no_least_cost():
 @pytest.mark.parametrize(
     "paper, key, words",
     [
-        ("sftn", "fig3", "teacher, printed"),
         ("simkd", "fig4", "resnet32x4/resnet8x4: student classifier"),
         ("simkd", "fig7", "0 to 1 %"),
     ],
