@@ -246,7 +246,7 @@ class Builder:
     def _data_free(self, planned: PlannedDataFree, earlier: Earlier) -> Stage:
         if distributed.world_size() > 1:
             raise UserError(f"the images of the {planned.name} are made in one process: start it without torchrun")
-        job, student = self.job, self._beginning(planned)
+        job, student = self.job, self._beginning(planned, earlier)
         frozen, methods, _ = self._teachers_and_methods(planned, student, earlier)
         # Of float32 and not folded: the statistics of its BatchNorms are what images are made by.
         teacher = frozen_copy(earlier.teacher(planned.teachers[0]), job.recipe.image_size, fold=False).to(job.device)

@@ -47,13 +47,14 @@ class FromPixels(nn.Module):
         self.network = network
         self.crop_to = description.image_size
         self.resize_to = evaluation_size(description.crop or "resized", description.image_size)
-        for name in ("mean", "std"):
-            channels = torch.tensor(getattr(description, name)).view(3, 1, 1)
-            self.register_buffer(name, channels * 255)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(description.mean).view(3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(description.std).view(3, 1, 1) * 255)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         height, width = images_BCHW.shape[2:]
-        shorter = torch.sym_min(height, width)
+        shorter: int = torch.sym_min(height, width)  # pyright: ignore[reportAssignmentType]
         size = (height * self.resize_to // shorter, width * self.resize_to // shorter)
         pixels = F.interpolate(images_BCHW.float(), size=size, mode="bilinear", antialias=True).round().clamp(0, 255)
         inside = torch.arange(self.crop_to, device=pixels.device)  # a slice's length would depend on the data

@@ -65,9 +65,9 @@ def quantise(path: Path, job: Job) -> Cost:
         after = read_bytes(Path(made))
     quantised, layers = _layers(after)
     tested = job.test_source()
-    right = [_right(content, tested) for content in (before, after)]
+    right_before, right_after = (_right(content, tested) for content in (before, after))
     write_bytes(path, after)
-    return Cost(len(before), len(after), *right, tested.samples, quantised, layers)
+    return Cost(len(before), len(after), right_before, right_after, tested.samples, quantised, layers)
 
 
 def _reader(quantization: Any, job: Job) -> Any:
