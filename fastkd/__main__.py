@@ -12,6 +12,7 @@ COMMANDS = {
     "probe": "trains a linear classifier on the frozen features of a run, on its own or other data",
     "predict": "names the classes of images that nobody has labelled",
     "reproduce": "trains what a paper's table needs, and shows the table beside ours",
+    "sweep": "trains every combination of some options' values, as one table",
     "store": "keeps what a teacher says of every image, for the students to come",
     "report": "one HTML file of some runs: tables, curves, settings",
     "data": "looks at a data set: fastkd data inspect DATA",

@@ -88,7 +88,7 @@ class Options:
 
 
 def main(arguments: list[str]) -> int:
-    own, others = _divided(arguments)
+    own, others = divided(arguments, Options)
     options = read_options(Options, own, program=PROGRAM)
     if options.paper not in TABLES:
         raise UserError(f"no paper {options.paper!r}{nearest(options.paper, TABLES)}")
@@ -101,6 +101,14 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--teachers {options.teachers} are more than the {options.seeds} students of a cell (--seeds)")
     if options.probe_epochs is not None:
         table = _with_probe_epochs(table, options.probe_epochs)
+    return carry_out(table, options, others)
+
+
+def carry_out(table: Table, options: Options, others: Sequence[str]) -> int:
+    """Trains what the table needs, or what is left of it, and shows it; returns the program's code.
+
+    others: options of `fastkd.train` that every training is given.
+    """
     seeds = Seeds(options.seeds, options.teachers, options.seed)
     data = _places_of_data(table, options.data)
     cells = cells_of(table, seeds, data, others)
@@ -213,9 +221,9 @@ _NOT_OF_A_TABLE = {"run", "resume", "pair", "teacher", "students", "list", "dry-
 }
 
 
-def _divided(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The options of this command, and those that are handed on to every training."""
-    ours = {*option_names(Options), "help", "help-all"}
+def divided(arguments: Sequence[str], kind: type) -> tuple[list[str], list[str]]:
+    """The options of a command, whose class that is, and those that are handed on to every training."""
+    ours = {*option_names(kind), "help", "help-all"}
     handed_on = set(option_names(of_trainings.Options))
     own: list[str] = []
     others: list[str] = []

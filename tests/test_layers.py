@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 # From the top of the house to its cellar; what stands in one line may not import each other.
 LAYERS = (
     ("__main__",),
+    ("sweep",),
     ("train", "evaluate", "probe", "predict", "reproduce", "store", "env"),
     ("api",),
     ("options", "report"),
