@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fastkd import options
+from fastkd import networks, options
 from fastkd.analysis.measured import measure
 from fastkd.analysis.opened import Opened
 from fastkd.data import give_data, keep_index, with_absolute_path
@@ -125,12 +125,13 @@ def train(
     callbacks: told of epochs and checkpoints as they come, see `Callback`.
     silent: whether nothing is shown. In a notebook progress is shown by plain lines.
     settings: any other option of the command, with `_` for `-`: epochs=3, teacher_net="wrn_16_2", milestones=(2, 3);
-        those of methods as {"kd.temperature": 4.0} by `**`.
+        those of methods as {"kd.temperature": 4.0} by `**`. student, teacher_net and branch may be modules (of which
+        copies are trained) or what makes one, called with num_classes where it takes that.
 
     Raises UserError for a mistake. What was given as an object is not found again by the command line, nor in another
     process: such a run is resumed here, with the same object.
     """
-    words = _words(settings | _given(data, method))
+    words = _words(_by_name(settings) | _given(data, method))
     if isinstance(recipe, Recipe) and words:
         raise UserError(f"{words[0]} cannot change a Recipe: change it by dataclasses.replace")
     chosen = options.parse([recipe if isinstance(recipe, str) else "digits", *words], program="train()")
@@ -241,6 +242,13 @@ def _given(data: Any, method: str | type[Method] | None) -> dict[str, Any]:
     if method is not None:
         found["method"] = method if isinstance(method, str) else give_method(method)
     return found
+
+
+def _by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with names in place of networks that were given as objects."""
+    of_networks = ("student", "teacher_net", "branch")
+    given = {name: settings[name] for name in of_networks if not isinstance(settings.get(name, ""), str)}
+    return {**settings, **{name: networks.give(one) for name, one in given.items()}}
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:

@@ -132,6 +132,32 @@ def test_validation_watches_and_the_test_is_made_once(tmp_path):
     }
 
 
+class Small(torch.nn.Module):
+    """A network of a program: three lines."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(16), torch.nn.Linear(16, num_classes))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+def small(num_classes):
+    torch.manual_seed(0)
+    made = Small(num_classes)
+    made(torch.zeros(1, 3, 8, 8))
+    return made
+
+
+def test_networks_as_objects(tmp_path):
+    results = train(run=tmp_path / "run", **(TINY | {"teacher_net": small, "student": small(10)}))
+    assert [stage.network.partition(":")[0] for stage in results.recipe.stages] == ["given", "given"]
+    assert results.network()(torch.zeros(2, 3, 8, 8)).logits.shape == (2, 10)
+    with pytest.raises(UserError, match="expected a module or something that makes one"):
+        train(run=tmp_path / "no", **(TINY | {"student": 3}))
+
+
 def test_a_recipe_is_taken_as_it_is(tmp_path):
     recipe = RECIPES["digits"](method="ce", teacher_training="standard", control=False)
     stages = tuple(

@@ -14,7 +14,7 @@ from fastkd.networks.gtn_nas import LARGE, MEDIUM, SMALL, GTNStudent
 from fastkd.networks.mobilenet_v1 import MobileNetV1
 from fastkd.networks.mobilenet_v2 import MobileNetV2, TfMobileNetV2
 from fastkd.networks.naming import is_outside, with_features
-from fastkd.networks.outside import admit, build_outside, is_admitted
+from fastkd.networks.outside import admit, build_outside, give, is_admitted
 from fastkd.networks.resnet import BasicUnit, Bottleneck, KuangliuResNet, ResNet, TfResNeXt, cifar_resnet
 from fastkd.networks.shufflenet_v1 import ShuffleNetV1
 from fastkd.networks.shufflenet_v2 import ShuffleNetV2, TfShuffleNetV2, TorchvisionShuffleNetV2
@@ -38,6 +38,7 @@ __all__ = [
     "admit",
     "build",
     "build_supernet",
+    "give",
     "is_known",
     "is_outside",
     "load_weights",

@@ -24,6 +24,7 @@ SOURCES: dict[str, Callable[[Spec], Callable[..., Network]]] = {
 
 _ADMITTED: dict[str, Callable[..., Network]] = {}
 """{name without options: what makes it}, of what a person has named."""
+_GIVEN: dict[str, Any] = {}
 
 
 def admit(name: str) -> None:
@@ -35,6 +36,15 @@ def admit(name: str) -> None:
     if spec.base not in _ADMITTED:
         source = SOURCES.get(spec.source)
         _ADMITTED[spec.base] = source(spec) if source is not None else partial(_from_factory, _imported(spec))
+
+
+def give(network: Any) -> str:
+    """Keeps a module of this program, of which copies are made, or what makes one; returns the name that a recipe calls
+    it by."""
+    name = next((name for name, kept in _GIVEN.items() if kept is network), f"given:network{len(_GIVEN) + 1}")
+    _GIVEN[name] = network
+    _ADMITTED[name] = partial(_from_factory, network)
+    return name
 
 
 def is_admitted(name: str) -> bool:
