@@ -24,6 +24,7 @@ struct Comparison {
   float ratio;               // of_p.rate / of_q.rate
   float beta;
   bool normalised;  // whether p is: else it is of any mass
+  bool meant_whole = false;  // whether that mass is meant to be 1: what rounding has made of it does not count
   Divergence kind;
 
   Total q_sum, p_sum, gap_sum, bend_sum, of_student_sum;
@@ -98,12 +99,13 @@ struct Comparison {
 
   // From KL between the two, if both were normalised.
   FASTKD_INLINE void set_value(double kl) {
+    const double missed = meant_whole ? std::expm1(log_mass) : 0.0;
     if (normalised)
       value = kl;
     else if (kind == Divergence::REVERSE)
-      value = p_unit == 0.0f ? INFINITY : kl - log_mass;
+      value = p_unit == 0.0f ? INFINITY : kl - log_mass + missed;
     else
-      value = p_unit == 0.0f ? 0.0 : mass * (kl + log_mass);
+      value = p_unit == 0.0f ? 0.0 : mass * (kl + log_mass) - missed;
   }
 
   // The second pass, and its end.

@@ -273,6 +273,7 @@ struct RowOfLogits {
       store(of_p + i, exponential(load(classes.t + i) - p.peak));
     }
     Comparison among(given.divergence, beta, q, p, given.teacher == Teacher::RENORMALISED);
+    among.meant_whole = given.teacher == Teacher::LUMPED;
     among.add(classes);
     if (among.know_totals()) {
       among.add_value(classes);

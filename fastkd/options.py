@@ -102,7 +102,7 @@ class Options:
     common: Recipe = group()
     """What holds for every stage."""
     beginnings: Beginnings = group(rare=True)
-    """What trainings begin with, and what a loaded teacher was trained for."""
+    """What trainings begin with, and what a teacher is for."""
     storing: Storing = group(rare=True)
     """How the teacher's outputs are stored."""
     execution: Execution = group(rare=True)

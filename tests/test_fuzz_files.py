@@ -25,7 +25,7 @@ from helpers.stores import opened
 from helpers.tiny import Quiet, job_of, tiny_recipe, train
 from safetensors.torch import load, save
 
-from fastkd.data import index
+from fastkd.data import found as kept_heads
 from fastkd.report import write_report
 from fastkd.run import check, open_run, seed_folders
 from fastkd.run.description import KEY
@@ -204,18 +204,18 @@ def test_other_indices(cases, tmp_path):
     """A kept index that is not what was written is no index: the folder is scanned anew."""
     import numpy as np
 
-    heads = index._Heads(np.array([[4, 5], [0, 0]], np.int32), np.array([True, False]), {1: "is empty"})
+    heads = kept_heads.Heads(np.array([[4, 5], [0, 0]], np.int32), np.array([True, False]), {1: "is empty"})
     file = tmp_path / "index.npz"
-    index._write(file, "key", heads)
+    kept_heads._write(file, "key", heads)
     content = file.read_bytes()
-    assert index._read(file, "key", 2) is not None
+    assert kept_heads._read(file, "key", 2) is not None
     for number in range(cases):
         chance = random.Random(f"index {number}")
         if number % 2:
             file.write_bytes(damaged(content, chance))
         else:
             made_up_index(file, chance)
-        found = index._read(file, "key", 2)
+        found = kept_heads._read(file, "key", 2)
         if found is not None:
             assert found.sizes.tolist() == heads.sizes.tolist() and found.bad.keys() == heads.bad.keys()
 

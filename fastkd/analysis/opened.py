@@ -65,7 +65,7 @@ class Opened:
 def plain_source(recipe: Recipe, data: DataSet, device: torch.device, split: SplitName = "test") -> Source:
     """Every image of a split once, in order, normalised as the recipe says and without augmentation."""
     shown = data if split == "test" else replace(data, test=data.train, parts=())
-    how = {"batch_size": EVALUATION_BATCH, "crop": recipe.augmentation.crop}
+    how = {"batch_size": EVALUATION_BATCH, "crop": recipe.augmentation.evaluated}
     source = evaluation_source(shown, feeding_of(recipe, shown, device), **how)
     source.prepare.to(device)
     return source

@@ -86,7 +86,7 @@ def _calibrating(job: Job) -> Source:
     count = min(len(train), CALIBRATED)
     chosen = np.sort(np.random.Generator(np.random.Philox(4)).permutation(len(train))[:count])
     data = replace(job.data, test=train.take(chosen))
-    crop = job.recipe.augmentation.crop
+    crop = job.recipe.augmentation.evaluated
     return evaluation_source(data, job.feeding, batch_size=min(count, EVALUATION_BATCH), crop=crop)
 
 

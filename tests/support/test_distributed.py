@@ -153,6 +153,7 @@ def test_stopped_and_resumed_is_the_same_bit_for_bit(two, tmp_path):
     assert_same(outcome(tmp_path / "run"), outcome(two))
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_takes_the_run_down_and_it_resumes(two, tmp_path):
     process = start(*TINY, "--run", tmp_path / "run")
     wait_for(process, tmp_path / "run" / "checkpoints" / "teacher.pt")

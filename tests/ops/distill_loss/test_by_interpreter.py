@@ -9,7 +9,9 @@ from helpers.subprocesses import run_interpreted
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 def test_the_kernels():
+    """By day their compiled code is executed, see test_executed.py."""
     run_interpreted(HERE / "test_interpreted_kernels.py")
 
 
