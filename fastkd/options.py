@@ -92,7 +92,7 @@ class Options:
     sftn: SFTNSettings = group("sftn", rare=True)
     """The loss of a student-friendly teacher."""
     synthesis: SynthesisSettings = group("synthesis", rare=True)
-    """What makes images where a recipe has no data for its student."""
+    """What makes images where a student has no data."""
     gtn: GTNSettings = group("gtn", rare=True)
     """The paths of a general teacher's branches."""
     augmentation: Augmentation = group(rare=True)

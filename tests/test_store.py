@@ -64,6 +64,7 @@ def test_the_last_shorter_batch_is_stored_too(teacher, tmp_path):
     assert rows_of(tmp_path / "store")["epoch-00000.checks"].count(b"\0\0\0\0") == 0
 
 
+@pytest.mark.slow
 def test_two_processes_fill_what_one_does(teacher, filled, tmp_path):
     """Each writes the rows of its part of every batch: with 16 of them in a forward pass the bits are the same."""
     finish(start(*options(teacher, tmp_path / "two"), program=("-m", "--", "fastkd.store")))

@@ -143,6 +143,7 @@ def test_similarity_is_that_of_one_process(two):
         assert measured[name]["top1"] == results["stages"][name]["test"][name]["top1"]
 
 
+@pytest.mark.slow  # by day the same is done by another number of processes
 def test_stopped_and_resumed_is_the_same_bit_for_bit(two, tmp_path):
     process = start(*TINY, "--run", tmp_path / "run")
     wait_for(process, tmp_path / "run" / "checkpoints" / "teacher.pt")
