@@ -2,14 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 
-from fastkd import networks
-from fastkd.data import DATASETS
-from fastkd.methods import METHODS
 from fastkd.recipes import RECIPES
 from fastkd.recipes.recipe import Published
 from fastkd.recipes.tables import ENTRIES, OMITTED, TABLES, Entry, Omitted
 from fastkd.support.errors import UserError
-from fastkd.support.help import columns
 
 COMMAND = "python -m fastkd.train"
 WHOLE_TABLES = "python -m fastkd.reproduce"
@@ -77,23 +73,3 @@ def _count(number: int, what: str) -> str:
 
 def _where(omitted: Omitted) -> str:
     return f"{omitted.paper}, {omitted.table}"
-
-
-def description(*, whole: bool) -> str:
-    """What stands above the help of `fastkd.train`; whole: with the name of every network."""
-    recipes = "\n".join(f"  {name}: {(make.__doc__ or '').strip().splitlines()[0]}" for name, make in RECIPES.items())
-    shown = networks.NETWORKS if whole else ("resnet8x4", "wrn_40_2", "vgg13", "MobileNetV2", "torchvision_resnet50")
-    more = "" if whole else f" and {len(networks.NETWORKS) - len(shown)} others, which --help-all names"
-    methods = columns({name: method.about for name, method in METHODS.items()})
-    return (
-        "Trains a teacher, by default a student-friendly one, and distils a student from it.\n\n"
-        "Examples:\n"
-        "  python -m fastkd.train\n"
-        "  python -m fastkd.train cifar100-sftn --data cifar100:PATH --pair wrn_40_2/wrn_16_2 --method kd+at\n"
-        "  python -m fastkd.train --method at --help      (shows the settings of at)\n\n"
-        f"Recipes:\n{recipes}\n\n"
-        f"Data sets: {', '.join(DATASETS)}\n\n"
-        f"Methods, of which several are joined by +:\n{methods}\n\n"
-        f"Networks: {', '.join(shown)}{more}\n\n"
-        "An option that is not given leaves the recipe's value, which stands in brackets."
-    )

@@ -145,7 +145,8 @@ def test_a_virtual_teacher_without_a_temperature_has_none():
 class TestHelp:
     def test_it_shows_what_a_loss_has_of_its_own(self):
         shown = pydoc.render_doc(fastkd.losses, renderer=pydoc.plaintext)
-        assert len(shown.splitlines()) < 4000, "a module's own members alone are some hundred lines a loss"
+        # Of 61 names it was 3,400: a module's own members alone are some hundred lines a loss.
+        assert len(shown.splitlines()) < 3400 / 61 * len(fastkd.losses.__all__)
         assert "register_forward_hook" not in shown
         for word in ("KDLoss(*, temperature=4.0", "kd_loss(student_logits", "student_dim", "FASTKD_CHECK_LABELS"):
             assert word in shown, word

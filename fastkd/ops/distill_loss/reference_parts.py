@@ -147,12 +147,16 @@ def _less_mean(d: Tensor, log_p: Tensor) -> Tensor:
 def _beyond_linear(u: Tensor) -> Tensor:
     """e^u − 1 − u, near 0 by its series, where the difference would lose its digits."""
     small = u.abs() < 0.5
-    x = torch.where(small, u, 0)
-    series = torch.ones_like(u)
+    large = torch.where(small, 0, u)
+    return torch.where(small, _near_zero(torch.where(small, u, 0)), torch.expm1(large) - large)
+
+
+def _near_zero(x: Tensor) -> Tensor:
+    """e^x − 1 − x by its series."""
+    series = torch.ones_like(x)
     for k in range(SERIES, 2, -1):
         series = 1 + x / k * series
-    large = torch.where(small, 0, u)
-    return torch.where(small, x * x / 2 * series, torch.expm1(large) - large)
+    return x * x / 2 * series
 
 
 def generalised_kl(log_p: Tensor, log_q: Tensor, ratio: Tensor | None = None) -> Tensor:
@@ -162,11 +166,12 @@ def generalised_kl(log_p: Tensor, log_q: Tensor, ratio: Tensor | None = None) ->
     as in `divergence`, and no more than that share comes from a sum of 1 that rounding has missed. ratio: d, where the
     caller has more of its digits.
     """
-    p, q = log_p.exp(), log_q.exp()
     d = torch.where(log_p == -torch.inf, torch.inf, log_q - log_p if ratio is None else ratio)
     small = d.abs() < 0.5
-    far = q - p - p * torch.where(small | (log_p == -torch.inf), 0, d)
-    return torch.where(small, p * _beyond_linear(torch.where(small, d, 0)), far).sum(-1)
+    near = torch.where(small, log_p.exp() * _near_zero(torch.where(small, d, 0)), 0).sum(-1)
+    p = torch.where(small, 0, log_p.exp())
+    far = torch.where(small, 0, log_q.exp()) - p - p * torch.where(small | (log_p == -torch.inf), 0, d)
+    return near + far.sum(-1)
 
 
 def kl_of(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -67,10 +67,11 @@ class Compared(NamedTuple):
 def divergence_and_pull(name: str, compared: Compared, beta: Tensor) -> tuple[Tensor, Tensor]:
     """[N] the divergence of every row, [N,E] its derivative by the logits that q is the softmax of."""
     log_p, log_q, ratio, sums_to_one = compared
-    p, q = log_p.exp(), log_q.exp()
     if name == "forward":
-        value = generalised_kl(log_p, log_q, ratio) if sums_to_one else kl_of(log_p, log_q, p).sum(1)
-        return value, q * p.sum(1, keepdim=True) - p
+        value = generalised_kl(log_p, log_q, ratio) if sums_to_one else kl_of(log_p, log_q, log_p.exp()).sum(1)
+        p = log_p.exp()  # not before: in the linear layer's chunks every array counts
+        return value, log_q.exp() * p.sum(1, keepdim=True) - p
+    p, q = log_p.exp(), log_q.exp()
     if name == "reverse":
         terms = kl_of(log_q, log_p, q)
         mean = terms.sum(1)
