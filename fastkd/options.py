@@ -76,9 +76,9 @@ class Options:
     """Learning rate of the teacher, where it differs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it is computed; auto: on a GPU where there is one."""
-    as_printed: bool = False
+    as_printed: bool = rare(False)
     """Take what the paper prints, where its authors' code has something else, and the recipe with it."""
-    logger: Annotated[tuple[LoggerName, ...], tyro.conf.UseAppendAction, _NAME] = ()
+    logger: Annotated[tuple[LoggerName, ...], tyro.conf.UseAppendAction, _NAME] = rare(())
     """Also write records there: csv (metrics.csv), tensorboard, wandb, mlflow; once more for each further one."""
     dry_run: bool = False
     """Take a few steps of every stage and show their memory and speed; writes nothing."""

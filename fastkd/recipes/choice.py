@@ -12,7 +12,7 @@ from fastkd.methods.oh import OHSettings
 from fastkd.methods.semckd import SemCKDSettings
 from fastkd.recipes.recipe import GTNSettings, SFTNSettings, StageRecipe
 from fastkd.support.errors import UserError
-from fastkd.support.fields import given
+from fastkd.support.fields import given, rare
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import PlaceOrStem
 from fastkd.training.optimisation import Training
@@ -35,7 +35,7 @@ class Choice(Checked):
     """Network of the branches grafted on the teacher (default: the student's)."""
     branch_blocks: tuple[PlaceOrStem, ...] | None = None
     """Teacher blocks, from 1, that carry a branch; 0 is the stem (default: all but the last)."""
-    branch_starts: tuple[PlaceOrStem, ...] | None = None
+    branch_starts: tuple[PlaceOrStem, ...] | None = rare(None)
     """For each of these, how many of the branch network's blocks the branch leaves out (default: as many as the
     teacher has up to there)."""
     teacher_training: TeacherTraining = "standard"

@@ -14,7 +14,8 @@ from fastkd.support.help import columns
 
 def described(*, whole: bool) -> str:
     """What stands above the options: examples, recipes, data sets, methods and networks; whole: every network."""
-    recipes = "\n".join(f"  {name}: {(make.__doc__ or '').strip().splitlines()[0]}" for name, make in RECIPES.items())
+    about = [f"  {name}: {(make.__doc__ or '').strip().splitlines()[0]}" for name, make in RECIPES.items()]
+    recipes = "\n".join(about) if whole else f"  {', '.join(RECIPES)}; --help-all says what each is"
     shown = networks.NETWORKS if whole else ("resnet8x4", "wrn_40_2", "vgg13", "MobileNetV2", "torchvision_resnet50")
     more = "" if whole else f" and {len(networks.NETWORKS) - len(shown)} others, which --help-all names"
     methods = columns({name: method.about for name, method in METHODS.items()})

@@ -12,7 +12,7 @@ from fastkd.methods import find_method, is_known, outside, split_methods
 from fastkd.recipes import format_1
 from fastkd.stored import Storing
 from fastkd.support.errors import UserError
-from fastkd.support.fields import OnlyWhere, OnlyWith, fixed
+from fastkd.support.fields import OnlyWhere, OnlyWith, fixed, rare
 from fastkd.support.files import read_json
 from fastkd.support.plain import Checked, from_plain, to_plain
 from fastkd.support.ranges import (
@@ -217,9 +217,9 @@ class Recipe(Checked):
     """Train so many times, with the seeds SEED, SEED+1, …"""
     eval_every: Epochs = 1
     """Epochs between evaluations."""
-    keep_epochs: tuple[Epochs, ...] = ()
+    keep_epochs: tuple[Epochs, ...] = rare(())
     """Keep the weights after these epochs, for --teacher RUN@EPOCH."""
-    threads: Threads | None = None
+    threads: Threads | None = rare(None)
     """Threads of the CPU, which the last bits of a result depend on (default: all cores)."""
     execution: Execution = fixed(factory=Execution)
     storing: Storing = fixed(factory=Storing)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastkd.networks.base import Network
 from fastkd.support.errors import UserError
-from fastkd.support.fields import OnlyWith
+from fastkd.support.fields import OnlyWith, rare
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import Decay, Epochs, EpochsOrNone, Images, NotNegative, Positive
 from fastkd.support.words import counted
@@ -45,22 +45,22 @@ class Training(Checked):
     """What the learning rate is multiplied by at each milestone."""
     warmup_epochs: EpochsOrNone = 0
     """Epochs of a linear rise of the learning rate."""
-    warmup_by: Annotated[Literal["epoch", "iteration"], OnlyWith("warmup_epochs")] = "iteration"
+    warmup_by: Annotated[Literal["epoch", "iteration"], OnlyWith("warmup_epochs")] = rare("iteration")
     """Whether the rise has a level for each epoch, or for each step."""
-    freeze_epochs: EpochsOrNone = 0
+    freeze_epochs: EpochsOrNone = rare(0)
     """First epochs of a training that begins with weights in which its body is held and the classifier learns;
     BatchNorm's statistics follow the images all the same."""
-    body_lr_factor: Positive = 1.0
+    body_lr_factor: Positive = rare(1.0)
     """What the learning rate is multiplied by for all but the classifier of a network that begins with weights."""
-    drop_last: bool = True
+    drop_last: bool = rare(True)
     """Leave out the last, shorter batch of an epoch; the papers' code trains on it."""
-    accumulate: Images = 1
+    accumulate: Images = rare(1)
     """Take each batch in so many parts, to save memory; BatchNorm sees the parts one by one."""
-    clip_norm: Positive | None = None
+    clip_norm: Positive | None = rare(None)
     """Largest norm of the whole gradient."""
-    ema: Decay = 0.0
+    ema: Decay = rare(0.0)
     """Decay of an exponential moving average of the weights, evaluated and saved beside them; 0 is none."""
-    sync_batchnorm: bool = False
+    sync_batchnorm: bool = rare(False)
     """BatchNorm's statistics are those of all processes (GPUs only)."""
 
     def __post_init__(self) -> None:
