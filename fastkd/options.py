@@ -78,7 +78,7 @@ class Options:
     """Where it is computed; auto: on a GPU where there is one."""
     as_printed: bool = rare(False)
     """Take what the paper prints, where its authors' code has something else, and the recipe with it."""
-    logger: Annotated[tuple[LoggerName, ...], tyro.conf.UseAppendAction, _NAME] = rare(())
+    logger: Annotated[tuple[LoggerName, ...], tyro.conf.UseAppendAction, _NAME] = ()
     """Also write records there: csv (metrics.csv), tensorboard, wandb, mlflow; once more for each further one."""
     dry_run: bool = False
     """Take a few steps of every stage and show their memory and speed; writes nothing."""

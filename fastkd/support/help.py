@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
 class Section(NamedTuple):
     title: str
-    entries: Sequence[Entry]
+    entries: list[Entry]
     rare: bool = False
     """Whether the short help only names its options."""
 
@@ -54,8 +54,12 @@ def sections(
         prefix = group_prefix(field)
         if prefix is not None:
             title = docstrings(kind).get(field.name, field.name).rstrip(".")
-            entries = list(_entries(field.type, prefix, metavar, values.get(field.name)))
-            found.append(Section(title, entries, is_rare(field)))
+            how = (field.type, prefix, metavar, values.get(field.name))
+            if is_rare(field):
+                found.append(Section(title, list(_entries(*how)), rare=True))
+            else:
+                found.append(Section(title, list(_entries(*how, which=lambda one: not is_rare(one)))))
+                found[1].entries.extend(_entries(*how, which=is_rare))
     for prefix, settings in groups.items():
         title = f"Settings of the method {prefix}"
         found.append(Section(title, list(_entries(settings, prefix, metavar, values.get(prefix)))))
@@ -117,9 +121,16 @@ def _docstrings_in(owner: type[Any]) -> dict[str, str]:
     return found
 
 
-def _entries(kind: Any, prefix: str, metavar: Metavar, values: Any) -> Iterator[Entry]:
+def _entries(
+    kind: Any,
+    prefix: str,
+    metavar: Metavar,
+    values: Any,
+    *,
+    which: Callable[[dataclasses.Field], bool] = lambda field: True,
+) -> Iterator[Entry]:
     for field in dataclasses.fields(kind):
-        if group_prefix(field) is None and not is_fixed(field):
+        if group_prefix(field) is None and not is_fixed(field) and which(field):
             value = getattr(values, field.name, None) if values is not None else None
             yield _entry(field, kind, metavar, f"{prefix}." if prefix else "", _said(value), of_recipe=True)
 

@@ -54,11 +54,11 @@ class Training(Checked):
     """What the learning rate is multiplied by for all but the classifier of a network that begins with weights."""
     drop_last: bool = rare(True)
     """Leave out the last, shorter batch of an epoch; the papers' code trains on it."""
-    accumulate: Images = rare(1)
+    accumulate: Images = 1
     """Take each batch in so many parts, to save memory; BatchNorm sees the parts one by one."""
-    clip_norm: Positive | None = rare(None)
+    clip_norm: Positive | None = None
     """Largest norm of the whole gradient."""
-    ema: Decay = rare(0.0)
+    ema: Decay = 0.0
     """Decay of an exponential moving average of the weights, evaluated and saved beside them; 0 is none."""
     sync_batchnorm: bool = rare(False)
     """BatchNorm's statistics are those of all processes (GPUs only)."""
