@@ -15,12 +15,14 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from helpers.image_folders import write_folder
 
-from fastkd import api, env, evaluate, options, report, train
+from fastkd import api, env, evaluate, options, predict, probe, report, reproduce, sweep, train
 from fastkd.data import DATASETS
 from fastkd.data import __main__ as inspect
 from fastkd.methods import METHODS, find_method
 from fastkd.networks import NETWORKS
+from fastkd.plan.worker import Worker
 from fastkd.recipes import RECIPES
+from fastkd.recipes.tables import TABLES
 from fastkd.run import create_folder
 from fastkd.support.command_line import _without_none, option_names
 from fastkd.support.errors import UserError
@@ -50,6 +52,7 @@ NUMBERS = (
     "1_0",
     "٣",
 )
+OVER = ("kd.temperature=1,4", "lr=.1,x", "epochs=1,2", "pair=resnet8/resnet8,a/b", "method=kd,crd", "=", "x=", "lr")
 ODD = (" ", "x", "é", "a" * 5000, "\udcff", "--", "-", "-h", "on", "off", "None", "{}", "[]", "\n", "%s", "🙂")
 PATHS = (
     "",
@@ -92,6 +95,10 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], type[Any]]] = {
     "evaluate": (evaluate.main, evaluate.Options),
     "report": (report.main, report.Options),
     "inspect": (lambda line: inspect.main(["inspect", *line]), inspect.Options),
+    "predict": (predict.main, predict.Options),
+    "probe": (probe.main, probe.Options),
+    "reproduce": (reproduce.main, reproduce.Options),
+    "sweep": (sweep.main, sweep.Options),
 }
 
 
@@ -108,7 +115,8 @@ def place(tmp_path, monkeypatch):
 
     for module, name in ((api, "in_folder"), (train, "in_folder"), (train, "_dry_run")):
         monkeypatch.setattr(module, name, understood)
-    for module in (api, train):
+    monkeypatch.setattr(Worker, "work", understood)
+    for module in (api, train, reproduce):
         monkeypatch.setattr(module, "check", lambda job, **_options: None)  # its own tests build every stage
     return tmp_path
 
@@ -148,8 +156,15 @@ def beginning_of(command: str, chance: random.Random) -> tuple[list[str], list[t
     """The words that a command needs, now and then another, and the options that may follow."""
     known = fields_of(COMMANDS[command][1])
     if command != "train":
-        usual = {"inspect": ("digits", "images", "imagefolder:images", "new")}
-        return [chance.choice(usual.get(command, ("begun", "images")))], known
+        usual = {
+            "inspect": ("digits", "images", "imagefolder:images", "new"),
+            "reproduce": (*TABLES, "digits", "digits"),
+            "sweep": ("digits", *RECIPES),
+        }
+        line = [chance.choice(usual.get(command, ("begun", "images")))]
+        line += ["images"] if command == "predict" else []
+        line += ["--over", chance.choice(OVER)] if command == "sweep" else []
+        return line, known
     method = chance.choice(list(METHODS))
     line = [chance.choice(("digits", "digits", "begun/recipe.json", *RECIPES))] if chance.random() < 0.8 else []
     if chance.random() < 0.6:
@@ -204,7 +219,7 @@ def run_case(number: int, place: Path) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # as the commands do
     for _ in range(LINES):
-        command = chance.choices(list(COMMANDS), weights=(6, 1, 1, 2))[0]
+        command = chance.choices(list(COMMANDS), weights=(6, 1, 1, 2, 1, 1, 1, 1))[0]
         line = line_at_random(command, chance)
         there = half_written(place)
         try:
