@@ -2,13 +2,12 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from fastkd.support.distributed import from_all, is_main, on_main, rank, world_size
-from fastkd.support.files import write_state
+from fastkd.support.distributed import from_all, is_main, rank, world_size
 from fastkd.support.log import MetricsLog
 from fastkd.support.paths import is_there
 from fastkd.support.session import Session
@@ -27,7 +26,9 @@ from fastkd.training.datafree import load_synthesis, synthesis_state
 from fastkd.training.identity import Identity
 from fastkd.training.meter import Meter, Totals
 from fastkd.training.progress import Progress
+from fastkd.training.shares import replicated, shared_out
 from fastkd.training.step import Step
+from fastkd.training.writer import CheckpointWriter
 
 
 class Standing(NamedTuple):
@@ -41,7 +42,11 @@ class Standing(NamedTuple):
 
 
 class Saving:
-    """Writes and reads the checkpoint of one stage. With several processes every rank has one; rank 0 writes."""
+    """Writes and reads the checkpoint of one stage. With several processes every rank has one.
+
+    As a context it waits at its end for what is being written aside. After Ctrl-C at once that is given up, and the
+    last checkpoint stays.
+    """
 
     def __init__(
         self,
@@ -56,33 +61,75 @@ class Saving:
     ):
         self.name, self.step, self.checkpoint = name, step, checkpoint
         self.session, self.log, self.identity, self.synthesis = session, log, identity, synthesis
+        self.writer = CheckpointWriter(checkpoint, name, log.size)
 
-    def save(self, standing: Standing) -> None:
-        """Writes the checkpoint of this instant."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self.settle()
+        elif isinstance(error, Exception):
+            self.writer.wait_alone()  # no message: the other ranks may be anywhere
+        else:
+            self.writer.give_up()
+
+    def save(self, standing: Standing, *, aside: bool) -> None:
+        """Writes a checkpoint of this instant. aside: while the training goes on, where that is not switched off."""
+        self.settle()
         self.step.share_buffers()
         meters, rngs = from_all(self.step.meter.state()), from_all(self._rng_state())
-        state = self._state(standing, meters, rngs) if is_main() else {}
-        on_main(lambda: write_state(self.checkpoint, state))
+        tensors, large = self._tensors(), {}
+        if world_size() > 1 and self.step.execution.shard_checkpoints:
+            tensors, large = shared_out(tensors, replicated(self.step.stage), world_size())
+        state = self._state(standing, tensors, meters, rngs) if is_main() else {}
+        aside = aside and self.step.execution.write_aside
+        self.writer.begin(state, large, aside=aside)
+        if not aside:
+            self.settle()
+
+    def look(self) -> None:
+        """Tells of a checkpoint that was written aside, and raises what went wrong with it; all ranks do together."""
+        if self.writer.look():
+            self._tell()
+
+    def settle(self) -> None:
+        """Does as `look` when the checkpoint is written, and waits for that."""
+        if self.writer.settle():
+            self._tell()
+
+    def _tell(self) -> None:
         if is_main():
             self.session.tell(lambda callback: callback.checkpoint(self.name, self.checkpoint))
 
-    def _state(self, standing: Standing, meters: list[dict], rngs: list[dict]) -> dict[str, Any]:
+    def last_good(self) -> str:
+        """What there is to go on from, in words."""
+        self.writer.wait_alone()
+        there = is_there(self.checkpoint)
+        return f"the last good checkpoint is {self.checkpoint}" if there else "there is no checkpoint"
+
+    def _tensors(self) -> dict[str, Any]:
+        tensors = {"model": self.step.stage.state_dict(), "optimizer": self.step.optimizer.state_dict()["state"]}
+        if self.step.average is not None:
+            tensors["average"] = self.step.average.network.state_dict()
+        return tensors
+
+    def _state(
+        self, standing: Standing, tensors: dict[str, Any], meters: list[dict], rngs: list[dict]
+    ) -> dict[str, Any]:
         state = {
             "format": FORMAT,
             "stage": self.name,
             "identity": self.identity.plain,
             "progress": asdict(standing.progress),
-            "model": self.step.stage.state_dict(),
-            "optimizer": self.step.optimizer.state_dict()["state"],
+            **tensors,
             "meters": meters,
             "rngs": rngs,
             "threads": torch.get_num_threads(),
-            "metrics_bytes": self.log.size(),
+            "metrics_bytes": self.log.size(flushed=False),
             "logged": asdict(standing.logged) if standing.logged else {},
             "logged_seconds": standing.logged_seconds,
         }
-        if self.step.average is not None:
-            state["average"] = self.step.average.network.state_dict()
         if self.synthesis is not None:
             state["synthesis"] = synthesis_state(self.synthesis)
         return state
@@ -99,6 +146,7 @@ class Saving:
         if not is_there(path):
             return None
         state = read_checkpoint(path, self.name)
+        self.writer.first = 1 + max((share["number"] for share in state.get("shares", ())), default=-1)
         self.identity.refuse_changes(state["identity"], path)
         check_progress(state["progress"], path, epochs, steps_per_epoch)
         load_module(self.step.stage, state["model"], path)

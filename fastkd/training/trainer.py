@@ -15,7 +15,6 @@ from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Stopped
 from fastkd.support.live import Look
 from fastkd.support.log import MetricsLog
-from fastkd.support.paths import is_there
 from fastkd.support.session import Session
 from fastkd.support.words import counted
 from fastkd.training.agreement import agreeing
@@ -113,11 +112,12 @@ class Trainer:
         self.load()
         if self.progress.epoch < self.training.epochs:
             self.warm_up()
-        while self.progress.epoch < self.training.epochs:
-            self.epoch()
-            after_epoch(self.progress.epoch)
-            self.save()
-            self.stop_if_asked()
+        with self.saving:
+            while self.progress.epoch < self.training.epochs:
+                self.epoch()
+                after_epoch(self.progress.epoch)
+                self.save()
+                self.stop_if_asked()
         return self.finish()
 
     def finish(self) -> Progress:
@@ -229,10 +229,10 @@ class Trainer:
 
     def _should_save(self) -> bool:
         """Whether to save in the middle of an epoch: after long, or because somebody asked the run to stop."""
-        wanted = bool(self.session.interrupt.requested) or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
-        if world_size() == 1:
-            return wanted
-        return self.progress.step % AGREE_STEPS == 0 and agreed(wanted)
+        if world_size() > 1 and self.progress.step % AGREE_STEPS:
+            return False
+        self.saving.look()
+        return agreed(bool(self.session.interrupt.requested) or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS)
 
     def _evaluate(self) -> None:
         self.stage.eval()
@@ -325,24 +325,23 @@ class Trainer:
 
     def refuse_what_is_not_finite(self) -> None:
         """Raises UserError where a step since the training's begin had a loss or a gradient that was not finite."""
-        there = is_there(self.checkpoint)
-        kept = f"the last good checkpoint is {self.checkpoint}" if there else "there is no checkpoint"
         if self.synthesis is not None:
-            refuse_what_is_not_finite(self.synthesis, self.name, kept)
+            refuse_what_is_not_finite(self.synthesis, self.name, self.saving.last_good)
         bad = self.step.first_bad.step.item()
         if bad < 0:
             return
         terms = ", ".join(f"{name} {value.item():g}" for name, value in self.step.first_bad.terms.items())
         raise UserError(
             f"{self.name}: the loss or its gradient was not finite in step {bad} "
-            f"(epoch {bad // self.steps_per_epoch + 1}): {terms}; that step changed no weight; {kept}; "
-            "try a lower learning rate"
+            f"(epoch {bad // self.steps_per_epoch + 1}): {terms}; that step changed no weight; "
+            f"{self.saving.last_good()}; try a lower learning rate"
         )
 
     def save(self) -> None:
-        """Writes a checkpoint of this instant."""
+        """Writes a checkpoint of this instant: aside, but at the training's end, which nothing goes on behind."""
         self.refuse_what_is_not_finite()
-        self.saving.save(Standing(self.progress, self.logged, time.monotonic() - self.logged_at))
+        standing = Standing(self.progress, self.logged, time.monotonic() - self.logged_at)
+        self.saving.save(standing, aside=self.progress.epoch < self.training.epochs)
         self.saved_at = time.monotonic()
 
     def load(self) -> None:
@@ -367,5 +366,6 @@ class Trainer:
     def stop_if_asked(self) -> None:
         self.session.interrupt.requested = first_of_all(self.session.interrupt.requested)
         if self.session.interrupt.requested:
+            self.saving.settle()
             where = f"epoch {self.progress.epoch + (self.progress.step > 0)}"
             raise Stopped(f"stopped by {self.session.interrupt.requested} in {self.name}, {where}")

@@ -5,10 +5,10 @@ import torch
 
 from fastkd import networks
 from fastkd.data import Augmentation, DataSet, Split
-from fastkd.support.files import write_state
 from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.log import MetricsLog, read_metrics
 from fastkd.support.session import Session
+from fastkd.support.states import write_state
 from fastkd.training.optimisation import Training
 from fastkd.training.stages import Supervised
 from fastkd.training.trainer import Trainer
