@@ -200,7 +200,7 @@ def test_what_several_ranks_counted_of_an_epoch_is_counted_on_by_one(ranks, tmp_
 
 
 def test_records_inside_an_epoch_have_the_means_of_their_own_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastkd.training.trainer.LOG_STEPS", 1)
+    monkeypatch.setattr("fastkd.training.records.LOG_STEPS", 1)
     trainer, losses = trainer_in(tmp_path, training={"epochs": 1}), []
     trainer.stage.register_forward_hook(lambda stage, given, loss: losses.append(loss.total.item()))
     trainer.fit()
