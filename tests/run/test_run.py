@@ -102,7 +102,7 @@ def test_the_schedule_and_adam_resume_exactly_too(tmp_path):
 
 
 def test_the_records_inside_an_epoch_go_on_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastkd.training.trainer.LOG_STEPS", 2)
+    monkeypatch.setattr("fastkd.training.records.LOG_STEPS", 2)
     recipe = replace(tiny_recipe(), stages=tiny_recipe().stages[:1])
     stages = tuple(replace(s, training=replace(s.training, batch_size=16)) for s in recipe.stages)
     recipe = replace(recipe, stages=stages)

@@ -76,7 +76,7 @@ def test_what_was_logged_after_the_checkpoint_is_forgotten(tmp_path):
 
 
 def test_records_inside_an_epoch_have_the_means_of_their_own_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastkd.training.trainer.LOG_STEPS", 1)
+    monkeypatch.setattr("fastkd.training.records.LOG_STEPS", 1)
     trainer, losses = trainer_in(tmp_path, training={"epochs": 1}), []
     trainer.stage.register_forward_hook(lambda stage, given, loss: losses.append(loss.total.item()))
     trainer.fit()
