@@ -7,8 +7,10 @@ the same weights.
 import gc
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImport
 from torch.distributed.rendezvous import rendezvous
 
 from fastkd.support.errors import UserError
+from fastkd.support.watching import GRACE_SECONDS, Watch, end_now, own_name, say
 
 
 def rank() -> int:
@@ -49,36 +52,118 @@ def is_main() -> bool:
 
 def local_processes() -> int:
     """The number of processes on this machine, which share its cores."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", _on_this_machine or 1)) if dist.is_initialized() else 1
 
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[torch.device]:
-    """Joins the group that torchrun started, if it did; yields this process's device."""
+    """Joins the group that torchrun started, if it did; yields this process's device.
+
+    A group that somebody else has made in this process (Ray, a program of one's own) is taken as it is: it is neither
+    watched nor ended.
+    """
+    if dist.is_initialized():
+        with _taken_as_it_is(device) as own:
+            yield own
+        return
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield device
         return
     _check_environment()
+    limit = _timeout()
     if device.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
             raise UserError(f"{local_size()} processes on this machine, but it has {torch.cuda.device_count()} GPUs")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    # Objects and flags of the host travel by gloo, so that they never wait for a GPU.
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store, number, size = next(rendezvous("env://"))
-    dist.init_process_group(backend, store=PrefixStore(_attempt(), store), rank=number, world_size=size)
+    watch = None
     try:
+        watch = _join(device, limit)
         yield device
         dist.barrier()  # a process that leaves while another one still talks to it can take that one down
     except RuntimeError as error:
-        if not _PEER_IS_GONE.search(str(error)):
-            raise
-        raise UserError(f"process {rank()} ends because another one of the run has ended; that one says why") from error
+        late = watch.finding if watch is not None and watch.finding else "no message came from the other processes"
+        late = f"{late}: process {rank()} ends after {limit:g} s (FASTKD_TIMEOUT)"
+        raise _in_one_line(error, late) or error from error
     finally:
+        if watch is not None:
+            watch.stop()
         gc.collect()  # threads of a group that something still holds would abort the interpreter at its end
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _join(device: torch.device, limit: float) -> Watch:
+    """Joins the group of torchrun's processes; returns who watches it, at work."""
+    on_gpu = device.type == "cuda"
+    # Objects and flags of the host travel by gloo, so that they never wait for a GPU.
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    store, number, size = next(rendezvous("env://", timeout=timedelta(seconds=max(limit, 60))))
+    store = PrefixStore(_attempt(), store)
+    # NCCL's own end is an abort with pages of text: where there is a GPU the watch comes first, else gloo's error does.
+    late = limit + GRACE_SECONDS
+    ends, strikes = (late, limit) if on_gpu else (limit, late)
+    dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timedelta(seconds=ends))
+    names = from_all(own_name())
+    how = {"limit": limit, "say": say, "end": end_now, "strikes_after": strikes}
+    watch = Watch(store.clone(), number, names, lambda: _messages(device), **how)
+    wait_for_all()  # each has told something that the others can read
+    watch.start()
+    return watch
+
+
+def _messages(device: torch.device) -> int:
+    """How many messages this process has begun."""
+    group = dist.group.WORLD
+    assert group is not None
+    return sum(group._get_backend(torch.device(kind))._get_sequence_number_for_group() for kind in {"cpu", device.type})
+
+
+def _timeout() -> float:
+    """Seconds for which a process waits for another one's message."""
+    value = os.environ.get("FASTKD_TIMEOUT", "600")
+    if not value.isdecimal() or not 1 <= int(value) < 10**7:
+        raise UserError(f"the environment variable FASTKD_TIMEOUT is {value!r:.60}, expected seconds, from 1")
+    return float(value)
+
+
+def _in_one_line(error: RuntimeError, late: str) -> UserError | None:
+    """What a message that failed means; None where it is an error of another kind. late: what a timeout means."""
+    if _PEER_IS_GONE.search(str(error)):
+        return UserError(f"process {rank()} ends because another one of the run has ended; that one says why")
+    if _IS_LATE.search(str(error)) or isinstance(error, torch.distributed.DistError):
+        return UserError(late)
+    return None
+
+
+@contextmanager
+def _taken_as_it_is(device: torch.device) -> Iterator[torch.device]:
+    """Uses the group that this process belongs to; the host's messages get one beside it where it has none for them."""
+    global _of_host, _on_this_machine
+    before = _of_host, _on_this_machine
+    group, made = dist.group.WORLD, None
+    assert group is not None
+    try:
+        if device.type == "cuda":
+            device = torch.device("cuda", torch.cuda.current_device())
+        if not any("cpu" in kind.type for kind in group._device_types):
+            made = _of_host = dist.new_group(backend="gloo")
+        _on_this_machine = from_all(socket.gethostname()).count(socket.gethostname())
+        yield device
+    except RuntimeError as error:
+        late = f"process {rank()} ends: no message came from the others in time"
+        raise _in_one_line(error, late) or error from error
+    finally:
+        _of_host, _on_this_machine = before
+        if made is not None:
+            dist.destroy_process_group(made)
+
+
+_of_host: dist.ProcessGroup | None = None
+"""The group that the host's messages go through; None: the one of all messages."""
+_on_this_machine = 0
+"""The number of processes on this machine, where torchrun does not say it; 0: it is not known."""
 
 
 def _attempt() -> str:
@@ -93,6 +178,8 @@ _PEER_IS_GONE = re.compile(
     r"[Cc]onnection (was )?(closed|reset|refused)|closed by peer|remote process exited", re.DOTALL
 )
 """How the transports say that a process at the other end is no more."""
+_IS_LATE = re.compile(r"Timed out waiting \d+ms for|connectFullMesh failed|Connection timed out|No route to host")
+"""How they say that nothing came from it in time."""
 
 
 def _check_environment() -> None:
@@ -120,7 +207,7 @@ def restarts() -> tuple[int, int]:
 
 def wait_for_all() -> None:
     if world_size() > 1:
-        dist.barrier()
+        dist.barrier(_of_host)
 
 
 def from_main(value: Any) -> Any:
@@ -128,7 +215,7 @@ def from_main(value: Any) -> Any:
     if world_size() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=_of_host)
     return box[0]
 
 
@@ -156,7 +243,7 @@ def from_all(value: Any) -> list[Any]:
         return [value]
     assert _is_on_host(value), "what is sent to the other ranks lies on a device"
     boxes: list[Any] = [None] * world_size()
-    dist.all_gather_object(boxes, value)
+    dist.all_gather_object(boxes, value, group=_of_host)
     return boxes
 
 
@@ -173,24 +260,29 @@ def first_of_all(value: Any) -> Any:
 
 def agreed(flag: bool) -> bool:
     """Whether the flag is set on any rank; every rank gets the same answer."""
+    return bool(largest_of_all(int(flag))[0])
+
+
+def largest_of_all(*values: int) -> list[int]:
+    """The largest of each number over the ranks; every rank gets the same ones."""
     if world_size() == 1:
-        return flag
-    found = torch.tensor(int(flag))
-    dist.all_reduce(found, op=dist.ReduceOp.MAX)
-    return bool(found.item())
+        return list(values)
+    found = torch.tensor(values)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX, group=_of_host)
+    return found.tolist()
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
     """Sums a tensor over all ranks, in place, and returns it."""
     if world_size() > 1:
-        dist.all_reduce(value)
+        dist.all_reduce(value, group=_group_of(value))
     return value
 
 
 def any_rank(flag: Tensor) -> Tensor:
     """Sets a flag on the device, a number that is 0 or 1, to 1 where it is 1 on any rank; returns it."""
     if world_size() > 1:
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=_group_of(flag))
     return flag
 
 
@@ -198,4 +290,9 @@ def share_buffers(module: nn.Module) -> None:
     """Gives every rank the buffers of rank 0: BatchNorm statistics, which each collects on its own images."""
     if world_size() > 1:
         for buffer in module.buffers():
-            dist.broadcast(buffer, src=0)
+            dist.broadcast(buffer, src=0, group=_group_of(buffer))
+
+
+def _group_of(value: Tensor) -> dist.ProcessGroup | None:
+    """The group that a tensor travels through."""
+    return _of_host if value.device.type == "cpu" else None

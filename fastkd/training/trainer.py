@@ -12,7 +12,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from fastkd.data import Source
 from fastkd.support.callbacks import tell_record
-from fastkd.support.distributed import agreed, first_of_all, from_all, is_main, on_main, rank, world_size
+from fastkd.support.distributed import first_of_all, from_all, is_main, on_main, rank, world_size
 from fastkd.support.errors import UserError
 from fastkd.support.files import write_state
 from fastkd.support.interrupt import Stopped
@@ -47,17 +47,13 @@ from fastkd.training.meter import Meter, Totals
 from fastkd.training.optimisation import Training, build_optimizer
 from fastkd.training.pace import Pace
 from fastkd.training.progress import Progress
-from fastkd.training.replays import STEPS
+from fastkd.training.saving import Saving
 from fastkd.training.stages import Stage
 from fastkd.training.step import Step
 from fastkd.training.taught import Shelf
 
-CHECKPOINT_SECONDS = 600.0
-"""Seconds of training between checkpoints inside an epoch."""
 LOG_STEPS = 100
 """Steps between the records inside an epoch."""
-AGREE_STEPS = STEPS
-"""Steps between those at which the ranks agree on whether one of them was asked to stop; a replay ends at each."""
 
 
 class Trainer:
@@ -115,7 +111,7 @@ class Trainer:
         self.logged: Totals | None = None
         """What the meter read at the last record inside the epoch."""
         self.logged_at = time.monotonic()
-        self.saved_at = time.monotonic()
+        self.saving = Saving(session.interrupt)
         self.synthesis = stage.synthesis if isinstance(stage, DataFree) else None
         """What makes the images, where the stage has none of a data set."""
 
@@ -207,7 +203,7 @@ class Trainer:
             if progress.step % LOG_STEPS == 0:
                 self._log_steps()
             self.show_if_due(started, first_step)
-            if self._should_save():
+            if self.saving.is_due(progress.step):
                 progress.seconds += time.monotonic() - started
                 started, first_step = time.monotonic(), progress.step
                 self.save()
@@ -220,6 +216,8 @@ class Trainer:
         self.refuse_what_is_not_finite()
         train = self._means(meter.read())
         rate = (progress.step - first_step) * self.training.batch_size / max(time.monotonic() - started, 1e-9)
+        if progress.step > first_step and self.pace.evaluation_is_due(progress.epoch + 1):
+            started = self._save_before_evaluation(started, rate)
         progress.epoch, progress.step = progress.epoch + 1, 0
         self.step.share_buffers()
         if self._evaluation_is_due():
@@ -229,6 +227,15 @@ class Trainer:
         self.logged = None
         self._log_epoch(train, rate)
 
+    def _save_before_evaluation(self, started: float, rate: float) -> float:
+        """Saves where a signal might wait for the evaluation for too long; returns since when time is not counted."""
+        seconds = self.pace.evaluation_seconds or self.test_source.loader.samples / rate
+        if self.saving.is_due_before_evaluation(seconds):
+            self.progress.seconds, started = self.progress.seconds + time.monotonic() - started, time.monotonic()
+            self.save()
+            self.stop_if_asked()
+        return started
+
     def _evaluation_is_due(self) -> bool:
         return self.pace.evaluation_is_due(self.progress.epoch)
 
@@ -237,13 +244,6 @@ class Trainer:
         if world_size() == 1:
             return self.session.display.due()
         return self.progress.step % LOG_STEPS == 0
-
-    def _should_save(self) -> bool:
-        """Whether to save in the middle of an epoch: after long, or because somebody asked the run to stop."""
-        wanted = bool(self.session.interrupt.requested) or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
-        if world_size() == 1:
-            return wanted
-        return self.progress.step % AGREE_STEPS == 0 and agreed(wanted)
 
     def _evaluate(self) -> None:
         self.stage.eval()
@@ -377,7 +377,7 @@ class Trainer:
         on_main(lambda: write_state(self.checkpoint, state))
         if is_main():
             self.session.tell(lambda callback: callback.checkpoint(self.name, self.checkpoint))
-        self.saved_at = time.monotonic()
+        self.saving.saved()
 
     def _rng_state(self) -> dict[str, Tensor]:
         state = {"cpu": torch.get_rng_state()}

@@ -5,9 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
+import torch.distributed as dist
+from helpers.gloo_pair import run_in_two
 from helpers.image_folders import write_folder
 from helpers.places import TESTS
 from helpers.processes import ENVIRONMENT, ROOT, TINY, TORCHRUN, finish, parameters, start, wait_for
@@ -26,7 +29,7 @@ TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
 def test_no_rank_sends_what_lies_on_a_device(monkeypatch):
     """Every other rank would unpickle it on that device. A meta tensor stands for one of a GPU."""
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed.dist, "all_gather_object", lambda boxes, value: boxes.__setitem__(0, value))
+    monkeypatch.setattr(distributed.dist, "all_gather_object", lambda boxes, value, group: boxes.__setitem__(0, value))
     sent = {"sums": [torch.ones(1)], "steps": 3}
     assert distributed.from_all(sent)[0] is sent
     sent["sums"].append(torch.ones(1, device="meta"))
@@ -60,6 +63,66 @@ def test_variables_that_say_nothing_are_one_line(environment, words, monkeypatch
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=words), distributed.processes(torch.device("cpu")):
         pass
+
+
+@pytest.mark.parametrize("value", ("", "x", "0", "-1", "1.5"))
+def test_a_timeout_that_is_none_is_one_line(value, monkeypatch):
+    for name, given in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, given)
+    monkeypatch.setenv("FASTKD_TIMEOUT", value)
+    words = "FASTKD_TIMEOUT is .*, expected seconds"
+    with pytest.raises(UserError, match=words), distributed.processes(torch.device("cpu")):
+        pass
+
+
+@pytest.fixture
+def group_of_another():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_group_of_another_is_taken_as_it_is(group_of_another, monkeypatch):
+    """Ray sets torchrun's variables, too; a program of one's own need not."""
+    for name in (None, "RANK", "WORLD_SIZE"):
+        if name is not None:
+            monkeypatch.setenv(name, "1")
+        with distributed.processes(torch.device("cpu")) as device:
+            assert device.type == "cpu" and distributed.world_size() == 1
+            assert distributed.local_processes() == 1
+        assert dist.is_initialized()
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    (
+        ("[gloo/unbound_buffer.cc:78] Timed out waiting 4000ms for recv operation to complete", "it is late"),
+        ("Gloo connectFullMesh failed with timeout", "it is late"),
+        ("[gloo/pair.cc:547] Connection closed by peer [10.0.0.1]:4711", "another one of the run has ended"),
+    ),
+)
+def test_a_message_that_fails_is_one_line_in_the_group_of_another(words, expected, group_of_another):
+    found = distributed._in_one_line(RuntimeError(words), "it is late")
+    assert found is not None and expected in str(found)
+    with pytest.raises(UserError, match="process 0 ends"), distributed.processes(torch.device("cpu")):
+        raise RuntimeError(words)
+    with pytest.raises(RuntimeError, match="shapes"), distributed.processes(torch.device("cpu")):
+        raise RuntimeError("shapes do not match; DataLoader timed out after 5 seconds")
+
+
+def train_in_a_group_of_another(rank, folder):
+    warnings.simplefilter("ignore")
+    from fastkd.api import train
+
+    settings = dict(zip((word.removeprefix("--").replace("-", "_") for word in TINY[::2]), TINY[1::2], strict=True))
+    results = train("digits", run=f"{folder}/run", **settings)
+    assert dist.is_initialized() and results.stopped == "" and results.accuracy("student") > 0
+
+
+@pytest.mark.slow
+def test_a_training_in_a_group_of_another_is_that_of_torchrun(two, tmp_path):
+    run_in_two(train_in_a_group_of_another, str(tmp_path))
+    assert_same(outcome(tmp_path / "run"), outcome(two))
 
 
 def test_two_processes_equal_one_that_forwards_the_two_shards(two, tmp_path):
