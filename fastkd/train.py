@@ -18,6 +18,7 @@ from fastkd.support import distributed
 from fastkd.support.command_line import command
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
+from fastkd.support.joining import processes
 from fastkd.support.session import Session
 
 
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> int:
     if chosen.list:
         print("\n".join(options.listed(chosen)))
         return 0
-    with distributed.processes(pick_device(chosen.device)) as device:
+    with processes(pick_device(chosen.device)) as device:
         chosen = _in_its_job(chosen, arguments)
         if chosen.trust is not None:
             trust(chosen.trust, _tell)
