@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastkd.data import ResidentLoader
 from fastkd.data.base import Batch, Loader, Mixed, RawBatch
+from fastkd.support import watching
 from fastkd.support.distributed import alone, any_rank, first_of_all, from_all, share_buffers, world_size
 from fastkd.support.errors import UserError
 from fastkd.support.live import duration
@@ -102,11 +103,13 @@ class Step:
             for number, raw in enumerate(loader.epoch(epoch, start), epoch * loader.steps + start):
                 self.stage.begin_step(number)
                 self(raw)
+                watching.steps += 1
                 yield 1
         else:
             for trained in self.replays.epoch(loader, epoch, start):
                 for step in (self, *self.beside):
                     step.meter.count(trained.images, trained.steps)
+                watching.steps += trained.steps
                 yield trained.steps
 
     def fill_store(self, loader: Loader, epoch: int) -> Iterator[int]:

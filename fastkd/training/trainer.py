@@ -8,7 +8,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from fastkd.data import Source
-from fastkd.support.distributed import agreed, first_of_all, world_size
+from fastkd.support.distributed import first_of_all, world_size
 from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Stopped
 from fastkd.support.log import MetricsLog
@@ -29,16 +29,11 @@ from fastkd.training.optimisation import Training, build_optimizer
 from fastkd.training.pace import Pace
 from fastkd.training.progress import Progress
 from fastkd.training.records import Records
-from fastkd.training.replays import STEPS
 from fastkd.training.saving import Saving, Standing
+from fastkd.training.saving_times import SavingTimes
 from fastkd.training.stages import Stage
 from fastkd.training.step import Step
 from fastkd.training.taught import Shelf
-
-CHECKPOINT_SECONDS = 600.0
-"""Seconds of training between checkpoints inside an epoch."""
-AGREE_STEPS = STEPS
-"""Steps between those at which the ranks agree on whether one of them was asked to stop; a replay ends at each."""
 
 
 class Trainer:
@@ -102,7 +97,7 @@ class Trainer:
             recorder=None if stage.why_steps_differ else self.recorder,
         )
         self.progress = Progress()
-        self.saved_at = time.monotonic()
+        self.times = SavingTimes(session.interrupt)
         self.synthesis = stage.synthesis if isinstance(stage, DataFree) else None
         """What makes the images, where the stage has none of a data set."""
         self.saving = Saving(
@@ -203,6 +198,8 @@ class Trainer:
         self.refuse_what_is_not_finite()
         train = self.records.means(meter.read())
         rate = (progress.step - first_step) * self.training.batch_size / max(time.monotonic() - started, 1e-9)
+        if progress.step > first_step and self.pace.evaluation_is_due(progress.epoch + 1):
+            started = self._save_before_evaluation(started, rate)
         progress.epoch, progress.step = progress.epoch + 1, 0
         self.step.share_buffers()
         if self.pace.evaluation_is_due(progress.epoch):
@@ -213,10 +210,19 @@ class Trainer:
 
     def _should_save(self) -> bool:
         """Whether to save in the middle of an epoch: after long, or because somebody asked the run to stop."""
-        if world_size() > 1 and self.progress.step % AGREE_STEPS:
+        if not self.times.are_asked(self.progress.step):
             return False
         self.saving.look()
-        return agreed(bool(self.session.interrupt.requested) or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS)
+        return self.times.is_due(self.progress.step)
+
+    def _save_before_evaluation(self, started: float, rate: float) -> float:
+        """Saves where a signal might wait for the evaluation for too long; returns since when time is not counted."""
+        seconds = self.pace.evaluation_seconds or self.test_source.loader.samples / rate
+        if self.times.is_due_before_evaluation(seconds):
+            self.progress.seconds, started = self.progress.seconds + time.monotonic() - started, time.monotonic()
+            self.save()
+            self.stop_if_asked()
+        return started
 
     def _evaluate(self) -> None:
         self.stage.eval()
@@ -262,7 +268,7 @@ class Trainer:
         self.refuse_what_is_not_finite()
         standing = Standing(self.progress, self.records.logged, time.monotonic() - self.records.logged_at)
         self.saving.save(standing, aside=self.progress.epoch < self.training.epochs)
-        self.saved_at = time.monotonic()
+        self.times.saved()
 
     def load(self) -> None:
         """Takes up the checkpoint, where there is one."""
