@@ -132,9 +132,8 @@ class Trainer:
         return self.finish()
 
     def finish(self) -> Progress:
-        """Leaves the networks as plain PyTorch: what they are used for next has other shapes and types."""
-        self.step.close()
-        self.step.uncompile()
+        """Leaves the networks as plain PyTorch."""
+        self.step.finish()
         return self.progress
 
     def fill_stores(self) -> None:
@@ -422,7 +421,7 @@ class Trainer:
     def _load_of_this_rank(self, state: dict[str, Any]) -> None:
         """Loads the meter and the random numbers, of which every rank has its own."""
         began, mine = len(state["rngs"]), rank()
-        if began != world_size():
+        if began != world_size() and not self.training.shards:
             self.session.display.note(
                 f"{self.name}: begun with {counted(began, 'process')}, goes on with {world_size()}: the batches are "
                 "the same, BatchNorm's shares of them are not"
