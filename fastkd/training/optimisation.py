@@ -56,6 +56,9 @@ class Training(Checked):
     """Leave out the last, shorter batch of an epoch; the papers' code trains on it."""
     accumulate: Images = 1
     """Take each batch in so many parts, to save memory; BatchNorm sees the parts one by one."""
+    shards: Images | None = rare(None)
+    """Take each batch in so many shards, one after the other in each process, and add them up in one order: any number
+    of processes that divides it gives the same bytes (default: one a process)."""
     clip_norm: Positive | None = None
     """Largest norm of the whole gradient."""
     ema: Decay = 0.0
@@ -75,10 +78,24 @@ class Training(Checked):
             raise UserError(
                 f"a batch of {counted(self.batch_size, 'image')} does not divide into {self.accumulate} parts"
             )
+        if self.shards is not None:
+            self._check_shards(self.shards)
         if self.nesterov and (self.optimizer not in ("sgd", "lars") or self.momentum == 0):
             raise UserError("Nesterov momentum belongs to SGD or LARS with a momentum above 0")
         if self.schedule == "multistep":
             self._check_last_rate()
+
+    def images_at_once(self, processes: int) -> int:
+        """The images of one forward pass of one of so many processes, in a whole batch; others may have one more."""
+        return self.batch_size // (self.shards or processes) // self.accumulate
+
+    def _check_shards(self, shards: int) -> None:
+        if shards > self.batch_size:
+            raise UserError(f"a batch of {counted(self.batch_size, 'image')} does not divide into {shards} shards")
+        if self.accumulate > 1:
+            raise UserError("--shards takes each batch in parts, as --accumulate does: give one of the two")
+        if self.sync_batchnorm:
+            raise UserError("--shards: each has BatchNorm statistics of its own, --sync-batchnorm has those of all")
 
     def _check_last_rate(self) -> None:
         last = math.log10(self.lr) + len(self.milestones) * math.log10(self.factor)

@@ -16,7 +16,7 @@ STEPS = 10
 
 
 class Trained(NamedTuple):
-    """How much was trained on."""
+    """How much was trained on, by all processes together."""
 
     images: int
     steps: int = 1
@@ -57,7 +57,7 @@ class StreamedSteps:
                 self.raw.fill(raw)
                 self.one()
                 self.recorder.pace()
-            yield Trained(raw.size)
+            yield Trained(raw.size if raw.whole is None else raw.whole)
 
 
 class ResidentSteps:
@@ -72,12 +72,16 @@ class ResidentSteps:
         *,
         step: Tensor,
         beside: Sequence[Beside] = (),
+        whole: int | None = None,
     ):
-        """beside: further trainings, at the same step of their own, recorded as branches beside this one."""
+        """beside: further trainings, at the same step of their own, recorded as branches beside this one. whole: images
+        of a global batch; None: those of the loader's."""
         self.recorder, self.step = recorder, step
         self.train_odd = (train_odd, *(other.train_odd for other in beside))
         self.loader, self.order = loader, loader.order(0).clone()
         """[steps,B] int64: the images of each step of the epoch that is running."""
+        of_loader = RawBatch(self.order[0], paired=loader.paired).size if len(self.order) else 0
+        self.whole = of_loader if whole is None else whole
         self.first = torch.zeros_like(step)
         """The training step that the first row of `order` belongs to."""
 
@@ -89,18 +93,17 @@ class ResidentSteps:
         """Does as `StreamedSteps.epoch`. A replay of several steps ends at a multiple of `STEPS` within the epoch."""
         self.order.copy_(self.loader.order(epoch))
         self.first.copy_(self.step - start)
-        batch = RawBatch(self.order[0], paired=self.loader.paired).size if len(self.order) else 0
         while start < len(self.order):
             several = start % STEPS == 0 and start + STEPS <= len(self.order)
             (self.several if several else self.one)()
             self.recorder.pace()
             steps = STEPS if several else 1
             start += steps
-            yield Trained(steps * batch, steps)
+            yield Trained(steps * self.whole, steps)
         for raw in loader.epoch(epoch, start):
             for train_odd in self.train_odd:
                 train_odd(raw)
-            yield Trained(raw.size)
+            yield Trained(raw.size if raw.whole is None else raw.whole)
 
     def _work(self, train: Callable[[RawBatch], None], step: Tensor) -> Callable[[], None]:
         """One step of a training whose own counter is `step`: branches share no tensor that one of them writes."""

@@ -27,6 +27,9 @@ class Numbers(NamedTuple):
     values: Tensor
     """[names], detached."""
 
+    def times(self, weight: float) -> "Numbers":
+        return self if weight == 1 else Numbers(self.names, self.values * weight)
+
 
 class StageLoss(NamedTuple):
     total: Tensor
@@ -59,6 +62,8 @@ class Stage(nn.Module):
     """Whether there is something to test after an epoch."""
     notes: Sequence[str] = ()
     """What a user should know of the stage; it is logged."""
+    dropout_seed: int = 0
+    """The key of what its dropouts draw, in 0 … 2^32 - 1."""
     gate: Gate | None = None
     """The gate that its gated losses have to pass; None: it has none."""
     why_steps_differ: str = ""

@@ -118,9 +118,8 @@ class Trainer:
         return self.finish()
 
     def finish(self) -> Progress:
-        """Leaves the networks as plain PyTorch: what they are used for next has other shapes and types."""
-        self.step.close()
-        self.step.uncompile()
+        """Leaves the networks as plain PyTorch."""
+        self.step.finish()
         return self.progress
 
     def fill_stores(self) -> None:
