@@ -66,7 +66,8 @@ def _stage(planned: PlannedStage, processes: int) -> str:
     assert isinstance(planned, PlannedTraining)
     training = planned.training
     share = f" ({training.batch_size // processes} a process)" if processes > 1 else ""
-    rate = f"{training.optimizer} lr {training.lr:g} for the whole batch of {training.batch_size}{share}"
+    given = "" if training.scale_lr_from is None else f" ({training.lr:g} for one of {training.scale_lr_from})"
+    rate = f"{training.optimizer} lr {training.rate:g}{given} for the whole batch of {training.batch_size}{share}"
     return f"{_what(planned)}, {counted(training.epochs, 'epoch')}, {rate}"
 
 
