@@ -41,6 +41,7 @@ from fastkd.training.replays import STEPS, Beside, ResidentSteps, StreamedSteps
 from fastkd.training.shards import Shards
 from fastkd.training.snapshot import Snapshot, restore_all
 from fastkd.training.stages import Distill, Stage, StageLoss
+from fastkd.training.synchronised import is_synchronised
 from fastkd.training.taught import Provided, Shelf, StoredTeachers, fits
 from fastkd.training.untouched import leaving_alone
 
@@ -199,8 +200,7 @@ class Step:
 
     def _train_alone(self, raw: RawBatch) -> None:
         """A step on trial, without the messages for which the others would wait if it failed here."""
-        synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in self.stage.modules())
-        with contextlib.nullcontext() if synchronised else alone():
+        with contextlib.nullcontext() if is_synchronised(self.stage) else alone():
             self._train(raw)
 
     def close(self) -> None:
