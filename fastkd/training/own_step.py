@@ -25,7 +25,7 @@ class OwnStep:
         recorder: Recorder,
         tell: Callable[[str], None],
     ):
-        """work: changes everything in place, and reads nothing on the host. optimizers: those that it takes steps of."""
+        """work: changes everything in place, and reads nothing on the host. optimizers: those that take steps in it."""
         self.work, self.optimizers, self.recorder, self.tell = work, optimizers, recorder, tell
         self.replay: Work | None = None
         self.left = _FIRST
