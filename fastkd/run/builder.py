@@ -251,7 +251,10 @@ class Builder:
 
     def _data_free(self, planned: PlannedDataFree, earlier: Earlier) -> Stage:
         if distributed.world_size() > 1:
-            raise UserError(f"the images of the {planned.name} are made in one process: start it without torchrun")
+            raise UserError(
+                f"the images of the {planned.name} are made in one process: start it without torchrun; the trainings "
+                "of a table are shared out where `fastkd.reproduce` is started several times"
+            )
         job, student = self.job, self._beginning(planned, earlier)
         frozen, methods, _ = self._teachers_and_methods(planned, student, earlier)
         # Of float32 and not folded: the statistics of its BatchNorms are what images are made by.

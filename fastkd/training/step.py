@@ -16,7 +16,7 @@ from fastkd.support.live import duration
 from fastkd.support.words import counted
 from fastkd.training.agreement import NotTogether, in_one_line, together
 from fastkd.training.averaging import Averaging
-from fastkd.training.capture import Recorder, refuse_out_of_memory
+from fastkd.training.capture import Recorder, capturable, refuse_out_of_memory
 from fastkd.training.casting import CastWeights
 from fastkd.training.compilation import compile_stage, trained_parts, undo_compile
 from fastkd.training.counters import BatchCounters
@@ -37,7 +37,7 @@ from fastkd.training.optimisation import (
     not_finite,
 )
 from fastkd.training.parts import Placing, in_parts
-from fastkd.training.replays import STEPS, Beside, ResidentSteps, StreamedSteps
+from fastkd.training.replays import Beside, ResidentSteps, StreamedSteps
 from fastkd.training.shards import Shards
 from fastkd.training.snapshot import Snapshot, restore_all
 from fastkd.training.stages import Distill, Stage, StageLoss
@@ -240,7 +240,7 @@ class Step:
                 step._train_alone(raw)
 
         try:
-            with _capturable(steps):
+            with capturable(step.optimizer for step in steps):
                 recorder.rehearse(rehearsal)
                 if world_size() > 1:
                     how = self._record_messages(raw, recorder, record)
@@ -252,7 +252,7 @@ class Step:
             refuse_out_of_memory(error)
             self.averaging.build()
             return f"not captured: {in_one_line(error)}"
-        each = f", {STEPS} steps a replay" if isinstance(self.replays, ResidentSteps) else ""
+        each = f", {counted(self.replays.each, 'step')} a replay" if isinstance(self.replays, ResidentSteps) else ""
         branches = f", {len(steps)} trainings side by side" if beside else ""
         return f"captured in {duration(time.perf_counter() - started)}{each}{branches}{how}"
 
@@ -265,8 +265,6 @@ class Step:
             return f"{type(self.optimizer).__name__} counts its steps on the host"
         if self.shards is not None:
             return "the shards of a batch change what is recorded, and put it back"
-        if self.stage.works_between_steps:
-            return "a generator learns between the steps"
         return ""
 
     def _record_messages(self, raw: RawBatch, recorder: Recorder, record: Callable[[], None]) -> str:
@@ -306,8 +304,9 @@ class Step:
         odd = self._train_any_size
         if isinstance(loader, ResidentLoader):
             others = [Beside(step._train, step._train_any_size, step.done) for step in beside]
-            how = {"step": self.done, "whole": self.training.batch_size}
-            self.replays = ResidentSteps(self._train, recorder, loader, odd, **how, beside=others)
+            how = {"step": self.done, "beside": others, "whole": self.training.batch_size}
+            how |= {"begin": self.stage.begin_step, "every": self.stage.works_every}
+            self.replays = ResidentSteps(self._train, recorder, loader, odd, **how)
             self.beside = beside
         else:
             self.replays = StreamedSteps(self._train, recorder, raw, odd)
@@ -433,16 +432,3 @@ class Step:
         share_buffers(self.stage)
         if self.average is not None:
             share_buffers(self.average.network)
-
-
-@contextlib.contextmanager
-def _capturable(steps: Sequence[Step]) -> Iterator[None]:
-    """Within it the optimisers may be captured: a fused one always may, but Adam asks."""
-    groups = [group for step in steps for group in step.optimizer.param_groups if "capturable" in group]
-    for group in groups:
-        group["capturable"] = True
-    try:
-        yield
-    finally:
-        for group in groups:
-            group["capturable"] = False

@@ -150,6 +150,7 @@ class Trainer:
         others, recorder = [trainer.step for trainer in beside], self.recorder if record else None
         for done in self.step.warm_up(self.train_source.loader, recorder, beside=others):
             self.session.display.note(f"{self.title}  {done}")
+        self.stage.record_own_work(recorder, lambda told: self.session.display.note(f"{self.title}  {told}"))
         self.progress.starting_seconds += time.monotonic() - started
 
     def some_steps(self) -> tuple[float, int]:
