@@ -124,7 +124,8 @@ class CRDLoss(Loss):
             self._shards.append(own)
             self.z.copy_(ready.z)
         elif self.training:
-            crd.update_(self.bank, self.z, self.step, *everybody, ready.z, self.numbers, path)
+            all_rows, students, teachers = everybody
+            crd.update_(self.bank, self.z, self.step, all_rows, students, teachers, ready.z, self.numbers, path)
         return crd.CRDTerms(terms.total, terms.student.detach(), terms.teacher.detach())
 
     def begin_shards(self) -> None:
