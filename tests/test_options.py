@@ -48,7 +48,7 @@ def test_options_are_a_tested_contract():
         *("unlocked", "trust", "teacher-prefix", "any-images", "teacher-features", "student-features", "as-printed"),
         *("init", "teacher-init", "teacher-classes", "own-images", "teacher-size", "teacher-mean", "teacher-std"),
         *("freeze-epochs", "body-lr-factor"),
-        *("accumulate", "clip-norm", "ema", "sync-batchnorm"),
+        *("accumulate", "shards", "clip-norm", "ema", "sync-batchnorm", "scale-lr-from"),
         *("loader", "resident", "max-bad-images", "class-list", "split", "label-column", "workers", "index-cache"),
         *(
             "validation",

@@ -243,7 +243,7 @@ class Metadata(TypedDict):
     classes: NotRequired[list[str] | None]
     mean: NotRequired[tuple[Finite, Finite, Finite] | None]
     std: NotRequired[tuple[Positive, Positive, Positive] | None]
-    crop: NotRequired[Literal["pad", "resized"] | None]
+    crop: NotRequired[Literal["pad", "resized", "squeezed"] | None]
     deployment: NotRequired[DeployedBy]
     front: NotRequired[FrontOfNetwork]
 

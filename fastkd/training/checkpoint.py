@@ -86,7 +86,7 @@ def random_state(state: dict[str, Tensor], path: Path) -> Tensor:
 
 def check_progress(progress: dict[str, Any], path: Path, epochs: int, steps_per_epoch: int) -> None:
     """Raises UserError for a place that this training has not."""
-    if progress["epoch"] > epochs or progress["step"] >= max(steps_per_epoch, 1):
+    if progress["epoch"] > epochs or progress["step"] > steps_per_epoch:
         raise UserError(
             f"{path} stands at epoch {progress['epoch']}, step {progress['step']}: this training has "
             f"{counted(epochs, 'epoch')} of {counted(steps_per_epoch, 'step')}"

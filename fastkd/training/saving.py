@@ -171,7 +171,7 @@ class Saving:
     def _load_of_this_rank(self, state: dict[str, Any]) -> None:
         """Loads the meter and the random numbers, of which every rank has its own."""
         began, mine = len(state["rngs"]), rank()
-        if began != world_size():
+        if began != world_size() and not self.step.training.shards:
             self.session.display.note(
                 f"{self.name}: begun with {counted(began, 'process')}, goes on with {world_size()}: the batches are "
                 "the same, BatchNorm's shares of them are not"

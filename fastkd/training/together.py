@@ -79,5 +79,5 @@ def alike(trainers: Sequence[Trainer]) -> bool:
 
 def _batches(trainer: Trainer) -> tuple[object, ...]:
     training = trainer.training
-    how = (training.epochs, training.batch_size, training.drop_last, training.accumulate)
+    how = (training.epochs, training.batch_size, training.drop_last, training.accumulate, training.shards)
     return (*how, trainer.steps_per_epoch, trainer.stage.views, trainer.step.execution)

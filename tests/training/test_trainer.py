@@ -58,6 +58,25 @@ def test_stopped_and_gone_on_with_is_the_same_bit_for_bit(count, tmp_path):
     assert logged(folders[1]) == logged(folders[0])
 
 
+def test_stopped_in_front_of_a_long_evaluation_is_the_same_bit_for_bit(tmp_path):
+    folders = [tmp_path / name for name in ("whole", "parts")]
+    for folder in folders:
+        folder.mkdir()
+    whole = trainer_in(folders[0])
+    whole.fit()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastkd.training.saving.LONG_EVALUATION", -1.0)
+        stopped_after(STEPS, folders[1])
+    assert logged(folders[1]) == []
+    display = Quiet()
+    parts = trainer_in(folders[1], display=display)
+    parts.fit()
+    assert display.notes[0].endswith(f"resumed after epoch 0, step {STEPS}")
+    found = parts.stage.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in whole.stage.state_dict().items())
+    assert logged(folders[1]) == logged(folders[0])
+
+
 def test_a_stage_that_is_done_takes_no_step(tmp_path, monkeypatch):
     first = trainer_in(tmp_path).fit()
     monkeypatch.setattr(Step, "__call__", lambda *_: pytest.fail("trained on"))
@@ -76,7 +95,7 @@ def test_what_was_logged_after_the_checkpoint_is_forgotten(tmp_path):
 
 
 def test_records_inside_an_epoch_have_the_means_of_their_own_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastkd.training.trainer.LOG_STEPS", 1)
+    monkeypatch.setattr("fastkd.training.records.LOG_STEPS", 1)
     trainer, losses = trainer_in(tmp_path, training={"epochs": 1}), []
     trainer.stage.register_forward_hook(lambda stage, given, loss: losses.append(loss.total.item()))
     trainer.fit()
