@@ -36,9 +36,10 @@ from fastkd.support.session import Session
 from fastkd.training.checkpoint import read_checkpoint
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
 from fastkd.training.optimisation import Training
+from fastkd.training.replays import STEPS
 from fastkd.training.saving import Standing
 from fastkd.training.stages import Stage, StageLoss
-from fastkd.training.trainer import AGREE_STEPS, Trainer
+from fastkd.training.trainer import Trainer
 
 BATCH = 64
 IMAGENET = 1_281_167
@@ -118,7 +119,7 @@ def turn(trainer: Trainer, how: Resolved | None) -> Turn:
     save(trainer, how)
     stopped = time.perf_counter() - began
     for step, _ in enumerate(trainer.step.epoch_of(trainer.train_source.loader, 0)):
-        if step % AGREE_STEPS == 0 or world_size() == 1:
+        if step % STEPS == 0 or world_size() == 1:
             trainer.saving.look()
         if trainer.device.type == "cuda":
             torch.cuda.synchronize()

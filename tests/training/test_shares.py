@@ -56,7 +56,7 @@ def tensors(tree, at=()):
 def test_all_processes_hold_alike_what_is_trained_and_what_a_loss_computes_alike():
     stage = Contrasted()
     alike = shares.replicated(stage)
-    assert {"loss.bank", "loss.z", "loss.student_head.weight"} <= alike
+    assert {"loss.bank", "loss.position", "loss.student_head.weight"} <= alike
     assert not any("running" in name for name in alike), "each process has statistics of its own images"
     assert alike <= stage.state_dict().keys()
 
