@@ -46,7 +46,7 @@ def train(number: int, folder: str) -> None:
     shares.LEAST_BYTES, here, found = LEAST_BYTES, Path(folder), {}
     trainer = trainer_of(here / "run")
     trainer.epoch()
-    standing = Standing(trainer.progress, trainer.logged, 1.5)
+    standing = Standing(trainer.progress, trainer.records.logged, 1.5)
     for name, execution in {
         "whole": EVERYTHING_OFF,
         "once": EVERYTHING_OFF._replace(shard_checkpoints=True),

@@ -61,7 +61,7 @@ def held(monkeypatch):
 def test_its_bytes_are_those_of_one_that_is_written_at_once(tmp_path):
     trainer, found = trainer_of(tmp_path), []
     trainer.epoch()
-    standing = Standing(trainer.progress, trainer.logged, 1.5)
+    standing = Standing(trainer.progress, trainer.records.logged, 1.5)
     for aside in (False, True, True):
         trainer.saving.save(standing, aside=aside)
         trainer.saving.settle()
@@ -86,7 +86,7 @@ def test_it_is_of_the_instant_at_which_it_was_copied(tmp_path, held):
         trainer.progress.seconds = 1.0
         next(trainer.step.epoch_of(trainer.train_source.loader, 1))
         trainer.progress.step = 1
-        trainer.saving.save(Standing(trainer.progress, trainer.logged, 1.5), aside=True)
+        trainer.saving.save(Standing(trainer.progress, trainer.records.logged, 1.5), aside=True)
         if execution.write_aside:
             trainer.epoch()
             torch.rand(3)
