@@ -65,7 +65,7 @@ def test_stopped_in_front_of_a_long_evaluation_is_the_same_bit_for_bit(tmp_path)
     whole = trainer_in(folders[0])
     whole.fit()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastkd.training.saving.LONG_EVALUATION", -1.0)
+        patch.setattr("fastkd.training.saving_times.LONG_EVALUATION", -1.0)
         stopped_after(STEPS, folders[1])
     assert logged(folders[1]) == []
     display = Quiet()
