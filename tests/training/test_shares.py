@@ -17,6 +17,7 @@ from fastkd.support import states
 from fastkd.support.errors import UserError
 from fastkd.training import saving, shares
 from fastkd.training.checkpoint import read_checkpoint
+from fastkd.training.writer import CheckpointWriter
 
 
 @pytest.fixture(autouse=True)
@@ -163,6 +164,18 @@ class TestOfTwoProcesses:
     def test_one_process_goes_on_and_leaves_no_share(self, run):
         trainer_of(run).fit()
         assert names(run) == ["student.pt"]
+
+
+def test_shares_in_a_folder_that_is_another_one_for_the_first_process_are_named(tmp_path):
+    """As on two machines that share no folder: the checkpoint that would count them is not written."""
+    writer = CheckpointWriter(tmp_path / "student.pt", "student", lambda: None)
+    (tmp_path / "student.pt.0").touch()
+    writer._state = {"format": 2}
+    writer._start_checkpoint([{"number": number, "bytes": 0, "sha256": ""} for number in (0, 1)])
+    writer._underway = "checkpoint"
+    with pytest.raises(UserError, match=r"process 1 has written .*student\.pt\.1, which process 0 does not see"):
+        writer.settle()
+    assert names(tmp_path) == ["student.pt.0"]
 
 
 class TestDamage:
