@@ -117,6 +117,7 @@ class Trainer:
             device,
             fixed_shape=execution.compile != "off",
             recorder=None if stage.why_steps_differ else self.recorder,
+            after_batch=lambda: session.heartbeat.beat_if_due(doing="evaluating"),
         )
         self.progress = Progress()
         self.saved_at = time.monotonic()
@@ -167,6 +168,8 @@ class Trainer:
         for trainer in (self, *beside):
             trainer.stage.train()
         others, recorder = [trainer.step for trainer in beside], self.recorder if record else None
+        if recorder is not None or self.step.execution.compile != "off":
+            self.session.heartbeat.beat(doing="compiling")
         for done in self.step.warm_up(self.train_source.loader, recorder, beside=others):
             self.session.display.note(f"{self.title}  {done}")
         self.progress.starting_seconds += time.monotonic() - started
@@ -214,7 +217,7 @@ class Trainer:
         """Evaluates and logs an epoch whose steps, from `first_step` on, were taken since `started`."""
         progress, meter = self.progress, self.step.meter
         self.refuse_what_is_not_finite()
-        train = self.records.means(meter.read())
+        told = self.records.read_epoch()
         rate = (progress.step - first_step) * self.training.batch_size / max(time.monotonic() - started, 1e-9)
         progress.epoch, progress.step = progress.epoch + 1, 0
         self.step.share_buffers()
@@ -222,7 +225,7 @@ class Trainer:
             self._evaluate()
         progress.seconds += time.monotonic() - started
         meter.clear()
-        self.records.add_epoch(progress, train, rate)
+        self.records.add_epoch(progress, told, rate)
 
     def _should_save(self) -> bool:
         """Whether to save in the middle of an epoch: after long, or because somebody asked the run to stop."""
@@ -251,7 +254,10 @@ class Trainer:
         self.pace.evaluation_seconds = time.monotonic() - started
 
     def show_if_due(self, started: float, first_step: int) -> None:
-        """Shows the live numbers of an epoch whose steps, from `first_step` on, were taken since `started`."""
+        """Shows the live numbers of an epoch whose steps, from `first_step` on, were taken since `started`; gives a
+        sign of life where one is due."""
+        if self.session.heartbeat.is_due():
+            self.records.beat(self.progress, time.monotonic() - started, self.progress.step - first_step)
         if self.records.look_is_due(self.progress):
             self.refuse_what_is_not_finite()
             self.records.show(self.progress, time.monotonic() - started, self.progress.step - first_step)
@@ -352,6 +358,7 @@ class Trainer:
         meters = state["meters"] if began == world_size() else Meter.shared(state["meters"], world_size())
         check_meter(meters[mine], self.checkpoint)
         self.step.meter.load(meters[mine])
+        self.records.own_logged = self.step.meter.own()
         if mine < began:
             torch.set_rng_state(random_state(state["rngs"][mine], self.checkpoint))
             if self.device.type == "cuda" and "cuda" in state["rngs"][mine]:
@@ -360,6 +367,7 @@ class Trainer:
     def _watch_round(self, done: int, steps: int, seconds: float) -> None:
         """Stops in front of a round's step where somebody asked for it: the last checkpoint is the round's begin."""
         self.stop_if_asked()
+        self.session.heartbeat.beat_if_due(doing="making images")
         if self.synthesis is not None and self.session.display.due():
             title, epochs = f"{self.title}: images", (self.progress.epoch + 1, self.training.epochs)
             self.session.display.live(look_at_round(self.synthesis, title, epochs, (done, steps), seconds))
