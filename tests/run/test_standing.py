@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 
 import pytest
 from helpers.hostile import line_of
@@ -11,6 +12,7 @@ from helpers.made_runs import write_run
 from helpers.tiny import Quiet, job_of, tiny_recipe
 
 from fastkd.run import carry_out, create_folder
+from fastkd.run.run import Run
 from fastkd.run.standing import run_folders, standing
 from fastkd.support.errors import UserError
 from fastkd.support.heartbeat import FILE, Heartbeat
@@ -132,9 +134,10 @@ class TestOfATraining:
     """What a training itself leaves."""
 
     def train(self, folder, interrupt=None):
+        recipe = replace(tiny_recipe(), stages=tiny_recipe().stages[:2])
         if not folder.exists():
-            create_folder(folder, tiny_recipe())
-        carry_out(job_of(tiny_recipe()), folder, Session(Quiet(), interrupt or Interrupt(), heartbeat_seconds=1e-9))
+            create_folder(folder, recipe)
+        carry_out(job_of(recipe), folder, Session(Quiet(), interrupt or Interrupt(), heartbeat_seconds=1e-9))
 
     def test_it_lives_is_stopped_goes_on_and_ends(self, tmp_path, monkeypatch):
         folder, seen, plain = tmp_path / "run", [], Step.__call__
@@ -149,13 +152,21 @@ class TestOfATraining:
         assert standing(folder).state == "stopped" and "stopped by SIGINT in student" in standing(folder).doing
         self.train(folder)
         assert {one.state for one in seen} == {"running"} and {one.seed for one in seen} == {0}
-        assert list(dict.fromkeys(one.stage for one in seen)) == ["teacher", "student", "control"]
+        assert list(dict.fromkeys(one.stage for one in seen)) == ["teacher", "student"]
         third = seen[2]  # as it is known while the third step is taken
         assert (third.doing, third.epoch, third.epochs, third.step, third.steps) == ("training", 1, 2, 2, 8)
         assert third.images_per_second > 0 and third.run_seconds_left > third.seconds_left > 0
         last = standing(folder)
         assert (last.state, last.doing, last.epoch, last.step) == ("finished", "", 2, 8)
         assert 0 <= last.accuracy <= 1 and last.host == own_process()["host"]
+
+    def test_one_without_signs_removes_those_of_the_call_before(self, tmp_path, monkeypatch):
+        """They would say that it has stopped, or that its process is gone."""
+        create_folder(tmp_path / "run", tiny_recipe())
+        beat(tmp_path / "run", state="stopped")
+        monkeypatch.setattr(Run, "carry_out", lambda run: {})
+        carry_out(job_of(tiny_recipe()), tmp_path / "run", Session(Quiet(), heartbeat_seconds=0))
+        assert standing(tmp_path / "run").doing == "without a heartbeat"
 
     def test_a_mistake_is_why_it_failed(self, tmp_path, monkeypatch):
         def fails(step, raw):

@@ -12,6 +12,7 @@ from helpers.commands import TINY
 from fastkd import train
 from fastkd.support.errors import UserError
 from fastkd.support.log import MetricsLog, read_metrics
+from fastkd.support.loggers import as_csv, numbers
 
 RECORD = {"stage": "student", "step": 4, "train": {"loss": 0.5, "kl": math.nan}, "test": {}, "done": True}
 
@@ -111,6 +112,14 @@ def test_mlflow_goes_on_in_the_run_that_it_began(path, packages):
     (path.parent / "mlflow-run").write_text("../../elsewhere")
     MetricsLog(path, loggers=("mlflow",)).append(RECORD)
     assert len(Client.runs) == 2, "what is no name of a run is none"
+
+
+def test_what_each_rank_measured_has_curves_and_columns_of_its_own():
+    measured = {"grad_norm": 2.0, "memory": {"rss": 4096}, "ranks": {"0": {"loss": 0.25}, "1": {"loss": 0.75}}}
+    found = numbers(RECORD | measured)
+    assert (found["grad_norm"], found["memory/rss"], found["ranks/1/loss"]) == (2.0, 4096, 0.75)
+    head = as_csv([RECORD, RECORD | measured]).splitlines()[0].split(",")
+    assert {"grad_norm", "memory.rss", "ranks.0.loss", "ranks.1.loss"} <= set(head)
 
 
 def test_csv_holds_what_the_log_does(tmp_path):
