@@ -73,7 +73,6 @@ TESTED_ELSEWHERE = {
     "run/prediction.py": ("tests/test_predict.py", "Images of every kind and state are asked about there."),
     "analysis/measured.py": ("tests/test_evaluate.py", "Runs are tested there."),
     "support/callbacks.py": ("tests/test_api.py", "Programs are told there."),
-    "run/card.py": ("tests/test_evaluate.py", "A folder is exported there."),
     "run/quantised.py": ("tests/run/test_export.py", "An exported program is quantised there."),
     "run/memory.py": ("tests/run/test_faults.py", "A training runs out of memory there."),
     "recipes/tables/": ("tests/recipes/tables/test_tables.py", "The tables are held against a second reading there."),

@@ -109,7 +109,7 @@ class Records:
         own: what this rank alone has counted of them. largest: the largest norm of the gradients, NaN where a
         checkpoint of an older fastkd does not know it.
         """
-        ranks = from_all((_of_rank(own), memory(self.device)))
+        ranks = from_all((self._of_rank(own), memory(self.device)))
         slowest = max((measured for measured, _ in ranks), key=lambda measured: measured["data_time"])
         waited = Lap(slowest["seconds"], slowest["data_time"])
         told: dict[str, Any] = {"train": self.means(totals)}
@@ -120,6 +120,19 @@ class Records:
         if len(ranks) > 1:
             told["ranks"] = {str(number): measured | held for number, (measured, held) in enumerate(ranks)}
         return told
+
+    def _of_rank(self, own: Totals) -> dict[str, float]:
+        """What this rank measured of some steps by itself.
+
+        A rank with more images than others has sums that count more, which its own loss does not; by --shards the loss
+        of every rank is the whole batch's.
+        """
+        placing, means, lap = self.step.placing, own.means(), own.lap
+        share = placing.own / placing.batch_size
+        weight = 1.0 if self.step.meter.alike else share * placing.processes
+        rate = own.images * share / max(lap.seconds, 1e-9)
+        seconds = {"data_time": lap.waited, "seconds": lap.seconds}
+        return {"loss": means["loss"] / weight, "images_per_second": rate, **seconds}
 
     def means(self, totals: Totals) -> dict[str, float]:
         """The totals' means, without hits where the stage has none to count."""
@@ -198,10 +211,3 @@ def _standing(record: dict[str, Any], pace: Pace) -> dict[str, Any]:
         known["epoch"] = record["epoch"]
     tested = next(iter(record.get("test", {}).values()), None)
     return known | ({"accuracy": tested["top1"] / tested["samples"]} if tested else {})
-
-
-def _of_rank(own: Totals) -> dict[str, float]:
-    """What a rank measured of some steps by itself."""
-    rate = own.images / max(own.lap.seconds, 1e-9)
-    loss = own.means()["loss"]
-    return {"loss": loss, "images_per_second": rate, "data_time": own.lap.waited, "seconds": own.lap.seconds}
