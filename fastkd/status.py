@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from fastkd.run.standing import GOING_WELL, Standing, run_folders, standing
+from fastkd.run.status import GOING_WELL, RunStatus, run_folders, status_of
 from fastkd.support.command_line import command, read_options
 from fastkd.support.errors import UserError, one_line
 from fastkd.support.live import duration
@@ -49,14 +49,14 @@ def main(arguments: list[str]) -> int:
         raise UserError("name the folder of a run, or of several")
     while True:
         folders = list(dict.fromkeys(run for folder in options.runs for run in run_folders(folder)))
-        found = [standing(folder, patience=options.patience) for folder in folders]
+        found = [status_of(folder, patience=options.patience) for folder in folders]
         _show(found, as_json=options.json, anew=options.watch is not None)
         if options.watch is None or not any(one.state == "running" for one in found):
             return 0 if all(one.state in GOING_WELL for one in found) else 1
         sleep(options.watch)
 
 
-def _show(found: Sequence[Standing], *, as_json: bool, anew: bool) -> None:
+def _show(found: Sequence[RunStatus], *, as_json: bool, anew: bool) -> None:
     """Prints what was found; anew: on a terminal in place of what was printed before."""
     if as_json:
         print(json.dumps([_plain(one) for one in found]), flush=True)
@@ -65,23 +65,23 @@ def _show(found: Sequence[Standing], *, as_json: bool, anew: bool) -> None:
     print(clear + "\n".join(lines(found)), flush=True)
 
 
-def _plain(found: Standing) -> dict[str, Any]:
+def _plain(found: RunStatus) -> dict[str, Any]:
     """All that is known, in what JSON has: no numbers that are none."""
     values = {**asdict(found), "folder": str(found.folder)}
     return {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
-def lines(found: Sequence[Standing]) -> list[str]:
+def lines(found: Sequence[RunStatus]) -> list[str]:
     """A line for each run: its folder and state below each other, and what else is known."""
     widths = [max(len(text) for text in column) for column in zip(*map(_head, found), strict=True)]
     return [one_line("  ".join([*map(str.ljust, _head(one), widths), *_rest(one)]).rstrip()) for one in found]
 
 
-def _head(found: Standing) -> tuple[str, str]:
+def _head(found: RunStatus) -> tuple[str, str]:
     return one_line(str(found.folder)), found.state
 
 
-def _rest(found: Standing) -> list[str]:
+def _rest(found: RunStatus) -> list[str]:
     """What is known of a run beside its state, from where it stands to when it was last heard of."""
     words = [found.what] if found.what else []
     if found.stage is not None:
@@ -111,7 +111,7 @@ def _duration(seconds: float | None) -> str:
     return duration(seconds) if seconds is not None and 0 <= seconds < _LONGEST else "?"
 
 
-def _heard(found: Standing) -> str:
+def _heard(found: RunStatus) -> str:
     """When and where a run was last heard of."""
     several = f", {counted(found.processes, 'process')}" if (found.processes or 1) > 1 else ""
     where = f" on {found.host}{several}" if found.host else ""

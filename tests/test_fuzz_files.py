@@ -30,7 +30,7 @@ from fastkd.report import write_report
 from fastkd.run import check, open_run, seed_folders
 from fastkd.run.description import KEY
 from fastkd.run.run import Run
-from fastkd.run.standing import standing
+from fastkd.run.status import status_of
 from fastkd.run.weights import WeightsFiles, describe, open_network, rebuilt_for
 from fastkd.status import lines
 from fastkd.support import environment, files, states
@@ -68,7 +68,7 @@ def run(good, tmp_path):
 
 
 def stands(run: Path) -> None:
-    lines([standing(run)])
+    lines([status_of(run)])
     read_heartbeat(run / "heartbeat.json")
 
 

@@ -11,7 +11,7 @@ from helpers.processes import TINY, start
 from helpers.tiny import tiny_recipe
 
 from fastkd import status
-from fastkd.run.standing import Standing, standing
+from fastkd.run.status import RunStatus, status_of
 from fastkd.support.command_line import command
 from fastkd.support.heartbeat import FILE, Heartbeat, read_heartbeat
 
@@ -41,8 +41,8 @@ def test_a_line_for_each_run(runs, capsys):
 def test_what_is_known_is_said_and_nothing_else(tmp_path):
     known = {"stage": "student", "images_per_second": 1234.5, "seconds_left": 75.0, "run_seconds_left": 7500.0}
     heard = {"host": "node7", "processes": 8, "silent_for": 4.0, "last": 0.0, "doing": "compiling"}
-    one = Standing(folder=tmp_path, state="running", **known, **heard)
-    two = Standing(folder=tmp_path, state="damaged", doing="heartbeat.json is \x1b[31mred")
+    one = RunStatus(folder=tmp_path, state="running", **known, **heard)
+    two = RunStatus(folder=tmp_path, state="damaged", doing="heartbeat.json is \x1b[31mred")
     assert status.lines([one, two]) == [
         f"{tmp_path}  running  student  1,234 images/s  1m15s left, run 2h05m  compiling  4s ago on node7, 8 processes",
         f"{tmp_path}  damaged  heartbeat.json is \\x1b[31mred",
@@ -96,13 +96,13 @@ def test_a_job_that_is_killed_is_told_from_one_that_runs(tmp_path):
     more = ["--epochs", "5000", "--run", str(run), "--heartbeat", "0.2"]
     process, ends = start(*TINY, *more), time.monotonic() + 120
     try:
-        while not (run / FILE).exists() or standing(run).step is None:
+        while not (run / FILE).exists() or status_of(run).step is None:
             assert process.poll() is None and time.monotonic() < ends
             time.sleep(0.1)
-        found = standing(run)
+        found = status_of(run)
         assert (found.state, found.stage, found.processes) == ("running", "teacher", 2)
         os.kill(read_heartbeat(run / FILE)["pid"], signal.SIGKILL)
     finally:
         process.terminate()
         process.communicate()
-    assert standing(run).state == "killed" and status.main([str(run)]) == 1
+    assert status_of(run).state == "killed" and status.main([str(run)]) == 1

@@ -24,6 +24,7 @@ from fastkd.support.distributed import is_main
 from fastkd.support.errors import UserError
 from fastkd.support.files import remove, write_json
 from fastkd.support.heartbeat import FILE, SILENT, Heartbeat, beating
+from fastkd.support.paths import is_there
 from fastkd.support.session import Session
 from fastkd.training.together import Together, alike
 
@@ -54,7 +55,8 @@ def _heartbeat(folder: Path, session: Session) -> Heartbeat:
     if not is_main():
         return SILENT
     if not session.heartbeat_seconds:
-        remove(folder / FILE)  # that of an earlier call would be taken for this one's
+        if is_there(folder / FILE):
+            remove(folder / FILE)  # that of an earlier call would be taken for this one's
         return SILENT
     return Heartbeat(folder / FILE, every_seconds=session.heartbeat_seconds, tell=session.display.note)
 

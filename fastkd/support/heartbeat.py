@@ -31,7 +31,13 @@ class Heartbeat:
     What cannot be written is told once, and stops no training.
     """
 
-    def __init__(self, file: Path | None, *, every_seconds: float = EVERY_SECONDS, tell: Callable[[str], None] = print):
+    def __init__(
+        self,
+        file: Path | None,
+        *,
+        every_seconds: float = EVERY_SECONDS,
+        tell: Callable[[str], None] = lambda text: None,
+    ):
         self.file, self.every_seconds, self.tell = file, every_seconds, tell
         self.facts: dict[str, Any] = {}
         """What is known of the run by now."""

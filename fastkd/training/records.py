@@ -116,7 +116,7 @@ class Records:
         if not math.isnan(largest):
             told |= {"grad_norm": totals.grad_norm, "grad_norm_max": largest}
         told |= {"data_time": waited.waited, "data_share": waited.share}
-        told["memory"] = {name: max(held[name] for _, held in ranks) for name in memory(self.device)}
+        told["memory"] = {name: max(held[name] for _, held in ranks) for name in ranks[0][1]}
         if len(ranks) > 1:
             told["ranks"] = {str(number): measured | held for number, (measured, held) in enumerate(ranks)}
         return told
@@ -143,7 +143,7 @@ class Records:
         if is_main():
             self.log.append(record)
             self.session.tell(lambda callback: tell_record(callback, record))
-            self.session.heartbeat.know(loss=record["train"]["loss"], **_standing(record, self.pace))
+            self.session.heartbeat.know(loss=record["train"]["loss"], **_place(record, self.pace))
 
     def look_is_due(self, progress: Progress) -> bool:
         """Whether to read the live numbers; with several processes all of them must, so only at agreed steps."""
@@ -203,7 +203,7 @@ class Records:
         )
 
 
-def _standing(record: dict[str, Any], pace: Pace) -> dict[str, Any]:
+def _place(record: dict[str, Any], pace: Pace) -> dict[str, Any]:
     """What a record says that a sign of life repeats: a short epoch has none of its own."""
     known = {"stage": record["stage"], "step": record["step"], "steps": pace.steps, "epochs": pace.epochs}
     known["images_per_second"] = record["images_per_second"]

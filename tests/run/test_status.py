@@ -13,7 +13,7 @@ from helpers.tiny import Quiet, job_of, tiny_recipe
 
 from fastkd.run import carry_out, create_folder
 from fastkd.run.run import Run
-from fastkd.run.standing import run_folders, standing
+from fastkd.run.status import run_folders, status_of
 from fastkd.support.errors import UserError
 from fastkd.support.heartbeat import FILE, Heartbeat
 from fastkd.support.interrupt import Interrupt, Stopped
@@ -59,7 +59,7 @@ class TestWithSignsOfLife:
     )
     def test_states(self, facts, ago, state, folder):
         beat(folder, ago=ago, **facts)
-        before, found = listing(folder), standing(folder)
+        before, found = listing(folder), status_of(folder)
         assert (found.state, found.stage, found.epoch, found.epochs) == (state, "student", 2, 20)
         assert found.doing == facts.get("why", facts.get("doing", ""))
         assert found.silent_for == pytest.approx(ago, abs=30)
@@ -67,16 +67,16 @@ class TestWithSignsOfLife:
 
     def test_a_person_may_be_less_patient(self, folder):
         beat(folder, ago=60)
-        assert standing(folder).state == "running" and standing(folder, patience=30).state == "stalled"
+        assert status_of(folder).state == "running" and status_of(folder, patience=30).state == "stalled"
 
     def test_a_clock_that_is_ahead_is_no_silence(self, folder):
         beat(folder, ago=-1e6)
-        assert standing(folder).silent_for == 0.0
+        assert status_of(folder).silent_for == 0.0
 
     @pytest.mark.parametrize("content", ("", "{", "[]", '{"state": "dead"}', "\0"))
     def test_damage_is_a_line(self, content, folder):
         (folder / FILE).write_text(content)
-        found = standing(folder)
+        found = status_of(folder)
         assert found.state == "damaged" and "heartbeat.json" in found.doing and "\n" not in found.doing
 
 
@@ -84,7 +84,7 @@ class TestWithout:
     """Runs of an older fastkd, and with --heartbeat 0."""
 
     def test_what_has_all_its_results_is_finished(self, folder):
-        found = standing(folder)
+        found = status_of(folder)
         assert (found.state, found.stage, found.epoch, found.epochs) == ("finished", "control", 3, 2)
         assert (found.loss, found.accuracy, found.host) == (1.0, 0.6, None)
 
@@ -93,24 +93,24 @@ class TestWithout:
         (folder / "results.json").unlink()
         for path in folder.iterdir():
             os.utime(path, (time.time() - ago,) * 2)
-        found = standing(folder)
+        found = status_of(folder)
         assert (found.state, found.doing) == (state, "without a heartbeat")
         assert found.silent_for == pytest.approx(ago, abs=30)
 
     def test_seeds_are_one_run(self, tmp_path):
         folder = write_run(tmp_path / "run", tiny_recipe(seeds=2), {"teacher": [80, 81], "student": [70, 71]})
-        found = standing(folder)
+        found = status_of(folder)
         assert (found.state, found.seed, found.accuracy) == ("running", 1, 0.71), "there is no control yet"
         assert run_folders(folder) == [folder]
 
     def test_one_that_has_just_begun(self, tmp_path):
         create_folder(tmp_path / "run", tiny_recipe())
-        found = standing(tmp_path / "run")
+        found = status_of(tmp_path / "run")
         assert (found.state, found.stage, found.step) == ("running", None, None)
 
     def test_damage_is_a_line(self, folder):
         (folder / "results.json").write_text("{")
-        assert standing(folder).state == "damaged" and "results.json" in standing(folder).doing
+        assert status_of(folder).state == "damaged" and "results.json" in status_of(folder).doing
 
 
 class TestFolders:
@@ -122,7 +122,7 @@ class TestFolders:
     def test_those_of_a_table_are_its_trainings(self, tmp_path):
         node = write_run(tmp_path / "nodes" / "0a1b", tiny_recipe(), HITS)
         write_run(tmp_path / "cells" / "kd", tiny_recipe(), HITS)
-        assert run_folders(tmp_path) == [node] and standing(node).what == "resnet8"
+        assert run_folders(tmp_path) == [node] and status_of(node).what == "resnet8"
 
     @pytest.mark.parametrize(("name", "words"), (("nowhere", "no run folder"), ("empty", "is no run folder")))
     def test_where_none_is_it_is_one_line(self, name, words, tmp_path):
@@ -144,19 +144,19 @@ class TestOfATraining:
 
         def watched(step, raw):
             plain(step, raw)
-            seen.append(standing(folder))
+            seen.append(status_of(folder))
 
         monkeypatch.setattr(Step, "__call__", watched)
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
             self.train(folder, AfterSteps(patch, 11))
-        assert standing(folder).state == "stopped" and "stopped by SIGINT in student" in standing(folder).doing
+        assert status_of(folder).state == "stopped" and "stopped by SIGINT in student" in status_of(folder).doing
         self.train(folder)
         assert {one.state for one in seen} == {"running"} and {one.seed for one in seen} == {0}
         assert list(dict.fromkeys(one.stage for one in seen)) == ["teacher", "student"]
         third = seen[2]  # as it is known while the third step is taken
         assert (third.doing, third.epoch, third.epochs, third.step, third.steps) == ("training", 1, 2, 2, 8)
         assert third.images_per_second > 0 and third.run_seconds_left > third.seconds_left > 0
-        last = standing(folder)
+        last = status_of(folder)
         assert (last.state, last.doing, last.epoch, last.step) == ("finished", "", 2, 8)
         assert 0 <= last.accuracy <= 1 and last.host == own_process()["host"]
 
@@ -166,7 +166,7 @@ class TestOfATraining:
         beat(tmp_path / "run", state="stopped")
         monkeypatch.setattr(Run, "carry_out", lambda run: {})
         carry_out(job_of(tiny_recipe()), tmp_path / "run", Session(Quiet(), heartbeat_seconds=0))
-        assert standing(tmp_path / "run").doing == "without a heartbeat"
+        assert status_of(tmp_path / "run").doing == "without a heartbeat"
 
     def test_a_mistake_is_why_it_failed(self, tmp_path, monkeypatch):
         def fails(step, raw):
@@ -175,4 +175,4 @@ class TestOfATraining:
         monkeypatch.setattr(Step, "__call__", fails)
         with pytest.raises(UserError):
             self.train(tmp_path / "run")
-        assert (standing(tmp_path / "run").state, standing(tmp_path / "run").doing) == ("failed", "the dog ate it")
+        assert (status_of(tmp_path / "run").state, status_of(tmp_path / "run").doing) == ("failed", "the dog ate it")

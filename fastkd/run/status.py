@@ -21,7 +21,7 @@ _DEEPEST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class RunStatus:
     """How a run stands. What is not known is None."""
 
     folder: Path
@@ -74,7 +74,7 @@ def _runs_in(folder: Path, deep: int) -> list[Path]:
     return [run for below in inside(within, "[!.]*") if is_folder(below) for run in _runs_in(below, deep - 1)]
 
 
-def standing(folder: Path, *, patience: float | None = None) -> Standing:
+def status_of(folder: Path, *, patience: float | None = None) -> RunStatus:
     """How the run in a folder stands. patience: seconds without a sign of life after which it has stalled; by default
     what the run itself says, which knows how long its steps take."""
     try:
@@ -84,7 +84,7 @@ def standing(folder: Path, *, patience: float | None = None) -> Standing:
             found = _by_its_files(folder, LONG_PATIENCE if patience is None else patience)
         return replace(found, what=_what(folder)) if folder.parent.name == "nodes" else found
     except UserError as error:
-        return Standing(folder=folder, state="damaged", doing=str(error))
+        return RunStatus(folder=folder, state="damaged", doing=str(error))
 
 
 def _what(folder: Path) -> str:
@@ -93,7 +93,7 @@ def _what(folder: Path) -> str:
     return f"{own.network} by {own.method}" if own.method else own.network
 
 
-def _by_heartbeat(folder: Path, patience: float | None) -> Standing:
+def _by_heartbeat(folder: Path, patience: float | None) -> RunStatus:
     last, found = modified(folder / FILE), read_heartbeat(folder / FILE)
     silent_for = _age(last)
     state: State = found["state"]
@@ -103,12 +103,12 @@ def _by_heartbeat(folder: Path, patience: float | None) -> Standing:
             state = "killed"
         elif silent_for is not None and silent_for > promised:
             state = "stalled"
-    about = {name: found[name] for name in found if name in Standing.__dataclass_fields__ and name != "state"}
+    about = {name: found[name] for name in found if name in RunStatus.__dataclass_fields__ and name != "state"}
     words = found.get("why", found.get("doing", ""))
-    return Standing(folder=folder, last=last, silent_for=silent_for, **about | {"state": state, "doing": words})
+    return RunStatus(folder=folder, last=last, silent_for=silent_for, **about | {"state": state, "doing": words})
 
 
-def _by_its_files(folder: Path, patience: float) -> Standing:
+def _by_its_files(folder: Path, patience: float) -> RunStatus:
     """What can be said of a run without signs of life: by results, the log, and when they were written."""
     recipe, seeds = open_run(folder), seed_folders(folder) or [folder]
     last = max((at for seed in seeds for at in map(modified, _written(seed)) if at is not None), default=None)
@@ -119,7 +119,7 @@ def _by_its_files(folder: Path, patience: float) -> Standing:
     state: State = "finished" if done else "stalled" if stale else "running"
     words = "" if done else "without a heartbeat"
     about = _by_its_log(recipe, seeds)
-    return Standing(folder=folder, state=state, doing=words, last=last, silent_for=silent_for, **about)
+    return RunStatus(folder=folder, state=state, doing=words, last=last, silent_for=silent_for, **about)
 
 
 def _written(seed: Path) -> Sequence[Path]:
