@@ -26,9 +26,9 @@ _LONGEST_REASON = 500
 
 
 class Heartbeat:
-    """The signs of life of one run, at most one in `every_seconds`; None: there is none.
+    """The signs of life of one run: one in `every_seconds`, and one whenever something else begins.
 
-    What cannot be written is told once, and stops no training.
+    file: where it is written; None: nowhere. What cannot be written is told once, and stops no training.
     """
 
     def __init__(
