@@ -49,6 +49,7 @@ from fastkd.support.callbacks import Callback, StopTraining
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
+from fastkd.support.heartbeat import EVERY_SECONDS
 from fastkd.support.interrupt import Stopped, interruptible
 from fastkd.support.joining import processes
 from fastkd.support.log import read_metrics
@@ -181,7 +182,8 @@ def in_folder(
     with Display(silent=silent) as display, interruptible() as interrupt:
         display.note(header(job, folder))
         tell_of(job.data, display)
-        session = Session(display, interrupt, chosen.logger, chosen.unlocked, tuple(callbacks))
+        seconds = EVERY_SECONDS if chosen.heartbeat is None else chosen.heartbeat
+        session = Session(display, interrupt, chosen.logger, chosen.unlocked, tuple(callbacks), seconds)
         try:
             with out_of_memory_names_the_knobs(job):
                 results = carry_out(job, folder, session)
