@@ -11,10 +11,11 @@ import sys
 import zlib
 from pathlib import Path
 
+import without_batchnorm  # noqa: F401  # pyright: ignore - it stands beside this file, and adds the network
+
 from fastkd import train
 from fastkd.support.command_line import command
 from fastkd.training.step import Step
-from helpers import without_batchnorm  # noqa: F401 - it adds the network
 
 
 def witness(train_step, folder):
