@@ -15,6 +15,7 @@ from fastkd.support.files import make_folder, read_json, write_json
 from fastkd.support.locks import clear_aside, locked
 from fastkd.support.paths import inside, is_file, is_folder, is_there
 from fastkd.support.schemas import Environment, Results, checked
+from fastkd.training.shares import remove_orphans
 
 
 def create_folder(folder: Path, recipe: Recipe, *, unlocked: bool = False) -> None:
@@ -71,6 +72,7 @@ def held(folders: Sequence[Path], *, unlocked: bool) -> Iterator[None]:
                 locks.enter_context(locked(folder, unlocked=unlocked))
                 clear_aside(folder)
                 clear_aside(folder / "checkpoints")
+                remove_orphans(folder / "checkpoints")
 
         on_main(take)
         yield

@@ -126,6 +126,24 @@ def _is_on_host(value: Any) -> bool:
     return not isinstance(value, Tensor) or value.device.type == "cpu"
 
 
+def on_all(action: Callable[[], Any]) -> list[Any]:
+    """Every rank runs `action`; returns what they return, plain types on the host, in the order of the ranks.
+
+    An error on one of them is raised on every rank.
+    """
+    value = error = None
+    try:
+        value = action()
+    except Exception as raised:
+        error = raised
+    found = from_all([value, None if error is None else str(error) or type(error).__name__])
+    if error is not None:
+        raise error
+    if mistake := next((mistake for _, mistake in found if mistake is not None), None):
+        raise UserError(mistake)
+    return [value for value, _ in found]
+
+
 def first_of_all(value: Any) -> Any:
     """The first true value in rank order, the same on every rank; None where there is none."""
     return next((found for found in from_all(value) if found), None)
@@ -160,10 +178,15 @@ def any_rank(flag: Tensor) -> Tensor:
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Gives every rank the buffers of rank 0: BatchNorm statistics, which each collects on its own images."""
+    """Gives every rank the buffers of rank 0: BatchNorm statistics, which each collects on its own images.
+
+    What modules name as `replicated` all ranks compute alike: a memory bank is not sent.
+    """
     if world_size() > 1:
-        for buffer in module.buffers():
-            dist.broadcast(buffer, src=0, group=_group_of(buffer))
+        for part in module.modules():
+            for name, buffer in part.named_buffers(recurse=False):
+                if name not in getattr(part, "replicated", ()):
+                    dist.broadcast(buffer, src=0, group=_group_of(buffer))
 
 
 def _group_of(value: Tensor) -> dist.ProcessGroup | None:

@@ -1,107 +1,73 @@
-"""After which steps a training is saved: soon enough for a signal, and the same in every process."""
-
-import types
+"""The checkpoint of a stage: when it is written, and how it is taken up; tests/run/test_kill.py kills runs at it."""
 
 import pytest
+import torch
+from helpers.tiny import CPU, Quiet
+from helpers.trainers import edit, logged, stopped_after, supervised, trainer_in
 
-from fastkd.support.interrupt import Interrupt
-from fastkd.training import saving as module
-from fastkd.training.saving import AGREE_SECONDS, CHECKPOINT_SECONDS, LONG_EVALUATION, Saving, steps_between
-
-KILLED_AFTER = 30.0
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = types.SimpleNamespace(now=0.0)
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
-    return clock
+from fastkd.support.errors import UserError
+from fastkd.training.identity import Identity
+from fastkd.training.meter import Meter
 
 
-@pytest.fixture
-def others(monkeypatch):
-    """What the slowest of the other processes says; without one there are none."""
-    others = types.SimpleNamespace(says=(0, 0), heard=[])
+class TestCheckpointsThatDoNotFit:
+    def test_of_another_stage(self, tmp_path):
+        checkpoint = stopped_after(1, tmp_path)
+        checkpoint.rename(tmp_path / "teacher.pt")
+        with pytest.raises(UserError, match=r"teacher\.pt is of the stage 'student', expected 'teacher'"):
+            trainer_in(tmp_path, name="teacher").fit()
 
-    def largest_of_all(*values):
-        others.heard.append(values)
-        return [max(pair) for pair in zip(values, others.says, strict=True)]
+    def test_of_another_format(self, tmp_path):
+        edit(stopped_after(1, tmp_path), format=99)
+        with pytest.raises(UserError, match=r"student\.pt has format 99, this fastkd reads 1"):
+            trainer_in(tmp_path).fit()
 
-    monkeypatch.setattr(module, "world_size", lambda: 2)
-    monkeypatch.setattr(module, "largest_of_all", largest_of_all)
-    return others
+    def test_of_another_recipe(self, tmp_path):
+        stopped_after(1, tmp_path, identity=Identity({"seed": 0}))
+        with pytest.raises(UserError, match=r"student\.pt was made with seed = 0, the recipe now says 1"):
+            trainer_in(tmp_path, identity=Identity({"seed": 1})).fit()
 
-
-def test_one_process_saves_after_the_step_in_which_it_is_asked(clock):
-    saving = Saving(Interrupt())
-    assert not saving.is_due(1)
-    saving.interrupt.requested = "SIGTERM"
-    assert saving.is_due(2)
-
-
-def test_one_process_saves_after_long(clock):
-    saving = Saving(Interrupt())
-    clock.now = CHECKPOINT_SECONDS + 1
-    assert saving.is_due(7)
-    saving.saved()
-    assert not saving.is_due(8)
+    def test_of_another_network(self, tmp_path):
+        stopped_after(1, tmp_path)
+        with pytest.raises(UserError, match=r"student\.pt does not fit this stage: size mismatch") as raised:
+            trainer_in(tmp_path, supervised("resnet8x4")).fit()
+        assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("seconds", (0.001, 0.3, 0.6, 1.0, 4.0, 20.0))
-def test_however_slow_steps_are_a_signal_is_heeded_in_time(seconds, clock, others):
-    """The signal comes right behind an agreement, in each of many steps."""
-    for asked_in in range(1, 60):
-        saving = Saving(Interrupt())
-        for step in range(1, 200):
-            clock.now += seconds
-            if step == asked_in:
-                saving.interrupt.requested, asked_at = "SIGTERM", clock.now - seconds
-            if saving.is_due(step) and step >= asked_in:
-                break
-        assert clock.now - asked_at <= max(AGREE_SECONDS, seconds) + seconds < KILLED_AFTER + seconds
+def test_what_the_ranks_tell_each_other_for_a_checkpoint_is_on_the_host(tmp_path, monkeypatch):
+    """A meta tensor stands for one of a GPU."""
+    trainer, told = trainer_in(tmp_path), []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda value: torch.zeros_like(value, device="cpu"))
+    trainer.step.meter = Meter(torch.device("meta"))
+    trainer.step.meter.names, trainer.step.meter.values = ("loss",), torch.zeros(1, device="meta")
+    monkeypatch.setattr("fastkd.training.saving.from_all", lambda value: [told.append(value) or value])
+    trainer.save()
+    tensors = [told[0]["hits"], *told[0]["sums"].values(), *told[1].values()]
+    assert len(tensors) == 3 and all(tensor.device == CPU for tensor in tensors)
 
 
-def test_fast_steps_are_agreed_on_seldom(clock, others):
-    saving = Saving(Interrupt())
-    for step in range(1, 101):
-        clock.now += 0.01
-        saving.is_due(step)
-    assert len(others.heard) == 11
+def test_another_number_of_threads_is_told(tmp_path):
+    edit(stopped_after(1, tmp_path), threads=torch.get_num_threads() + 1)
+    display = Quiet()
+    trainer_in(tmp_path, display=display).fit()
+    now = torch.get_num_threads()
+    assert display.notes[0].startswith(f"student: begun with {now + 1} threads, goes on with {now}: results are the")
 
 
-def test_the_slowest_process_decides_for_all(clock, others):
-    saving = Saving(Interrupt())
-    clock.now, others.says = 0.01, (0, 3_000_000)
-    assert not saving.is_due(1)
-    assert saving.agree_every == 1
-    others.says = (1, 0)
-    assert saving.is_due(2), "another process was asked"
-
-
-def test_the_next_epoch_begins_with_what_is_known_of_its_steps(clock, others):
-    saving = Saving(Interrupt())
-    for step in (1, 10, 20):
-        clock.now = step * 0.01
-        saving.is_due(step)
-    clock.now += 500.0  # an evaluation
-    saving.is_due(10)
-    assert saving.agree_every == 10
-
-
-@pytest.mark.parametrize(
-    "seconds, steps", ((0.0, 10), (0.1, 10), (0.5, 10), (0.51, 5), (1.1, 2), (2.5, 2), (2.6, 1), (9.0, 1))
-)
-def test_steps_between_agreements_divide_those_of_a_replay(seconds, steps):
-    assert steps_between(seconds) == steps
-
-
-def test_a_long_evaluation_waits_for_a_checkpoint_and_a_short_one_does_not(clock):
-    saving = Saving(Interrupt())
-    assert not saving.is_due_before_evaluation(1000.0), "it was saved just now"
-    clock.now = 2 * LONG_EVALUATION
-    assert saving.is_due_before_evaluation(1000.0)
-    assert not saving.is_due_before_evaluation(1.0)
-    saving.saved()
-    saving.interrupt.requested = "SIGTERM"
-    assert saving.is_due_before_evaluation(1000.0)
-    assert not saving.is_due_before_evaluation(1.0)
+@pytest.mark.parametrize("ranks", (2, 3))
+def test_what_several_ranks_counted_of_an_epoch_is_counted_on_by_one(ranks, tmp_path):
+    folders = [tmp_path / name for name in ("one", "several")]
+    for folder in folders:
+        folder.mkdir()
+        checkpoint = stopped_after(2, folder)
+    state = torch.load(checkpoint, weights_only=True)
+    (meter,), (rng,) = state["meters"], state["rngs"]
+    first = {"sums": {name: ranks * value for name, value in meter["sums"].items()}, "hits": meter["hits"]}
+    others = {"sums": {name: 0 * value for name, value in meter["sums"].items()}, "hits": 0 * meter["hits"]}
+    edit(checkpoint, meters=[meter | first, *[meter | others] * (ranks - 1)], rngs=[rng] * ranks)
+    display = Quiet()
+    trainer_in(folders[0]).fit()
+    trainer_in(folders[1], display=display).fit()
+    assert display.notes[0].startswith(f"student: begun with {ranks} processes, goes on with 1: the batches are the")
+    for mine, theirs in zip(*map(logged, folders), strict=True):
+        assert mine["train"] == pytest.approx(theirs["train"], rel=1e-12)
