@@ -8,6 +8,7 @@ who forwards which image.
 import json
 import os
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,9 @@ import without_batchnorm  # noqa: F401  # pyright: ignore - it stands beside thi
 from fastkd import train
 from fastkd.support.command_line import command
 from fastkd.training.step import Step
+
+SECONDS = 0.05
+"""A step takes so much longer, so that there is time for a fault, and for who comes back, before the run has ended."""
 
 
 def witness(train_step, folder):
@@ -28,6 +32,7 @@ def witness(train_step, folder):
         seen = sorted(zip(batch.index.tolist(), crops, strict=True))
         record = {"stage": type(step.stage).__name__, "step": int(step.done), "images": seen}
         train_step(step, raw)
+        time.sleep(SECONDS)
         with path.open("a") as file:  # behind the step: one that a fault broke off was never made
             file.write(json.dumps(record) + "\n")
 
