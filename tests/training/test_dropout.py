@@ -154,6 +154,12 @@ class TestSteps:
             drawn.append(torch.cat(kept))
         assert drawn[0].equal(drawn[1])
 
+    def test_a_training_that_is_finished_leaves_the_dropouts_of_torch(self):
+        step, _ = make_step(network="tf_cnn", ema=0.9)
+        step.finish()
+        assert not any(isinstance(module, KeyedDropout) for module in step.stage.modules())
+        assert any(type(module) is nn.Dropout for module in step.stage.modules())
+
 
 class Noisy(nn.Module):
     def forward(self, x):
