@@ -48,6 +48,7 @@ from fastkd.training.general import GeneralTeacher
 from fastkd.training.paths import PathSettings
 from fastkd.training.stages import Distill, Mutual, Prestage, Stage, Supervised
 from fastkd.training.student_aware import StudentAware
+from fastkd.training.synchronised import synchronise
 
 
 class Builder:
@@ -77,7 +78,7 @@ class Builder:
         if distributed.rank():
             torch.manual_seed(zlib.crc32(f"{self.seed}/{begins_as}/{distributed.rank()}".encode()))
         if isinstance(planned, PlannedTraining) and planned.training.sync_batchnorm:
-            stage = self._synchronised(stage)
+            synchronise(stage, self.job.device)
         if isinstance(planned, PlannedTraining) and planned.training.shards:
             _check_shards(planned.training.shards, stage)
         return stage.to(self.job.device)
@@ -250,7 +251,10 @@ class Builder:
 
     def _data_free(self, planned: PlannedDataFree, earlier: Earlier) -> Stage:
         if distributed.world_size() > 1:
-            raise UserError(f"the images of the {planned.name} are made in one process: start it without torchrun")
+            raise UserError(
+                f"the images of the {planned.name} are made in one process: start it without torchrun; the trainings "
+                "of a table are shared out where `fastkd.reproduce` is started several times"
+            )
         job, student = self.job, self._beginning(planned, earlier)
         frozen, methods, _ = self._teachers_and_methods(planned, student, earlier)
         # Of float32 and not folded: the statistics of its BatchNorms are what images are made by.
@@ -345,13 +349,6 @@ class Builder:
         labels = data.train.labels
         how = {"drop_last": training.drop_last, "world_size": distributed.world_size()}
         return labels, Order(len(labels), training.batch_size, self.data_seed, **how, shards=training.shards).steps
-
-    def _synchronised(self, stage: Stage) -> Stage:
-        if self.job.device.type != "cuda":
-            raise UserError("--sync-batchnorm on: torch synchronises BatchNorm on GPUs only")
-        converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(stage)
-        assert isinstance(converted, Stage)
-        return converted
 
 
 BUILDERS: dict[type[PlannedStage], Callable[[Builder, Any, Earlier], Stage]] = {

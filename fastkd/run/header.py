@@ -67,7 +67,8 @@ def _stage(planned: PlannedStage, processes: int) -> str:
         return f"{planned.network} from {planned.file}"
     assert isinstance(planned, PlannedTraining)
     training = planned.training
-    rate = f"{training.optimizer} lr {training.lr:g} for the whole batch of {training.batch_size}"
+    given = "" if training.scale_lr_from is None else f" ({training.lr:g} for one of {training.scale_lr_from})"
+    rate = f"{training.optimizer} lr {training.rate:g}{given} for the whole batch of {training.batch_size}"
     rate += _shares(training, processes)
     return f"{_what(planned)}, {counted(training.epochs, 'epoch')}, {rate}{_related(planned, processes)}"
 

@@ -47,6 +47,7 @@ from fastkd.training.datafree import DataFree, remove_features, seconds_of_round
 from fastkd.training.dropout import draws_otherwise
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.identity import Identity
+from fastkd.training.shares import remove_shares
 from fastkd.training.stages import Mutual, Stage
 from fastkd.training.taught import Shelf
 from fastkd.training.trainer import Trainer
@@ -271,6 +272,7 @@ class Run:
         self.results["metrics_bytes"] = self.log.size()
         write_json(self.folder / "results.json", self.results)
         remove(checkpoint)
+        remove_shares(checkpoint)
 
     def _compare_with_teacher(self, planned: PlannedStage) -> None:
         teacher, network = self.earlier.networks.get("teacher"), self.earlier.networks[planned.name]

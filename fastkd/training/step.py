@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from fastkd.data import ResidentLoader
 from fastkd.data.base import Batch, Loader, RawBatch
+from fastkd.support import watching
 from fastkd.support.distributed import alone, any_rank, first_of_all, from_all, share_buffers, world_size
 from fastkd.support.errors import UserError
 from fastkd.support.live import duration
 from fastkd.support.words import counted
 from fastkd.training.agreement import NotTogether, in_one_line, together
 from fastkd.training.averaging import Averaging
-from fastkd.training.capture import Recorder, refuse_out_of_memory
+from fastkd.training.capture import Recorder, capturable, refuse_out_of_memory
 from fastkd.training.casting import CastWeights
 from fastkd.training.compilation import compile_stage, trained_parts, undo_compile
 from fastkd.training.counters import BatchCounters
@@ -36,10 +37,11 @@ from fastkd.training.optimisation import (
     not_finite,
 )
 from fastkd.training.parts import Placing, in_parts
-from fastkd.training.replays import STEPS, Beside, ResidentSteps, StreamedSteps
+from fastkd.training.replays import Beside, ResidentSteps, StreamedSteps
 from fastkd.training.shards import Shards
 from fastkd.training.snapshot import Snapshot, restore_all
 from fastkd.training.stages import Distill, Stage, StageLoss
+from fastkd.training.synchronised import is_synchronised
 from fastkd.training.taught import Provided, Shelf, StoredTeachers, fits
 from fastkd.training.untouched import leaving_alone
 
@@ -111,11 +113,13 @@ class Step:
             for number, raw in enumerate(loader.epoch(epoch, start), epoch * loader.steps + start):
                 self.stage.begin_step(number)
                 self(raw)
+                watching.steps += 1
                 yield 1
         else:
             for trained in self.replays.epoch(loader, epoch, start):
                 for step in (self, *self.beside):
                     step.meter.count(trained.images, trained.steps)
+                watching.steps += trained.steps
                 yield trained.steps
 
     def fill_store(self, loader: Loader, epoch: int) -> Iterator[int]:
@@ -196,8 +200,7 @@ class Step:
 
     def _train_alone(self, raw: RawBatch) -> None:
         """A step on trial, without the messages for which the others would wait if it failed here."""
-        synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in self.stage.modules())
-        with contextlib.nullcontext() if synchronised else alone():
+        with contextlib.nullcontext() if is_synchronised(self.stage) else alone():
             self._train(raw)
 
     def close(self) -> None:
@@ -237,7 +240,7 @@ class Step:
                 step._train_alone(raw)
 
         try:
-            with _capturable(steps):
+            with capturable(step.optimizer for step in steps):
                 recorder.rehearse(rehearsal)
                 if world_size() > 1:
                     how = self._record_messages(raw, recorder, record)
@@ -249,7 +252,7 @@ class Step:
             refuse_out_of_memory(error)
             self.averaging.build()
             return f"not captured: {in_one_line(error)}"
-        each = f", {STEPS} steps a replay" if isinstance(self.replays, ResidentSteps) else ""
+        each = f", {counted(self.replays.each, 'step')} a replay" if isinstance(self.replays, ResidentSteps) else ""
         branches = f", {len(steps)} trainings side by side" if beside else ""
         return f"captured in {duration(time.perf_counter() - started)}{each}{branches}{how}"
 
@@ -262,8 +265,6 @@ class Step:
             return f"{type(self.optimizer).__name__} counts its steps on the host"
         if self.shards is not None:
             return "the shards of a batch change what is recorded, and put it back"
-        if self.stage.works_between_steps:
-            return "a generator learns between the steps"
         return ""
 
     def _record_messages(self, raw: RawBatch, recorder: Recorder, record: Callable[[], None]) -> str:
@@ -303,8 +304,9 @@ class Step:
         odd = self._train_any_size
         if isinstance(loader, ResidentLoader):
             others = [Beside(step._train, step._train_any_size, step.done) for step in beside]
-            how = {"step": self.done, "whole": self.training.batch_size}
-            self.replays = ResidentSteps(self._train, recorder, loader, odd, **how, beside=others)
+            how = {"step": self.done, "beside": others, "whole": self.training.batch_size}
+            how |= {"begin": self.stage.begin_step, "every": self.stage.works_every}
+            self.replays = ResidentSteps(self._train, recorder, loader, odd, **how)
             self.beside = beside
         else:
             self.replays = StreamedSteps(self._train, recorder, raw, odd)
@@ -430,16 +432,3 @@ class Step:
         share_buffers(self.stage)
         if self.average is not None:
             share_buffers(self.average.network)
-
-
-@contextlib.contextmanager
-def _capturable(steps: Sequence[Step]) -> Iterator[None]:
-    """Within it the optimisers may be captured: a fused one always may, but Adam asks."""
-    groups = [group for step in steps for group in step.optimizer.param_groups if "capturable" in group]
-    for group in groups:
-        group["capturable"] = True
-    try:
-        yield
-    finally:
-        for group in groups:
-            group["capturable"] = False

@@ -104,6 +104,12 @@ def test_how_a_batch_is_shared_and_who_sees_a_share_of_it(method, processes, tra
     of_batch(words, method, processes, monkeypatch, **training)
 
 
+def test_a_rate_that_follows_the_batch_is_said_with_what_it_is_meant_for():
+    (*_, control) = tiny_recipe().stages
+    recipe = tiny_recipe(stages=(replace(control, training=replace(control.training, scale_lr_from=8)),))
+    assert stages(recipe)["control"].endswith("sgd lr 0.2 (0.05 for one of 8) for the whole batch of 32")
+
+
 class TestStages:
     def test_a_teacher_with_branches_a_student_and_a_control(self):
         how = "2 epochs, sgd lr 0.05 for the whole batch of 32"
