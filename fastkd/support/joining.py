@@ -75,7 +75,7 @@ def _join(device: torch.device, limit: float) -> Watch:
     dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timedelta(seconds=ends))
     names = from_all(own_name())
     how = {"limit": limit, "say": say, "end": end_now, "strikes_after": strikes}
-    watch = Watch(store.clone(), number, names, lambda: _messages(device), **how)
+    watch = Watch(store.clone(), number, names, lambda: _messages(device), **how)  # pyright: ignore
     wait_for_all()  # each has told something that the others can read
     watch.start()
     return watch
@@ -84,9 +84,11 @@ def _join(device: torch.device, limit: float) -> Watch:
 def _messages(device: torch.device) -> int:
     """How many messages this process has begun; of a backend that does not count them, none."""
     group, begun = dist.group.WORLD, 0
-    for kind in {"cpu", device.type} if group is not None else ():
+    if group is None:
+        return begun
+    for kind in {"cpu", device.type}:
         with contextlib.suppress(RuntimeError):
-            begun += group._get_backend(torch.device(kind))._get_sequence_number_for_group()
+            begun += group._get_backend(torch.device(kind))._get_sequence_number_for_group()  # pyright: ignore
     return begun
 
 
@@ -110,13 +112,14 @@ def _in_one_line(error: RuntimeError, late: str) -> UserError | None:
 @contextmanager
 def _taken_as_it_is(device: torch.device) -> Iterator[torch.device]:
     """Uses the group that this process belongs to; the host's messages get one beside it where it has none for them."""
-    group, beside = dist.group.WORLD, None
+    group = dist.group.WORLD
+    beside: dist.ProcessGroup | None = None
     assert group is not None
     try:
         if device.type == "cuda":
             device = torch.device("cuda", torch.cuda.current_device())
         if all(kind.type != "cpu" for kind in group._device_types):
-            beside = dist.new_group(backend="gloo")
+            beside = dist.new_group(backend="gloo")  # pyright: ignore[reportAssignmentType]
         with in_a_group_of_another(beside):
             yield device
     except RuntimeError as error:

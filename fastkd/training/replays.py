@@ -79,8 +79,8 @@ class ResidentSteps:
     ):
         """begin: called before each replay with the number of its first step in the training. every: how many steps of
         an epoch lie between two before which it has to be called; 0: there is nothing to do. beside: further trainings,
-        at the same step of their own, recorded as branches beside this one. whole: images of a global batch; None: the
-        loader's."""
+        at the same step of their own, recorded as branches beside this one. whole: images of a global batch; None:
+        those of the loader's."""
         self.recorder, self.step = recorder, step
         self.train_odd = (train_odd, *(other.train_odd for other in beside))
         self.loader, self.order = loader, loader.order(0).clone()
