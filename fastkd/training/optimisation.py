@@ -58,6 +58,9 @@ class Training(Checked):
     """Leave out the last, shorter batch of an epoch; the papers' code trains on it."""
     accumulate: Images = 1
     """Take each batch in so many parts, to save memory; BatchNorm sees the parts one by one."""
+    shards: Images | None = rare(None)
+    """Take each batch in so many shards, one after the other in each process, and add them up in one order: any number
+    of processes that divides it gives the same bytes (default: one a process)."""
     clip_norm: Positive | None = None
     """Largest norm of the whole gradient."""
     ema: Decay = 0.0
@@ -77,6 +80,8 @@ class Training(Checked):
             raise UserError(
                 f"a batch of {counted(self.batch_size, 'image')} does not divide into {self.accumulate} parts"
             )
+        if self.shards is not None:
+            self._check_shards(self.shards)
         if self.nesterov and (self.optimizer not in ("sgd", "lars") or self.momentum == 0):
             raise UserError("Nesterov momentum belongs to SGD or LARS with a momentum above 0")
         self._check_last_rate()
@@ -85,6 +90,18 @@ class Training(Checked):
     def rate(self) -> float:
         """The learning rate of the whole batch: `lr`, or the linear scaling of it (Goyal et al. 2017, section 2.1)."""
         return self.lr if self.scale_lr_from is None else self.lr * self.batch_size / self.scale_lr_from
+
+    def images_at_once(self, processes: int) -> int:
+        """The images of one forward pass of one of so many processes, in a whole batch; others may have one more."""
+        return self.batch_size // (self.shards or processes) // self.accumulate
+
+    def _check_shards(self, shards: int) -> None:
+        if shards > self.batch_size:
+            raise UserError(f"a batch of {counted(self.batch_size, 'image')} does not divide into {shards} shards")
+        if self.accumulate > 1:
+            raise UserError("--shards takes each batch in parts, as --accumulate does: give one of the two")
+        if self.sync_batchnorm:
+            raise UserError("--shards: each has BatchNorm statistics of its own, --sync-batchnorm has those of all")
 
     def _check_last_rate(self) -> None:
         passed = len(self.milestones) if self.schedule == "multistep" else 0
