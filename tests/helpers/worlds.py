@@ -60,7 +60,7 @@ class Seen:
         self.states = {}
         """What each stage holds at its end, and how many steps it has taken."""
 
-    def batch(self, step, batch):
+    def batch(self, step, batch, weight):
         self.lists["index"].append(batch.index.clone())
         self.lists["images"].append(batch.images.clone())
 
