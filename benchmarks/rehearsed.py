@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import fastkd.train
-from fastkd.data import Batch, DataSet, RawBatch, Reading, open_dataset, paths, tar
+from fastkd.data import Batch, DataSet, RawBatch, Reading, fingerprint, open_dataset, paths, tar
 from fastkd.data.augment import StreamedImages
 from fastkd.data.shards import Shards
 from fastkd.support import distributed
@@ -93,6 +93,7 @@ def open_as_a_rank(spec: str, folder: Path) -> None:
         with counted(looked):
             data = opened(spec)
         found = {"seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu, "looked": looked[0]}
+        fingerprint(data)  # reads all that was found: pages that nobody has touched would not count
         distributed.wait_for_all()
         after = memory()
         found |= {name: after[name] - before[name] for name in after} | {"files": open_files()}
