@@ -50,6 +50,7 @@ from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Stopped, interruptible
+from fastkd.support.joining import processes
 from fastkd.support.log import read_metrics
 from fastkd.support.paths import is_file
 from fastkd.support.session import Session
@@ -139,7 +140,7 @@ def train(
         if getattr(chosen, name):
             raise UserError(f"train() has no {name}")
     chosen = replace(chosen, run=None if run is None else Path(run), resume=Path("auto") if resume else None)
-    with distributed.processes(pick_device(device)) as used:
+    with processes(pick_device(device)) as used:
         files = WeightsFiles()
         made = recipe if isinstance(recipe, Recipe) else options.recipe_of(chosen, files)
         return carried_out(chosen, made, used, files, callbacks=callbacks, silent=silent)

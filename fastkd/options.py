@@ -49,7 +49,7 @@ class Options:
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")] = "digits"
     """The name of a recipe, or the recipe.json of a run."""
     run: Path | None = None
-    """Folder of the run (default: runs/RECIPE-DATE)."""
+    """Folder of the run (default: runs/RECIPE-DATE; in a job of SLURM's one of its own, which it takes up again)."""
     resume: Path | None = None
     """Go on with the run in this folder; auto: with the one in --run, which begins where there is none yet."""
     unlocked: bool = rare(False)
@@ -260,9 +260,12 @@ def refuse_other_recipe(saved: Recipe, options: Options) -> None:
 
 
 def goes_on_by_itself(options: Options) -> bool:
-    """Whether a run that the same command began is taken up: asked for, or started anew by torchrun."""
-    restarted, most = restarts()
-    if str(options.resume) == "auto" or (restarted and options.run is not None and options.resume is None):
+    """Whether a run that the same command began is taken up: asked for, or torchrun may start processes anew.
+
+    It does not count as restarts those that it does because nodes come and go.
+    """
+    most = restarts()[1]
+    if str(options.resume) == "auto" or (most and options.run is not None and options.resume is None):
         for name, given_too in (("dry-run", options.dry_run), ("run", options.run is None)):
             if given_too:
                 raise UserError(f"--resume auto {'needs' if name == 'run' else 'does not go together with'} --{name}")

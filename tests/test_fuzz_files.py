@@ -31,7 +31,7 @@ from fastkd.run import check, open_run, seed_folders
 from fastkd.run.description import KEY
 from fastkd.run.run import Run
 from fastkd.run.weights import WeightsFiles, describe, open_network, rebuilt_for
-from fastkd.support import environment, files
+from fastkd.support import environment, files, states
 from fastkd.support.interrupt import Stopped
 from fastkd.support.log import MetricsLog, read_metrics
 from fastkd.support.session import Session
@@ -177,26 +177,26 @@ class TestCheckpoints:
 
     @pytest.mark.parametrize("cases", (FEW, NIGHT))
     def test_other_states(self, cases, trainer, run):
-        trainer.checkpoint = run / "checkpoints" / "student.pt"
-        state = torch.load(trainer.checkpoint, weights_only=True)
+        trainer.saving.checkpoint = run / "checkpoints" / "student.pt"
+        state = torch.load(trainer.saving.checkpoint, weights_only=True)
         for number in range(cases):
             other = changed(state, random.Random(f"state {number}"), [*ODD_VALUES, *ODD_TENSORS])
             if isinstance(other, dict):
-                files.write_state(trainer.checkpoint, other)
-                line_of(trainer._load, (number, other.keys()))
+                states.write_state(trainer.saving.checkpoint, other)
+                line_of(trainer.load, (number, other.keys()))
 
     def test_a_state_that_lacks_a_part_of_the_training_is_refused(self, trainer, run):
         """Each entry of a checkpoint is gone or empty in turn."""
-        trainer.checkpoint = run / "checkpoints" / "student.pt"
-        state = torch.load(trainer.checkpoint, weights_only=True)
-        files.write_state(trainer.checkpoint, state)
-        assert line_of(trainer._load, "as it was") == ""
+        trainer.saving.checkpoint = run / "checkpoints" / "student.pt"
+        state = torch.load(trainer.saving.checkpoint, weights_only=True)
+        states.write_state(trainer.saving.checkpoint, state)
+        assert line_of(trainer.load, "as it was") == ""
         for name, value in state.items():
-            files.write_state(trainer.checkpoint, {key: item for key, item in state.items() if key != name})
-            assert str(trainer.checkpoint) in line_of(trainer._load, f"without {name}")
+            states.write_state(trainer.saving.checkpoint, {key: item for key, item in state.items() if key != name})
+            assert str(trainer.saving.checkpoint) in line_of(trainer.load, f"without {name}")
             if isinstance(value, dict | list) and value and name != "identity":
-                files.write_state(trainer.checkpoint, state | {name: type(value)()})
-                assert str(trainer.checkpoint) in line_of(trainer._load, f"empty {name}")
+                states.write_state(trainer.saving.checkpoint, state | {name: type(value)()})
+                assert str(trainer.saving.checkpoint) in line_of(trainer.load, f"empty {name}")
 
 
 @pytest.mark.parametrize("cases", (FEW, NIGHT))

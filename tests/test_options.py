@@ -48,7 +48,7 @@ def test_options_are_a_tested_contract():
         *("unlocked", "trust", "teacher-prefix", "any-images", "teacher-features", "student-features", "as-printed"),
         *("init", "teacher-init", "teacher-classes", "own-images", "teacher-size", "teacher-mean", "teacher-std"),
         *("freeze-epochs", "body-lr-factor"),
-        *("accumulate", "clip-norm", "ema", "sync-batchnorm"),
+        *("accumulate", "shards", "clip-norm", "ema", "sync-batchnorm", "scale-lr-from"),
         *("loader", "resident", "max-bad-images", "class-list", "split", "label-column", "workers", "index-cache"),
         *(
             "validation",
@@ -60,7 +60,8 @@ def test_options_are_a_tested_contract():
             "store-epochs",
             "store-exact",
         ),
-        *("compile", "capture", "precision", "channels-last", "fold", "deterministic"),
+        *("compile", "capture", "precision", "channels-last", "fold", "deterministic", "write-aside"),
+        "shard-checkpoints",
         *("sftn.temperature", "sftn.teacher-weight", "sftn.kl-weight", "sftn.ce-weight", "sftn.kl"),
         *("sftn.detach-teacher", "sftn.ce-temperature", "sftn.tau-squared", "sftn.frozen-epochs"),
         *("gtn.paths", "gtn.baseline-decay", "gtn.shared-path", "gtn.masks", "gtn.identity", "gtn.zeros"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastkd.data.failures import Failures
 from fastkd.data.found import Scan
 from fastkd.data.records import Records
+from fastkd.data.shares import Place
 from fastkd.support.environment import cores
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import BETWEEN_0_AND_1, whole
@@ -30,6 +31,8 @@ class RawBatch(NamedTuple):
     """[B,words] int32 of each stored teacher, unless the device has them."""
     paired: bool = False
     """Whether index and images hold the partners of the batch's images behind these: they are [2B] then."""
+    whole: int | None = None
+    """The images of the global batch, over all ranks; None: as many as the training's batches have."""
 
     @property
     def size(self) -> int:
@@ -82,6 +85,8 @@ class Batch(NamedTuple):
     teachers themselves are asked."""
     mixed: Mixed | None = None
     """What the images are mixed with, where they are."""
+    place: Place = Place()
+    """Where the images stand in the global batch."""
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,24 @@ class Synthesis(TypedDict):
     files: dict[str, Appended]
 
 
+class CountedShare(TypedDict):
+    """What a checkpoint counts of a share of it that lies beside it."""
+
+    number: Count
+    bytes: Count
+    sha256: str
+
+
+class CheckpointShare(TypedDict):
+    """checkpoints/STAGE.pt.NUMBER: rows of large tensors."""
+
+    stage: str
+    number: Count
+    model: NotRequired[dict[str, Tensor]]
+    optimizer: NotRequired[dict[int, dict[str, Any]]]
+    average: NotRequired[dict[str, Tensor]]
+
+
 class Checkpoint(TypedDict):
     """checkpoints/STAGE.pt"""
 
@@ -196,6 +214,7 @@ class Checkpoint(TypedDict):
     logged_seconds: Measured
     average: NotRequired[dict[str, Tensor]]
     synthesis: NotRequired[Synthesis]
+    shares: NotRequired[list[CountedShare]]
 
 
 class DeployedBy(TypedDict):
@@ -224,7 +243,7 @@ class Metadata(TypedDict):
     classes: NotRequired[list[str] | None]
     mean: NotRequired[tuple[Finite, Finite, Finite] | None]
     std: NotRequired[tuple[Positive, Positive, Positive] | None]
-    crop: NotRequired[Literal["pad", "resized"] | None]
+    crop: NotRequired[Literal["pad", "resized", "squeezed"] | None]
     deployment: NotRequired[DeployedBy]
     front: NotRequired[FrontOfNetwork]
 

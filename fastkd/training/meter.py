@@ -37,8 +37,9 @@ class Totals:
 class Meter:
     """Sums of loss terms and hits since the last `clear`; adding changes tensors in place and waits for nothing."""
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, device: torch.device, *, alike: bool = False):
+        """alike: whether the numbers that are added are those of the whole batch in every process, not its share's."""
+        self.device, self.alike = device, alike
         self.names: tuple[str, ...] = ()
         """The terms, in the order of `values`."""
         self.values = torch.zeros(0, dtype=torch.float64, device=device)
@@ -54,6 +55,7 @@ class Meter:
         return dict(zip(self.names, self.values.unbind(), strict=True))
 
     def add(self, numbers: Numbers, hits: Tensor) -> None:
+        """Adds a step: this rank's hits, and its numbers, the means of which over the ranks are those of the batch."""
         if self.names[: len(numbers.names)] != numbers.names:
             self._put_first(numbers.names)
         self.values[: len(numbers.names)].add_(numbers.values)
@@ -66,9 +68,9 @@ class Meter:
         self.values = torch.stack([sums.get(name, zero) for name in self.names])
 
     def count(self, images: int, steps: int = 1) -> None:
-        """Adds `steps` steps in which this rank saw `images` images altogether."""
+        """Adds `steps` steps in which all ranks together saw so many images."""
         self.steps += steps
-        self.images += images * world_size()
+        self.images += images
 
     def clear(self) -> None:
         self.values.zero_()
@@ -77,7 +79,8 @@ class Meter:
 
     def read(self) -> Totals:
         """The sums over all ranks; waits for the device."""
-        means = (sum_over_ranks(self.values.clone()) / world_size()).tolist()
+        of_all = self.values if self.alike else sum_over_ranks(self.values.clone()) / world_size()
+        means = of_all.tolist()
         top1, top5 = sum_over_ranks(self.hits.clone()).tolist()
         return Totals(dict(zip(self.names, means, strict=True)), (top1, top5), self.steps, self.images)
 
@@ -97,7 +100,7 @@ class Meter:
     def shared(states: list[dict], among: int) -> list[dict]:
         """The states of so many ranks, made into those of `among` ranks whose means and hits are the same."""
         first = states[0]
-        means = {name: sum(state["sums"][name] for state in states) / len(states) for name in first["sums"]}
+        means = {name: _mean([state["sums"][name] for state in states]) for name in first["sums"]}
         hits = torch.stack([state["hits"] for state in states]).sum(0)
         return [first | {"sums": means, "hits": hits if rank == 0 else torch.zeros_like(hits)} for rank in range(among)]
 
@@ -108,3 +111,8 @@ class Meter:
         self.hits = state["hits"].to(self.device)
         self.steps, self.images = state["steps"], state["images"]
         return self
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    """The mean; of equal values it is exactly what each of them is."""
+    return values[0] + torch.stack([value - values[0] for value in values]).mean()

@@ -81,6 +81,9 @@ class TestTraining:
         "settings, words",
         [
             ({"accumulate": 3}, "batch of 64 images does not divide into 3 parts"),
+            ({"shards": 65}, "batch of 64 images does not divide into 65 shards"),
+            ({"shards": 4, "accumulate": 2}, "--shards takes each batch in parts, as --accumulate does"),
+            ({"shards": 4, "sync_batchnorm": True}, "--shards: each has BatchNorm statistics of its own"),
             ({"clip_norm": 0.0}, "Training.clip_norm is 0.0, expected a number above 0"),
             ({"ema": 1.0}, "Training.ema is 1.0, expected a number from 0 to below 1"),
         ],
