@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -55,7 +55,7 @@ def checks(*, quick: bool) -> Iterator[Check]:
     """Each case, measured by two processes that this one starts."""
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
-            mp.spawn(_process, (folder, case, 3 if quick else 12), nprocs=2)
+            spawn(_process, (folder, case, 3 if quick else 12), nprocs=2)
             found = torch.load(Path(folder) / "found.pt", weights_only=True)
         yield Check(str(case), case.batch, **found)
 
