@@ -39,7 +39,7 @@ class CRDLoss(Loss):
     """
 
     form = "crd"
-    replicated = ("bank", "z", "step", "position", "starts")
+    replicated = ("bank", "position", "starts")
     """Buffers that all processes compute alike: none has to be sent, and each may write its share of a checkpoint."""
     bank: Tensor
     """[num_samples,2,embed_dim], sorted by class: the student's embedding and the teacher's of every sample."""
