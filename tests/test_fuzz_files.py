@@ -30,8 +30,11 @@ from fastkd.report import write_report
 from fastkd.run import check, open_run, seed_folders
 from fastkd.run.description import KEY
 from fastkd.run.run import Run
+from fastkd.run.status import status_of
 from fastkd.run.weights import WeightsFiles, describe, open_network, rebuilt_for
+from fastkd.status import lines
 from fastkd.support import environment, files, states
+from fastkd.support.heartbeat import Heartbeat, read_heartbeat
 from fastkd.support.interrupt import Stopped
 from fastkd.support.log import MetricsLog, read_metrics
 from fastkd.support.session import Session
@@ -53,6 +56,7 @@ def good(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         train(tiny_recipe(keep_epochs=(1,)), folder, AfterSteps(patch, 11))
     files.write_json(folder / "env.json", environment.this_call() | {"earlier": []} | environment.collect())
+    Heartbeat(folder / "heartbeat.json").beat(stage="student", epoch=1, epochs=2, step=3, seconds_left=1.0, loss=0.5)
     store = opened(folder)
     store.sign()
     store.close()
@@ -78,6 +82,11 @@ def run(good, tmp_path):
     return shutil.copytree(good, tmp_path / "run")
 
 
+def stands(run: Path) -> None:
+    lines([status_of(run)])
+    read_heartbeat(run / "heartbeat.json")
+
+
 def report(run: Path) -> None:
     write_report([run], run.parent / "report.html")
 
@@ -87,6 +96,7 @@ READERS = {
     "results.json": report,
     "metrics.jsonl": report,
     "env.json": report,
+    "heartbeat.json": stands,
     "teacher.safetensors": lambda run: open_network(run / "teacher.safetensors"),
     "checkpoints/teacher@1.safetensors": lambda run: open_network(run / "checkpoints" / "teacher@1.safetensors"),
     **dict.fromkeys(
@@ -121,7 +131,7 @@ def test_what_is_no_regular_file(name, what, run):
 
 
 @pytest.mark.parametrize("cases", (FEW, NIGHT))
-@pytest.mark.parametrize("name", ("recipe.json", "results.json", "env.json", "teacher/store.json"))
+@pytest.mark.parametrize("name", ("recipe.json", "results.json", "env.json", "heartbeat.json", "teacher/store.json"))
 def test_other_json(name, cases, run):
     value = json.loads((run / name).read_text())
     for number in range(cases):

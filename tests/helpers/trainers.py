@@ -15,7 +15,7 @@ from fastkd.training.stages import Supervised
 from fastkd.training.trainer import Trainer
 from helpers.feeding import evaluation_of, training_of
 from helpers.interrupts import AfterSteps
-from helpers.tiny import CPU, Quiet
+from helpers.tiny import CPU, TIMES, Quiet
 
 SAMPLES, BATCH = 10, 4  # three steps an epoch, the last of two images
 STEPS = 3
@@ -74,4 +74,4 @@ def edit(checkpoint, **changes):
 def logged(folder):
     """Everything but times."""
     records = read_metrics(folder / "metrics.jsonl")
-    return [{key: value for key, value in r.items() if key not in ("seconds", "images_per_second")} for r in records]
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]

@@ -19,6 +19,8 @@ from helpers.tiny import assert_same, job_of, outcome
 from fastkd import train
 from fastkd.recipes.recipe import read_recipe
 from fastkd.support import distributed
+from fastkd.support.heartbeat import read_heartbeat
+from fastkd.support.log import read_metrics
 from fastkd.training.evaluation import accuracies
 
 TINY += ["--ema", "0.9"]
@@ -44,6 +46,19 @@ def two(tmp_path_factory):
     assert out.count("top-1 on the test set") == 1, "rank 0 alone prints the table"
     assert err.count("teacher  epoch 1/2") == 1
     return folder
+
+
+def test_every_rank_says_what_it_measured(two):
+    records = read_metrics(two / "metrics.jsonl")
+    assert records and all(record["ranks"].keys() == {"0", "1"} for record in records)
+    for record in records:
+        zero, one = record["ranks"]["0"], record["ranks"]["1"]
+        assert record["train"]["loss"] == pytest.approx((zero["loss"] + one["loss"]) / 2)
+        assert zero["loss"] != one["loss"], "each has images of its own"
+        assert record["data_time"] == max(zero["data_time"], one["data_time"])
+        assert record["memory"]["rss"] == max(zero["rss"], one["rss"])
+        assert all(min(rank["images_per_second"], rank["seconds"], rank["data_time"]) > 0 for rank in (zero, one))
+    assert read_heartbeat(two / "heartbeat.json")["processes"] == 2
 
 
 def train_in_a_group_of_another(rank, folder):
