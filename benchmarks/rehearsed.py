@@ -23,7 +23,8 @@ from fastkd.data import Batch, DataSet, RawBatch, Reading, fingerprint, open_dat
 from fastkd.data.augment import StreamedImages
 from fastkd.data.shards import Shards
 from fastkd.support import distributed
-from fastkd.training import trainer
+from fastkd.support.joining import processes
+from fastkd.training import saving_times
 
 KEPT_EVERY_S = 15.0
 """Seconds between checkpoints: an epoch of a rehearsal is over before the usual ten minutes."""
@@ -86,7 +87,7 @@ def delayed(seconds: float) -> Iterator[None]:
 
 
 def open_as_a_rank(spec: str, folder: Path) -> None:
-    with distributed.processes(torch.device("cpu")):
+    with processes(torch.device("cpu")):
         before = memory()
         distributed.wait_for_all()
         looked, started, cpu = [0], time.perf_counter(), time.process_time()
@@ -113,7 +114,7 @@ def train_and_log(log: Path, images: int, words: list[str]) -> None:
             return forward(self, raw, step, epoch)
 
         StreamedImages.forward = logging
-        trainer.CHECKPOINT_SECONDS = KEPT_EVERY_S
+        saving_times.CHECKPOINT_SECONDS = KEPT_EVERY_S
         fastkd.train.main(words)
 
 
