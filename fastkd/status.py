@@ -113,7 +113,8 @@ def _duration(seconds: float | None) -> str:
 
 def _heard(found: RunStatus) -> str:
     """When and where a run was last heard of."""
-    several = f", {counted(found.processes, 'process')}" if (found.processes or 1) > 1 else ""
+    processes = found.processes or 1
+    several = f", {counted(processes, 'process')}" if processes > 1 else ""
     where = f" on {found.host}{several}" if found.host else ""
     return f"{_duration(found.silent_for)} ago{where}"
 

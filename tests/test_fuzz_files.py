@@ -39,6 +39,7 @@ from fastkd.support.interrupt import Stopped
 from fastkd.support.log import MetricsLog, read_metrics
 from fastkd.support.session import Session
 from fastkd.training.checkpoint import read_checkpoint
+from fastkd.training.shares import share_of
 
 FEW, MANY = 40, 1500
 NIGHT = pytest.param(MANY, marks=pytest.mark.slow)
@@ -59,7 +60,21 @@ def good(tmp_path_factory):
     store = opened(folder)
     store.sign()
     store.close()
+    share_out(folder / "checkpoints" / "student.pt")
     return folder
+
+
+def share_out(checkpoint: Path) -> None:
+    """Leaves the rows of one weight to two shares, as two processes would."""
+    state, _ = states.read_state(checkpoint)
+    name, weight = next(iter(state["model"].items()))
+    state["shares"] = []
+    for number, rows in enumerate(weight.tensor_split(2)):
+        share = {"stage": "student", "number": number, "model": {name: rows.clone()}}
+        written = states.write_state(share_of(checkpoint, number), share)
+        state["shares"].append({"number": number, "bytes": written.size, "sha256": written.sha256})
+    del state["model"][name]
+    states.write_state(checkpoint, state)
 
 
 @pytest.fixture
@@ -84,7 +99,10 @@ READERS = {
     "heartbeat.json": stands,
     "teacher.safetensors": lambda run: open_network(run / "teacher.safetensors"),
     "checkpoints/teacher@1.safetensors": lambda run: open_network(run / "checkpoints" / "teacher@1.safetensors"),
-    "checkpoints/student.pt": lambda run: read_checkpoint(run / "checkpoints" / "student.pt", "student"),
+    **dict.fromkeys(
+        (f"checkpoints/student.pt{share}" for share in ("", ".0", ".1")),
+        lambda run: read_checkpoint(run / "checkpoints" / "student.pt", "student"),
+    ),
     "teacher/store.json": lambda run: opened(run, exact=True).close(),
 }
 """{a file of a run: what reads it}"""
@@ -193,6 +211,18 @@ class TestCheckpoints:
             other = changed(state, random.Random(f"state {number}"), [*ODD_VALUES, *ODD_TENSORS])
             if isinstance(other, dict):
                 states.write_state(trainer.saving.checkpoint, other)
+                line_of(trainer.load, (number, other.keys()))
+
+    @pytest.mark.parametrize("cases", (FEW, NIGHT))
+    def test_other_shares(self, cases, trainer, run):
+        trainer.saving.checkpoint = run / "checkpoints" / "student.pt"
+        state, share = (states.read_state(run / "checkpoints" / f"student.pt{end}")[0] for end in ("", ".1"))
+        for number in range(cases):
+            other = changed(share, random.Random(f"share {number}"), [*ODD_VALUES, *ODD_TENSORS])
+            if isinstance(other, dict):
+                written = states.write_state(share_of(trainer.saving.checkpoint, 1), other)
+                state["shares"][1] |= {"bytes": written.size, "sha256": written.sha256}
+                states.write_state(trainer.saving.checkpoint, state)
                 line_of(trainer.load, (number, other.keys()))
 
     def test_a_state_that_lacks_a_part_of_the_training_is_refused(self, trainer, run):

@@ -17,6 +17,8 @@ from fastkd.support.environment import cores
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import BETWEEN_0_AND_1, whole
 
+_LOOKERS = 32
+
 
 class RawBatch(NamedTuple):
     """What a loader yields: the images' row numbers in the split and, unless the device has them, their pixels."""
@@ -133,6 +135,11 @@ class Reading(Checked):
     def decoders(self, processes: int = 1) -> int:
         """The number of workers; by default the cores of this machine, shared by so many processes."""
         return max(1, cores() // processes) if self.workers is None else self.workers
+
+    @property
+    def lookers(self) -> int:
+        """Threads that look at files before any is decoded: they wait for a store more than they compute."""
+        return max(_LOOKERS, self.decoders())
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,9 @@ def _end(heartbeat: Heartbeat, state: str, why: str = "") -> None:
     for name in ("doing", "seconds_left", "run_seconds_left"):
         heartbeat.facts.pop(name, None)
     line = one_line(" ".join(why.split()))[:_LONGEST_REASON]
-    heartbeat.beat(state=state, **({"why": line} if why else {}))
+    if why:
+        heartbeat.know(why=line)
+    heartbeat.beat(state=state)
 
 
 def read_heartbeat(file: Path) -> dict[str, Any]:

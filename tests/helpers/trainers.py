@@ -5,6 +5,7 @@ import torch
 
 from fastkd import networks
 from fastkd.data import Augmentation, DataSet, Split
+from fastkd.support.distributed import rank, world_size
 from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.log import MetricsLog, read_metrics
 from fastkd.support.session import Session
@@ -36,7 +37,14 @@ def trainer_in(folder, stage=None, *, name="student", display=None, interrupt=No
     data = made_data()
     settings = Training(**({"epochs": 2, "batch_size": BATCH, "lr": 0.01, "drop_last": False} | (training or {})))
     train = training_of(
-        data, image_size=8, batch_size=BATCH, augmentation=Augmentation(crop_padding=1), seed=0, drop_last=False
+        data,
+        image_size=8,
+        batch_size=BATCH,
+        augmentation=Augmentation(crop_padding=1),
+        seed=0,
+        drop_last=False,
+        rank=rank(),
+        world_size=world_size(),
     )
     return Trainer(
         name,
