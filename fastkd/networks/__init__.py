@@ -13,7 +13,7 @@ from fastkd.networks.checkpoints import Report, load_weights, public_state_dict
 from fastkd.networks.gtn_nas import LARGE, MEDIUM, SMALL, GTNStudent
 from fastkd.networks.mobilenet_v1 import MobileNetV1
 from fastkd.networks.mobilenet_v2 import MobileNetV2, TfMobileNetV2
-from fastkd.networks.naming import is_outside, with_features
+from fastkd.networks.naming import is_given, is_outside, with_features
 from fastkd.networks.outside import admit, build_outside, give, is_admitted
 from fastkd.networks.resnet import BasicUnit, Bottleneck, KuangliuResNet, ResNet, TfResNeXt, cifar_resnet
 from fastkd.networks.shufflenet_v1 import ShuffleNetV1
@@ -39,6 +39,7 @@ __all__ = [
     "build",
     "build_supernet",
     "give",
+    "is_given",
     "is_known",
     "is_outside",
     "load_weights",

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from fastkd.support.errors import UserError
 
+GIVEN = "given"
+"""The source of what a program gives as an object."""
 Option = bool | int | float
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _RESERVED = {"num_classes", "pretrained", "features_only", "scriptable", "exportable", "img_size", "in_chans"}
@@ -38,6 +40,11 @@ class Spec:
 
 def is_outside(name: str) -> bool:
     return ":" in name
+
+
+def is_given(name: str) -> bool:
+    """Whether the network was an object of the program that named it, which no other program finds."""
+    return name.startswith(f"{GIVEN}:")
 
 
 def parsed(name: str) -> Spec:

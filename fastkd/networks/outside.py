@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from fastkd.networks.base import Network
-from fastkd.networks.naming import Spec, parsed
+from fastkd.networks.naming import GIVEN, Spec, parsed
 from fastkd.networks.timm_adapter import timm_source
 from fastkd.networks.torchvision_cuts import torchvision_source
 from fastkd.networks.uncut import Uncut, refuse_another_width
@@ -41,7 +41,7 @@ def admit(name: str) -> None:
 def give(network: Any) -> str:
     """Keeps a module of this program, of which copies are made, or what makes one; returns the name that a recipe calls
     it by."""
-    name = next((name for name, kept in _GIVEN.items() if kept is network), f"given:network{len(_GIVEN) + 1}")
+    name = next((name for name, kept in _GIVEN.items() if kept is network), f"{GIVEN}:network{len(_GIVEN) + 1}")
     _GIVEN[name] = network
     _ADMITTED[name] = partial(_from_factory, network)
     return name

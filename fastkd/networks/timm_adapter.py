@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastkd.networks.base import Network, Output
 from fastkd.networks.cut import QUARTERS, CutNetwork
-from fastkd.networks.naming import Spec
+from fastkd.networks.naming import Option, Spec
 from fastkd.networks.timm_cuts import CUTS
 from fastkd.networks.uncut import WORDS, Absent, Lacks, Uncut, logits_of, refusal, refuse_another_width, without
 from fastkd.support.errors import UserError, nearest
@@ -59,13 +59,14 @@ class Intermediates(Network):
 
 def timm_source(spec: Spec) -> Callable[..., Network]:
     """What makes a model of timm's. Raises UserError where timm is missing, or has none of that name."""
-    timm = _imported_timm()
+    timm = imported_timm()
     if not timm.is_model(spec.name.partition(".")[0]):
         raise UserError(f"timm has no model {spec.name!r}{_nearest(spec.name, timm.list_models())}")
     return _made
 
 
-def _imported_timm() -> Any:
+def imported_timm() -> Any:
+    """timm, or a UserError that says how it is installed."""
     try:
         import timm  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -90,15 +91,19 @@ def _made(
 
 
 def _model(spec: Spec, name: str, num_classes: int, image_size: int, weights: Mapping[str, Tensor] | None) -> nn.Module:
-    timm = _imported_timm()
-    of_size = {"img_size": image_size} if timm.get_pretrained_cfg(spec.name).fixed_input_size else {}
     of_file = {"state_dict": dict(weights or {}), "num_classes": num_classes}
     begun = {} if weights is None else {"pretrained": True, "pretrained_cfg_overlay": of_file}
     try:
-        return timm.create_model(spec.name, num_classes=num_classes, **of_size, **begun, **spec.options)
+        return imported_timm().create_model(spec.name, num_classes=num_classes, **begun, **arguments(spec, image_size))
     except Exception as error:  # whatever timm makes of options and sizes that do not go together
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{name} cannot be made for {image_size} pixels: {why}") from error
+
+
+def arguments(spec: Spec, image_size: int) -> dict[str, Option]:
+    """What timm is given beside a model's name, its classes and its weights."""
+    fixed = imported_timm().get_pretrained_cfg(spec.name).fixed_input_size
+    return ({"img_size": image_size} if fixed else {}) | spec.options
 
 
 def _adapted(model: Any, spec: Spec, name: str) -> Network:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -61,8 +61,8 @@ class Description(NamedTuple):
     """What was subtracted from each channel, where white is 1."""
     std: Triple | None = None
     """What each channel was divided by, likewise."""
-    crop: str | None = None
-    """The crop of the training, which decides on the size that images are resized to for a test."""
+    crop: Literal["pad", "resized", "squeezed"] | None = None
+    """How a test resizes and crops images, see `Augmentation.evaluated`."""
     front: Front | None = None
     """What the network does to images first; None: nothing."""
 

@@ -46,6 +46,7 @@ class FromPixels(nn.Module):
             raise UserError(f"--preprocess: the file of {description.network} does not say mean and deviation")
         self.network = network
         self.crop_to = description.image_size
+        self.squeezes = description.crop == "squeezed"
         self.resize_to = evaluation_size(description.crop or "resized", description.image_size)
         self.mean: Tensor
         self.std: Tensor
@@ -53,14 +54,18 @@ class FromPixels(nn.Module):
         self.register_buffer("std", torch.tensor(description.std).view(3, 1, 1) * 255)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        height, width = images_BCHW.shape[2:]
-        shorter: int = torch.sym_min(height, width)  # pyright: ignore[reportAssignmentType]
-        size = (height * self.resize_to // shorter, width * self.resize_to // shorter)
+        size = self._resized(*images_BCHW.shape[2:])
         pixels = F.interpolate(images_BCHW.float(), size=size, mode="bilinear", antialias=True).round().clamp(0, 255)
         inside = torch.arange(self.crop_to, device=pixels.device)  # a slice's length would depend on the data
         pixels = pixels.index_select(2, inside + _half(size[0] - self.crop_to))
         pixels = pixels.index_select(3, inside + _half(size[1] - self.crop_to))
         return self.network((pixels - self.mean) / self.std).logits
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if self.squeezes:
+            return self.resize_to, self.resize_to
+        shorter: int = torch.sym_min(height, width)  # pyright: ignore[reportAssignmentType]
+        return height * self.resize_to // shorter, width * self.resize_to // shorter
 
 
 def _half(length: int) -> int:

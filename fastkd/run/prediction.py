@@ -101,12 +101,11 @@ def predictions(
         failures=failures,
     )  # fmt: skip
     feeding = Feeding(image_size=description.image_size, device=device, workers=workers)
-    crop = "pad" if description.crop == "pad" else "resized"
     network = network.eval().to(device)
     known: dict[int, Prediction] = {place: Prediction(records[place], error=why) for place, why in bad.items()}
     told = 0
     if len(usable):
-        source = evaluation_source(data, feeding, batch_size=batch_size, crop=crop)
+        source = evaluation_source(data, feeding, batch_size=batch_size, crop=description.crop or "resized")
         source.prepare.to(device)
         zero = torch.zeros((), dtype=torch.int64, device=device)
         for raw in source.loader.epoch(0):

@@ -21,7 +21,7 @@ def purpose_of(recipe: Recipe, data: DataSet) -> dict[str, object]:
         "classes": data.classes if data.named else None,
         "mean": recipe.mean or data.mean,
         "std": recipe.std or data.std,
-        "crop": recipe.augmentation.crop,
+        "crop": recipe.augmentation.evaluated,
     }
 
 
@@ -31,7 +31,7 @@ def refuse_other_images(known: Description, ours: Description, where: Path) -> N
     What its file does not say is not compared.
     """
     for name, words in (("image_size", "pixels a side"), ("mean", "mean"), ("std", "deviation"), ("crop", "crop")):
-        then, now = getattr(known, name), getattr(ours, name)
+        then, now = getattr(_by_training(known), name), getattr(_by_training(ours), name)
         if then is not None and now is not None and not _alike(then, now):
             raise UserError(
                 f"{where} was trained on other images than this run has, {words}: {then} there, {now} here; "
@@ -73,6 +73,11 @@ def reorder(network: Network, order: Sequence[int], where: str | Path) -> None:
         for name, tensor in list(layer.named_parameters()):
             setattr(layer, name, nn.Parameter(tensor[list(order)].clone(), requires_grad=tensor.requires_grad))
         layer.out_features = len(order)
+
+
+def _by_training(description: Description) -> Description:
+    """The description as its training sees it: squeezed images are what a test alone makes."""
+    return description._replace(crop="resized") if description.crop == "squeezed" else description
 
 
 def _alike(one: object, other: object) -> bool:

@@ -84,12 +84,12 @@ def remove_features(synthesis: Synthesis) -> None:
         remove(synthesis.files["features"].path)
 
 
-def refuse_what_is_not_finite(synthesis: Synthesis, stage: str, kept: str) -> None:
-    """Raises UserError where something of the synthesis is not finite; kept: what is left to go on from."""
+def refuse_what_is_not_finite(synthesis: Synthesis, stage: str, last_good: Callable[[], str]) -> None:
+    """Raises UserError where something of the synthesis is not finite; last_good: says what is left to go on from."""
     if not synthesis.is_finite():
         where = f"in round {synthesis.rounds}" if synthesis.rounds else "in the first round"
         what = "the loss of the synthesis, or what it trains, was not finite"
-        raise UserError(f"{stage}: {what} {where}; {kept}; try a lower --synthesis.lr")
+        raise UserError(f"{stage}: {what} {where}; {last_good()}; try a lower --synthesis.lr")
 
 
 def seconds_of_rounds(synthesis: Synthesis) -> float:

@@ -17,7 +17,7 @@ STEPS = 10
 
 
 class Trained(NamedTuple):
-    """How much was trained on."""
+    """How much was trained on, by all processes together."""
 
     images: int
     steps: int = 1
@@ -58,7 +58,7 @@ class StreamedSteps:
                 self.raw.fill(raw)
                 self.one()
                 self.recorder.pace()
-            yield Trained(raw.size)
+            yield Trained(raw.size if raw.whole is None else raw.whole)
 
 
 class ResidentSteps:
@@ -75,14 +75,18 @@ class ResidentSteps:
         begin: Callable[[int], None],
         every: int = 0,
         beside: Sequence[Beside] = (),
+        whole: int | None = None,
     ):
         """begin: called before each replay with the number of its first step in the training. every: how many steps of
         an epoch lie between two before which it has to be called; 0: there is nothing to do. beside: further trainings,
-        at the same step of their own, recorded as branches beside this one."""
+        at the same step of their own, recorded as branches beside this one. whole: images of a global batch; None:
+        those of the loader's."""
         self.recorder, self.step = recorder, step
         self.train_odd = (train_odd, *(other.train_odd for other in beside))
         self.loader, self.order = loader, loader.order(0).clone()
         """[steps,B] int64: the images of each step of the epoch that is running."""
+        of_loader = RawBatch(self.order[0], paired=loader.paired).size if len(self.order) else 0
+        self.whole = of_loader if whole is None else whole
         self.first = torch.zeros_like(step)
         """The training step that the first row of `order` belongs to."""
 
@@ -96,7 +100,6 @@ class ResidentSteps:
         self.order.copy_(self.loader.order(epoch))
         self.first.copy_(self.step - start)
         before = epoch * self.loader.steps
-        batch = RawBatch(self.order[0], paired=self.loader.paired).size if len(self.order) else 0
         while start < len(self.order):
             several = start % self.each == 0 and start + self.each <= len(self.order)
             self.begin(before + start)
@@ -104,12 +107,12 @@ class ResidentSteps:
             self.recorder.pace()
             steps = self.each if several else 1
             start += steps
-            yield Trained(steps * batch, steps)
+            yield Trained(steps * self.whole, steps)
         for raw in loader.epoch(epoch, start):
             self.begin(before + start)
             for train_odd in self.train_odd:
                 train_odd(raw)
-            yield Trained(raw.size)
+            yield Trained(raw.size if raw.whole is None else raw.whole)
 
     def _work(self, train: Callable[[RawBatch], None], step: Tensor) -> Callable[[], None]:
         """One step of a training whose own counter is `step`: branches share no tensor that one of them writes."""

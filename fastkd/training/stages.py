@@ -28,6 +28,9 @@ class Numbers(NamedTuple):
     values: Tensor
     """[names], detached."""
 
+    def times(self, weight: float) -> "Numbers":
+        return self if weight == 1 else Numbers(self.names, self.values * weight)
+
 
 class StageLoss(NamedTuple):
     total: Tensor
@@ -44,9 +47,10 @@ class StageLoss(NamedTuple):
         assert loss.hits is not None
         return cls(loss.total, loss.terms, loss.hits)
 
-    def numbers(self) -> Numbers:
-        """The total, as `loss`, and the terms behind it."""
-        return Numbers(("loss", *self.terms), torch.stack([self.total, *self.terms.values()]).detach())
+    def numbers(self, beside: Terms = {}) -> Numbers:  # noqa: B006 - nothing changes it
+        """The total, as `loss`, and the terms behind it; beside: what else is to be known of the step."""
+        others = {**self.terms, **beside}
+        return Numbers(("loss", *others), torch.stack([self.total, *others.values()]).detach())
 
 
 class Stage(nn.Module):
@@ -60,6 +64,8 @@ class Stage(nn.Module):
     """Whether there is something to test after an epoch."""
     notes: Sequence[str] = ()
     """What a user should know of the stage; it is logged."""
+    dropout_seed: int = 0
+    """The key of what its dropouts draw, in 0 … 2^32 - 1."""
     gate: Gate | None = None
     """The gate that its gated losses have to pass; None: it has none."""
     why_steps_differ: str = ""

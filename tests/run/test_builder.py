@@ -108,10 +108,15 @@ class TestBatches:
         ]
         assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == sorted(orders[2])
 
-    def test_batchnorm_is_synchronised_on_gpus_only(self, job):
-        planned = replace(job.course[-1], training=replace(job.course[-1].training, sync_batchnorm=True))
-        with pytest.raises(UserError, match="^--sync-batchnorm on: torch synchronises BatchNorm on GPUs only$"):
-            Builder(job, 0).stage(planned, Earlier(job.course))
+    def test_batchnorm_is_synchronised_while_a_stage_is_trained(self, job):
+        """What comes behind looks for torch's own layers: to fold them, or to use a batch's statistics."""
+        planned = replace(job.course[0], training=replace(job.course[0].training, sync_batchnorm=True))
+        earlier = Earlier(job.course)
+        stage = Builder(job, 0).stage(planned, earlier)
+        norms = [module for module in stage.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        assert {type(norm) for norm in norms}.isdisjoint({torch.nn.BatchNorm2d})
+        earlier.add(planned, stage)
+        assert {type(norm) for norm in norms} == {torch.nn.BatchNorm2d}
 
 
 class TestLoaded:

@@ -18,9 +18,9 @@ from helpers.tiny import Quiet, assert_same, job_of, outcome, train
 from fastkd.run import Run, check
 from fastkd.run.header import header
 from fastkd.support.errors import UserError
-from fastkd.support.files import read_state, write_state
 from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.session import Session
+from fastkd.support.states import read_state, write_state
 from fastkd.synthesis.pooled import PooledSynthesis
 from fastkd.training.own_step import OwnStep
 

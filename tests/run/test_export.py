@@ -35,7 +35,7 @@ def run_onnx(file, images):
     return session.run(None, {"images": images.numpy()})[0]
 
 
-@pytest.mark.parametrize("crop", ["pad", "resized"])
+@pytest.mark.parametrize("crop", ["pad", "resized", "squeezed"])
 @pytest.mark.parametrize("shape", [(1, 3, 40, 30), (3, 3, 16, 16), (2, 3, 31, 77)])
 def test_pixels_are_prepared_as_in_a_test(shape, crop, tmp_path):
     from fastkd.data.boxes import centres, evaluation_size
@@ -45,7 +45,7 @@ def test_pixels_are_prepared_as_in_a_test(shape, crop, tmp_path):
     program = FromPixels(network, ABOUT._replace(crop=crop)).eval()
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
     size = np.array([[shape[3], shape[2]]])
-    resized, corners = centres(size, evaluation_size(crop, 16), 16)
+    resized, corners = centres(size, evaluation_size(crop, 16), 16, squeeze=crop == "squeezed")
     rows = [centre_crop(image.permute(1, 2, 0), resized[0], corners[0], 16) for image in images]
     pixels = torch.stack(rows).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (ABOUT.mean, ABOUT.std))

@@ -9,6 +9,7 @@ from helpers.tiny import tiny_recipe
 
 from fastkd import evaluate, networks
 from fastkd import train as command
+from fastkd.data.augment import Augmentation
 from fastkd.data.digits import digits
 from fastkd.methods.reused import MeanOfClassifiers
 from fastkd.run.description import Description
@@ -73,6 +74,7 @@ class TestImages:
     def test_the_same_ones_and_unknown_ones(self):
         refuse_other_images(KNOWN, KNOWN, "it")
         refuse_other_images(KNOWN._replace(mean=None, std=None, crop=None), KNOWN, "it")
+        refuse_other_images(KNOWN._replace(crop="resized"), KNOWN._replace(crop="squeezed"), "it")
 
     @pytest.mark.parametrize(
         "change", ({"image_size": 9}, {"mean": (0.5, 0.4, 0.5)}, {"std": (0.2, 0.2, 0.3)}, {"crop": "resized"}), ids=str
@@ -86,6 +88,8 @@ class TestImages:
 
         own = purpose_of(tiny_recipe(), digits())
         assert own["mean"] == digits().mean and own["classes"] == digits().classes and own["crop"] == "pad"
+        squeezed = Augmentation(crop="resized", squeeze=True)
+        assert purpose_of(replace(tiny_recipe(), augmentation=squeezed), digits())["crop"] == "squeezed"
         assert purpose_of(replace(tiny_recipe(), mean=(0.1, 0.2, 0.3)), digits())["mean"] == (0.1, 0.2, 0.3)
 
 
