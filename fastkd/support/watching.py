@@ -6,6 +6,7 @@ others told. Those that tell nothing any more are stopped, gone or cut off; thos
 for. Nothing is compared with another machine's clock.
 """
 
+import contextlib
 import os
 import socket
 import sys
@@ -98,6 +99,7 @@ class Watch(threading.Thread):
         """What each process told the last time that it told something new, and when that was heard."""
         self._silent: list[int] = []
         self._named = False
+        self._asking: threading.Thread | None = None
         store.set_timeout(timedelta(seconds=self.every))
         self._tell()
 
@@ -139,17 +141,31 @@ class Watch(threading.Thread):
 
     def _tell(self) -> bool:
         """Whether the store could be told."""
-        try:
-            self.store.set(_key(self.rank), self._told.words())
-        except RuntimeError:
-            return False
-        return True
+        return self._answer(lambda: (self.store.set(_key(self.rank), self._told.words()),)) is not None
+
+    def _answer(self, ask: Callable[[], Any]) -> Any:
+        """What the store answers; None where it does not in time.
+
+        It is asked by a thread that nobody has to wait for: where the network is cut, torch's client waits in spite of
+        its timeout.
+        """
+        if self._asking is not None and self._asking.is_alive():
+            return None
+        answers: list[Any] = []
+
+        def work() -> None:
+            with contextlib.suppress(RuntimeError):
+                answers.append(ask())
+
+        self._asking = threading.Thread(target=work, name="fastkd-asks", daemon=True)
+        self._asking.start()
+        self._asking.join(2 * self.every)
+        return answers[0] if answers else None
 
     def _awaited(self) -> list[int] | None:
         """The processes that are waited for; None where the store does not answer."""
-        try:
-            answers = self.store.multi_get([_key(process) for process in range(len(self.names))])
-        except RuntimeError:
+        answers = self._answer(lambda: self.store.multi_get([_key(process) for process in range(len(self.names))]))
+        if answers is None:
             return None
         now, self._silent = time.monotonic(), []
         for process, told in enumerate(map(Told.of, answers)):

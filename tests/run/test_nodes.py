@@ -22,13 +22,16 @@ pytestmark = pytest.mark.slow
 PROGRAM = TESTS / "helpers" / "witnessed.py"
 SHORT = ["--seeds", "1", "--threads", "1", "--limit-train", "128", "--batch-size", "32", "--epochs", "8"]
 SHORT += ["--teacher-training", "standard", "--control", "off", "--teacher-epochs", "80", "--eval-every", "10"]
-SHORT += ["--lr", "0.01"]
+SHORT += ["--lr", "0.001"]
 PLAIN = [*SHORT, "--teacher-net", "plain8", "--student", "plain8", "--method", "crd"]
 """Without BatchNorm, which would see each process's share: what is left of their number is rounding."""
 SHARDS = [*SHORT, "--teacher-net", "resnet8", "--student", "resnet8", "--shards", "2"]
 """Whatever the number of processes, each step is made of the same two shards."""
-ROUNDING = {"rtol": 2e-3, "atol": 2e-5}
-"""One process adds up a batch in another order than two do; after 352 steps the weights differ by so much at most."""
+ROUNDING = 2e-3
+"""One process adds up a batch in another order than two do: after 352 steps weights differ by so much of the largest of
+their tensor at most. At larger learning rates steps of either kind lead apart: at 0.01, 7% were seen."""
+NOISE = {"rel": 1e-2, "abs": 3.5 / 128}
+"""Losses of an epoch, and shares of 128 images of which a few change sides."""
 
 
 class Place:
@@ -106,12 +109,12 @@ def assert_nothing_was_lost(place, whole, *, bytes_equal):
     mine, theirs = (outcome(one.run)["log"] for one in (place, whole))
     assert [(r["stage"], r["step"]) for r in mine] == [(r["stage"], r["step"]) for r in theirs]
     for found, expected in zip(mine, theirs, strict=True):
-        assert found["train"] == pytest.approx(expected["train"], rel=2e-3)
+        assert found["train"] == pytest.approx(expected["train"], **NOISE)
     for name in ("teacher", "student"):
         found, expected = parameters(place.run, name), parameters(whole.run, name)
         for key, value in expected.items():
             difference = (found[key] - value).abs().max().item()
-            assert difference <= ROUNDING["atol"] + ROUNDING["rtol"] * value.abs().max().item(), f"{name}: {key}"
+            assert difference <= ROUNDING * value.abs().max().item(), f"{name}: {key}"
 
 
 def test_a_process_that_is_killed_comes_back(place, nodes, whole):
@@ -175,12 +178,13 @@ def test_a_cable_that_is_out_ends_the_run_and_it_goes_on_when_it_is_in(tmp_path,
     nodes[1].plug("down")
     wait_until(lambda: "waiting for process 1 (pid" in nodes[0].said(), nodes[0])
     assert "process 0 ends after" not in nodes[0].said(), "it is named before the run ends"
-    wait_until(lambda: "begun with 2 processes, goes on with 1" in nodes[0].said(), nodes[0])
+    wait_until(lambda: "resumed after" in nodes[0].said(), nodes[0])
+    assert nodes[0].said().count("on 2 processes") == 1, "it goes on alone"
     assert "process 0 (pid" in nodes[1].said(), "the other side names whom it waits for, too"
     nodes[1].lose()
     nodes[1].plug("up")
     nodes[1].start(place.program, "1:2")
-    wait_until(lambda: "begun with 1 process, goes on with 2" in nodes[0].said(), nodes[0])
+    wait_until(lambda: nodes[0].said().count("on 2 processes") == 2, nodes[0])
     assert [node.finish() for node in nodes] == [0, 0]
     assert_nothing_was_lost(place, whole_of_shards, bytes_equal=True)
 

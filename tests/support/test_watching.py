@@ -1,5 +1,6 @@
 """Who is named as the one that the others wait for: watches of several processes on a made-up store and clock."""
 
+import threading
 import types
 
 import pytest
@@ -127,6 +128,18 @@ def test_a_store_that_does_not_answer_is_that_of_process_0(cluster):
     cluster.go_on(0.9 * LIMIT)
     assert [rank for rank, _ in cluster.said] == [2]
     assert "process 0 (pid 100 on node-0) or torchrun, has not answered" in cluster.said[0][1]
+
+
+def test_a_store_that_holds_who_asks_it_holds_neither_the_watch_nor_its_end(monkeypatch):
+    """Where the network is cut torch's client does so, whatever its timeout."""
+    cluster, held = Cluster(monkeypatch, 2), threading.Event()
+    monkeypatch.setattr(cluster.watches[1], "every", 0.01)
+    monkeypatch.setattr(cluster.store, "_answer", held.wait)
+    for _ in range(60):
+        cluster.now += 1.0
+        cluster.watches[1].look()
+    assert [rank for rank, _ in cluster.said] == [1] and "has not answered" in cluster.said[0][1]
+    held.set()
 
 
 def test_many_are_named_in_one_line(monkeypatch):
