@@ -65,6 +65,13 @@ def coloured(runs: Sequence[Curves]) -> list[Curves]:
     return [replace(run, colours={name: colour(number) for number, name in enumerate(names)})]
 
 
+def watched(runs: Sequence[Curves]) -> str:
+    """What the images are called that the networks were looked at with: test, validation, or either."""
+    records = [record for run in runs for log in run.logs for record in log if _dict(record.get("test"))]
+    found = {"validation" if record.get("watched") == "validation" else "test" for record in records}
+    return " or ".join(sorted(found)) or "test"
+
+
 def groups(runs: Sequence[Curves]) -> dict[str, list[Html]]:
     """{heading: charts}: each student beside the control, then the teachers, then what is trained before a student."""
     students, teachers, controls = (
@@ -115,7 +122,7 @@ def number(value: Any) -> float | None:
 
 
 def error_of(network: str) -> Value:
-    """Percent of the test images that a network gets wrong."""
+    """Percent of the images that it is watched by, test or validation, that a network gets wrong."""
 
     def value(record: Record) -> float | None:
         counts = _dict(_dict(record.get("test")).get(network))
@@ -126,7 +133,7 @@ def error_of(network: str) -> Value:
 
 
 def accuracy_of(network: str) -> Value:
-    """Percent of the test images that a network gets right."""
+    """Percent of those images that a network gets right."""
     error = error_of(network)
     return lambda record: None if (found := error(record)) is None else 100 - found
 
@@ -156,11 +163,12 @@ def made_images(stage: str, name: str) -> Value:
 
 
 def _errors(runs: Sequence[Curves], heading: str, networks: Sequence[str]) -> list[Html]:
-    """Test error, the same once more for the second half of a training that is long enough, and training error."""
+    """Test or validation error, once more for the second half of a training that is long enough, and training error."""
     tested, trained = (_of_networks(runs, networks, value) for value in (error_of, _training_error))
     epochs = max((epoch for line in tested for epoch, _ in line.points), default=0)
     late = [_after(line, epochs / 2) for line in tested] if epochs >= _LONG else []
-    titles = {"test error, %": tested, "test error in the second half, %": late, "training error, %": trained}
+    of = watched(runs)
+    titles = {f"{of} error, %": tested, f"{of} error in the second half, %": late, "training error, %": trained}
     return [line_chart(f"{heading}: {title}", "epoch", lines) for title, lines in titles.items()]
 
 
@@ -168,7 +176,7 @@ def _accuracies(runs: Sequence[Curves], teacher: str, branches: Sequence[str]) -
     """The teacher's accuracy beside that of each of its branches, as in GTN's Figure 1."""
     pairs = ([teacher, branch] for branch in branches if branch.startswith("branch "))
     return [
-        line_chart(f"{' and '.join(pair)}: test accuracy, %", "epoch", _of_networks(runs, pair, accuracy_of))
+        line_chart(f"{' and '.join(pair)}: {watched(runs)} accuracy, %", "epoch", _of_networks(runs, pair, accuracy_of))
         for pair in pairs
     ]
 

@@ -7,7 +7,18 @@ import pytest
 from helpers.made_runs import record
 
 from fastkd.run.charts import colour
-from fastkd.run.curves import Curves, coloured, error_of, groups, learning_rate, made_images, number, over_seeds, term
+from fastkd.run.curves import (
+    Curves,
+    coloured,
+    error_of,
+    groups,
+    learning_rate,
+    made_images,
+    number,
+    over_seeds,
+    term,
+    watched,
+)
 
 ROLES = {"teacher": "teacher", "student": "student", "control": "control"}
 
@@ -141,6 +152,14 @@ class TestGroups:
         found = groups(several([("one", [log(90, epochs=8)], ROLES)]))["teacher"]
         assert titles(found)[:2] == ["teacher: test error, %", "teacher: test error in the second half, %"]
         assert [len(re.search('points="(.*?)"', chart)[1].split()) for chart in found[:2]] == [8, 4]
+
+    def test_what_the_training_was_watched_by_is_called_by_its_name(self):
+        validated = [one | {"watched": "validation"} for one in log(80, ("student",), 8)]
+        found = groups(several([("one", [validated], {"student": "student"})]))["student"]
+        error = "student: validation error"
+        assert titles(found)[:3] == [f"{error}, %", f"{error} in the second half, %", "student: training error, %"]
+        both = several([("one", [validated], ROLES), ("two", [log(80, ("student",))], ROLES)])
+        assert watched(both) == "test or validation" and watched(both[1:]) == "test"
 
     def test_the_controls_of_many_runs_stand_in_a_legend_once(self):
         chart = groups(several([(f"run {place}", [log(80)], ROLES) for place in range(5)]))["student and control"][0]

@@ -86,6 +86,7 @@ def test_two_processes_equal_one_that_forwards_the_two_shards(two, tmp_path):
     assert logs[0]["train"] == pytest.approx(logs[1]["train"], rel=1e-4)
 
 
+@pytest.mark.slow  # by day the shards alone are told apart, in test_shards.py
 def test_two_processes_differ_from_one_with_the_whole_batch(two, tmp_path):
     """What the test above would miss if the shards were not told apart."""
     train.main([*TINY, "--run", str(tmp_path / "one")])

@@ -121,7 +121,7 @@ def test_processes_have_whole_nodes_of_one_tree(count):
             assert [shard for node in found for shard in range(*node)] == [*range(*own)]
 
 
-RUN = ["--seeds", "1", "--limit-train", "140", "--epochs", "2", "--threads", "1", "--control", "off", "--ema", "0.9"]
+RUN = ["--seeds", "1", "--limit-train", "148", "--epochs", "2", "--threads", "1", "--control", "off", "--ema", "0.9"]
 RUN += ["--teacher-net", "tf_cnn", "--teacher-training", "standard", "--student", "resnet8", "--method", "kd+crd+sp"]
 RUN += ["--crd.negatives", "20", "--batch-size", "32", "--drop-last", "off", "--shards", "8"]
 
