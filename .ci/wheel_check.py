@@ -3,8 +3,9 @@
 import hashlib
 import os
 import sys
+import sysconfig
 import warnings
-from importlib.metadata import version
+from importlib.metadata import distributions
 
 warnings.simplefilter("ignore")
 import torch  # noqa: E402
@@ -15,7 +16,8 @@ from fastkd.ops import compiled  # noqa: E402
 
 environment, wheel = sys.argv[1:]
 assert fastkd.__file__.startswith(environment), fastkd.__file__
-found = version("fastkd")
+(own,) = distributions(name="fastkd", path=[sysconfig.get_paths()["purelib"]])  # others may stand beside torch
+found = own.version
 assert f"fastkd-{found}-" in os.path.basename(wheel), (found, wheel)
 torch.set_num_threads(1)
 torch.manual_seed(0)

@@ -74,9 +74,9 @@ def delayed(seconds: float) -> Iterator[None]:
         time.sleep(2 * seconds)
         return read_whole(path)
 
-    def late_part(shards: Shards, number: int, count: int, offset: int) -> bytes:
+    def late_part(self: Shards, number: int, count: int, offset: int) -> bytes:
         time.sleep(seconds)
-        return read(shards, number, count, offset)
+        return read(self, number, count, offset)
 
     if seconds:
         paths.read_whole, Shards.read = late_file, late_part

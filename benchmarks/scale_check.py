@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -56,7 +56,11 @@ def checks(*, quick: bool) -> Iterator[list[Check]]:
     """The rounds of each case, measured by two processes that this one starts."""
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
+<<<<<<< HEAD
             mp.spawn(_process, (folder, case, 2 if quick else 6), nprocs=2)
+=======
+            spawn(_process, (folder, case, 3 if quick else 12), nprocs=2)
+>>>>>>> main
             found = torch.load(Path(folder) / "found.pt", weights_only=True)
         size = found.pop("gradient_bytes")
         yield [

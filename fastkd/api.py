@@ -49,6 +49,7 @@ from fastkd.support.callbacks import Callback, StopTraining
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
+from fastkd.support.heartbeat import EVERY_SECONDS
 from fastkd.support.interrupt import Stopped, interruptible
 from fastkd.support.joining import processes
 from fastkd.support.log import read_metrics
@@ -127,12 +128,14 @@ def train(
     silent: whether nothing is shown. In a notebook progress is shown by plain lines.
     settings: any other option of the command, with `_` for `-`: epochs=3, teacher_net="wrn_16_2", milestones=(2, 3);
         those of methods as {"kd.temperature": 4.0} by `**`. student, teacher_net and branch may be modules (of which
-        copies are trained) or what makes one, called with num_classes where it takes that.
+        copies are trained) or what makes one, called with num_classes where it takes that. teacher may be a module that
+        is trained already, or several: copies of them teach as they are.
 
     Raises UserError for a mistake. What was given as an object is not found again by the command line, nor in another
     process: such a run is resumed here, with the same object.
     """
-    words = _words(_by_name(settings) | _given(data, method))
+    files = WeightsFiles()
+    words = _words(_by_name(settings, files) | _given(data, method))
     if isinstance(recipe, Recipe) and words:
         raise UserError(f"{words[0]} cannot change a Recipe: change it by dataclasses.replace")
     chosen = options.parse([recipe if isinstance(recipe, str) else "digits", *words], program="train()")
@@ -141,7 +144,6 @@ def train(
             raise UserError(f"train() has no {name}")
     chosen = replace(chosen, run=None if run is None else Path(run), resume=Path("auto") if resume else None)
     with processes(pick_device(device)) as used:
-        files = WeightsFiles()
         made = recipe if isinstance(recipe, Recipe) else options.recipe_of(chosen, files)
         return carried_out(chosen, made, used, files, callbacks=callbacks, silent=silent)
 
@@ -181,7 +183,8 @@ def in_folder(
     with Display(silent=silent) as display, interruptible() as interrupt:
         display.note(header(job, folder))
         tell_of(job.data, display)
-        session = Session(display, interrupt, chosen.logger, chosen.unlocked, tuple(callbacks))
+        seconds = EVERY_SECONDS if chosen.heartbeat is None else chosen.heartbeat
+        session = Session(display, interrupt, chosen.logger, chosen.unlocked, tuple(callbacks), seconds)
         try:
             with out_of_memory_names_the_knobs(job):
                 results = carry_out(job, folder, session)
@@ -245,11 +248,26 @@ def _given(data: Any, method: str | type[Method] | None) -> dict[str, Any]:
     return found
 
 
-def _by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with names in place of networks that were given as objects."""
+def _by_name(settings: Mapping[str, Any], files: WeightsFiles) -> dict[str, Any]:
+    """The settings with names in place of networks that were given as objects; files: gets the weights of teachers."""
     of_networks = ("student", "teacher_net", "branch")
     given = {name: settings[name] for name in of_networks if not isinstance(settings.get(name, ""), str)}
-    return {**settings, **{name: networks.give(one) for name, one in given.items()}}
+    found = {**settings, **{name: networks.give(one) for name, one in given.items()}}
+    if "teacher" in settings:
+        several = settings["teacher"]
+        found["teacher"] = [_held(one, files) for one in (several if isinstance(several, tuple | list) else [several])]
+    return found
+
+
+def _held(teacher: Any, files: WeightsFiles) -> str:
+    """The words by which a teacher is found: RUN or FILE, or the name of a trained module and of its weights."""
+    if isinstance(teacher, str | Path):
+        return str(teacher)
+    if not isinstance(teacher, torch.nn.Module):
+        raise UserError(f"teacher is RUN, FILE or a trained module, got a {type(teacher).__name__}")
+    name = networks.give(teacher)
+    files.hold(name, teacher)
+    return name
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:

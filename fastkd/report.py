@@ -10,8 +10,8 @@ import tyro
 
 from fastkd.recipes.recipe import Recipe
 from fastkd.run.comparison import ALIKE, alike, comparison, paper
-from fastkd.run.curves import groups
-from fastkd.run.figures import rows
+from fastkd.run.curves import groups, watched
+from fastkd.run.figures import best_epoch, rows
 from fastkd.run.labels import differing, flat
 from fastkd.run.page import NOTHING, Html, details, element, join, page, table
 from fastkd.run.shown import Shown, read_runs
@@ -48,7 +48,7 @@ def write_report(folders: Sequence[Path], out: Path, *, above: Html = NOTHING) -
     """
     runs = read_runs(folders)
     body = (
-        element("p", _NOTE.format(seeds=_seeds(runs)), class_="note"),
+        element("p", _note(runs), class_="note"),
         above,
         element("h2", "Runs"),
         _overview(runs),
@@ -63,7 +63,17 @@ def write_report(folders: Sequence[Path], out: Path, *, above: Html = NOTHING) -
     write_text(out, page(_title(runs), *body))
 
 
-_NOTE = "Top-1 on the test set after the last epoch, in percent; {seeds}. The best epoch is no result."
+_NOTE = "Top-1 on the test set after the last epoch, in percent; {seeds}. {curves}"
+_OF_CURVES = {
+    "test": "The best epoch is no result.",
+    "validation": "Curves and best epochs are of the validation images.",
+}
+
+
+def _note(runs: Sequence[Shown]) -> str:
+    of = watched([run.curves for run in runs])
+    told = _OF_CURVES.get(of, "Curves and best epochs are of the validation images where a run has such.")
+    return _NOTE.format(seeds=_seeds(runs), curves=told)
 
 
 def _seeds(runs: Sequence[Shown]) -> str:
@@ -150,7 +160,8 @@ def _networks(runs: Sequence[Shown]) -> Iterator[Html]:
     if not lines:
         yield element("p", "No stage is finished yet.")
         return
-    heads = ("network", "", "run", "top-1", "paper", *(title for title, *_ in ALIKE), "best epoch")
+    best = best_epoch([result for run in runs for result in run.results])
+    heads = ("network", "", "run", "top-1", "paper", *(title for title, *_ in ALIKE), best)
     cells = [
         [row.name, row.network, run.name, row.top1.show(), paper(row)]
         + [alike(row, key, digits) for _, key, digits in ALIKE]

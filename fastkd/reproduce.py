@@ -216,7 +216,18 @@ def _without(arguments: Sequence[str], option: str) -> list[str]:
     return left
 
 
-_NOT_OF_A_TABLE = {"run", "resume", "pair", "teacher", "students", "list", "dry-run", "logger", "trust"} | {
+_NOT_OF_A_TABLE = {
+    "run",
+    "resume",
+    "pair",
+    "teacher",
+    "students",
+    "list",
+    "dry-run",
+    "logger",
+    "trust",
+    "heartbeat",
+} | {
     *("teacher-net", "student", "branch", "branch-blocks", "teacher-training", "method", "control", "data-seed"),
     *("teacher-prefix", "any-images", "teacher-outputs"),
 }

@@ -12,6 +12,7 @@ from PIL import Image
 
 from fastkd import train as command
 from fastkd.api import Callback, StopTraining, evaluate, predict, train
+from fastkd.data.digits import digits
 from fastkd.methods import Method, MethodLoss
 from fastkd.recipes import RECIPES
 from fastkd.run import open_run
@@ -156,6 +157,49 @@ def test_networks_as_objects(tmp_path):
     assert results.network()(torch.zeros(2, 3, 8, 8)).logits.shape == (2, 10)
     with pytest.raises(UserError, match="expected a module or something that makes one"):
         train(run=tmp_path / "no", **(TINY | {"student": 3}))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A module of three lines, trained by a loop of three lines."""
+    data = digits()
+    images = (data.train.images.permute(0, 3, 1, 2)[:256] / 255 - data.mean[0]) / data.std[0]
+    module = small(10)
+    optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+    for _ in range(20):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(module(images), data.train.labels[:256]).backward()
+        optimizer.step()
+    return module
+
+
+def test_a_trained_module_teaches_as_its_file_does(trained, tmp_path):
+    torch.save(trained.state_dict(), tmp_path / "teacher.pth")
+    of_file = train(run=tmp_path / "file", silent=True, teacher=tmp_path / "teacher.pth", teacher_net=small, **QUICK)
+    before = {name: value.clone() for name, value in trained.state_dict().items()}
+    ours = train(run=tmp_path / "object", silent=True, teacher=trained, **QUICK)
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in before.items())
+    assert trained.training and all(parameter.requires_grad for parameter in trained.parameters())
+    files = [folder / "student.safetensors" for folder in (of_file.folder, ours.folder)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert ours.accuracy("teacher") == of_file.accuracy("teacher") > 0.5
+    assert ours.seeds[0]["similarity"] == of_file.seeds[0]["similarity"]
+    assert evaluate(ours.folder)["teacher"]["top1"] == ours.seeds[0]["stages"]["teacher"]["test"]["teacher"]["top1"]
+    with pytest.raises(UserError, match="teacher is RUN, FILE or a trained module, got a function"):
+        train(run=tmp_path / "no", teacher=small, **QUICK)
+
+
+def test_several_trained_modules_teach_and_a_run_of_theirs_is_resumed(trained, tmp_path):
+    how = {"teacher": [trained, small(10)], "method": "aveg", "silent": True} | QUICK | {"epochs": 2}
+    part = train(run=tmp_path / "run", callbacks=[Told(stop_after=1)], **how)
+    assert part.stopped.startswith("stopped by a callback in student")
+    again = train(run=tmp_path / "run", resume=True, **how)
+    whole = train(run=tmp_path / "whole", **how)
+    assert again.seeds[0]["stages"]["student"]["test"] == whole.seeds[0]["stages"]["student"]["test"]
+    one, other = (again.seeds[0]["stages"][name]["sha256"] for name in ("teacher", "teacher-2"))
+    assert one != other
+    with pytest.raises(UserError, match="was begun with teacher-2 network = 'given:network"):
+        train(run=tmp_path / "run", resume=True, **(how | {"teacher": [trained, small(10)]}))
 
 
 def test_a_recipe_is_taken_as_it_is(tmp_path):

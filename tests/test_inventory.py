@@ -105,7 +105,16 @@ def test_each_line_is_run_or_says_why_not(paper, name):
 @pytest.mark.parametrize("paper, key", RUN)
 def test_each_table_plans(paper, key, tmp_path):
     """The first and the last cell: their commands are read, and become trainings."""
-    table = narrowed(TABLES[paper][key])
+    check_plan(narrowed(TABLES[paper][key]), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paper, key", RUN)
+def test_every_cell_plans(paper, key, tmp_path):
+    check_plan(TABLES[paper][key], tmp_path)
+
+
+def check_plan(table, tmp_path):
     cells = reproduce.cells_of(table, Seeds(), data_of(table, tmp_path), [])
     assert bool(Plan(tmp_path, list(cells.values())).nodes) == bool(table.places)
     assert table.places or table.computed

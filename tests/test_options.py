@@ -44,7 +44,7 @@ def test_options_are_a_tested_contract():
             "magnitude",
         ),
         *("mixup", "cutmix", "run", "resume", "seed", "seeds"),
-        *("eval-every", "keep-epochs", "threads", "device", "logger", "dry-run", "pair", "list"),
+        *("eval-every", "keep-epochs", "threads", "device", "logger", "heartbeat", "dry-run", "pair", "list"),
         *("unlocked", "trust", "teacher-prefix", "any-images", "teacher-features", "student-features", "as-printed"),
         *("init", "teacher-init", "teacher-classes", "own-images", "teacher-size", "teacher-mean", "teacher-std"),
         *("freeze-epochs", "body-lr-factor"),
@@ -235,6 +235,7 @@ def test_an_option_that_changes_nothing_is_refused(arguments, words):
         (["cifar100-sftn", "--list", "--control", "on"], "--control changes nothing"),
         (["--list", "--run", "x"], "--run changes nothing"),
         (["--dry-run", "--run", "x"], "--run changes nothing: --dry-run writes nothing"),
+        (["--dry-run", "--heartbeat", "0"], "--heartbeat changes nothing: --dry-run writes nothing"),
         (["--dry-run", "--logger", "csv"], "--logger changes nothing: --dry-run writes nothing"),
     ],
 )

@@ -12,6 +12,7 @@ DOORS = {
     "support/locks.py": "It locks, under the door's own opening.",
     "support/log.py": "It appends to a file that the door has opened.",
     "support/command_line.py": "It puts the null device in the place of an output that is full.",
+    "support/processes.py": "It reads /proc.",
     "support/environment.py": "It reads /proc and looks for the checkout that the package lies in.",
     "support/once.py": "It makes memory that processes of a machine share: a file of its own, whose name goes at once.",
     "stored/epochs.py": "It writes rows in place and maps them: regular files of one size, reached by no link.",

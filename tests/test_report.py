@@ -117,6 +117,20 @@ class TestCurves:
             for name in ("loss, all terms", f"{own}ce", f"{own}kl", "learning rate"):
                 assert f"{stage}: {name}" in titles
 
+    def test_a_validation_set_is_called_one(self, two, tmp_path):
+        for seed in ("seed-0", "seed-1"):
+            log, file = two[0] / seed / "metrics.jsonl", two[0] / seed / "results.json"
+            records = [json.loads(line) | {"watched": "validation"} for line in log.read_text().splitlines()]
+            log.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+            results = json.loads(file.read_text())
+            for stage in results["stages"].values():
+                stage["validation"] = stage["test"]
+            file.write_text(json.dumps(results))
+        page = written(tmp_path, two[0])
+        assert "student and control: validation error, %" in charts(page) and "test error" not in page
+        assert "best epoch, validation" in page and "best epochs are of the validation images" in page
+        assert "Top-1 on the test set" in page, "that is what a result is"
+
     def test_a_run_without_an_epoch_has_no_curves(self, tmp_path):
         folder = tmp_path / "begun"
         folder.mkdir()

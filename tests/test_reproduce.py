@@ -162,11 +162,9 @@ def test_a_tiny_table_without_data(tmp_path, capsys):
 @pytest.mark.slow
 def test_two_commands_on_one_folder_of_which_one_is_killed(tmp_path):
     """Killed wherever it happens to be, again and again: at the end both tables are that of one command alone."""
-    small = [*TINY[:3], "--limit-train", "64", "--batch-size", "16", "--epochs", "2", "--methods", "kd,kd+sp,kd+crd"]
-    shared, alone = (
-        [sys.executable, "-m", "fastkd.reproduce", *small, "--out", str(tmp_path / name)]
-        for name in ("shared", "alone")
-    )
+    small = [*TINY[:3], "--limit-train", "64", "--batch-size", "16", "--epochs", "2", "--methods", "kd,kd+sp,crd"]
+    command = [sys.executable, "-m", "fastkd.reproduce", *small, "--out"]
+    shared, alone = ([*command, str(tmp_path / name)] for name in ("shared", "alone"))
     with subprocess.Popen(shared, env=with_paths()) as other:
         for seconds in (6, 8, 10, 12):
             killed = subprocess.Popen(shared, env=with_paths())

@@ -1,6 +1,7 @@
 """Who has which images of a global batch: contiguous shares, whose sizes differ by one image at most."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -10,6 +11,7 @@ def share(count: int, number: int, shares: int) -> slice:
     return slice(count * number // shares, count * (number + 1) // shares)
 
 
+@lru_cache(16)  # every step asks
 def sizes(count: int, shares: int) -> tuple[int, ...]:
     """The images of each share."""
     parts = (share(count, number, shares) for number in range(shares))

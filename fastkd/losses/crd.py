@@ -39,7 +39,7 @@ class CRDLoss(Loss):
     """
 
     form = "crd"
-    replicated = ("bank", "z", "step", "position", "starts")
+    replicated = ("bank", "position", "starts")
     """Buffers that all processes compute alike: none has to be sent, and each may write its share of a checkpoint."""
     bank: Tensor
     """[num_samples,2,embed_dim], sorted by class: the student's embedding and the teacher's of every sample."""
@@ -113,7 +113,8 @@ class CRDLoss(Loss):
         everybody = own if self._shards is not None else _of_all_processes(own, sizes)
         chosen = None if contrast_index is None else self.position[contrast_index]
         negatives = self.negatives if chosen is None else chosen.shape[1] - 1
-        path = crd.implementation(self.bank, len(rows), negatives)[0]
+        # One path in all processes, whose Z and banks are the same.
+        path = crd.implementation(self.bank, max(sizes, default=len(rows)), negatives)[0]
         plan = self._plan(len(rows), negatives, sizes, first)
         ready = self._prepared(everybody, plan, chosen, path, sizes)
         inputs = Inputs(Contrast(student, teacher, rows, chosen, plan), self.bank, ready.z, self.numbers)
@@ -124,8 +125,7 @@ class CRDLoss(Loss):
             self._shards.append(own)
             self.z.copy_(ready.z)
         elif self.training:
-            all_rows, students, teachers = everybody
-            crd.update_(self.bank, self.z, self.step, all_rows, students, teachers, ready.z, self.numbers, path)
+            self._update(everybody, ready.z, path)
         return crd.CRDTerms(terms.total, terms.student.detach(), terms.teacher.detach())
 
     def begin_shards(self) -> None:
@@ -139,16 +139,19 @@ class CRDLoss(Loss):
         shards, self._shards = self._shards, None
         if shards:
             own = tuple(torch.cat(parts) for parts in zip(*shards, strict=True))
-            rows, student, teacher = _of_all_processes(own, sizes)
-            path = crd.implementation(self.bank, len(rows), self.negatives)[0]
-            crd.update_(self.bank, self.z, self.step, rows, student, teacher, self.z.clone(), self.numbers, path)
+            everybody = _of_all_processes(own, sizes)
+            self._update(everybody, self.z.clone(), self.implementation(len(everybody[0]))[0])
+
+    def _update(self, everybody: Sequence[Tensor], z: Tensor, path: str) -> None:
+        rows, student, teacher = everybody
+        crd.update_(self.bank, self.z, self.step, rows, student, teacher, z, self.numbers, path)
 
     def draw_ahead(self, index: Tensor, *, sizes: Sequence[int] = (), first: int = 0) -> None:
         """Draws for the next call, which gets this very index, beside whatever runs before it, where a recorder offers
         a branch for that: what is drawn depends on seed, step and rows alone. Elsewhere the call itself draws.
         """
         self._ahead = None  # of a recording that failed
-        if not len(index) or crd.implementation(self.bank, len(index), self.negatives)[0] != "dense":
+        if not len(index) or self.implementation(max(sizes, default=len(index)))[0] != "dense":
             return
 
         def draw() -> Drawn:

@@ -9,18 +9,23 @@ from typing import Any
 
 from torch import nn
 
+from fastkd.networks import timm_adapter, torchvision_cuts
 from fastkd.networks.base import Network
 from fastkd.networks.naming import GIVEN, Spec, parsed
-from fastkd.networks.timm_adapter import timm_source
-from fastkd.networks.torchvision_cuts import torchvision_source
 from fastkd.networks.uncut import Uncut, refuse_another_width
 from fastkd.support.errors import UserError
 
 SOURCES: dict[str, Callable[[Spec], Callable[..., Network]]] = {
-    "timm": timm_source,
-    "torchvision": torchvision_source,
+    "timm": timm_adapter.timm_source,
+    "torchvision": torchvision_cuts.torchvision_source,
 }
 """Who finds the networks of a library by their names; any other source is a module that is imported."""
+
+ADAPTERS: dict[str, Callable[[Any, Spec, str], Network]] = {
+    "timm": timm_adapter.adapted,
+    "torchvision": torchvision_cuts.adapted,
+}
+"""Who knows the models of a library, whoever has made them."""
 
 _ADMITTED: dict[str, Callable[..., Network]] = {}
 """{name without options: what makes it}, of what a person has named."""
@@ -78,9 +83,14 @@ def _from_factory(factory: Any, spec: Spec, name: str, *, num_classes: int, imag
         raise UserError(f"{name} made a {type(model).__name__}, expected a torch.nn.Module")
     if isinstance(model, Network) and spec.features:
         raise UserError(f"{name} is a fastkd network: it gives the features of its blocks")
-    network = model if isinstance(model, Network) else Uncut(model, name, spec.features)
+    network = model if isinstance(model, Network) else _adapted(model, spec, name)
     refuse_another_width(network, name, num_classes, image_size)
     return network
+
+
+def _adapted(model: nn.Module, spec: Spec, name: str) -> Network:
+    adapter = ADAPTERS.get(type(model).__module__.partition(".")[0])
+    return Uncut(model, name, spec.features) if adapter is None else adapter(model, spec, name)
 
 
 def _called(factory: Any, spec: Spec, name: str, num_classes: int) -> Any:

@@ -84,7 +84,7 @@ def _made(
 ) -> Network:
     """weights: what the model begins with, by timm's names, for whatever classes and size; None: fresh ones."""
     model = _model(spec, name, num_classes, image_size, weights)
-    network = _adapted(model, spec, name)
+    network = adapted(model, spec, name)
     refuse_another_width(network, name, num_classes, image_size)
     network.taking = partial(_made, spec, name, image_size=image_size)
     return network
@@ -106,7 +106,8 @@ def arguments(spec: Spec, image_size: int) -> dict[str, Option]:
     return ({"img_size": image_size} if fixed else {}) | spec.options
 
 
-def _adapted(model: Any, spec: Spec, name: str) -> Network:
+def adapted(model: Any, spec: Spec, name: str) -> Network:
+    """A model of timm's, whoever made it, as a network that gives what its family can."""
     if spec.features:
         return Uncut(model, name, spec.features)
     cut = CUTS.get(type(model).__name__)

@@ -159,13 +159,18 @@ def _made(spec: Spec, name: str, *, num_classes: int, image_size: int) -> Networ
     except Exception as error:  # whatever torchvision makes of options and sizes that do not go together
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{name} cannot be made for {image_size} pixels: {why}") from error
+    network = adapted(model, spec, name)
+    refuse_another_width(network, name, num_classes, image_size)
+    return network
+
+
+def adapted(model: nn.Module, spec: Spec, name: str) -> Network:
+    """A model of torchvision's, whoever made it, as a network that gives what its family can."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.inplace = False  # it would overwrite the embedding
     cut = CUTS.get(type(model).__name__) if not spec.features else None
-    network = Uncut(model, name, spec.features) if cut is None else CutNetwork(model, cut(model, spec.blocks), name)
-    refuse_another_width(network, name, num_classes, image_size)
-    return network
+    return Uncut(model, name, spec.features) if cut is None else CutNetwork(model, cut(model, spec.blocks), name)
 
 
 def _with_merging(layers: list[nn.Module]) -> list[list[nn.Module]]:

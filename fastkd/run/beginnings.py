@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastkd.recipes.published import beside_the_paper
 from fastkd.recipes.recipe import TEACHING, OwnImages, Recipe, StageRecipe
-from fastkd.run.weights import WeightsFile, WeightsFiles, find_weights
+from fastkd.run.weights import WeightsFile, WeightsFiles
 from fastkd.support.errors import ChangesNothing, UserError
 from fastkd.support.files import read_text
 from fastkd.support.paths import expanded, is_file
@@ -61,7 +61,7 @@ def _with_weights(recipe: Recipe, spec: str, name: str, files: WeightsFiles) -> 
     begins = [stage for stage in trained if (stage.role in TEACHING) is (name == "teacher")]
     if not begins:
         raise ChangesNothing(option, f"no {name} is trained")
-    file = files.read(find_weights(spec, name).absolute())
+    file = files.found(spec, name)
     changed = {stage.name: replace(stage, file=str(file.path), sha256=file.sha256) for stage in begins}
     for stage in begins:
         _refuse_another(stage, file, option)

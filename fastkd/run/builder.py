@@ -38,7 +38,6 @@ from fastkd.run.purpose import order_of, purpose_of, refuse_other_images, reorde
 from fastkd.run.weights import WeightsFile
 from fastkd.support import distributed
 from fastkd.support.errors import UserError
-from fastkd.support.paths import is_file
 from fastkd.support.plain import check_fields, to_plain
 from fastkd.support.words import counted
 from fastkd.synthesis.base import Feed, MadeFor, Synthesis
@@ -176,7 +175,7 @@ class Builder:
     def _file(self, planned: PlannedLoaded | PlannedTraining) -> WeightsFile:
         """The file of a stage, if it is the one that the run began with."""
         path = Path(planned.file)
-        if not is_file(path):
+        if not self.job.files.has(path):
             raise UserError(f"the file of the {planned.name}, {path}, is gone")
         file = self.job.files.read(path)
         if planned.sha256 and file.sha256 != planned.sha256:

@@ -31,7 +31,7 @@ class Row(NamedTuple):
     top1: Figure
     """Percent, after the last epoch."""
     best: Figure | None
-    """Percent, of the best epoch on the test set: for comparison with papers that print it, never the result."""
+    """Percent, of the best epoch on the images that the training was watched by: as papers print, never the result."""
     published: Published | None
     similarity: dict[str, Figure]
     """Similarity to the teacher: kl (nats), agreement (percent) and, where both have an embedding, cka."""
@@ -66,6 +66,12 @@ def rows(recipe: Recipe, results: Sequence[dict[str, Any]]) -> list[Row]:
     return found
 
 
+def best_epoch(results: Sequence[dict[str, Any]]) -> str:
+    """The heading of the best epochs, which says by which images they were chosen if not by those of the test."""
+    validated = any("validation" in stage for result in results for stage in result["stages"].values())
+    return "best epoch, validation" if validated else "best epoch"
+
+
 def _is_own(stage: StageRecipe, result: dict[str, Any] | None) -> bool:
     """Whether a seed finished a stage itself, and did not load what another has trained."""
     return result is not None and (stage.training is None or "file" not in result)
@@ -77,7 +83,14 @@ def print_table(recipe: Recipe, results: Sequence[dict[str, Any]], folder: Path)
     seeds = f", mean ± std over {len(results)} seeds" if len(results) > 1 else ""
     columns = rows(recipe, results)
     with_paper = any(row.published for row in columns)
-    numbers = ("top-1", *(("paper",) if with_paper else ()), "KL to teacher", "CKA", "same top-1 %", "best epoch")
+    numbers = (
+        "top-1",
+        *(("paper",) if with_paper else ()),
+        "KL to teacher",
+        "CKA",
+        "same top-1 %",
+        best_epoch(results),
+    )
     title = f"{recipe.name}: top-1 on the test set after the last epoch, in %{seeds}"
     table = new_table("", "network", right=numbers, title=title)
     for row in columns:

@@ -194,6 +194,7 @@ class Run:
 
     def build(self, planned: PlannedStage) -> Stage:
         """The stage, ready to be trained."""
+        self.session.heartbeat.begin(seed=self.seed, stage=planned.name)
         if is_main() and not is_there(self._checkpoint(planned)):
             self._drop_records_of_a_killed_stage()
         stage = self.builder.stage(planned, self.earlier)
@@ -256,6 +257,7 @@ class Run:
         found = {"epochs": progress.epoch, **measured, **of_store}
         if self.job.data.validation is None or not progress.test:
             return found, progress.test
+        self.session.heartbeat.beat(doing="evaluating")
         tests = accuracies(trainer.stage.eval().predictions, self.job.test_source(), self.job.device)
         return found | {"validation": progress.test}, dict(tests)
 
@@ -277,6 +279,7 @@ class Run:
     def _compare_with_teacher(self, planned: PlannedStage) -> None:
         teacher, network = self.earlier.networks.get("teacher"), self.earlier.networks[planned.name]
         if teacher is not None and teacher is not network:
+            self.session.heartbeat.beat(doing="evaluating")
             measured = similarity(teacher, network, self.job.test_source(), self.job.device)
             self.results["similarity"][planned.name] = measured
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastkd.recipes.recipe import Recipe, StageRecipe
-from fastkd.run.weights import WeightsFiles, find_weights
+from fastkd.run.weights import WeightsFiles
 from fastkd.support.errors import UserError
 
 
@@ -22,9 +22,9 @@ def with_loaded_teacher(
 
     network: the network in the file, where the file does not name it. prefix, any_images: see `StageRecipe`.
     """
-    file = files.read(find_weights(spec).absolute())
-    if file.description is not None and network not in (None, file.description.network):
-        raise UserError(f"{file.path} holds a {file.description.network}, --teacher-net says {network}")
+    file = files.found(spec)
+    if file.network is not None and network not in (None, file.network):
+        raise UserError(f"{file.path} holds a {file.network}, --teacher-net says {network}")
     teacher = replace(_loaded("teacher", spec, network, files), prefix=prefix, any_images=any_images)
     stages = tuple(teacher if stage.name == "teacher" else stage for stage in recipe.stages)
     begun_with = {stage.begins for stage in stages}
@@ -60,8 +60,8 @@ def with_teachers_of(recipe: Recipe, names: Sequence[str], run: Path, files: Wei
 
 
 def _loaded(name: str, spec: str, network: str | None, files: WeightsFiles) -> StageRecipe:
-    file = files.read(find_weights(spec).absolute())
-    network = network if file.description is None else file.description.network
+    file = files.found(spec)
+    network = file.network or network
     if network is None:
         raise UserError(f"{file.path} does not say which network it holds: give --teacher-net")
     return StageRecipe(name=name, role="teacher", network=network, file=str(file.path), sha256=file.sha256)

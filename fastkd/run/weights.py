@@ -4,6 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+from safetensors.torch import save
+from torch import Tensor, nn
+
 from fastkd.networks.base import Network
 from fastkd.networks.checkpoints import Report, begin_with, fill, public_state_dict, refuse_other_content, weights_in
 from fastkd.run.description import Description, described_in, rebuilt, to_metadata
@@ -41,6 +44,8 @@ class WeightsFile(NamedTuple):
     description: Description | None
     """None: fastkd did not write it."""
     content: bytes
+    network: str | None = None
+    """The name of the network, where it is known."""
 
     def fill(self, network: Network, prefix: str = "", *, other_classes: bool = False) -> Report:
         """Fills the network with the file's weights; raises UserError where they do not fit it. prefix, other_classes:
@@ -69,6 +74,7 @@ class WeightsFiles:
 
     def __init__(self) -> None:
         self._read: dict[Path, WeightsFile] = {}
+        self._held: set[str] = set()
 
     def read(self, path: Path) -> WeightsFile:
         """The file, from memory where it was read before.
@@ -80,8 +86,27 @@ class WeightsFiles:
             refuse_other_content(content, path)
             digest = hashlib.sha256(content).hexdigest()
             refuse_damage(path, content, known_digest(path))
-            self._read[path] = WeightsFile(path, digest, described_in(content, path), content)
+            about = described_in(content, path)
+            network = None if about is None else about.network
+            self._read[path] = WeightsFile(path, digest, about, content, network)
         return self._read[path]
+
+    def found(self, spec: str, stage: str = "teacher") -> WeightsFile:
+        """What RUN, RUN@EPOCH or FILE means, or the name of what is held; stage: whose network of a run is wanted."""
+        held = self._read.get(Path(spec))
+        return held if spec in self._held and held is not None else self.read(find_weights(spec, stage).absolute())
+
+    def hold(self, network: str, module: nn.Module) -> None:
+        """Keeps the weights that a module of this program has now, as a file would, by the name of its network."""
+        state = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+        content = save({name: value.detach().cpu().clone().contiguous() for name, value in state.items()})
+        digest, path = hashlib.sha256(content).hexdigest(), Path(network)
+        self._read[path] = WeightsFile(path, digest, None, content, network)
+        self._held.add(network)
+
+    def has(self, path: Path) -> bool:
+        """Whether there is such a file, or what is held by that name."""
+        return str(path) in self._held or is_file(path)
 
     def describe(self, path: Path) -> Description | None:
         """What the file says of itself; None where fastkd did not write it, or where it is gone."""

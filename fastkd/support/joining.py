@@ -133,11 +133,15 @@ def _taken_as_it_is(device: torch.device) -> Iterator[torch.device]:
 
 
 def _attempt() -> str:
-    """A name for these processes among all that torchrun starts for a job.
+    """A name for these processes among all that torchrun starts for a job, the same in each of them.
 
-    Its store outlives processes that are started anew, and holds the addresses of those before, which are gone.
+    The agents' store outlives processes that are started anew, and holds the addresses of those before, which are gone.
+    A store of the processes' own is a fresh one each time; and then agents may have counted different restarts, since
+    only that of the process which failed counts one.
     """
-    return f"fastkd, {restarts()[0]} restarts, {os.environ['WORLD_SIZE']} processes"
+    name = f"fastkd, {os.environ['WORLD_SIZE']} processes"
+    is_of_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return f"{name}, {restarts()[0]} restarts" if is_of_agents else name
 
 
 _PEER_IS_GONE = re.compile(

@@ -96,7 +96,7 @@ def message_bytes(parameters: Iterable[nn.Parameter]) -> int:
     """The bytes of gradients that travel as one message: a quarter of all, but 1 MiB at least and 25 at most.
 
     What backward has found last waits for nothing that it could overlap with: the smaller the last message, the less of
-    it is waited for. A message of less than 1 MiB takes about as long as an empty one.
+    it is waited for. Below 1 MiB a message costs more than it hides (docs/DESIGN.md, section 9).
     """
     total = sum(parameter.nbytes for parameter in parameters if parameter.requires_grad)
     return min(max(total // PARTS, LEAST_BYTES), MOST_BYTES)

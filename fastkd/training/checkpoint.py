@@ -95,6 +95,8 @@ def check_progress(progress: dict[str, Any], path: Path, epochs: int, steps_per_
 
 def check_meter(meter: dict[str, Any], path: Path) -> None:
     """Raises UserError for running sums that are none."""
-    hits, sums = meter["hits"], meter["sums"].values()
+    hits, largest, sums = meter["hits"], meter.get("largest", torch.zeros(2)), meter["sums"].values()
+    if largest.shape != (2,) or largest.dtype != torch.float32:
+        raise UserError(f"{path} has norms of another kind than those of fastkd")
     if hits.shape != (2,) or hits.dtype != torch.int64 or any(s.shape or s.dtype != torch.float64 for s in sums):
         raise UserError(f"{path} has running sums of another kind than those of fastkd")

@@ -251,13 +251,12 @@ def not_finite(numbers: Tensor) -> Tensor:
     return torch.logical_not(finite, out=torch.empty((), device=numbers.device))
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, norms: Tensor, greatest: float) -> None:
+def clip_gradients(optimizer: torch.optim.Optimizer, norm: Tensor, greatest: float) -> None:
     """Scales the gradients in place to that norm at most, without anything waiting for the device.
 
-    norms: [gradients] float32, the norm of each.
+    norm: [] float32, that of all of them together.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = torch.linalg.vector_norm(norms)
     torch.nn.utils.clip_grads_with_norm_(parameters, greatest, norm, foreach=True)
 
 

@@ -69,10 +69,10 @@ class Saving:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None:
             self.settle()
-        elif isinstance(error, Exception):
-            self.writer.wait_alone()  # no message: the other ranks may be anywhere
-        else:
+        elif isinstance(error, KeyboardInterrupt):
             self.writer.give_up()
+        else:
+            self.writer.wait_alone()  # no message: the other ranks may be anywhere
 
     def save(self, standing: Standing, *, aside: bool) -> None:
         """Writes a checkpoint of this instant. aside: while the training goes on, where that is not switched off."""

@@ -145,7 +145,8 @@ class _Step:
         return left + right
 
     def _of_shard(self, piece: Batch) -> Tensor:
-        torch._foreach_copy_(self.buffers, self.before)  # pyright: ignore[reportPrivateImportUsage]
+        for buffer, value in zip(self.buffers, self.before, strict=True):
+            buffer.copy_(value)
         share = len(piece.labels) / self.whole
         loss = self.forward_backward(piece, share)
         self.hits = loss.hits if self.hits is None else self.hits + loss.hits

@@ -5,7 +5,7 @@ shares of other numbers, so that those of the last one stand until it is there.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,32 +50,27 @@ def shared_out(state: Tree, alike: frozenset[str], among: int) -> tuple[Tree, Tr
     rest, large = dict(state), {}
     for entry in SHARED_OUT:
         if entry in state:
-            rest[entry], large[entry] = _divided(
-                state[entry],
-                lambda name, value: (
-                    isinstance(value, Tensor)
-                    and value.nbytes >= LEAST_BYTES
-                    and value.ndim > 0
-                    and len(value) >= among
-                    and (entry != "model" or name in alike)  # noqa: B023 - it is called at once
-                ),
-            )
+            rest[entry], large[entry] = _divided(state[entry], alike if entry == "model" else None, among)
     return rest, {entry: tree for entry, tree in large.items() if tree}
 
 
-def _divided(tree: Tree, is_large: Callable[[Any, Any], bool]) -> tuple[Tree, Tree]:
+def _divided(tree: Tree, alike: frozenset[str] | None, among: int) -> tuple[Tree, Tree]:
     """The two parts of a tree; a dictionary that has nothing large in it is in the first one alone."""
     small, large = {}, {}
     for name, value in tree.items():
         if isinstance(value, dict):
-            small[name], below = _divided(value, is_large)
+            small[name], below = _divided(value, alike, among)
             if below:
                 large[name] = below
-        elif is_large(name, value):
+        elif _is_large(value, among) and (alike is None or name in alike):
             large[name] = value
         else:
             small[name] = value
     return small, large
+
+
+def _is_large(value: Any, among: int) -> bool:
+    return isinstance(value, Tensor) and value.nbytes >= LEAST_BYTES and value.ndim > 0 and len(value) >= among
 
 
 def rows_of(large: Tree, mine: int, among: int) -> Tree:

@@ -47,9 +47,10 @@ class StageLoss(NamedTuple):
         assert loss.hits is not None
         return cls(loss.total, loss.terms, loss.hits)
 
-    def numbers(self) -> Numbers:
-        """The total, as `loss`, and the terms behind it."""
-        return Numbers(("loss", *self.terms), torch.stack([self.total, *self.terms.values()]).detach())
+    def numbers(self, beside: Terms = {}) -> Numbers:  # noqa: B006 - nothing changes it
+        """The total, as `loss`, and the terms behind it; beside: what else is to be known of the step."""
+        others = {**self.terms, **beside}
+        return Numbers(("loss", *others), torch.stack([self.total, *others.values()]).detach())
 
 
 class Stage(nn.Module):

@@ -24,7 +24,8 @@ from fastkd.training.dropout import Keyed
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
 from fastkd.training.first_bad import FirstBad
 from fastkd.training.gates import Gates
-from fastkd.training.meter import Meter
+from fastkd.training.laps import Laps, Timed
+from fastkd.training.meter import GRAD_NORM, Meter
 from fastkd.training.optimisation import (
     RateTable,
     Training,
@@ -77,7 +78,7 @@ class Step:
         self.epoch = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad = FirstBad(device)
         self.shards = Shards(stage, training.shards) if training.shards else None
-        self.meter = Meter(device, alike=self.shards is not None)
+        self.meter, self.laps = Meter(device, alike=self.shards is not None), Laps()
         self.average = WeightAverage(stage.deployed, training.ema) if training.ema else None
         self.gates = Gates(stage) if stage.gate is not None else None
         cast = CastWeights(trained_parts(stage)) if execution.bfloat16 else contextlib.nullcontext
@@ -108,17 +109,23 @@ class Step:
             self.stored.begin_epoch(epoch)
             if isinstance(self.replays, ResidentSteps):
                 self.stored.complete(loader, epoch, start)
+        loader = Timed(loader, self.laps)
+        if self.stored is not None:
             loader = Provided(loader, self.stored)
+        self.laps.begin()
         if self.replays is None:
             for number, raw in enumerate(loader.epoch(epoch, start), epoch * loader.steps + start):
                 self.stage.begin_step(number)
                 self(raw)
+                self.meter.took(self.laps.end())
                 watching.steps += 1
                 yield 1
         else:
             for trained in self.replays.epoch(loader, epoch, start):
+                lap = self.laps.end()
                 for step in (self, *self.beside):
                     step.meter.count(trained.images, trained.steps)
+                    step.meter.took(lap)
                 watching.steps += trained.steps
                 yield trained.steps
 
@@ -335,12 +342,13 @@ class Step:
         self.averaging.finish()
         if self.gates is not None:
             loss = self.gates.open(loss)
-        numbers = loss.numbers()
         # A finite loss can have gradients that are not.
         norms = torch.stack([*norms_of(gradients_of(self.optimizer)), loss.total])
+        norm = torch.linalg.vector_norm(norms[:-1])
+        numbers = loss.numbers({GRAD_NORM: norm})
         bad = any_rank(not_finite(norms))
         if self.training.clip_norm is not None:
-            clip_gradients(self.optimizer, norms[:-1], self.training.clip_norm)
+            clip_gradients(self.optimizer, norm, self.training.clip_norm)
         self.rates.set(self.done)
         self.done.add_(1)
         self.first_bad.keep(bad, self.done, numbers)
@@ -348,7 +356,7 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.stage.deployed)
-        self.meter.add(numbers.times(weight), loss.hits)
+        self.meter.add(numbers.times(weight), loss.hits, norm)
 
     def _update(self, bad: Tensor) -> None:
         """One step of the optimiser, unless the loss or a gradient is not finite."""

@@ -95,6 +95,7 @@ class Trainer:
             device,
             fixed_shape=execution.compile != "off",
             recorder=None if stage.why_steps_differ else self.recorder,
+            after_batch=lambda: session.heartbeat.beat_if_due(doing="evaluating"),
         )
         self.progress = Progress()
         self.times = SavingTimes(session.interrupt)
@@ -148,6 +149,8 @@ class Trainer:
         for trainer in (self, *beside):
             trainer.stage.train()
         others, recorder = [trainer.step for trainer in beside], self.recorder if record else None
+        if recorder is not None or self.step.execution.compile != "off":
+            self.session.heartbeat.beat(doing="compiling")
         for done in self.step.warm_up(self.train_source.loader, recorder, beside=others):
             self.session.display.note(f"{self.title}  {done}")
         self.stage.record_own_work(recorder, lambda told: self.session.display.note(f"{self.title}  {told}"))
@@ -196,7 +199,7 @@ class Trainer:
         """Evaluates and logs an epoch whose steps, from `first_step` on, were taken since `started`."""
         progress, meter = self.progress, self.step.meter
         self.refuse_what_is_not_finite()
-        train = self.records.means(meter.read())
+        told = self.records.read_epoch()
         rate = (progress.step - first_step) * self.training.batch_size / max(time.monotonic() - started, 1e-9)
         if progress.step > first_step and self.pace.evaluation_is_due(progress.epoch + 1):
             started = self._save_before_evaluation(started, rate)
@@ -206,7 +209,7 @@ class Trainer:
             self._evaluate()
         progress.seconds += time.monotonic() - started
         meter.clear()
-        self.records.add_epoch(progress, train, rate)
+        self.records.add_epoch(progress, told, rate)
 
     def _should_save(self) -> bool:
         """Whether to save in the middle of an epoch: after long, or because somebody asked the run to stop."""
@@ -244,7 +247,10 @@ class Trainer:
         self.pace.evaluation_seconds = time.monotonic() - started
 
     def show_if_due(self, started: float, first_step: int) -> None:
-        """Shows the live numbers of an epoch whose steps, from `first_step` on, were taken since `started`."""
+        """Shows the live numbers of an epoch whose steps, from `first_step` on, were taken since `started`; gives a
+        sign of life where one is due."""
+        if self.session.heartbeat.is_due():
+            self.records.beat(self.progress, time.monotonic() - started, self.progress.step - first_step)
         if self.records.look_is_due(self.progress):
             self.refuse_what_is_not_finite()
             self.records.show(self.progress, time.monotonic() - started, self.progress.step - first_step)
@@ -278,6 +284,7 @@ class Trainer:
         if standing is None:
             return
         self.progress, self.records.logged = standing.progress, standing.logged
+        self.records.own_logged = self.step.meter.own()
         self.records.logged_at = time.monotonic() - standing.logged_seconds
         epoch, step = self.progress.epoch, self.progress.step
         self.session.display.note(f"{self.title}  resumed after epoch {epoch}" + (f", step {step}" if step else ""))
@@ -285,6 +292,7 @@ class Trainer:
     def _watch_round(self, done: int, steps: int, seconds: float) -> None:
         """Stops in front of a round's step where somebody asked for it: the last checkpoint is the round's begin."""
         self.stop_if_asked()
+        self.session.heartbeat.beat_if_due(doing="making images")
         if self.synthesis is not None and self.session.display.due():
             title, epochs = f"{self.title}: images", (self.progress.epoch + 1, self.training.epochs)
             self.session.display.live(look_at_round(self.synthesis, title, epochs, (done, steps), seconds))

@@ -97,10 +97,8 @@ def tiny_options(paper: str, table: Table, *, images: int = 8, batch: int = 8) -
     if any(stage.name == "teacher" for name in recipes for stage in reproduce.RECIPES[name]().stages):
         yield from ("--teacher-epochs", epochs)
     sets = sets_of(table)
-    if {"imagefolder", "tiny-imagenet"} & set(sets[:1]):
-        yield from ("--loader", "torchvision", "--workers", "1")
     if sets[0] == "imagefolder":
-        yield from ("--image-size", "64")
+        yield from ("--loader", "torchvision", "--workers", "1", "--image-size", "64")
     if any(isinstance(place.finding, Probed) for place in table.places):
         yield from ("--probe-epochs", "1")
     if any(stage.synthesis for name in recipes for stage in reproduce.RECIPES[name]().stages):

@@ -26,14 +26,13 @@ def in_threads(processes: int, work: Callable[[int], T]) -> list[T]:
     store = dist.HashStore()
 
     def one(rank: int) -> T:
+        # The group goes with its thread: torch 2.11 cannot destroy one of this kind.
         dist.init_process_group("threaded", rank=rank, world_size=processes, store=store)
         try:
             return work(rank)
         except BaseException as error:
             ProcessLocalGroup.exception_handle(error)  # wakes the others
             raise
-        finally:
-            dist.destroy_process_group()
 
     try:
         with ThreadPoolExecutor(processes) as pool:

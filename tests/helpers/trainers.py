@@ -5,6 +5,7 @@ import torch
 
 from fastkd import networks
 from fastkd.data import Augmentation, DataSet, Split
+from fastkd.support.distributed import rank, world_size
 from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.log import MetricsLog, read_metrics
 from fastkd.support.session import Session
@@ -14,7 +15,7 @@ from fastkd.training.stages import Supervised
 from fastkd.training.trainer import Trainer
 from helpers.feeding import evaluation_of, training_of
 from helpers.interrupts import AfterSteps
-from helpers.tiny import CPU, Quiet
+from helpers.tiny import CPU, TIMES, Quiet
 
 SAMPLES, BATCH = 10, 4  # three steps an epoch, the last of two images
 STEPS = 3
@@ -36,7 +37,14 @@ def trainer_in(folder, stage=None, *, name="student", display=None, interrupt=No
     data = made_data()
     settings = Training(**({"epochs": 2, "batch_size": BATCH, "lr": 0.01, "drop_last": False} | (training or {})))
     train = training_of(
-        data, image_size=8, batch_size=BATCH, augmentation=Augmentation(crop_padding=1), seed=0, drop_last=False
+        data,
+        image_size=8,
+        batch_size=BATCH,
+        augmentation=Augmentation(crop_padding=1),
+        seed=0,
+        drop_last=False,
+        rank=rank(),
+        world_size=world_size(),
     )
     return Trainer(
         name,
@@ -66,4 +74,4 @@ def edit(checkpoint, **changes):
 def logged(folder):
     """Everything but times."""
     records = read_metrics(folder / "metrics.jsonl")
-    return [{key: value for key, value in r.items() if key not in ("seconds", "images_per_second")} for r in records]
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]

@@ -7,7 +7,18 @@ import pytest
 from helpers.made_runs import record
 
 from fastkd.run.charts import colour
-from fastkd.run.curves import Curves, coloured, error_of, groups, learning_rate, made_images, number, over_seeds, term
+from fastkd.run.curves import (
+    Curves,
+    coloured,
+    error_of,
+    groups,
+    learning_rate,
+    made_images,
+    number,
+    over_seeds,
+    term,
+    watched,
+)
 
 ROLES = {"teacher": "teacher", "student": "student", "control": "control"}
 
@@ -130,10 +141,25 @@ class TestGroups:
         pool, _ = over_seeds(run.logs, made_images("student", "images"))
         assert pool == [(1, 8.0), (2, 16.0), (3, 24.0)]
 
+    @pytest.mark.parametrize(("share", "drawn"), ((0.25, True), (0.001, False)))
+    def test_norms_are_drawn_and_waiting_where_there_was_some(self, share, drawn):
+        records = [one | {"grad_norm": 0.5, "data_share": share} for one in log(90, ("student",))]
+        found = titles(groups(several([("run", [records], {"student": "student"})]))["student"])
+        assert "student: norm of the gradients" in found
+        assert ("student: time spent on waiting for data, %" in found) == drawn
+
     def test_the_second_half_of_a_long_training_stands_by_itself(self):
         found = groups(several([("one", [log(90, epochs=8)], ROLES)]))["teacher"]
         assert titles(found)[:2] == ["teacher: test error, %", "teacher: test error in the second half, %"]
         assert [len(re.search('points="(.*?)"', chart)[1].split()) for chart in found[:2]] == [8, 4]
+
+    def test_what_the_training_was_watched_by_is_called_by_its_name(self):
+        validated = [one | {"watched": "validation"} for one in log(80, ("student",), 8)]
+        found = groups(several([("one", [validated], {"student": "student"})]))["student"]
+        error = "student: validation error"
+        assert titles(found)[:3] == [f"{error}, %", f"{error} in the second half, %", "student: training error, %"]
+        both = several([("one", [validated], ROLES), ("two", [log(80, ("student",))], ROLES)])
+        assert watched(both) == "test or validation" and watched(both[1:]) == "test"
 
     def test_the_controls_of_many_runs_stand_in_a_legend_once(self):
         chart = groups(several([(f"run {place}", [log(80)], ROLES) for place in range(5)]))["student and control"][0]

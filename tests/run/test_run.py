@@ -5,20 +5,23 @@ import json
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from helpers.interrupts import AfterSteps
-from helpers.tiny import CPU, Quiet, assert_same, outcome, tiny_recipe, train
+from helpers.tiny import CPU, Quiet, assert_same, job_of, outcome, tiny_recipe, train
 
 import fastkd
 from fastkd.methods.kd import KDSettings
 from fastkd.run import load_network, open_run
+from fastkd.run.run import Run
 from fastkd.run.weights import describe, find_weights
 from fastkd.support import files
 from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Stopped
 from fastkd.support.locks import locked
+from fastkd.support.session import Session
 from fastkd.training.step import Step
 
 
@@ -301,3 +304,14 @@ def test_gradients_that_are_not_finite_change_no_weight_either(tmp_path):
         patch.setattr(Step, "_accumulate", poisoned)
         with pytest.raises(UserError, match=r"not finite in step 2 \(epoch 1\)"):
             train(recipe, folder)
+
+
+@pytest.mark.parametrize("draws, processes, told", [(True, 2, 1), (True, 1, 0), (False, 2, 0)])
+def test_a_network_that_draws_by_itself_is_named_where_processes_share_a_batch(draws, processes, told, monkeypatch):
+    job, display = job_of(tiny_recipe()), Quiet()
+    one = Run(job, 0, Path(), Session(display))
+    monkeypatch.setattr("fastkd.run.run.world_size", lambda: processes)
+    monkeypatch.setattr("fastkd.run.run.draws_otherwise", lambda *_: draws)
+    monkeypatch.setattr("fastkd.networks.base.Network.remake", {})  # as a network of others has one
+    one.build(job.course[-1])
+    assert sum("resnet8 draws random numbers that are no dropout's" in note for note in display.notes) == told

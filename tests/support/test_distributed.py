@@ -19,6 +19,8 @@ from helpers.tiny import assert_same, job_of, outcome
 from fastkd import train
 from fastkd.recipes.recipe import read_recipe
 from fastkd.support import distributed
+from fastkd.support.heartbeat import read_heartbeat
+from fastkd.support.log import read_metrics
 from fastkd.training.evaluation import accuracies
 
 TINY += ["--ema", "0.9"]
@@ -46,6 +48,19 @@ def two(tmp_path_factory):
     return folder
 
 
+def test_every_rank_says_what_it_measured(two):
+    records = read_metrics(two / "metrics.jsonl")
+    assert records and all(record["ranks"].keys() == {"0", "1"} for record in records)
+    for record in records:
+        zero, one = record["ranks"]["0"], record["ranks"]["1"]
+        assert record["train"]["loss"] == pytest.approx((zero["loss"] + one["loss"]) / 2)
+        assert zero["loss"] != one["loss"], "each has images of its own"
+        assert record["data_time"] == max(zero["data_time"], one["data_time"])
+        assert record["memory"]["rss"] == max(zero["rss"], one["rss"])
+        assert all(min(rank["images_per_second"], rank["seconds"], rank["data_time"]) > 0 for rank in (zero, one))
+    assert read_heartbeat(two / "heartbeat.json")["processes"] == 2
+
+
 def train_in_a_group_of_another(rank, folder):
     warnings.simplefilter("ignore")
     from fastkd.api import train
@@ -71,6 +86,7 @@ def test_two_processes_equal_one_that_forwards_the_two_shards(two, tmp_path):
     assert logs[0]["train"] == pytest.approx(logs[1]["train"], rel=1e-4)
 
 
+@pytest.mark.slow  # by day the shards alone are told apart, in test_shards.py
 def test_two_processes_differ_from_one_with_the_whole_batch(two, tmp_path):
     """What the test above would miss if the shards were not told apart."""
     train.main([*TINY, "--run", str(tmp_path / "one")])

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fastkd.support.host_copies import HostCopies
+from fastkd.support.states import on_host
 
 
 def saved(tree):
@@ -65,3 +66,18 @@ def test_apart_it_holds_its_own_elements_alone(rows):
     copy, _ = HostCopies().of({"bank": bank[rows], "step": torch.tensor(3)}, apart=True)
     assert torch.equal(copy["bank"], bank[rows]) and copy["step"] == 3
     assert copy["bank"].untyped_storage().nbytes() == bank[rows].nbytes
+
+
+@pytest.mark.gpu
+def test_of_a_gpu_they_are_what_cpu_gives_and_what_the_stream_does_next_is_not_in_them():
+    layer = nn.Conv2d(3, 8, 3).cuda().to(memory_format=torch.channels_last)
+    large = torch.randn(1 << 26, device="cuda")
+    tree = {"model": layer.state_dict(), "rows": large[5 : 1 << 20], "large": large, "rng": torch.get_rng_state()}
+    expected, copies = saved(on_host(tree)), HostCopies()
+    for _ in range(2):
+        copy, arrived = copies.of(tree)
+        large.add_(1)
+        arrived()
+        assert saved(copy) == expected and copy["large"].is_pinned()
+        large.sub_(1)
+        expected = saved(on_host(tree))

@@ -75,8 +75,20 @@ def test_a_message_that_fails_is_one_line_in_the_group_of_another(words, expecte
 def test_processes_that_are_started_anew_find_no_addresses_of_those_before(monkeypatch):
     """torchrun keeps one store for all of them."""
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     names = set()
     for restart in range(3):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restart))
         names.add(joining._attempt())
     assert len(names) == 3
+
+
+def test_processes_of_agents_that_count_differently_meet(monkeypatch):
+    """Of two machines only that on which a process failed counts a restart; they meet in a store of their own."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    names = set()
+    for restart in range(2):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restart))
+        names.add(joining._attempt())
+    assert len(names) == 1

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pickle
+import tracemalloc
 
 import pytest
 import torch
@@ -109,6 +110,14 @@ class TestWriting:
         expected = content + (14 + 64).to_bytes(2, "little") + b"fastkd sha256 " + digest.encode()
         assert (tmp_path / "x.pt").read_bytes() == expected
         assert written == (len(expected), digest)
+
+    def test_no_copy_of_it_is_held(self, tmp_path):
+        state = {"bank": torch.zeros(1 << 23)}
+        tracemalloc.start()
+        states.write_state(tmp_path / "x.pt", state)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < state["bank"].nbytes / 16
 
     @pytest.mark.parametrize("kind", (GivenUp, KeyboardInterrupt))
     def test_who_looks_may_end_it_and_what_stood_there_stays(self, kind, tmp_path, monkeypatch):

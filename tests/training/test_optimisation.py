@@ -197,8 +197,8 @@ def test_gradients_are_clipped_as_torch_clips_them():
         mine.grad = torch.randn(len(mine), generator=generator)
         other.grad = mine.grad.clone()
     unused = torch.nn.Parameter(torch.zeros(2))
-    norms = torch.stack(norms_of([parameter.grad for parameter in ours]))
-    clip_gradients(torch.optim.SGD([*ours, unused], lr=0.1), norms, 1.5)
+    norm = torch.linalg.vector_norm(torch.stack(norms_of([parameter.grad for parameter in ours])))
+    clip_gradients(torch.optim.SGD([*ours, unused], lr=0.1), norm, 1.5)
     torch.nn.utils.clip_grad_norm_(theirs, 1.5, foreach=True)
     assert all(torch.equal(mine.grad, other.grad) for mine, other in zip(ours, theirs, strict=True))
 

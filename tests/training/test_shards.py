@@ -1,16 +1,19 @@
 """Batches of so many shards, whatever the number of processes: the same bytes. The processes are threads here."""
 
+import signal
 from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 from helpers.courses import taught_recipe
+from helpers.processes import finish, start, wait_for
 from helpers.steps import make_step, step_of_stage
 from helpers.threads import ONE_AT_A_TIME, in_threads
+from helpers.tiny import outcome
 from helpers.without_batchnorm import plain8
 
-from fastkd import networks
+from fastkd import networks, train
 from fastkd.data import RawBatch
 from fastkd.methods.crd import CRDSettings
 from fastkd.training.shards import halves, nodes_within
@@ -116,3 +119,41 @@ def test_processes_have_whole_nodes_of_one_tree(count):
             found = nodes_within((0, count), own)
             assert {*found} <= {*whole}
             assert [shard for node in found for shard in range(*node)] == [*range(*own)]
+
+
+RUN = ["--seeds", "1", "--limit-train", "148", "--epochs", "2", "--threads", "1", "--control", "off", "--ema", "0.9"]
+RUN += ["--teacher-net", "tf_cnn", "--teacher-training", "standard", "--student", "resnet8", "--method", "kd+crd+sp"]
+RUN += ["--crd.negatives", "20", "--batch-size", "32", "--drop-last", "off", "--shards", "8"]
+
+
+@pytest.fixture(scope="module")
+def run_of_one(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one") / "run"
+    assert train.main([*RUN, "--run", str(folder)]) == 0
+    return folder
+
+
+def left_by(folder):
+    """Weights, and the log without times; the test set is evaluated in one part for each process."""
+    found = outcome(folder)
+    return found["files"], found["log"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", (2, 4, 8))
+def test_runs_leave_the_same_bytes(processes, run_of_one, tmp_path):
+    _, err = finish(start(*RUN, "--run", tmp_path / "run", processes=processes), seconds=500)
+    assert "(8 shards of 4); sp relates the images of one shard" in err
+    assert left_by(tmp_path / "run") == left_by(run_of_one)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes_as_it_would_have_done(run_of_one, tmp_path):
+    process = start(*RUN, "--run", tmp_path / "run", processes=4)
+    wait_for(process, tmp_path / "run" / "checkpoints" / "teacher.pt")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=500)
+    assert process.returncode != 0 and not (tmp_path / "run" / "student.safetensors").exists()
+    _, err = finish(start("--resume", tmp_path / "run"), seconds=500)
+    assert "BatchNorm's shares" not in err
+    assert left_by(tmp_path / "run") == left_by(run_of_one)

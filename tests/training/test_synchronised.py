@@ -142,6 +142,9 @@ def test_layers_stay_the_objects_that_they_are_and_become_torchs_own_again(devic
     assert isinstance(module[1], nn.SyncBatchNorm) == (device == "cuda")
     assert module.state_dict().keys() == state.keys()
     synchronise(module, torch.device(device))
+    if device == "cuda":  # outside of a group it is a BatchNorm wherever it lies
+        images, plain = torch.randn(4, 3, 6, 6, dtype=torch.float64), network()
+        assert torch.equal(module(images), plain(images)) and torch.equal(module[1].running_var, plain[1].running_var)
     unsynchronise(module)
     assert [type(norm) for norm in norms] == [nn.BatchNorm2d, nn.BatchNorm1d] and not is_synchronised(module)
 

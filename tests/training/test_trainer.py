@@ -13,6 +13,7 @@ from fastkd import networks
 from fastkd.run import Run
 from fastkd.support.display import Display
 from fastkd.support.errors import UserError
+from fastkd.support.log import read_metrics
 from fastkd.support.session import Session
 from fastkd.training.stages import Stage, StageLoss
 from fastkd.training.step import Step
@@ -65,7 +66,7 @@ def test_stopped_in_front_of_a_long_evaluation_is_the_same_bit_for_bit(tmp_path)
     whole = trainer_in(folders[0])
     whole.fit()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastkd.training.saving.LONG_EVALUATION", -1.0)
+        patch.setattr("fastkd.training.saving_times.LONG_EVALUATION", -1.0)
         stopped_after(STEPS, folders[1])
     assert logged(folders[1]) == []
     display = Quiet()
@@ -103,6 +104,28 @@ def test_records_inside_an_epoch_have_the_means_of_their_own_steps(tmp_path, mon
     assert [record["step"] for record in steps] == [1, 2] and "epoch" not in steps[0]
     assert [record["train"]["loss"] for record in steps] == pytest.approx(losses[:2])
     assert epoch["train"]["loss"] == pytest.approx(sum(losses) / STEPS) and len(losses) == STEPS
+
+
+def test_records_say_how_large_gradients_were_and_what_the_steps_cost(tmp_path, monkeypatch):
+    """The norms are those that torch finds of the same gradients, before they are clipped."""
+    monkeypatch.setattr("fastkd.training.records.LOG_STEPS", 2)
+    trainer, norms = trainer_in(tmp_path, training={"epochs": 1, "clip_norm": 0.5}), []
+    plain = trainer.step.averaging.finish
+
+    def finish():
+        plain()
+        gradients = [parameter.grad for parameter in trainer.stage.parameters() if parameter.grad is not None]
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
+
+    monkeypatch.setattr(trainer.step.averaging, "finish", finish)
+    trainer.fit()
+    inside, epoch = read_metrics(tmp_path / "metrics.jsonl")
+    for record, own in ((inside, norms[:2]), (epoch, norms)):
+        assert record["grad_norm"] == pytest.approx(sum(own) / len(own), rel=1e-5)
+        assert record["grad_norm_max"] == pytest.approx(max(own), rel=1e-6)
+        assert record["data_time"] > 0 and 0 < record["data_share"] < 1
+        assert record["memory"].keys() == {"rss"} and record["memory"]["rss"] > 1 << 24
+        assert "ranks" not in record and "grad_norm" not in record["train"]
 
 
 def test_a_person_sees_how_far_it_is(tmp_path):

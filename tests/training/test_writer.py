@@ -1,19 +1,22 @@
 """Checkpoints that are written aside: of one instant, one at a time, and whole or not there, whatever goes wrong."""
 
+import contextlib
 import errno
 import multiprocessing
+import os
+import signal
 import threading
 import time
 
 import pytest
 import torch
-from helpers.tiny import Quiet, assert_same, outcome, tiny_recipe, train
+from helpers.tiny import assert_same, outcome, tiny_recipe, train
 from helpers.trainers import STEPS, logged, trainer_in
 
 from fastkd.support import files, states
 from fastkd.support.callbacks import Callback
 from fastkd.support.errors import UserError
-from fastkd.support.interrupt import Interrupt, Stopped
+from fastkd.support.interrupt import Interrupt, Stopped, interruptible
 from fastkd.support.states import read_state
 from fastkd.training import writer
 from fastkd.training.execution import EVERYTHING_OFF
@@ -58,7 +61,7 @@ def held(monkeypatch):
 def test_its_bytes_are_those_of_one_that_is_written_at_once(tmp_path):
     trainer, found = trainer_of(tmp_path), []
     trainer.epoch()
-    standing = Standing(trainer.progress, trainer.logged, 1.5)
+    standing = Standing(trainer.progress, trainer.records.logged, 1.5)
     for aside in (False, True, True):
         trainer.saving.save(standing, aside=aside)
         trainer.saving.settle()
@@ -83,7 +86,7 @@ def test_it_is_of_the_instant_at_which_it_was_copied(tmp_path, held):
         trainer.progress.seconds = 1.0
         next(trainer.step.epoch_of(trainer.train_source.loader, 1))
         trainer.progress.step = 1
-        trainer.saving.save(Standing(trainer.progress, trainer.logged, 1.5), aside=True)
+        trainer.saving.save(Standing(trainer.progress, trainer.records.logged, 1.5), aside=True)
         if execution.write_aside:
             trainer.epoch()
             torch.rand(3)
@@ -91,9 +94,15 @@ def test_it_is_of_the_instant_at_which_it_was_copied(tmp_path, held):
             held.free.set()
             trainer.saving.settle()
         contents.append(read_state(trainer.checkpoint)[0])
-    once, aside = contents
-    once.pop("metrics_bytes"), aside.pop("metrics_bytes")  # times have as many digits as they have
-    assert_equal(aside, once)
+    assert_equal(*map(without_times, contents))
+
+
+def without_times(state):
+    state.pop("metrics_bytes")  # times have as many digits as they have
+    for of_meter in (*state["meters"], state["logged"]):
+        for name in ("seconds", "waited"):
+            of_meter.pop(name, None)
+    return state
 
 
 def assert_equal(found, expected):
@@ -290,7 +299,7 @@ def test_a_program_is_told_when_it_is_there(tmp_path, held):
 
 
 def write_slowly(folder):
-    """In the process that is to be killed: a checkpoint takes long to write, in small pieces."""
+    """In the process that gets the signal: a checkpoint takes long to write, in small pieces."""
     torch.set_num_threads(1)
     states._CHUNK = 1000
 
@@ -299,13 +308,15 @@ def write_slowly(folder):
         time.sleep(0.001)
 
     plain, states._Digested._pass_on = states._Digested._pass_on, slowly
-    train(tiny_recipe(), folder)
+    with contextlib.suppress(Stopped), interruptible() as interrupt:
+        train(tiny_recipe(), folder, interrupt)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", (signal.SIGKILL, signal.SIGINT, signal.SIGTERM))
 @pytest.mark.parametrize("after", (0, 1, 2))
-def test_killed_while_it_is_written_aside(after, tmp_path):
-    """kill -9 while the file that is to be renamed grows: the one before stands, and the run ends the same."""
+def test_a_signal_while_it_is_written_aside(after, number, tmp_path):
+    """While the file that is to be renamed grows: whole it is there or the one before, and the run ends the same."""
     train(tiny_recipe(), tmp_path / "whole")
     folder = tmp_path / "run"
     context = multiprocessing.get_context("forkserver")
@@ -316,9 +327,13 @@ def test_killed_while_it_is_written_aside(after, tmp_path):
     while len(seen) <= after:
         assert child.is_alive() and time.monotonic() < until
         seen |= {path.name for path in (folder / "checkpoints").glob(".*.pt.*")}
-    child.kill()
-    child.join()
-    display = Quiet()
-    train(tiny_recipe(), folder, display=display)
+    os.kill(child.pid, number)
+    child.join(WAIT)
+    assert child.exitcode == (-number if number == signal.SIGKILL else 0)
+    if number != signal.SIGKILL:
+        assert not list(folder.rglob(".*.[0-9]*"))
+        (written,) = (folder / "checkpoints").glob("*.pt")
+        assert read_state(written)[0]["stage"] == written.stem
+    train(tiny_recipe(), folder)
     assert_same(outcome(folder), outcome(tmp_path / "whole"))
     assert not list(folder.rglob(".*.[0-9]*"))
