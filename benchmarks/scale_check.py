@@ -56,11 +56,7 @@ def checks(*, quick: bool) -> Iterator[list[Check]]:
     """The rounds of each case, measured by two processes that this one starts."""
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
-<<<<<<< HEAD
-            mp.spawn(_process, (folder, case, 2 if quick else 6), nprocs=2)
-=======
-            spawn(_process, (folder, case, 3 if quick else 12), nprocs=2)
->>>>>>> main
+            spawn(_process, (folder, case, 2 if quick else 6), nprocs=2)
             found = torch.load(Path(folder) / "found.pt", weights_only=True)
         size = found.pop("gradient_bytes")
         yield [
