@@ -13,6 +13,7 @@ Assumed, and printed beside each table:
 
 import argparse
 import json
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -226,24 +227,28 @@ def predicted(check: Check) -> Step:
 def checked(*, quick: bool) -> list[Record]:
     """The simulation beside the real thing."""
     records = []
-    print("two processes of one thread each (gloo), medians; pieces measured by themselves, both processes at once")
-    for check in checks(quick=quick):
-        step = predicted(check)
-        error = step.seconds / check.step_s - 1
+    print("two processes of one thread each (gloo); pieces measured by themselves, both processes at once; medians")
+    for rounds in checks(quick=quick):
+        name, steps = rounds[0].name, [predicted(check) for check in rounds]
+        errors = [step.seconds / check.step_s - 1 for step, check in zip(steps, rounds, strict=True)]
+        middle = Check(
+            name, *(statistics.median(values) for values in zip(*(check[1:] for check in rounds), strict=True))
+        )
+        step_s = statistics.median(step.seconds for step in steps)
         print(
-            f"  {check.name:34} compute {check.compute_s * 1e3:7.2f} ms, reducing {check.gradient_bytes / 1e6:6.2f} MB "
-            f"{check.reduce_s * 1e3:6.2f} ms, reading {check.read_s * 1e3:6.2f} ms: predicted "
-            f"{step.seconds * 1e3:7.2f} ms ({step.binds} binds), measured {check.step_s * 1e3:7.2f}, "
-            f"error {error:+.0%}",
+            f"  {name:32} compute {middle.compute_s * 1e3:7.2f} ms, reducing {middle.gradient_bytes / 1e6:6.2f} MB "
+            f"{middle.reduce_s * 1e3:6.2f} ms, reading {middle.read_s * 1e3:6.2f} ms: predicted {step_s * 1e3:7.2f} ms "
+            f"({predicted(middle).binds} binds), measured {middle.step_s * 1e3:7.2f} ms; error of a round "
+            f"{statistics.median(errors):+.0%} ({min(errors):+.0%} to {max(errors):+.0%})",
             flush=True,
         )
-        records.append(_record("measured", check.name, check.step_s, checked=True))
-        records.append(_record("simulated", check.name, step.seconds, checked=True))
+        records.append(_record("measured", name, middle.step_s, checked=True))
+        records.append(_record("simulated", name, step_s, checked=True))
     return records
 
 
 def _record(contender: str, case: str, seconds: float, *, checked: bool) -> Record:
-    how = (seconds, seconds, seconds, seconds, None, checked, versions(), commit())
+    how = (*(4 * [seconds]), None, checked, versions(), commit())
     return Record("scale", contender, case, "cpu, 2 processes of 1 thread" if checked else "simulated", *how)
 
 

@@ -1,7 +1,6 @@
 """The pieces of a step of two processes, each by itself, and the step whole: what `scale` is checked by."""
 
 import os
-import statistics
 import tempfile
 import time
 import warnings
@@ -23,6 +22,8 @@ CLASSES, ROUNDS = 100, 5
 
 
 class Check(NamedTuple):
+    """One round: its pieces and its step met the same disturbances."""
+
     name: str
     batch: int
     gradient_bytes: float
@@ -48,16 +49,20 @@ class Case(NamedTuple):
         return f"{self.network} B={self.batch} {self.size} px{waits}"
 
 
-CASES = (Case("resnet8", 64, 32), Case("vgg8", 32, 32), Case("resnet8", 16, 8, read_s=0.12))
+CASES = (Case("resnet8", 16, 32), Case("vgg8", 8, 32), Case("resnet8", 16, 8, read_s=0.2))
 
 
-def checks(*, quick: bool) -> Iterator[Check]:
-    """Each case, measured by two processes that this one starts."""
+def checks(*, quick: bool) -> Iterator[list[Check]]:
+    """The rounds of each case, measured by two processes that this one starts."""
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
-            spawn(_process, (folder, case, 3 if quick else 12), nprocs=2)
+            spawn(_process, (folder, case, 2 if quick else 6), nprocs=2)
             found = torch.load(Path(folder) / "found.pt", weights_only=True)
-        yield Check(str(case), case.batch, **found)
+        size = found.pop("gradient_bytes")
+        yield [
+            Check(str(case), case.batch, size, **{name: taken[turn] for name, taken in found.items()})
+            for turn in range(ROUNDS)
+        ]
 
 
 class _Store(IterableDataset[Tensor]):
@@ -84,8 +89,8 @@ def _process(rank: int, folder: str, case: Case, steps: int) -> None:
     os._exit(0)  # threads of gloo that wait for the interpreter while it ends would abort it
 
 
-def _measured(case: Case, steps: int) -> dict[str, float]:
-    """Every piece in turn, round after round, so that all meet the same disturbances."""
+def _measured(case: Case, steps: int) -> dict[str, float | list[float]]:
+    """Seconds of every piece in turn, round after round, so that all meet the same disturbances."""
     network = networks.build(case.network, num_classes=CLASSES).train()
     both = DistributedDataParallel(networks.build(case.network, num_classes=CLASSES).train())
     size = sum(weight.numel() for weight in network.parameters())
@@ -113,7 +118,7 @@ def _measured(case: Case, steps: int) -> dict[str, float]:
                 call()
             if turn:
                 seconds[name].append((time.perf_counter() - started) / steps)
-    return {"gradient_bytes": 4.0 * size} | {name: statistics.median(taken) for name, taken in seconds.items()}
+    return {"gradient_bytes": 4.0 * size, **seconds}
 
 
 def _step_of(network: nn.Module, case: Case) -> Callable[[Tensor], None]:
