@@ -60,14 +60,14 @@ class Seen:
         self.states = {}
         """What each stage holds at its end, and how many steps it has taken."""
 
-    def batch(self, step, batch, weight):
+    def batch(self, step, batch, *_unused):
         self.lists["index"].append(batch.index.clone())
         self.lists["images"].append(batch.images.clone())
 
     def contrast(self, inputs, *_unused, **_options):
         self.lists["draws"].append(draw(inputs.contrast.rows_B, inputs.contrast.plan))
 
-    def added(self, meter, numbers, hits):
+    def added(self, meter, numbers, hits, *_unused):
         self.lists["hits"].append(hits.clone())
 
     def finished(self, trainer):

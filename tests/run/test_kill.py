@@ -15,7 +15,7 @@ def go_on(folder):
     train(tiny_recipe(), folder)
 
 
-@pytest.mark.parametrize("times", (2, pytest.param(20, marks=pytest.mark.slow)))
+@pytest.mark.parametrize("times", (1, pytest.param(20, marks=pytest.mark.slow)))
 def test_killed_many_times(times, tmp_path):
     expected = tmp_path / "whole"
     train(tiny_recipe(), expected)

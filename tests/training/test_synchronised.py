@@ -1,68 +1,18 @@
 """Synchronised BatchNorm: processes with shares of a batch normalise it as one that has all of it.
 
-Two threads stand for the processes; real ones are in test_worlds.py.
+Two threads stand for the processes; real ones are in tests/test_worlds.py.
 """
-
-import copy
-import threading
 
 import pytest
 import torch
+import torch.distributed as dist
+from helpers.threads import in_threads
 from torch import nn
 
 from fastkd.support.errors import UserError
-from fastkd.training import synchronised
 from fastkd.training.synchronised import is_synchronised, synchronise, unsynchronise
 
 CPU = torch.device("cpu")
-
-
-class Meeting:
-    """The collectives of two threads."""
-
-    def __init__(self):
-        self.barrier, self.brought, self.sent = threading.Barrier(2, timeout=20), {}, []
-        self.own = threading.local()
-
-    def get_world_size(self):
-        return 2
-
-    def _bring(self, tensor):
-        self.sent.append(tensor.numel())
-        self.brought[self.own.rank] = tensor.clone()
-        self.barrier.wait()
-        found = [self.brought[rank] for rank in (0, 1)]
-        self.barrier.wait()
-        return found
-
-    def all_gather(self, into, tensor):
-        for goal, value in zip(into, self._bring(tensor), strict=True):
-            goal.copy_(value)
-
-    def all_reduce(self, tensor):
-        tensor.copy_(sum(self._bring(tensor)))
-
-
-def both(work):
-    """What work(rank) returns in each of two threads."""
-    found = [None, None]
-
-    def run(rank):
-        synchronised.dist.own.rank = rank
-        found[rank] = work(rank)
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
-
-
-@pytest.fixture(autouse=True)
-def two(monkeypatch):
-    monkeypatch.setattr(synchronised, "world_size", lambda: 2)
-    monkeypatch.setattr(synchronised, "dist", Meeting())
 
 
 def network(affine=True, momentum=0.1):
@@ -101,7 +51,7 @@ def test_two_processes_normalise_their_shares_as_one_the_whole_batch(kind, first
     halves = [network(**kind) for _ in shares]
     for half in halves:
         synchronise(half, CPU)
-    found = both(lambda rank: learned(halves[rank], *shares[rank]))
+    found = in_threads(2, lambda rank: learned(halves[rank], *shares[rank]))
     near = {"rtol": 1e-10, "atol": 1e-10}
     torch.testing.assert_close(torch.cat([gradients[0] for gradients, _ in found]), of_images, **near)
     for mine, theirs, expected in zip(found[0][0][1:], found[1][0][1:], of_weights, strict=True):
@@ -111,24 +61,43 @@ def test_two_processes_normalise_their_shares_as_one_the_whole_batch(kind, first
         torch.testing.assert_close(mine, expected, **near)
 
 
-def test_each_layer_sends_two_short_messages_a_step():
-    halves, images = [network() for _ in range(2)], torch.randn(4, 3, 6, 6, dtype=torch.float64)
-    for half in halves:
-        synchronise(half, CPU)
-    both(lambda rank: halves[rank](images).sum().backward())
-    sent = synchronised.dist.sent
+@pytest.fixture
+def sent(monkeypatch):
+    """The numbers in each message."""
+    found = []
+
+    def counting(send, place):
+        def call(*arguments):
+            found.append(arguments[place].numel())
+            return send(*arguments)
+
+        return call
+
+    for name, place in (("all_gather", 1), ("all_reduce", 0)):
+        monkeypatch.setattr(dist, name, counting(getattr(dist, name), place))
+    return found
+
+
+def in_two(work):
+    """What work(network) leaves behind in two processes, whose networks are synchronised."""
+    modules = [network() for _ in range(2)]
+    for module in modules:
+        synchronise(module, CPU)
+    in_threads(2, lambda rank: work(modules[rank]))
+    return modules
+
+
+IMAGES = torch.linspace(-2, 3, 4 * 3 * 36, dtype=torch.float64).view(4, 3, 6, 6)
+
+
+def test_each_layer_sends_two_short_messages_a_step(sent):
+    in_two(lambda module: module(IMAGES).sum().backward())
     assert sorted(sent) == sorted([2 * 5 + 1, 2 * 4 + 1, 2 * 5, 2 * 4] * 2)
 
 
-def test_in_evaluation_and_alone_nothing_is_sent(monkeypatch):
-    module = network()
-    synchronise(module, CPU)
-    images = torch.randn(4, 3, 6, 6, dtype=torch.float64)
-    module.eval()(images)
-    monkeypatch.setattr(synchronised, "world_size", lambda: 1)
-    plain = copy.deepcopy(module.train())
-    unsynchronise(plain)
-    assert torch.equal(module(images), plain(images)) and synchronised.dist.sent == []
+def test_in_evaluation_and_alone_nothing_is_sent(sent):
+    module, _ = in_two(lambda module: module.eval()(IMAGES))
+    assert torch.equal(module.train()(IMAGES), network()(IMAGES)) and sent == []
 
 
 @pytest.mark.parametrize("device", ("cpu", "cuda"))
@@ -143,8 +112,8 @@ def test_layers_stay_the_objects_that_they_are_and_become_torchs_own_again(devic
     assert module.state_dict().keys() == state.keys()
     synchronise(module, torch.device(device))
     if device == "cuda":  # outside of a group it is a BatchNorm wherever it lies
-        images, plain = torch.randn(4, 3, 6, 6, dtype=torch.float64), network()
-        assert torch.equal(module(images), plain(images)) and torch.equal(module[1].running_var, plain[1].running_var)
+        plain = network()
+        assert torch.equal(module(IMAGES), plain(IMAGES)) and torch.equal(module[1].running_var, plain[1].running_var)
     unsynchronise(module)
     assert [type(norm) for norm in norms] == [nn.BatchNorm2d, nn.BatchNorm1d] and not is_synchronised(module)
 
