@@ -248,8 +248,9 @@ def checked(*, quick: bool) -> list[Record]:
 
 
 def _record(contender: str, case: str, seconds: float, *, checked: bool) -> Record:
-    how = (*(4 * [seconds]), None, checked, versions(), commit())
-    return Record("scale", contender, case, "cpu, 2 processes of 1 thread" if checked else "simulated", *how)
+    device = "cpu, 2 processes of 1 thread" if checked else "simulated"
+    how = (seconds, seconds, seconds, seconds, None, checked, versions(), commit())
+    return Record("scale", contender, case, device, *how)
 
 
 if __name__ == "__main__":
