@@ -17,6 +17,8 @@ README = Path(__file__).parent / "README.md"
 PLACE = re.compile(r"<!-- (results/[\w.-]+\.json) -->\n.*?<!-- end -->", re.DOTALL)
 SECTOR = 32
 """Bytes that global memory is moved in."""
+MOST_MESSAGES = 8
+"""Messages whose sizes are still told one by one."""
 WIDEST = 6
 """Contenders that still stand side by side; more of them stand one below the other."""
 
@@ -86,7 +88,14 @@ def _cell(record: dict[str, Any], reference: float | None) -> str:
     words += [f"{peak / 2**20:,.1f} MiB"] if peak else []
     words += [f"cpu {_time(record['cpu_s'])}"] if peak is None else []
     words += [f"start {started:.0f} s"] if started and started >= 0.5 else []
+    words += [_messages(record["messages"])] if record.get("messages") else []
     return ", ".join(words)
+
+
+def _messages(sizes: list[int]) -> str:
+    """How many messages a call sent, and their MiB: of each, or of all where they are many."""
+    mebibytes = [f"{size / 2**20:.2f}" for size in (sizes if len(sizes) <= MOST_MESSAGES else [sum(sizes)])]
+    return f"{len(sizes)} message{'s' * (len(sizes) > 1)}: {' + '.join(mebibytes)} MiB"
 
 
 def _time(seconds: float) -> str:

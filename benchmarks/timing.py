@@ -43,6 +43,8 @@ class Record:
     """Compiling and capturing, before the first call."""
     bandwidth_share: float | None = None
     """The least bytes that must move, over the time, as a fraction of what a copy moves; None where not measured."""
+    messages: tuple[int, ...] = ()
+    """The bytes of each message that the call sent to other processes, in their order."""
 
 
 class Timing(NamedTuple):
@@ -88,20 +90,20 @@ def _several(calls: Sequence[Callable[[], object]], device: str) -> tuple[float,
     if device == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize()
-        before = _cpu_seconds()
+        before = cpu_seconds()
         start.record()
         for call in calls:
             call()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) / 1000 / len(calls), (_cpu_seconds() - before) / len(calls)
-    before, start_s = _cpu_seconds(), time.perf_counter()
+        return start.elapsed_time(end) / 1000 / len(calls), (cpu_seconds() - before) / len(calls)
+    before, start_s = cpu_seconds(), time.perf_counter()
     for call in calls:
         call()
-    return (time.perf_counter() - start_s) / len(calls), (_cpu_seconds() - before) / len(calls)
+    return (time.perf_counter() - start_s) / len(calls), (cpu_seconds() - before) / len(calls)
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 

@@ -52,6 +52,9 @@ def _without_links(text: str) -> str:
     return _LINK.sub(kept, text)
 
 
+RELATING = "It relates the images of a batch: with several processes, those of each one's share.\n"
+
+
 def methods() -> str:
     """A section for each row of METHODS: the paper, what it compares, its settings."""
     parts = [
@@ -61,7 +64,8 @@ def methods() -> str:
     for name, method in METHODS.items():
         about = inspect.getdoc(sys.modules[method.__module__]) or ""
         own = method.__dict__.get("__doc__") or ""
-        parts.append(f"## {name}\n\n{_text(about)}\n\n{_text(inspect.cleandoc(own))}\n\n{_settings(method.Settings)}")
+        own = f"{_text(inspect.cleandoc(own))}\n\n{RELATING if method.relates_samples else ''}"
+        parts.append(f"## {name}\n\n{_text(about)}\n\n{own}\n\n{_settings(method.Settings)}")
     return "\n".join(parts)
 
 

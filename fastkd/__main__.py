@@ -14,6 +14,7 @@ COMMANDS = {
     "reproduce": "trains what a paper's table needs, and shows the table beside ours",
     "sweep": "trains every combination of some options' values, as one table",
     "store": "keeps what a teacher says of every image, for the students to come",
+    "status": "a line for each run: how far it is, and whether it still lives, here or elsewhere",
     "report": "one HTML file of some runs: tables, curves, settings",
     "data": "looks at a data set: fastkd data inspect DATA",
     "env": "versions and devices, for a bug report",

@@ -49,7 +49,9 @@ from fastkd.support.callbacks import Callback, StopTraining
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
+from fastkd.support.heartbeat import EVERY_SECONDS
 from fastkd.support.interrupt import Stopped, interruptible
+from fastkd.support.joining import processes
 from fastkd.support.log import read_metrics
 from fastkd.support.paths import is_file
 from fastkd.support.session import Session
@@ -141,7 +143,7 @@ def train(
         if getattr(chosen, name):
             raise UserError(f"train() has no {name}")
     chosen = replace(chosen, run=None if run is None else Path(run), resume=Path("auto") if resume else None)
-    with distributed.processes(pick_device(device)) as used:
+    with processes(pick_device(device)) as used:
         made = recipe if isinstance(recipe, Recipe) else options.recipe_of(chosen, files)
         return carried_out(chosen, made, used, files, callbacks=callbacks, silent=silent)
 
@@ -181,7 +183,8 @@ def in_folder(
     with Display(silent=silent) as display, interruptible() as interrupt:
         display.note(header(job, folder))
         tell_of(job.data, display)
-        session = Session(display, interrupt, chosen.logger, chosen.unlocked, tuple(callbacks))
+        seconds = EVERY_SECONDS if chosen.heartbeat is None else chosen.heartbeat
+        session = Session(display, interrupt, chosen.logger, chosen.unlocked, tuple(callbacks), seconds)
         try:
             with out_of_memory_names_the_knobs(job):
                 results = carry_out(job, folder, session)

@@ -33,7 +33,7 @@ from fastkd.support.errors import ChangesNothing, UserError, nearest
 from fastkd.support.fields import fixed, given, group, idle, rare
 from fastkd.support.loggers import LoggerName
 from fastkd.support.plain import differences
-from fastkd.support.ranges import Epochs, Positive
+from fastkd.support.ranges import Epochs, NotNegative, Positive
 from fastkd.support.words import counted
 from fastkd.synthesis.settings import SynthesisSettings
 from fastkd.training.execution import Execution
@@ -49,7 +49,7 @@ class Options:
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")] = "digits"
     """The name of a recipe, or the recipe.json of a run."""
     run: Path | None = None
-    """Folder of the run (default: runs/RECIPE-DATE)."""
+    """Folder of the run (default: runs/RECIPE-DATE; in a job of SLURM's one of its own, which it takes up again)."""
     resume: Path | None = None
     """Go on with the run in this folder; auto: with the one in --run, which begins where there is none yet."""
     unlocked: bool = rare(False)
@@ -80,6 +80,8 @@ class Options:
     """Take what the paper prints, where its authors' code has something else, and the recipe with it."""
     logger: Annotated[tuple[LoggerName, ...], tyro.conf.UseAppendAction, _NAME] = ()
     """Also write records there: csv (metrics.csv), tensorboard, wandb, mlflow; once more for each further one."""
+    heartbeat: NotNegative | None = rare(None)
+    """Seconds between signs of life in the run's heartbeat.json, 0 for none (default: 10)."""
     dry_run: bool = False
     """Take a few steps of every stage and show their memory and speed; writes nothing."""
     list: bool = False
@@ -149,10 +151,8 @@ def _with_pair(options: Options, pair: str) -> Options:
 
 
 def recipe_of(options: Options, files: WeightsFiles | None = None) -> Recipe:
-    """The recipe that the options mean: the named one, with what was given in place of its own settings.
-
-    files: reads the files of --teacher, each of them once.
-    """
+    """The recipe that the options mean: the named one, with what was given in place of its own settings. files: reads
+    the files of --teacher, each of them once."""
     files = files or WeightsFiles()
     if options.students is None:
         return with_one_data_seed(_recipe_of(options, files))
@@ -223,14 +223,13 @@ def listed(options: Options) -> Iterator[str]:
 def _refuse_beside_a_list(options: Options, wanted: dict[str, Any]) -> None:
     """A list is of a recipe's lines; what would change a training does not change it."""
     groups = (options.training, options.augmentation, options.reading, options.common, options.storing)
-    groups += (options.beginnings,)
-    others = [name for group in (*groups, options.execution) for name in given(group)]
+    others = [name for group in (*groups, options.beginnings, options.execution) for name in given(group)]
     others += [f"sftn.{name}" for name in given(options.sftn)] + [f"gtn.{name}" for name in given(options.gtn)]
     others += [f"synthesis.{name}" for name in given(options.synthesis)]
     others += [f"{short_name(name)}.{one}" for name, settings in options.methods.items() for one in given(settings)]
     of_a_run = ("run", "resume", "teacher", "students", "as_printed", "logger", "dry_run")
     others += [name for name in of_a_run if getattr(options, name)]
-    others += [name for name in ("teacher_epochs", "teacher_lr") if getattr(options, name) is not None]
+    others += [name for name in ("teacher_epochs", "teacher_lr", "heartbeat") if getattr(options, name) is not None]
     narrowing = ("teacher_net", "student", "method", "teacher_training")
     others += [name for name in wanted if name not in narrowing or options.recipe == Options.recipe]
     if others:
@@ -260,9 +259,12 @@ def refuse_other_recipe(saved: Recipe, options: Options) -> None:
 
 
 def goes_on_by_itself(options: Options) -> bool:
-    """Whether a run that the same command began is taken up: asked for, or started anew by torchrun."""
-    restarted, most = restarts()
-    if str(options.resume) == "auto" or (restarted and options.run is not None and options.resume is None):
+    """Whether a run that the same command began is taken up: asked for, or torchrun may start processes anew.
+
+    It does not count as restarts those that it does because nodes come and go.
+    """
+    most = restarts()[1]
+    if str(options.resume) == "auto" or (most and options.run is not None and options.resume is None):
         for name, given_too in (("dry-run", options.dry_run), ("run", options.run is None)):
             if given_too:
                 raise UserError(f"--resume auto {'needs' if name == 'run' else 'does not go together with'} --{name}")
@@ -285,8 +287,8 @@ def refuse_another_command(saved: Recipe, recipe: Recipe, options: Options) -> N
 
 def refuse_beside_a_dry_run(options: Options) -> None:
     """A dry run writes nothing: where and how is no matter."""
-    for name in ("run", "logger"):
-        if getattr(options, name):
+    for name in ("run", "logger", "heartbeat"):
+        if getattr(options, name) not in (None, ()):
             _refuse(name, "--dry-run writes nothing")
 
 

@@ -37,6 +37,7 @@ from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import ChangesNothing, UserError, nearest
 from fastkd.support.interrupt import Interrupt, Stopped, interruptible
+from fastkd.support.joining import processes
 from fastkd.support.ranges import Seed, whole
 from fastkd.support.session import Session
 from fastkd.support.words import counted
@@ -118,7 +119,7 @@ def carry_out(table: Table, options: Options, others: Sequence[str]) -> int:
 
     root = options.out or Path("runs") / "reproduce"
     plan = Plan(root, list(cells.values()))
-    with distributed.processes(pick_device(options.device)) as device:
+    with processes(pick_device(options.device)) as device:
         with Display(silent=not distributed.is_main()) as display:
             worker = Worker(plan, device, Session(display, Interrupt(), unlocked=options.unlocked))
             _check_and_tell(worker, seeds, time_steps=options.time_steps)
@@ -215,7 +216,18 @@ def _without(arguments: Sequence[str], option: str) -> list[str]:
     return left
 
 
-_NOT_OF_A_TABLE = {"run", "resume", "pair", "teacher", "students", "list", "dry-run", "logger", "trust"} | {
+_NOT_OF_A_TABLE = {
+    "run",
+    "resume",
+    "pair",
+    "teacher",
+    "students",
+    "list",
+    "dry-run",
+    "logger",
+    "trust",
+    "heartbeat",
+} | {
     *("teacher-net", "student", "branch", "branch-blocks", "teacher-training", "method", "control", "data-seed"),
     *("teacher-prefix", "any-images", "teacher-outputs"),
 }

@@ -19,6 +19,7 @@ from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
 from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Stopped, interruptible
+from fastkd.support.joining import processes
 from fastkd.support.session import Session
 
 PROGRAM = "python -m fastkd.store"
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
     for name in _OF_A_RUN:
         if getattr(chosen, name):
             raise UserError(f"--{name.replace('_', '-')} changes nothing: nothing is trained here")
-    with distributed.processes(pick_device(chosen.device)) as device:
+    with processes(pick_device(chosen.device)) as device:
         files = WeightsFiles()
         recipe = _storing(chosen, files)
         job = Job.of(recipe, open_data(recipe), device, files)

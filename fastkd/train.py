@@ -1,6 +1,7 @@
 """python -m fastkd.train [RECIPE] [options]: trains a teacher, distils a student from it, shows what came out."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from fastkd import options
 from fastkd.api import Results, carried_out, in_folder
 from fastkd.report import write_report
-from fastkd.run import Job, Run, check, open_data, open_run
+from fastkd.run import Job, Run, check, folder_of_job, open_data, open_run
 from fastkd.run.figures import print_dry_run, print_table
 from fastkd.run.memory import out_of_memory_names_the_knobs
 from fastkd.run.trust import trust
@@ -17,6 +18,7 @@ from fastkd.support import distributed
 from fastkd.support.command_line import command
 from fastkd.support.display import Display
 from fastkd.support.environment import pick_device
+from fastkd.support.joining import processes
 from fastkd.support.session import Session
 
 
@@ -25,7 +27,8 @@ def main(arguments: list[str]) -> int:
     if chosen.list:
         print("\n".join(options.listed(chosen)))
         return 0
-    with distributed.processes(pick_device(chosen.device)) as device:
+    with processes(pick_device(chosen.device)) as device:
+        chosen = _in_its_job(chosen, arguments)
         if chosen.trust is not None:
             trust(chosen.trust, _tell)
         if chosen.resume is not None and not options.goes_on_by_itself(chosen):
@@ -36,6 +39,14 @@ def main(arguments: list[str]) -> int:
             options.refuse_beside_a_dry_run(chosen)
             return _dry_run(Job.of(recipe, open_data(recipe), device, files))
         return _show(carried_out(chosen, recipe, device, files))
+
+
+def _in_its_job(chosen: options.Options, arguments: list[str]) -> options.Options:
+    """The options, with the folder of the scheduler's job where they name none: queued again, it goes on there."""
+    if chosen.run is not None or chosen.resume is not None or chosen.dry_run:
+        return chosen
+    folder = folder_of_job(arguments, chosen.recipe)
+    return chosen if folder is None else replace(chosen, run=folder, resume=Path("auto"))
 
 
 def _tell(line: str) -> None:

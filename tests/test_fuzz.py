@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from helpers.image_folders import write_folder
 
-from fastkd import api, env, evaluate, options, predict, probe, report, reproduce, sweep, train
+from fastkd import api, env, evaluate, options, predict, probe, report, reproduce, status, sweep, train
 from fastkd.data import DATASETS
 from fastkd.data import __main__ as inspect
 from fastkd.methods import METHODS, find_method
@@ -99,6 +99,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], type[Any]]] = {
     "probe": (probe.main, probe.Options),
     "reproduce": (reproduce.main, reproduce.Options),
     "sweep": (sweep.main, sweep.Options),
+    "status": (status.main, status.Options),
 }
 
 
@@ -113,7 +114,7 @@ def place(tmp_path, monkeypatch):
     def understood(*_arguments, **_options):
         raise Understood
 
-    for module, name in ((api, "in_folder"), (train, "in_folder"), (train, "_dry_run")):
+    for module, name in ((api, "in_folder"), (train, "in_folder"), (train, "_dry_run"), (status, "sleep")):
         monkeypatch.setattr(module, name, understood)
     monkeypatch.setattr(Worker, "work", understood)
     for module in (api, train, reproduce):
@@ -219,7 +220,7 @@ def run_case(number: int, place: Path) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # as the commands do
     for _ in range(LINES):
-        command = chance.choices(list(COMMANDS), weights=(6, 1, 1, 2, 1, 1, 1, 1))[0]
+        command = chance.choices(list(COMMANDS), weights=(6, 1, 1, 2, 1, 1, 1, 1, 1))[0]
         line = line_at_random(command, chance)
         there = half_written(place)
         try:

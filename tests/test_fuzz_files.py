@@ -30,12 +30,16 @@ from fastkd.report import write_report
 from fastkd.run import check, open_run, seed_folders
 from fastkd.run.description import KEY
 from fastkd.run.run import Run
+from fastkd.run.status import status_of
 from fastkd.run.weights import WeightsFiles, describe, open_network, rebuilt_for
-from fastkd.support import environment, files
+from fastkd.status import lines
+from fastkd.support import environment, files, states
+from fastkd.support.heartbeat import Heartbeat, read_heartbeat
 from fastkd.support.interrupt import Stopped
 from fastkd.support.log import MetricsLog, read_metrics
 from fastkd.support.session import Session
 from fastkd.training.checkpoint import read_checkpoint
+from fastkd.training.shares import share_of
 
 FEW, MANY = 40, 1500
 NIGHT = pytest.param(MANY, marks=pytest.mark.slow)
@@ -52,15 +56,35 @@ def good(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         train(tiny_recipe(keep_epochs=(1,)), folder, AfterSteps(patch, 11))
     files.write_json(folder / "env.json", environment.this_call() | {"earlier": []} | environment.collect())
+    Heartbeat(folder / "heartbeat.json").beat(stage="student", epoch=1, epochs=2, step=3, seconds_left=1.0, loss=0.5)
     store = opened(folder)
     store.sign()
     store.close()
+    share_out(folder / "checkpoints" / "student.pt")
     return folder
+
+
+def share_out(checkpoint: Path) -> None:
+    """Leaves the rows of one weight to two shares, as two processes would."""
+    state, _ = states.read_state(checkpoint)
+    name, weight = next(iter(state["model"].items()))
+    state["shares"] = []
+    for number, rows in enumerate(weight.tensor_split(2)):
+        share = {"stage": "student", "number": number, "model": {name: rows.clone()}}
+        written = states.write_state(share_of(checkpoint, number), share)
+        state["shares"].append({"number": number, "bytes": written.size, "sha256": written.sha256})
+    del state["model"][name]
+    states.write_state(checkpoint, state)
 
 
 @pytest.fixture
 def run(good, tmp_path):
     return shutil.copytree(good, tmp_path / "run")
+
+
+def stands(run: Path) -> None:
+    lines([status_of(run)])
+    read_heartbeat(run / "heartbeat.json")
 
 
 def report(run: Path) -> None:
@@ -72,9 +96,13 @@ READERS = {
     "results.json": report,
     "metrics.jsonl": report,
     "env.json": report,
+    "heartbeat.json": stands,
     "teacher.safetensors": lambda run: open_network(run / "teacher.safetensors"),
     "checkpoints/teacher@1.safetensors": lambda run: open_network(run / "checkpoints" / "teacher@1.safetensors"),
-    "checkpoints/student.pt": lambda run: read_checkpoint(run / "checkpoints" / "student.pt", "student"),
+    **dict.fromkeys(
+        (f"checkpoints/student.pt{share}" for share in ("", ".0", ".1")),
+        lambda run: read_checkpoint(run / "checkpoints" / "student.pt", "student"),
+    ),
     "teacher/store.json": lambda run: opened(run, exact=True).close(),
 }
 """{a file of a run: what reads it}"""
@@ -103,7 +131,7 @@ def test_what_is_no_regular_file(name, what, run):
 
 
 @pytest.mark.parametrize("cases", (FEW, NIGHT))
-@pytest.mark.parametrize("name", ("recipe.json", "results.json", "env.json", "teacher/store.json"))
+@pytest.mark.parametrize("name", ("recipe.json", "results.json", "env.json", "heartbeat.json", "teacher/store.json"))
 def test_other_json(name, cases, run):
     value = json.loads((run / name).read_text())
     for number in range(cases):
@@ -177,26 +205,38 @@ class TestCheckpoints:
 
     @pytest.mark.parametrize("cases", (FEW, NIGHT))
     def test_other_states(self, cases, trainer, run):
-        trainer.checkpoint = run / "checkpoints" / "student.pt"
-        state = torch.load(trainer.checkpoint, weights_only=True)
+        trainer.saving.checkpoint = run / "checkpoints" / "student.pt"
+        state = torch.load(trainer.saving.checkpoint, weights_only=True)
         for number in range(cases):
             other = changed(state, random.Random(f"state {number}"), [*ODD_VALUES, *ODD_TENSORS])
             if isinstance(other, dict):
-                files.write_state(trainer.checkpoint, other)
-                line_of(trainer._load, (number, other.keys()))
+                states.write_state(trainer.saving.checkpoint, other)
+                line_of(trainer.load, (number, other.keys()))
+
+    @pytest.mark.parametrize("cases", (FEW, NIGHT))
+    def test_other_shares(self, cases, trainer, run):
+        trainer.saving.checkpoint = run / "checkpoints" / "student.pt"
+        state, share = (states.read_state(run / "checkpoints" / f"student.pt{end}")[0] for end in ("", ".1"))
+        for number in range(cases):
+            other = changed(share, random.Random(f"share {number}"), [*ODD_VALUES, *ODD_TENSORS])
+            if isinstance(other, dict):
+                written = states.write_state(share_of(trainer.saving.checkpoint, 1), other)
+                state["shares"][1] |= {"bytes": written.size, "sha256": written.sha256}
+                states.write_state(trainer.saving.checkpoint, state)
+                line_of(trainer.load, (number, other.keys()))
 
     def test_a_state_that_lacks_a_part_of_the_training_is_refused(self, trainer, run):
         """Each entry of a checkpoint is gone or empty in turn."""
-        trainer.checkpoint = run / "checkpoints" / "student.pt"
-        state = torch.load(trainer.checkpoint, weights_only=True)
-        files.write_state(trainer.checkpoint, state)
-        assert line_of(trainer._load, "as it was") == ""
+        trainer.saving.checkpoint = run / "checkpoints" / "student.pt"
+        state = torch.load(trainer.saving.checkpoint, weights_only=True)
+        states.write_state(trainer.saving.checkpoint, state)
+        assert line_of(trainer.load, "as it was") == ""
         for name, value in state.items():
-            files.write_state(trainer.checkpoint, {key: item for key, item in state.items() if key != name})
-            assert str(trainer.checkpoint) in line_of(trainer._load, f"without {name}")
+            states.write_state(trainer.saving.checkpoint, {key: item for key, item in state.items() if key != name})
+            assert str(trainer.saving.checkpoint) in line_of(trainer.load, f"without {name}")
             if isinstance(value, dict | list) and value and name != "identity":
-                files.write_state(trainer.checkpoint, state | {name: type(value)()})
-                assert str(trainer.checkpoint) in line_of(trainer._load, f"empty {name}")
+                states.write_state(trainer.saving.checkpoint, state | {name: type(value)()})
+                assert str(trainer.saving.checkpoint) in line_of(trainer.load, f"empty {name}")
 
 
 @pytest.mark.parametrize("cases", (FEW, NIGHT))

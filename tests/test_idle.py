@@ -232,17 +232,19 @@ def planned(recipe: Recipe) -> Iterator[Any]:
 
 
 TRAINING = Training(epochs=2, batch_size=4, milestones=(1,), clip_norm=0.5, ema=0.5, warmup_epochs=1)
+OF_SEVERAL_PROCESSES = ("sync_batchnorm",)
+"""See tests/training/test_synchronised.py."""
 
 
 def test_settings_of_a_training():
-    assert not wrongly_declared(TRAINING, optimised)
+    assert not wrongly_declared(TRAINING, optimised, skipped=OF_SEVERAL_PROCESSES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("training", list(beside_switches(TRAINING)), ids=str)
 def test_settings_of_a_training_beside_each_other(training):
-    with contextlib.suppress(UserError):  # an optimiser that is not installed, BatchNorm that a CPU does not share
-        assert not wrongly_declared(training, optimised)
+    with contextlib.suppress(UserError):  # an optimiser that is not installed
+        assert not wrongly_declared(training, optimised, skipped=OF_SEVERAL_PROCESSES)
 
 
 @pytest.mark.parametrize("usual", (SFTNSettings(network="resnet8"), SFTNSettings(network="resnet8", temperature=2.0)))

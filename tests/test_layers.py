@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("__main__",),
     ("sweep",),
-    ("train", "evaluate", "probe", "predict", "reproduce", "store", "env"),
+    ("train", "evaluate", "probe", "predict", "reproduce", "store", "status", "env"),
     ("api",),
     ("options", "report"),
     ("plan",),
@@ -151,7 +151,7 @@ PUBLIC = {
         *("cifar100_tfkd", "cifar100_dekd", "cifar10_tfkd", "tiny_tfkd", "tiny_dekd", "imagenet_tfkd"),
     ),
     "fastkd.run": ("open_run", "load_network"),
-    **{f"fastkd.{name}": ("main",) for name in ("train", "evaluate", "reproduce", "report", "env")},
+    **{f"fastkd.{name}": ("main",) for name in ("train", "evaluate", "reproduce", "report", "status", "env")},
     "fastkd.data.__main__": ("main",),
     "fastkd.__main__": ("run",),
 }

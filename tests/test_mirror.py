@@ -67,6 +67,7 @@ TESTED_ELSEWHERE = {
     "plan/outlook.py": ("tests/plan/test_worker.py", "The hours are those of what is carried out there."),
     "plan/versions.py": ("tests/plan/test_nodes.py", "They are a part of a node's digest."),
     "plan/views.py": ("tests/plan/test_worker.py", "A cell is held against a run of its own there."),
+    "training/records.py": ("tests/training/test_trainer.py", "What a training tells of itself is read there."),
     "training/student_aware.py": ("tests/training/test_stages.py", "It stands there beside the other stages."),
     "recipes/help.py": ("tests/test_options.py", "The help is read there."),
     "run/prediction.py": ("tests/test_predict.py", "Images of every kind and state are asked about there."),

@@ -12,7 +12,9 @@ DOORS = {
     "support/locks.py": "It locks, under the door's own opening.",
     "support/log.py": "It appends to a file that the door has opened.",
     "support/command_line.py": "It puts the null device in the place of an output that is full.",
+    "support/processes.py": "It reads /proc.",
     "support/environment.py": "It reads /proc and looks for the checkout that the package lies in.",
+    "support/once.py": "It makes memory that processes of a machine share: a file of its own, whose name goes at once.",
     "stored/epochs.py": "It writes rows in place and maps them: regular files of one size, reached by no link.",
     "data/index.py": "The scan of image folders, which has its own rules for pipes, links and circles.",
     "data/folder.py": "It looks for images that lie beside the class folders it looks for.",
@@ -96,11 +98,15 @@ def test_nothing_is_imported_by_a_name_but_where_a_person_gave_it(source):
         "support/loggers.py": {"_imported"},
         "__main__.py": {"run"},
     }
+    # What rank 0 of the same run has just packed, received by torch's own collective, which unpickles it, too.
+    unpickles = {"support/once.py": {"made_once"}}
     tree = ast.parse((ROOT / "fastkd" / source).read_text())
     for owner, node in owned_calls(tree):
         words = ast.unparse(node.func)
         if words in ("importlib.import_module", "__import__"):
             assert owner in allowed.get(source, ()), f"{source}, line {node.lineno}: imports by a name"
+        if words == "pickle.loads" and owner in unpickles.get(source, ()):
+            continue
         assert words not in ("exec", "eval", "pickle.load", "pickle.loads", "runpy.run_path"), f"{source}: {words}"
         if words == "torch.load":
             safe = [keyword for keyword in node.keywords if keyword.arg == "weights_only"]

@@ -1,15 +1,19 @@
 """python -m fastkd.reproduce: what it refuses, lists and plans; a tiny table from end to end."""
 
+import contextlib
 import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 from helpers.fingerprints import write_data
+from helpers.subprocesses import with_paths
 
 from fastkd import networks, reproduce
 from fastkd.networks.supernet import THIN_LAYERS, Supernet
@@ -153,3 +157,28 @@ def test_a_tiny_table_without_data(tmp_path, capsys):
     named = {"teacher", "student without a teacher", "ZSKT", "DAFL", "CMI", "CMI+SimKD"}
     assert {row["row"] for row in rows} == named and len(rows) == len(named)
     assert all(row["ours"] for row in rows)
+
+
+@pytest.mark.slow
+def test_two_commands_on_one_folder_of_which_one_is_killed(tmp_path):
+    """Killed wherever it happens to be, again and again: at the end both tables are that of one command alone."""
+    small = [*TINY[:3], "--limit-train", "64", "--batch-size", "16", "--epochs", "2", "--methods", "kd,kd+sp,crd"]
+    command = [sys.executable, "-m", "fastkd.reproduce", *small, "--out"]
+    shared, alone = ([*command, str(tmp_path / name)] for name in ("shared", "alone"))
+    with subprocess.Popen(shared, env=with_paths()) as other:
+        for seconds in (6, 8, 10, 12):
+            killed = subprocess.Popen(shared, env=with_paths())
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                killed.wait(seconds)
+            killed.kill()
+            killed.wait()
+        assert subprocess.run(shared, env=with_paths(), timeout=300, check=False).returncode == 0
+        assert other.wait(300) == 0
+    assert subprocess.run(alone, env=with_paths(), timeout=300, check=False).returncode == 0
+    of_both, of_one = (tmp_path / name / "tables" / "digits.csv" for name in ("shared", "alone"))
+    assert of_both.read_text() == of_one.read_text()
+    nodes = [tmp_path / name / "nodes" for name in ("shared", "alone")]
+    assert len({tuple(sorted(node.name for node in folder.iterdir())) for folder in nodes}) == 1
+    for file in nodes[1].glob("*/*.safetensors"):
+        assert file.read_bytes() == (nodes[0] / file.relative_to(nodes[1])).read_bytes()
+    assert not [*nodes[0].glob("*/claim")], "nobody works on anything any more"

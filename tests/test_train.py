@@ -14,7 +14,7 @@ from helpers.commands import ROOT, TINY, command, mistake
 from helpers.image_folders import write_folder
 
 from fastkd import api, evaluate, report, train
-from fastkd.run import load_network
+from fastkd.run import folder_of_job, load_network
 from fastkd.support.errors import UserError
 
 
@@ -288,8 +288,18 @@ class TestTheSameCommandAgain:
     def test_what_torchrun_starts_anew_goes_on(self, finished, monkeypatch, capsys):
         monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
         assert "torchrun --max-restarts needs --run" in mistake(*TINY)
-        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
         assert train.main([*TINY, "--run", str(finished)]) == 0
+        assert capsys.readouterr().err.count("finished before") == 3
+
+    def test_a_job_that_is_queued_again_finds_its_run(self, finished, monkeypatch, capsys, tmp_path):
+        """The run of a fixture stands where the job's would."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("SLURM_JOB_ID", "4711")
+        words = [word for word in TINY if word != "--run"]
+        folder = folder_of_job(words, "digits")
+        folder.parent.mkdir()
+        folder.symlink_to(finished)
+        assert train.main(words) == 0
         assert capsys.readouterr().err.count("finished before") == 3
 
 

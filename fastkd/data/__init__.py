@@ -40,6 +40,7 @@ from fastkd.data.sources import Feeding, Source, evaluation_source, resolved_loa
 from fastkd.data.stl10 import stl10
 from fastkd.data.tar import tar_shards
 from fastkd.support.errors import UserError, nearest
+from fastkd.support.once import made_once
 from fastkd.support.paths import expanded
 
 __all__ = [
@@ -114,6 +115,8 @@ def open_dataset(
     resized: bool = False,
 ) -> DataSet:
     """Opens the data set `NAME` or `NAME:PATH`, or an imported `package.module:function`. Raises UserError.
+
+    Image files are scanned by rank 0 alone; what it finds lies in the memory of each machine once.
 
     image_size: side in pixels. Images that are held as bytes must have it already; None: whatever they have.
     resized: whether such images are resized to it, bilinear and antialiased, as a network of other images wants them.
@@ -233,7 +236,7 @@ def _opened(name: str, path: str, reading: Reading, cache: Path | None) -> DataS
     if reading.label_column is not None and name not in ("csv", "hf", "tar"):
         raise UserError(f"--label-column changes nothing: {name} has no columns")
     if name in FOLDERS:
-        return function(path, reading, reading.index_cache or cache)
+        return made_once(lambda: function(path, reading, reading.index_cache or cache))
     if signature(function).parameters:
         return function(path)
     if path:

@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from torch import Tensor
@@ -34,7 +34,7 @@ def saved_data_set(path: str, reading: Reading, cache: Path | None = None) -> Da
     for part in parts[1:]:
         if part.names != first.names:
             raise UserError(f"{part.folder} has other classes than {first.folder}")
-    records = Rows([(part.images, name) for part in parts for name in [part.name or root.name]])
+    records = Rows([Column(part.folder, part.image_column, part.name or root.name, part.images) for part in parts])
     labels = np.concatenate([part.labels for part in parts])
     keys = first.names or tuple(str(number) for number in sorted(set(labels.tolist())))
     if not first.names:
@@ -61,15 +61,33 @@ def pyarrow() -> Any:
         raise UserError(f"--data hf: pyarrow is not installed: {_HINT}") from error
 
 
+class Column(NamedTuple):
+    """The images of one split."""
+
+    folder: Path
+    key: str
+    """What the column is called there."""
+    name: str
+    """What a person calls the split."""
+    images: Any
+    """pyarrow's column, in a memory map."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _column_of, (self.folder, self.key, self.name)
+
+
+def _column_of(folder: Path, key: str, name: str) -> Column:
+    return Column(folder, key, name, _table(_arrow_files(folder)).column(key))
+
+
 class Rows:
     """The images of tables in memory maps; a forked worker reads the same pages."""
 
-    def __init__(self, parts: list[tuple[Any, str]], places: np.ndarray | None = None):
+    def __init__(self, parts: list[Column], places: np.ndarray | None = None):
         self._parts = parts
-        chunks = [(chunk, name) for column, name in parts for chunk in column.chunks]
-        self._chunks = chunks
-        self._ends = np.cumsum([len(chunk) for chunk, _ in chunks])
-        begins = np.cumsum([0, *(len(column) for column, _ in parts)])
+        self._chunks = [chunk for part in parts for chunk in part.images.chunks]
+        self._ends = np.cumsum([len(chunk) for chunk in self._chunks])
+        begins = np.cumsum([0, *(len(part.images) for part in parts)])
         self._begins = begins
         self._places = np.arange(begins[-1]) if places is None else places
 
@@ -79,7 +97,7 @@ class Rows:
     def __getitem__(self, place: int) -> str:
         row = int(self._places[place])
         part = int(np.searchsorted(self._begins, row, side="right")) - 1
-        return f"{self._parts[part][1]}[{row - int(self._begins[part])}]"
+        return f"{self._parts[part].name}[{row - int(self._begins[part])}]"
 
     def __iter__(self) -> Iterator[str]:
         return (self[place] for place in range(len(self)))
@@ -98,7 +116,7 @@ class Rows:
     def encoded(self, place: int) -> np.ndarray:
         row = int(self._places[place])
         number = int(np.searchsorted(self._ends, row, side="right"))
-        chunk = self._chunks[number][0]
+        chunk = self._chunks[number]
         within = row - int(self._ends[number]) + len(chunk)
         value = chunk[within]
         content = value["bytes"] if hasattr(value, "keys") else value
@@ -111,6 +129,9 @@ class Rows:
 
     def take(self, places: np.ndarray) -> Self:
         return type(self)(self._parts, self._places[places])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._parts, self._places)  # another process maps the files itself
 
 
 class _Part:
@@ -134,7 +155,7 @@ class _Part:
         for column in (image, label):
             if column not in table.column_names:
                 raise UserError(f"{folder} has no column {column!r}, which its dataset_info.json names")
-        self.images = table.column(image)
+        self.image_column, self.images = image, table.column(image)
         self.labels = _labels(folder, table.column(label), label, len(self.names))
         abouts = [file.stat() for file in files]
         self.state = repr([(about.st_size, about.st_mtime_ns) for about in abouts]).encode()

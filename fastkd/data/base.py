@@ -12,9 +12,12 @@ from torch import Tensor
 from fastkd.data.failures import Failures
 from fastkd.data.found import Scan
 from fastkd.data.records import Records
+from fastkd.data.shares import Place
 from fastkd.support.environment import cores
 from fastkd.support.plain import Checked
 from fastkd.support.ranges import BETWEEN_0_AND_1, whole
+
+_LOOKERS = 32
 
 
 class RawBatch(NamedTuple):
@@ -28,6 +31,8 @@ class RawBatch(NamedTuple):
     """[B,words] int32 of each stored teacher, unless the device has them."""
     paired: bool = False
     """Whether index and images hold the partners of the batch's images behind these: they are [2B] then."""
+    whole: int | None = None
+    """The images of the global batch, over all ranks; None: as many as the training's batches have."""
 
     @property
     def size(self) -> int:
@@ -80,6 +85,8 @@ class Batch(NamedTuple):
     teachers themselves are asked."""
     mixed: Mixed | None = None
     """What the images are mixed with, where they are."""
+    place: Place = Place()
+    """Where the images stand in the global batch."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,11 @@ class Reading(Checked):
     def decoders(self, processes: int = 1) -> int:
         """The number of workers; by default the cores of this machine, shared by so many processes."""
         return max(1, cores() // processes) if self.workers is None else self.workers
+
+    @property
+    def lookers(self) -> int:
+        """Threads that look at files before any is decoded: they wait for a store more than they compute."""
+        return max(_LOOKERS, self.decoders())
 
 
 @dataclass(frozen=True)

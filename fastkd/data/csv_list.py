@@ -18,7 +18,7 @@ from fastkd.support.paths import expanded, is_file
 
 _PATH, _LABEL, _SPLIT = ("path", "file", "filename", "image"), ("label", "class"), ("split", "set")
 """The names that columns may have."""
-_PORTION = 4096  # files a thread asks the system about before it takes the next
+_PORTION = 512  # files a thread asks the system about before it takes the next
 
 
 def csv_list(path: str, reading: Reading, cache: Path | None = None) -> DataSet:
@@ -43,7 +43,7 @@ def csv_list(path: str, reading: Reading, cache: Path | None = None) -> DataSet:
         keys=tuple(keys),
         labels=np.array([label_of[label] for _, label, _ in lines], dtype=np.int64),
         parts=np.array([part for _, _, part in lines], dtype=np.int8),
-        state=_state(records, reading.decoders()),
+        state=_state(records, reading.lookers),
     )
     return data_set_of(listing, reading, cache)
 

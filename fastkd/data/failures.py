@@ -17,7 +17,7 @@ class Failures:
         self.allowed = allowed
         self.reasons: dict[str, str] = {}
         """{path: what is wrong with it}"""
-        self.report: Callable[[str], None] = lambda line: None
+        self.report: Callable[[str], None] = _nobody_listens
         """Called with a line about every image that fails after the scan."""
 
     def add(self, found: dict[str, str], *, while_reading: bool = False, consequence: str = "left out") -> None:
@@ -35,3 +35,7 @@ class Failures:
         more = f"; and {count - _SHOWN} more" if count > _SHOWN else ""
         images = f"{counted(count, 'image')} cannot be used"
         return f"{images} (--max-bad-images allows {self.allowed}): {'; '.join(listed[:_SHOWN])}{more}"
+
+
+def _nobody_listens(line: str) -> None:
+    pass

@@ -54,7 +54,7 @@ def imagefolder(path: str, reading: Reading, cache: Path | None = None) -> DataS
     strangers = sorted(set(tested) - set(class_folders(root / "train")[0]))
     if strangers:
         raise UserError(f"{test_root} has a class {strangers[0]!r} that {root / 'train'} lacks")
-    threads = max(1, reading.decoders())
+    threads = reading.lookers
     parts = (root / "train", test_root)
     train, test = (_scanned(part, folders, threads=threads, cache=cache) for part in parts)
     beside = _validation_beside(root, test_root)
@@ -84,7 +84,7 @@ def _validation_beside(root: Path, tested: Path) -> Path | None:
 def _in_one_piece(root: Path, reading: Reading, cache: Path | None) -> DataSet:
     part = root / "train" if is_folder(root / "train") else root
     folders, names, notes = _classes(part, root, reading.class_list)
-    found = _scanned(part, folders, threads=max(1, reading.decoders()), cache=cache)
+    found = _scanned(part, folders, threads=reading.lookers, cache=cache)
     assert reading.split is not None
     train, test = (found.take(places) for places in stratified(found.labels, reading.split, folders))
     data = assembled("imagefolder", train, test, names, (_IMAGENET_MEAN, _IMAGENET_STD), reading, notes)
@@ -101,7 +101,7 @@ def class_folder_tree(path: str, reading: Reading, cache: Path | None = None) ->
     """The files of path/CLASS, all of them for training: no set to train with, but one to look at."""
     root = existing_folder(path, "imagefolder")
     folders, names, notes = _classes(root, root, reading.class_list)
-    threads = max(1, reading.decoders())
+    threads = reading.lookers
     every, none = (scan(root, part, threads=threads, cache=cache, name=root.name) for part in (folders, ()))
     return assembled("class folders", every, none, names, (_IMAGENET_MEAN, _IMAGENET_STD), reading, notes)
 
@@ -128,7 +128,7 @@ def tiny_imagenet(path: str, reading: Reading, cache: Path | None = None) -> Dat
         if folder not in folders:
             raise UserError(f"{annotations}, line {number}: expected FILE and one of the classes of wnids.txt")
         label_of[f"images/{name}".encode()] = folders.index(folder)
-    threads = max(1, reading.decoders())
+    threads = reading.lookers
     train = scan(root / "train", folders, threads=threads, cache=cache, name="train")
     test = scan(root / "val", ("images",), threads=threads, cache=cache, name="val")
     names = [test.records.name(place) for place in range(len(test.records))]

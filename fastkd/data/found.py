@@ -20,7 +20,7 @@ from fastkd.support.schemas import Index, checked
 
 _FORMAT = 2
 _MOST_OF_AN_INDEX = 1 << 32
-_PORTION = 4096  # images a thread looks at before it takes the next portion
+_PORTION = 512  # images a thread looks at before it takes the next portion
 
 
 class Scan(Protocol):

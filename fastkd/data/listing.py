@@ -70,7 +70,7 @@ def data_set_of(listing: Listing, reading: Reading, cache: Path | None) -> DataS
     names = tuple(shown.get(name, name) for name in chosen.names)
     labels = _relabelled(listing, chosen.keys)
     places = _in_parts(listing, labels, chosen.keys, reading)
-    with ThreadPoolExecutor(max_workers=max(1, reading.decoders())) as pool:
+    with ThreadPoolExecutor(max_workers=reading.lookers) as pool:
         kept = reading.index_cache or cache
         train, test, validation = (
             _found(listing, labels, own, name, pool, kept)

@@ -7,12 +7,16 @@ import torch
 from torch import Tensor
 
 from fastkd.data.mixing import partners_of_steps
+from fastkd.data.shares import share, sizes
 from fastkd.support.errors import UserError
 from fastkd.support.words import counted
 
 
 class Order:
-    """Shuffled batches for training. Every rank computes the global order and takes its slice of each batch."""
+    """Shuffled batches for training. Every rank computes the global order and takes its share of each batch.
+
+    Batches and steps are the same for any number of ranks; shares differ by an image where these do not divide a batch.
+    """
 
     def __init__(
         self,
@@ -24,23 +28,29 @@ class Order:
         rank: int = 0,
         world_size: int = 1,
         mixed: bool = False,
+        shards: int | None = None,
     ):
-        """mixed: whether the images are mixed in pairs. The partner of one may then be another rank's, so that each
-        loads its own images and behind them their partners."""
+        """shards: those that a batch is taken in, if they are not one a rank. mixed: whether the images are mixed
+        in pairs. The partner of one may then be another rank's, so that each loads its own images and behind them
+        their partners."""
         if batch_size < 1:
             raise UserError(f"the batch size is at least 1, got {batch_size}")
-        if batch_size % world_size:
-            raise UserError(
-                f"the global batch of {counted(batch_size, 'image')} does not divide by {world_size} processes"
-            )
+        parts = max(shards or 1, world_size)
+        by = f"{parts} shards" if shards == parts else f"{parts} processes"
+        if batch_size < parts:
+            raise UserError(f"a global batch of {counted(batch_size, 'image')} cannot be shared by {by}")
         if batch_size > samples:
             raise UserError(f"a batch of {counted(batch_size, 'image')} is larger than the training set of {samples}")
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.largest = batch_size // world_size
         self.paired = mixed and world_size > 1
-        # A partial batch that does not divide by the ranks would give them steps of different sizes.
-        partial = samples % batch_size and not drop_last and (samples % batch_size) % world_size == 0
+        partial = 0 if drop_last else samples % batch_size
+        if 0 < partial < parts:
+            raise UserError(
+                f"the last batch of an epoch ({counted(samples, 'image')} in batches of {batch_size}) has "
+                f"{counted(partial, 'image')} for {by}: give --drop-last on, or another --batch-size"
+            )
+        self.largest = max(sizes(count, world_size)[rank] for count in (batch_size, partial))
         self.steps = samples // batch_size + bool(partial)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
@@ -58,12 +68,12 @@ class Order:
 
     def _part(self, batches: Tensor, epoch: int, first: int) -> Tensor:
         """What this rank loads of global batches [steps,·], of the steps from `first` on."""
-        own = batches.chunk(self.world_size, dim=1)[self.rank]
+        own = share(batches.shape[1], self.rank, self.world_size)
         if not self.paired:
-            return own.contiguous()
+            return batches[:, own].contiguous()
         steps = epoch * self.steps + first + torch.arange(len(batches))
         places = partners_of_steps(self.seed, steps, epoch, batches.shape[1])
-        return torch.cat([own, batches.gather(1, places.chunk(self.world_size, dim=1)[self.rank])], dim=1)
+        return torch.cat([batches[:, own], batches.gather(1, places[:, own])], dim=1)
 
     def _permutation(self, epoch: int) -> Tensor:
         return torch.from_numpy(np.random.Generator(np.random.Philox([self.seed, epoch])).permutation(self.samples))
@@ -84,7 +94,8 @@ class InOrder:
         if samples < world_size:
             raise UserError(f"a test set of {counted(samples, 'image')} cannot be shared by {world_size} processes")
         self.samples, self.batch_size, self.largest = samples, batch_size, batch_size
-        self.first, self.end = samples * rank // world_size, samples * (rank + 1) // world_size
+        own = share(samples, rank, world_size)
+        self.first, self.end = own.start, own.stop
         self.steps = -(-(self.end - self.first) // batch_size)
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Tensor]:

@@ -61,16 +61,19 @@ def training_source(
     drop_last: bool = True,
     views: Views = ONE_VIEW,
     distinct_epochs: int | None = None,
+    shards: int | None = None,
 ) -> Source:
     """Shuffled, augmented batches of the training split; batch_size is over all ranks.
 
+    shards: those that a batch is taken in, if they are not one for each rank.
     distinct_epochs: after so many epochs their crops, flips and angles come again, in another order; None: never.
     """
     samples = len(data.train.labels)
     if not samples:
         raise UserError(f"{data.name} has no training images: it is for evaluation")
     how = {"drop_last": drop_last, "rank": feeding.rank, "world_size": feeding.world_size}
-    order = Order(samples, batch_size, seed, **how, mixed=bool(augmentation.mixup or augmentation.cutmix))
+    mixed = bool(augmentation.mixup or augmentation.cutmix)
+    order = Order(samples, batch_size, seed, **how, mixed=mixed, shards=shards)
     normalise = _normalise(data, feeding)
     if isinstance(data.train, Split):
         if augmentation.crop == "resized":

@@ -7,7 +7,7 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -137,26 +137,56 @@ def _members(shards: Shards, reading: Reading, cache: Path | None) -> _Listed:
     )
     if file is not None and (kept := _kept(file, key)) is not None:
         return kept
-    with ThreadPoolExecutor(max_workers=max(1, reading.decoders())) as pool:
-        found = list(pool.map(lambda number: _listed(shards, number, reading.label_column), range(len(shards))))
-    every = [(number, member) for number, members in enumerate(found) for member in members]
-    if not every:
+    with ThreadPoolExecutor(max_workers=reading.lookers) as pool:
+        found = list(
+            pool.map(lambda number: _packed(_listed(shards, number, reading.label_column)), range(len(shards)))
+        )
+    listed = _joined(found, key)
+    if not len(listed.labels):
         raise UserError(f"{shards.paths[0]} holds no images: members that end in {', '.join(EXTENSIONS)}")
-    keys = sorted({member.label for _, member in every})
-    label_of = {label: place for place, label in enumerate(keys)}
-    listed = _Listed(
-        Paths.of("", [os.fsencode(member.name) for _, member in every]),
-        np.array([number for number, _ in every], np.int32),
-        np.array([member.offset for _, member in every], np.int64),
-        np.array([member.size for _, member in every], np.int64),
-        np.array([label_of[member.label] for _, member in every], np.int64),
-        np.array([member.part for _, member in every], np.int8),
-        tuple(keys),
-        key,
-    )
     if file is not None:
         _keep(file, listed)
     return listed
+
+
+class _Shard(NamedTuple):
+    """What one shard holds, as in `_Listed`: a million members would take half a GiB as objects."""
+
+    names: Paths
+    offsets: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
+    parts: np.ndarray
+    keys: tuple[str, ...]
+
+
+def _packed(members: list[_Member]) -> _Shard:
+    keys = tuple(sorted({member.label for member in members}))
+    label_of = {label: place for place, label in enumerate(keys)}
+    return _Shard(
+        Paths.of("", [os.fsencode(member.name) for member in members]),
+        np.array([member.offset for member in members], np.int64),
+        np.array([member.size for member in members], np.int64),
+        np.array([label_of[member.label] for member in members], np.int64),
+        np.array([member.part for member in members], np.int8),
+        keys,
+    )
+
+
+def _joined(shards: Sequence[_Shard], key: str) -> _Listed:
+    keys = tuple(sorted({label for shard in shards for label in shard.keys}))
+    label_of = {label: place for place, label in enumerate(keys)}
+    tables = [np.array([label_of[label] for label in shard.keys], np.int64) for shard in shards]
+    return _Listed(
+        Paths.joined("", [shard.names for shard in shards]),
+        np.repeat(np.arange(len(shards), dtype=np.int32), [len(shard.names) for shard in shards]),
+        np.concatenate([shard.offsets for shard in shards]),
+        np.concatenate([shard.sizes for shard in shards]),
+        np.concatenate([table[shard.labels] for table, shard in zip(tables, shards, strict=True)]),
+        np.concatenate([shard.parts for shard in shards]),
+        keys,
+        key,
+    )
 
 
 def _listed(shards: Shards, number: int, label_column: str | None) -> list[_Member]:

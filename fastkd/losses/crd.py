@@ -1,6 +1,6 @@
 """CRD as a module: embedding heads, memory bank, Z and step counter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Unpack
 
 import torch
@@ -33,11 +33,14 @@ class CRDLoss(Loss):
 
     `loss.temperature` and `loss.momentum` may be set at any time; a captured graph follows.
     The banks, Z and the number of steps are buffers: a state dict carries them on exactly. With torch.distributed
-    initialised every process keeps the same banks and Z, from the embeddings of all; batches are of one size then.
+    initialised every process keeps the same banks and Z, from the embeddings of all; where their batches are not of one
+    size, each has to say the `sizes` of all.
     The bank is updated by a call in training mode alone.
     """
 
     form = "crd"
+    replicated = ("bank", "position", "starts")
+    """Buffers that all processes compute alike: none has to be sent, and each may write its share of a checkpoint."""
     bank: Tensor
     """[num_samples,2,embed_dim], sorted by class: the student's embedding and the teacher's of every sample."""
     z: Tensor
@@ -83,6 +86,7 @@ class CRDLoss(Loss):
         _look_at_classes(self)
         self.register_load_state_dict_post_hook(_look_at_classes)
         self._ahead: tuple[Tensor, Callable[[], Drawn]] | None = None
+        self._shards: list[tuple[Tensor, ...]] | None = None
 
     def forward(
         self,
@@ -90,39 +94,68 @@ class CRDLoss(Loss):
         teacher_embedding: Tensor,
         index: Tensor,
         contrast_index: Tensor | None = None,
+        *,
+        sizes: Sequence[int] = (),
+        first: int = 0,
     ) -> crd.CRDTerms:
         """The loss of a batch, with gradients to both heads and both embeddings; then the bank's update.
 
         student_embedding, teacher_embedding: [B,student_dim], [B,teacher_dim], floating point.
         index: [B] int64, places in the training set.
         contrast_index: [B,K+1] int64, the positive first, in place of the module's own draws.
+        sizes: the B of each process; empty: all are alike.
+        first: the number of the first sample in the batch, where that is passed in shards (`begin_shards`).
         """
         student, teacher = self.embed(student_embedding, teacher_embedding)
         _check_batch(student, teacher, index, contrast_index)
         rows = self.position[index]
-        everybody = _of_all_processes(rows, student.detach(), teacher.detach())
+        own = (rows, student.detach(), teacher.detach())
+        everybody = own if self._shards is not None else _of_all_processes(own, sizes)
         chosen = None if contrast_index is None else self.position[contrast_index]
         negatives = self.negatives if chosen is None else chosen.shape[1] - 1
-        path = crd.implementation(self.bank, len(rows), negatives)[0]
-        plan = self._plan(len(rows), negatives)
-        ready = self._prepared(everybody, plan, chosen, path)
+        # One path in all processes, whose Z and banks are the same.
+        path = crd.implementation(self.bank, max(sizes, default=len(rows)), negatives)[0]
+        plan = self._plan(len(rows), negatives, sizes, first)
+        ready = self._prepared(everybody, plan, chosen, path, sizes)
         inputs = Inputs(Contrast(student, teacher, rows, chosen, plan), self.bank, ready.z, self.numbers)
-        scaled = None if ready.scaled is None else ready.scaled[:, :, plan.first_place : plan.first_place + len(rows)]
+        among = 0 if self._shards is not None else plan.first_place
+        scaled = None if ready.scaled is None else ready.scaled[:, :, among : among + len(rows)]
         terms = crd.loss(inputs, path, drawn=self._drawn_ahead(index, chosen), scaled=scaled)
-        if self.training:
-            crd.update_(self.bank, self.z, self.step, *everybody, ready.z, self.numbers, path)
+        if self.training and self._shards is not None:
+            self._shards.append(own)
+            self.z.copy_(ready.z)
+        elif self.training:
+            self._update(everybody, ready.z, path)
         return crd.CRDTerms(terms.total, terms.student.detach(), terms.teacher.detach())
 
-    def draw_ahead(self, index: Tensor) -> None:
+    def begin_shards(self) -> None:
+        """From now on each call has a shard of one batch, as if it were alone: what it changes is Z, which the first
+        batch of a training sets. The bank stays as it is until `end_shards`."""
+        self._shards = []
+
+    @torch.no_grad()
+    def end_shards(self, sizes: Sequence[int]) -> None:
+        """Updates the bank by all shards of the batch, in the order of the processes; sizes: the samples of each."""
+        shards, self._shards = self._shards, None
+        if shards:
+            own = tuple(torch.cat(parts) for parts in zip(*shards, strict=True))
+            everybody = _of_all_processes(own, sizes)
+            self._update(everybody, self.z.clone(), self.implementation(len(everybody[0]))[0])
+
+    def _update(self, everybody: Sequence[Tensor], z: Tensor, path: str) -> None:
+        rows, student, teacher = everybody
+        crd.update_(self.bank, self.z, self.step, rows, student, teacher, z, self.numbers, path)
+
+    def draw_ahead(self, index: Tensor, *, sizes: Sequence[int] = (), first: int = 0) -> None:
         """Draws for the next call, which gets this very index, beside whatever runs before it, where a recorder offers
         a branch for that: what is drawn depends on seed, step and rows alone. Elsewhere the call itself draws.
         """
         self._ahead = None  # of a recording that failed
-        if not len(index) or crd.implementation(self.bank, len(index), self.negatives)[0] != "dense":
+        if not len(index) or self.implementation(max(sizes, default=len(index)))[0] != "dense":
             return
 
         def draw() -> Drawn:
-            plan = self._plan(len(index), self.negatives)
+            plan = self._plan(len(index), self.negatives, sizes, first)
             return crd.count(self.position[index], len(self.bank), plan)
 
         if (drawn := begun_beside(draw)) is not None:
@@ -138,13 +171,15 @@ class CRDLoss(Loss):
         """Which path computes batches of this size, and why."""
         return crd.implementation(self.bank, batch_size, self.negatives)
 
-    def _plan(self, samples: int, negatives: int) -> DrawPlan:
+    def _plan(self, samples: int, negatives: int, sizes: Sequence[int], first: int) -> DrawPlan:
+        if self._shards is None:
+            first = sum(_sizes(sizes, samples)[: dist.get_rank()]) if _distributed() else 0
         return DrawPlan(
             self.starts,
             self.step,
             negatives,
             self.seed,
-            dist.get_rank() * samples if _distributed() else 0,
+            first,
             replacement=self.replacement,
             relaxed=self.relaxed,
             scarce=self.fewest_negatives < negatives,
@@ -159,14 +194,21 @@ class CRDLoss(Loss):
         return drawn if chosen is None and ahead[0] is index else None
 
     def _prepared(
-        self, everybody: tuple[Tensor, Tensor, Tensor], plan: DrawPlan, chosen: Tensor | None, path: str
+        self,
+        everybody: Sequence[Tensor],
+        plan: DrawPlan,
+        chosen: Tensor | None,
+        path: str,
+        sizes: Sequence[int],
     ) -> Prepared:
         """Z, computed from the batch of all processes: the same everywhere, and what one process would find; and what
-        else is known before the bank is scored."""
+        else is known before the bank is scored. A shard has its own."""
         rows, student, teacher = everybody
-        if chosen is not None and _distributed():
-            chosen = torch.cat(_gathered(chosen))
-        whole = Contrast(student, teacher, rows, chosen, plan._replace(first_place=0))
+        if chosen is not None and self._shards is None and _distributed():
+            chosen = _gathered(chosen, sizes)
+        if self._shards is None:
+            plan = plan._replace(first_place=0)
+        whole = Contrast(student, teacher, rows, chosen, plan)
         return crd.prepare(Inputs(whole, self.bank, self.z, self.numbers), path)
 
 
@@ -191,17 +233,22 @@ def _distributed() -> bool:
     return dist.is_available() and world_size() > 1
 
 
-def _of_all_processes(rows_B: Tensor, student_BD: Tensor, teacher_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if not _distributed():
-        return rows_B, student_BD, teacher_BD
-    student, teacher = (torch.cat(_gathered(embedding)) for embedding in (student_BD, teacher_BD))
-    return torch.cat(_gathered(rows_B)), student, teacher
+def _of_all_processes(tensors: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    return tuple(_gathered(tensor, sizes) if _distributed() else tensor for tensor in tensors)
 
 
-def _gathered(tensor: Tensor) -> list[Tensor]:
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return parts
+def _sizes(sizes: Sequence[int], own: int) -> Sequence[int]:
+    return sizes or [own] * dist.get_world_size()
+
+
+def _gathered(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The rows of all processes, in the order of ranks; those of fewer rows are filled up for the message."""
+    sizes = _sizes(sizes, len(tensor))
+    message = tensor.new_zeros(max(sizes), *tensor.shape[1:])
+    message[: len(tensor)] = tensor
+    parts = [torch.empty_like(message) for _ in sizes]
+    dist.all_gather(parts, message)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
 def _check(

@@ -46,6 +46,7 @@ class AEKDSettings(Checked):
 class AEKD(Method):
     Settings = AEKDSettings
     about = "teachers, weighted by gradients"
+    relates_samples = True
     is_logit_method = True
     teachers_needed = (1, MOST)
     reads = ("logits",)
@@ -85,6 +86,7 @@ class AEKDFSettings(Checked):
 class AEKDF(Method):
     Settings = AEKDFSettings
     about = "the same on features, beside aekd"
+    relates_samples = True
     teachers_needed = (1, MOST)
     active: Tensor
 

@@ -132,6 +132,9 @@ class Method(nn.Module):
     """Which statistics the teacher's BatchNorms normalise by. With "batch" the teacher is not folded."""
     fixed_batch_size: ClassVar[bool] = False
     """Whether every batch must have `Context.batch_size` samples: the last, shorter one has to be dropped."""
+    relates_samples: ClassVar[bool] = False
+    """Whether its loss of a batch is another than the mean of those of its parts: it compares the images with each
+    other. With several processes it sees those of one share (or shard) at a time, as BatchNorm does."""
     teachers_needed: ClassVar[tuple[int, int | None]] = (1, None)
     """Least and greatest number of teachers; None: there is no greatest."""
     remembers_images: ClassVar[bool] = False
@@ -163,6 +166,11 @@ class Method(nn.Module):
 
     def begin_epoch(self, epoch: int) -> None:
         """Changes numbers of the loss in place, where the method has a schedule; `epoch` counts from 0."""
+
+    @classmethod
+    def relates(cls, settings: Any) -> bool:
+        """Whether it relates samples with these settings."""
+        return cls.relates_samples
 
     @classmethod
     def waypoints(cls, settings: Any) -> Waypoints | None:

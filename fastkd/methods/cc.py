@@ -45,6 +45,7 @@ class CC(Method):
 
     Settings = CCSettings
     about = "correlations between samples"
+    relates_samples = True
     teachers_needed = (1, 1)
     reads = ("embedding",)
 

@@ -66,8 +66,9 @@ class CRD(Method):
         return up_to_embedding(student)
 
     def begin_step(self, batch: Batch) -> None:
-        self.loss.draw_ahead(batch.index)
+        self.loss.draw_ahead(batch.index, sizes=batch.place.sizes, first=batch.place.first)
 
     def forward(self, student: Output, teachers: tuple[Output, ...], batch: Batch) -> MethodLoss:
-        terms = self.loss(student.embedding, teachers[0].embedding, batch.index)
+        place = {"sizes": batch.place.sizes, "first": batch.place.first}
+        terms = self.loss(student.embedding, teachers[0].embedding, batch.index, **place)
         return MethodLoss(self.settings.weight * terms.total, {"crd": terms.total.detach()})

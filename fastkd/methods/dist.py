@@ -43,6 +43,7 @@ class DIST(Method):
 
     Settings = DISTSettings
     about = "correlations of classes and samples"
+    relates_samples = True
     is_logit_method = True
     teachers_needed = (1, 1)
     reads = ("logits",)

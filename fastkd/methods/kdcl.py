@@ -58,6 +58,10 @@ class KDCL(Method):
     among_peers = True
     reads = ("logits",)
 
+    @classmethod
+    def relates(cls, settings: KDCLSettings) -> bool:
+        return settings.target == "linear"  # the weights that are best for a batch
+
     def __init__(self, settings: KDCLSettings, context: Context):
         super().__init__(settings, context)
         self.own_augmentation = settings.own_augmentation

@@ -47,6 +47,7 @@ class MLLD(Method):
 
     Settings = MLLDSettings
     about = "logits at samples, classes, batches"
+    relates_samples = True
     is_logit_method = True
     teachers_needed = (1, 1)
     reads = ("logits",)

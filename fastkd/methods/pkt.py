@@ -26,6 +26,7 @@ class PKT(Method):
 
     Settings = PKTSettings
     about = "probabilities of neighbours"
+    relates_samples = True
     teachers_needed = (1, 1)
     reads = ("embedding",)
 

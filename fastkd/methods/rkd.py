@@ -30,6 +30,7 @@ class RKD(Method):
 
     Settings = RKDSettings
     about = "distances and angles of samples"
+    relates_samples = True
     teachers_needed = (1, 1)
     reads = ("embedding",)
 

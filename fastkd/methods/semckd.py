@@ -31,6 +31,7 @@ class SemCKDSettings(Checked):
 class SemCKD(Method):
     Settings = SemCKDSettings
     about = "features, matched by attention"
+    relates_samples = True
     teachers_needed = (1, 1)
     fixed_batch_size = True
 

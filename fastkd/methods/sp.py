@@ -26,6 +26,7 @@ class SP(Method):
 
     Settings = SPSettings
     about = "similarities inside a batch"
+    relates_samples = True
     teachers_needed = (1, 1)
 
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:

@@ -35,6 +35,7 @@ class SRD(Method):
 
     Settings = SRDSettings
     about = "the embedding, normalised"
+    relates_samples = True
     teachers_needed = (1, 1)
     reads = ("embedding",)
 

@@ -46,6 +46,7 @@ class SSKD(Method):
 
     Settings = SSKDSettings
     about = "self-supervision by rotated images"
+    relates_samples = True
     teachers_needed = (1, 1)
     reads = ("embedding", "logits")
     views = FOUR_ROTATIONS

@@ -43,6 +43,7 @@ class USKDSettings(Checked):
 class USKD(Method):
     Settings = USKDSettings
     about = "labels the student itself softens"
+    relates_samples = True
     is_logit_method = True
     teachers_needed = (0, None)
     reads = ()

@@ -42,6 +42,10 @@ class VkD(Method):
             shapes = student.final_map, teacher.final_map
         self.loss = VkDLoss(*(shape.shape[1] for shape in shapes), form=settings.form)
 
+    @classmethod
+    def relates(cls, settings: VkDSettings) -> bool:
+        return settings.form == "places"
+
     def reaches(self, student: Network) -> tuple[nn.Module, ...]:
         return up_to_embedding(student)
 

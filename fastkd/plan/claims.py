@@ -8,13 +8,13 @@ import contextlib
 import json
 import os
 import secrets
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from fastkd.support.paths import explained
+from fastkd.support.processes import is_gone, own_process
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
@@ -79,7 +79,7 @@ def holder(folder: Path) -> str:
 
 def _taken(file: Path, token: str) -> bool:
     """Whether the claim is this process's now."""
-    content = json.dumps({"token": token, **_own_process()}).encode()
+    content = json.dumps({"token": token, **own_process()}).encode()
     with explained("cannot write", file):
         if _made(file, content):
             return True
@@ -118,24 +118,8 @@ def _made(file: Path, content: bytes) -> bool:
 
 
 def _is_stale(file: Path, found: dict[str, Any]) -> bool:
-    here = _own_process()
-    if all(found.get(name) == here[name] for name in ("host", "boot", "namespace")):
-        if begun := _begun(found.get("pid")):
-            return begun != found.get("begun")  # another one has its number; one that sleeps may wake up
-        if _is_gone(found.get("pid")):
-            return True
-    return _age(file) > STALE_SECONDS
-
-
-def _is_gone(pid: Any) -> bool:
-    """Whether there is no process of that number, where /proc does not say so: it may hide those of other users."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError, TypeError):
-        return False
-    return False
+    gone = is_gone(found)
+    return _age(file) > STALE_SECONDS if gone is None else gone
 
 
 def _age(file: Path) -> float:
@@ -158,33 +142,3 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _own_process() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "boot": _text("/proc/sys/kernel/random/boot_id"),
-        "namespace": _link("/proc/self/ns/pid"),
-        "pid": os.getpid(),
-        "begun": _begun(os.getpid()),
-    }
-
-
-def _begun(pid: Any) -> str:
-    """When a process of this machine began, in ticks since the machine did; empty where there is no such process."""
-    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split() if isinstance(pid, int) else []
-    return fields[19] if len(fields) > 19 else ""
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from fastkd.analysis.pruning import pruning_of
 from fastkd.plan.cells import Cell, Plan
 from fastkd.plan.claims import claimed
 from fastkd.plan.nodes import Node
+from fastkd.plan.worker import POLL_SECONDS
 from fastkd.recipes.findings import Finding, Probed, Pruned
 from fastkd.recipes.tables.layout import Place
 from fastkd.support.display import Display
@@ -96,26 +98,37 @@ class Finder:
         self.failures: list[str] = []
 
     def take(self, all_of_them: Iterable[Wanted]) -> None:
-        """Raises Stopped where somebody asks for it."""
-        asked = ""
+        """Waits for those that other processes are taking. Raises Stopped where somebody asks for it."""
+        asked, left = "", [*all_of_them]
         if is_main():
             with alone():
-                for one in all_of_them:
-                    asked = asked or self._taken(one)
+                while left and not asked:
+                    asked, left = self._all_taken(left)
+                    if left and not asked:
+                        time.sleep(POLL_SECONDS)
         if asked := from_main(asked):
             raise Stopped(f"stopped by {asked}")
 
+    def _all_taken(self, left: Sequence[Wanted]) -> tuple[str, list[Wanted]]:
+        """Takes what nobody else is taking; returns who asked to stop, if somebody did, and what others are taking."""
+        theirs = []
+        for one in left:
+            if self.interrupt.requested:
+                return str(self.interrupt.requested), theirs
+            if not self.plan.finished(one.node) or found(self.plan, one) is not None:
+                continue
+            folder = folder_of(self.plan, one)
+            make_folder(folder)
+            with claimed(folder) as claim:
+                if claim is None:
+                    theirs.append(one)
+                elif asked := self._taken(one):
+                    return asked, theirs
+        return "", theirs
+
     def _taken(self, one: Wanted) -> str:
-        """Takes one finding; returns who asked to stop, if somebody did."""
-        if self.interrupt.requested:
-            return str(self.interrupt.requested)
-        if not self.plan.finished(one.node) or found(self.plan, one) is not None:
-            return ""
-        folder = folder_of(self.plan, one)
-        make_folder(folder)
-        with claimed(folder) as claim:
-            if claim is None or found(self.plan, one) is not None:
-                return ""
+        """Takes a finding that is claimed; returns who asked to stop, if somebody did."""
+        if found(self.plan, one) is None:
             self.display.note(f"{one.finding.kind} of the {one.stage} of {self.plan.folder(one.node).name}")
             try:
                 told = measured(one.finding, self._subject(one))
@@ -124,7 +137,7 @@ class Finder:
             except UserError as error:
                 self.failures.append(f"{one.finding.kind} of the {one.stage}: {error}")
                 return ""
-            write_json(folder / "found.json", told)
+            write_json(folder_of(self.plan, one) / "found.json", told)
         return ""
 
     def _subject(self, one: Wanted) -> Subject:

@@ -1,6 +1,6 @@
 """Carries out a recipe in a run folder: its stages in order, networks as files, figures and charts."""
 
-from fastkd.run.folder import create_folder, holds_run, open_run, read_results, seed_folders
+from fastkd.run.folder import create_folder, folder_of_job, holds_run, open_run, read_results, seed_folders
 from fastkd.run.job import Job, open_data, tell_of
 from fastkd.run.run import (
     Run,
@@ -17,6 +17,7 @@ __all__ = [
     "check",
     "count_parameters",
     "create_folder",
+    "folder_of_job",
     "holds_run",
     "load_network",
     "open_data",

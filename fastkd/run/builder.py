@@ -47,6 +47,7 @@ from fastkd.training.general import GeneralTeacher
 from fastkd.training.paths import PathSettings
 from fastkd.training.stages import Distill, Mutual, Prestage, Stage, Supervised
 from fastkd.training.student_aware import StudentAware
+from fastkd.training.synchronised import synchronise
 
 
 class Builder:
@@ -69,12 +70,16 @@ class Builder:
         A student and its control begin with the same weights and see the same batches: they differ by the teacher.
         """
         begins_as = planned.name if planned.role in TEACHING else "student"
-        torch.manual_seed(zlib.crc32(f"{self.seed}/{begins_as}".encode()))
+        own_seed = zlib.crc32(f"{self.seed}/{begins_as}".encode())
+        torch.manual_seed(own_seed)
         stage = BUILDERS[type(planned)](self, planned, earlier)
+        stage.dropout_seed = own_seed
         if distributed.rank():
             torch.manual_seed(zlib.crc32(f"{self.seed}/{begins_as}/{distributed.rank()}".encode()))
         if isinstance(planned, PlannedTraining) and planned.training.sync_batchnorm:
-            stage = self._synchronised(stage)
+            synchronise(stage, self.job.device)
+        if isinstance(planned, PlannedTraining) and planned.training.shards:
+            _check_shards(planned.training.shards, stage)
         return stage.to(self.job.device)
 
     def description(self, stage: PlannedStage | StageRecipe) -> Description:
@@ -132,6 +137,7 @@ class Builder:
             augmentation=job.recipe.augmentation,
             seed=self.data_seed,
             drop_last=planned.training.drop_last,
+            shards=planned.training.shards,
             views=views,
             distinct_epochs=None if planned.role in TEACHING else job.recipe.storing.store_epochs,
         )
@@ -244,7 +250,10 @@ class Builder:
 
     def _data_free(self, planned: PlannedDataFree, earlier: Earlier) -> Stage:
         if distributed.world_size() > 1:
-            raise UserError(f"the images of the {planned.name} are made in one process: start it without torchrun")
+            raise UserError(
+                f"the images of the {planned.name} are made in one process: start it without torchrun; the trainings "
+                "of a table are shared out where `fastkd.reproduce` is started several times"
+            )
         job, student = self.job, self._beginning(planned, earlier)
         frozen, methods, _ = self._teachers_and_methods(planned, student, earlier)
         # Of float32 and not folded: the statistics of its BatchNorms are what images are made by.
@@ -314,7 +323,6 @@ class Builder:
         self, planned: PlannedDistillation | PlannedMutual, student: Network, teachers: Sequence[Network]
     ) -> dict[str, Method]:
         size, data, training = self.job.recipe.image_size, self._training_data(planned), planned.training
-        processes = distributed.world_size()
         labels, steps = self._labels_and_steps(planned, data)
         context = Context(
             student=student,
@@ -324,7 +332,7 @@ class Builder:
             classes=len(data.classes),
             samples=len(labels),
             labels=labels,
-            batch_size=training.batch_size // processes // training.accumulate,
+            batch_size=training.images_at_once(distributed.world_size()),
             steps_per_epoch=steps,
             seed=self.seed,
         )
@@ -339,14 +347,7 @@ class Builder:
             return torch.zeros(synthesis.images_at(training.epochs - 1), dtype=torch.int64), synthesis.steps_per_epoch
         labels = data.train.labels
         how = {"drop_last": training.drop_last, "world_size": distributed.world_size()}
-        return labels, Order(len(labels), training.batch_size, self.data_seed, **how).steps
-
-    def _synchronised(self, stage: Stage) -> Stage:
-        if self.job.device.type != "cuda":
-            raise UserError("--sync-batchnorm on: torch synchronises BatchNorm on GPUs only")
-        converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(stage)
-        assert isinstance(converted, Stage)
-        return converted
+        return labels, Order(len(labels), training.batch_size, self.data_seed, **how, shards=training.shards).steps
 
 
 BUILDERS: dict[type[PlannedStage], Callable[[Builder, Any, Earlier], Stage]] = {
@@ -378,6 +379,14 @@ def _held_out(planned: PlannedTraining) -> float:
     return find_method(planned.method).held_out(planned.settings[planned.method])
 
 
+def _check_shards(shards: int, stage: Stage) -> None:
+    """Raises UserError where the batches of a stage cannot be taken in so many shards by the processes of this run."""
+    if shards % distributed.world_size():
+        raise UserError(f"--shards {shards} does not divide by {distributed.world_size()} processes")
+    if stage.gate is not None:
+        raise UserError("--shards: a gate compares gradients of whole batches: leave --shards or the gate out")
+
+
 def _refuse_uncut(*networks: Network) -> None:
     """Raises UserError where branches cannot be grafted: a network is not cut into blocks."""
     for network in networks:
@@ -395,6 +404,10 @@ def _method(name: str, planned: PlannedDistillation | PlannedMutual, context: Co
         raise UserError(f"{name} has {wanted} teacher{'s' * ((most or least) != 1)}, got {count}")
     if kind.fixed_batch_size and not training.drop_last and context.samples % training.batch_size:
         raise UserError(f"{name}: every batch has the same size: it needs --drop-last on")
+    parts = training.shards or distributed.world_size()
+    if kind.fixed_batch_size and training.batch_size % parts:
+        batch, of = counted(training.batch_size, "image"), "shards" if training.shards else "processes"
+        raise UserError(f"{name}: every batch has the same size, but {batch} do not divide by {parts} {of}")
     check_fields(planned.settings[name])  # a method from elsewhere has settings that check nothing
     try:
         return kind(planned.settings[name], context)

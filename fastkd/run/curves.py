@@ -1,5 +1,6 @@
 """The curves of runs: what their logs say of every epoch, as charts with a mean and a band over the seeds."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,8 @@ from fastkd.run.page import Html
 _MOST = 1e100
 _MANY = 3
 """Runs from which on the controls of all of them stand in a legend once."""
+_LITTLE_WAITING = 1.0
+"""Percent of its time that a training waited for data in some epoch, for that to be drawn."""
 _LONG = 6
 """Epochs from which on a training is long enough to look at its second half alone."""
 
@@ -141,7 +144,17 @@ def term(stage: str, name: str) -> Value:
 
 
 def learning_rate(stage: str) -> Value:
-    return lambda record: number(record.get("lr")) if record.get("stage") == stage else None
+    return measured(stage, "lr")
+
+
+def measured(stage: str, name: str, *, scale: float = 1.0) -> Value:
+    """A number that stands in the records of that stage itself, times the scale."""
+
+    def value(record: Record) -> float | None:
+        found = number(record.get(name)) if record.get("stage") == stage else None
+        return None if found is None else scale * found
+
+    return value
 
 
 def made_images(stage: str, name: str) -> Value:
@@ -179,8 +192,8 @@ def _training_error(network: str) -> Value:
 
 
 def _losses(runs: Sequence[Curves], stage: str) -> list[Html]:
-    """The loss, every term of it, the learning rate and what became of images that are made, of one training of every
-    run."""
+    """The loss, every term of it, the learning rate, the gradients' norm, waiting for data where there was some, and
+    what became of images that are made, of one training of every run."""
     terms = [run.terms(stage) for run in runs]
     names = list(dict.fromkeys(name for own in terms for name in own))
     if "loss" in names and max(map(len, terms)) == 2:
@@ -191,22 +204,28 @@ def _losses(runs: Sequence[Curves], stage: str) -> list[Html]:
         title = "loss, all terms" if name == "loss" and len(names) > 1 else name
         charts.append(_of_stage(runs, stage, title, values))
     rate = _of_stage(runs, stage, "learning rate", [learning_rate(stage)] * len(runs))
+    norm = _of_stage(runs, stage, "norm of the gradients", [measured(stage, "grad_norm")] * len(runs))
+    shares = [measured(stage, "data_share", scale=100)] * len(runs)
+    waiting = _of_stage(runs, stage, "time spent on waiting for data, %", shares, least=_LITTLE_WAITING)
     titles = {"images": "images of the pool", "loss": "loss of the synthesis"}
     made = [_of_stage(runs, stage, title, [made_images(stage, name)] * len(runs)) for name, title in titles.items()]
-    return [*charts, rate, *made]
+    return [*charts, rate, norm, waiting, *made]
 
 
 def _nothing(record: Record) -> None:
     return None
 
 
-def _of_stage(runs: Sequence[Curves], stage: str, title: str, values: Sequence[Value]) -> Html:
-    """One chart of a number of a training, which each run has under its own name."""
+def _of_stage(
+    runs: Sequence[Curves], stage: str, title: str, values: Sequence[Value], *, least: float = -math.inf
+) -> Html:
+    """One chart of a number of a training, which each run has under its own name; least: what a value has to reach."""
     lines = []
     for run, value in zip(runs, values, strict=True):
         points, band = over_seeds(run.logs, value)
         lines.append(Line(run.label if len(runs) > 1 else stage, points, run.of(stage), band=band))
-    return line_chart(f"{stage}: {title}", "epoch", lines)
+    greatest = max((value for line in lines for _, value in line.points), default=least)
+    return line_chart(f"{stage}: {title}", "epoch", lines if greatest >= least else [])
 
 
 def _of_networks(runs: Sequence[Curves], networks: Sequence[str], value: Callable[[str], Value]) -> list[Line]:

@@ -10,6 +10,7 @@ from fastkd.recipes.course import Course, passing_on
 from fastkd.recipes.planned import PlannedPrestage, PlannedStage
 from fastkd.run.weights import open_network
 from fastkd.training.stages import Distill, Stage
+from fastkd.training.synchronised import unsynchronise
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Earlier:
 
     def add(self, planned: PlannedStage, stage: Stage) -> None:
         """Adds what a finished stage leaves."""
+        unsynchronise(stage)
         if planned.name in passing_on(self.course):
             assert isinstance(stage, Distill)
             self.passed_on[planned.name] = stage.passed_on()

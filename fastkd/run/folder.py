@@ -1,6 +1,8 @@
 """The folder of a run: how it is begun, held by one process, and what it says of what lies in it."""
 
 import contextlib
+import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from fastkd.support.files import make_folder, read_json, write_json
 from fastkd.support.locks import clear_aside, locked
 from fastkd.support.paths import inside, is_file, is_folder, is_there
 from fastkd.support.schemas import Environment, Results, checked
+from fastkd.training.shares import remove_orphans
 
 
 def create_folder(folder: Path, recipe: Recipe, *, unlocked: bool = False) -> None:
@@ -24,6 +27,22 @@ def create_folder(folder: Path, recipe: Recipe, *, unlocked: bool = False) -> No
         if holds_run(folder):
             raise UserError(f"{folder} holds a run that another process has just begun: give another --run")
         write_json(folder / "recipe.json", recipe_to_plain(recipe))
+
+
+def folder_of_job(arguments: Sequence[str], recipe: str) -> Path | None:
+    """The folder of what a command trains in a job of SLURM's, the same when the job is queued again; None: in no job.
+
+    Another command in the same job has another one: its name ends with a digest of the arguments.
+    """
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        job = f"{os.environ.get('SLURM_ARRAY_JOB_ID', job)}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if not job:
+        return None
+    if not re.fullmatch(r"[\w-]{1,50}", job):
+        raise UserError(f"the environment variable SLURM_JOB_ID is {job!r:.60}, expected a job's number; or give --run")
+    digest = hashlib.sha256("\0".join(arguments).encode(errors="surrogateescape")).hexdigest()
+    return Path("runs") / f"{Path(recipe).stem}-job-{job}-{digest[:6]}"
 
 
 def holds_run(folder: Path) -> bool:
@@ -53,6 +72,7 @@ def held(folders: Sequence[Path], *, unlocked: bool) -> Iterator[None]:
                 locks.enter_context(locked(folder, unlocked=unlocked))
                 clear_aside(folder)
                 clear_aside(folder / "checkpoints")
+                remove_orphans(folder / "checkpoints")
 
         on_main(take)
         yield

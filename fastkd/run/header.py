@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 
+from fastkd.data.shares import words
+from fastkd.methods import find_method, short_name, split_methods
 from fastkd.ops import select
 from fastkd.recipes.planned import (
     PlannedDataFree,
@@ -65,9 +67,36 @@ def _stage(planned: PlannedStage, processes: int) -> str:
         return f"{planned.network} from {planned.file}"
     assert isinstance(planned, PlannedTraining)
     training = planned.training
-    share = f" ({training.batch_size // processes} a process)" if processes > 1 else ""
-    rate = f"{training.optimizer} lr {training.lr:g} for the whole batch of {training.batch_size}{share}"
-    return f"{_what(planned)}, {counted(training.epochs, 'epoch')}, {rate}"
+    given = "" if training.scale_lr_from is None else f" ({training.lr:g} for one of {training.scale_lr_from})"
+    rate = f"{training.optimizer} lr {training.rate:g}{given} for the whole batch of {training.batch_size}"
+    rate += _shares(training, processes)
+    return f"{_what(planned)}, {counted(training.epochs, 'epoch')}, {rate}{_related(planned, processes)}"
+
+
+def _related(planned: PlannedTraining, processes: int) -> str:
+    """Which methods relate images, where these are not all of a batch: `; sp relates the images of one share`."""
+    training = planned.training
+    if (training.shards or processes) * training.accumulate == 1 or not isinstance(
+        planned, PlannedDistillation | PlannedMutual
+    ):
+        return ""
+    names = split_methods(planned.method)
+    relating = [short_name(name) for name in names if find_method(name).relates(planned.settings[name])]
+    part = "shard" if training.shards else "share" if training.accumulate == 1 else "part"
+    verb = "relates" if len(relating) == 1 else "relate"
+    return f"; {' and '.join(relating)} {verb} the images of one {part}" if relating else ""
+
+
+def _shares(training: Training, processes: int) -> str:
+    """What follows the size of a batch: ` (16 a process)`, ` (uneven shares: 10+11+11, each weighted by its images)`,
+    ` (8 shards of 4)`; nothing where one process takes it whole."""
+    if training.shards:
+        return f" ({training.shards} shards of {words(training.batch_size, training.shards)})"
+    if processes == 1:
+        return ""
+    each = words(training.batch_size, processes)
+    uneven = training.batch_size % processes
+    return f" (uneven shares: {each}, each weighted by its images)" if uneven else f" ({each} a process)"
 
 
 def _what(planned: PlannedTraining) -> str:

@@ -34,7 +34,7 @@ from fastkd.run.stores import foreseen_stores, is_mixed, opened_shelf, result_of
 from fastkd.run.trial import refuse_image_size, refuse_lacking, try_smallest_pass
 from fastkd.run.weights import find_weights, open_network, save_network
 from fastkd.support import environment
-from fastkd.support.distributed import first_of_all, is_main, on_main, wait_for_all
+from fastkd.support.distributed import first_of_all, is_main, on_main, wait_for_all, world_size
 from fastkd.support.files import make_folder, read_weights, remove, sha256, write_json, write_weights
 from fastkd.support.interrupt import Stopped
 from fastkd.support.live import duration
@@ -44,8 +44,10 @@ from fastkd.support.paths import is_file, is_there
 from fastkd.support.session import Session
 from fastkd.support.words import counted
 from fastkd.training.datafree import DataFree, remove_features, seconds_of_rounds
+from fastkd.training.dropout import draws_otherwise
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.identity import Identity
+from fastkd.training.shares import remove_shares
 from fastkd.training.stages import Mutual, Stage
 from fastkd.training.taught import Shelf
 from fastkd.training.trainer import Trainer
@@ -192,13 +194,23 @@ class Run:
 
     def build(self, planned: PlannedStage) -> Stage:
         """The stage, ready to be trained."""
+        self.session.heartbeat.begin(seed=self.seed, stage=planned.name)
         if is_main() and not is_there(self._checkpoint(planned)):
             self._drop_records_of_a_killed_stage()
         stage = self.builder.stage(planned, self.earlier)
-        for note in (*stage.notes, *self.builder.notes):
+        for note in (*stage.notes, *self.builder.notes, *self._notes_of_draws(planned, stage)):
             self.session.display.note(f"{self._title(planned)}  {note}")
         self.builder.notes.clear()
         return stage
+
+    def _notes_of_draws(self, planned: PlannedStage, stage: Stage) -> Iterator[str]:
+        """Says which networks of others draw what the number of processes changes: ours draw for dropouts alone."""
+        shards = planned.training.shards if isinstance(planned, PlannedTraining) else None
+        if (shards or world_size()) == 1 or not isinstance(planned, PlannedTraining):
+            return
+        for name, network in {planned.network: stage.network, **stage.peers()}.items():
+            if network.remake is not None and draws_otherwise(network, self.job.recipe.image_size, self.job.device):
+                yield f"{name} draws random numbers that are no dropout's: each process has others"
 
     def _drop_records_of_a_killed_stage(self) -> None:
         """Cuts the log back to the last finished stage: one that was killed has left no checkpoint to go on from."""
@@ -245,6 +257,7 @@ class Run:
         found = {"epochs": progress.epoch, **measured, **of_store}
         if self.job.data.validation is None or not progress.test:
             return found, progress.test
+        self.session.heartbeat.beat(doing="evaluating")
         tests = accuracies(trainer.stage.eval().predictions, self.job.test_source(), self.job.device)
         return found | {"validation": progress.test}, dict(tests)
 
@@ -261,10 +274,12 @@ class Run:
         self.results["metrics_bytes"] = self.log.size()
         write_json(self.folder / "results.json", self.results)
         remove(checkpoint)
+        remove_shares(checkpoint)
 
     def _compare_with_teacher(self, planned: PlannedStage) -> None:
         teacher, network = self.earlier.networks.get("teacher"), self.earlier.networks[planned.name]
         if teacher is not None and teacher is not network:
+            self.session.heartbeat.beat(doing="evaluating")
             measured = similarity(teacher, network, self.job.test_source(), self.job.device)
             self.results["similarity"][planned.name] = measured
 

@@ -22,7 +22,9 @@ from fastkd.run.teachers import with_teachers_of
 from fastkd.support import environment
 from fastkd.support.distributed import is_main
 from fastkd.support.errors import UserError
-from fastkd.support.files import write_json
+from fastkd.support.files import remove, write_json
+from fastkd.support.heartbeat import FILE, SILENT, Heartbeat, beating
+from fastkd.support.paths import is_there
 from fastkd.support.session import Session
 from fastkd.training.together import Together, alike
 
@@ -33,7 +35,8 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
     job.set_up()
     seeds = range(recipe.seed, recipe.seed + recipe.seeds)
     folders = [folder if recipe.seeds == 1 else folder / f"seed-{seed}" for seed in seeds]
-    with held([folder, *folders], unlocked=session.unlocked):
+    with held([folder, *folders], unlocked=session.unlocked), beating(_heartbeat(folder, session)) as heartbeat:
+        session = replace(session, heartbeat=heartbeat)
         if is_main():
             _write_environment(folder, job)
         names, group, first = shared_teachers(recipe), side_by_side(job), folders[0]
@@ -46,6 +49,16 @@ def carry_out(job: Job, folder: Path, session: Session) -> list[dict[str, Any]]:
         if len(group) * recipe.seeds < 2:
             return [run.carry_out() for run in runs]
         return _carry_out_together(runs, group)
+
+
+def _heartbeat(folder: Path, session: Session) -> Heartbeat:
+    if not is_main():
+        return SILENT
+    if not session.heartbeat_seconds:
+        if is_there(folder / FILE):
+            remove(folder / FILE)  # that of an earlier call would be taken for this one's
+        return SILENT
+    return Heartbeat(folder / FILE, every_seconds=session.heartbeat_seconds, tell=session.display.note)
 
 
 def _run(job: Job, seed: int, folder: Path, first: Path, session: Session, outlook: Outlook) -> Run:

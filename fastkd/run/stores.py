@@ -84,7 +84,7 @@ def side_by_side(job: Job) -> tuple[PlannedDistillation, ...]:
 
 def circumstances(job: Job, planned: PlannedDistillation, stage: Stage) -> Circumstances:
     """What the last bits of rows that are computed here may depend on."""
-    share = planned.training.batch_size // world_size() // planned.training.accumulate
+    share = planned.training.images_at_once(world_size())
     return Circumstances(
         device=environment.device_name(job.device),
         torch=torch.__version__,

@@ -35,14 +35,17 @@ class Smallest(NamedTuple):
 
 def smallest_pass(samples: int, training: Training, processes: int = 1) -> Smallest:
     """The smallest forward pass of an epoch, of one process and one part of a batch."""
-    order = Order(samples, training.batch_size, 0, drop_last=training.drop_last, world_size=processes)
+    how = {"drop_last": training.drop_last, "world_size": processes, "shards": training.shards}
+    order = Order(samples, training.batch_size, 0, **how)
     least, where = training.batch_size, f"a batch of {training.batch_size}"
     mend = "raise --batch-size"
     if order.steps * training.batch_size > samples:
         least = samples % training.batch_size
         where = f"the last batch of an epoch ({counted(samples, 'image')} in batches of {training.batch_size})"
         mend = "give --drop-last on, or another --batch-size"
-    least //= processes
+    least //= training.shards or processes
+    if training.shards:
+        where, mend = f"a shard of {where}", f"{mend}, or lower --shards"
     if training.accumulate > 1 and least > 1:  # as `torch.tensor_split` divides it, without parts that are empty
         least = max(1, least // training.accumulate)
         where, mend = f"a part of {where}", f"{mend}, or lower --accumulate"
@@ -94,7 +97,7 @@ def refuse_lacking(planned: PlannedTraining, stage: Stage, job: Job) -> None:
         return
     count = min(_FEW_IMAGES, len(job.data.train.labels))
     if isinstance(stage, Distill) and any(method.fixed_batch_size for method in stage.methods.values()):
-        count = planned.training.batch_size // distributed.world_size() // planned.training.accumulate
+        count = planned.training.images_at_once(distributed.world_size())
     why = _failure(stage, _noise(stage, job, count))
     if why:
         raise UserError(f"{planned.name}: {_what(planned)}: {why}")

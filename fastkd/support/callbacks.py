@@ -17,7 +17,8 @@ class Callback:
 
     def epoch(self, record: dict[str, Any]) -> None:
         """After each epoch: {"stage", "epoch" (done, from 1), "step", "lr", "train": {"loss", "top1", …}, "test":
-        counts of each network, where it was tested, "images_per_second", "seconds"}, as in metrics.jsonl."""
+        counts of each network, where it was tested, "images_per_second", "seconds", "data_time", "grad_norm", …}, as
+        in metrics.jsonl."""
 
     def steps(self, record: dict[str, Any]) -> None:
         """After some steps inside a long epoch: {"stage", "step", "train": means since the last record,

@@ -6,12 +6,14 @@ An option that was not given is None: the recipe keeps its value. An unknown opt
 import contextlib
 import dataclasses
 import errno
+import functools
 import inspect
 import io
 import os
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -102,24 +104,41 @@ def read_options(
         print(page(_usage(kind, program), words, found, whole="--help-all" in arguments))
         raise SystemExit(0)
     refuse_empty(arguments)
-    known = {"help", "help-all", *option_names(kind)}
-    for prefix, inner in (groups or {}).items():
-        known |= {f"{prefix}.{name}" for name in option_names(inner)}
-    spelled = {name.replace("_", "-") for name in known}
-    for argument in arguments:
-        name = argument.removeprefix("--").partition("=")[0].replace("_", "-")
-        if argument.startswith("--") and name and name.removeprefix("no-") not in spelled:
-            hint = nearest(f"--{name}", (f"--{option}" for option in known))
-            raise UserError(f"no option --{name}" + ("; --help lists them" if hint.startswith("; known") else hint))
-    parsed_by = _command_line_class(kind, groups=groups or {})
+    groups = groups or {}
+    named = _named(
+        arguments, {"help", "help-all", *option_names(kind)}.union(*starmap(_names_of_group, groups.items()))
+    )
+    absent = {
+        name: settings
+        for name, (prefix, settings) in _groups_of(kind, groups).items()
+        if named.isdisjoint(_names_of_group(prefix, settings))
+    }
+    parsed_by = _command_line_class(kind, groups=tuple(groups.items()), absent=frozenset(absent))
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
-            return _with_home(tyro.cli(parsed_by, args=list(arguments), prog=program, description=description))
+            found = tyro.cli(parsed_by, args=list(arguments), prog=program, description=description)
+        for name, settings in absent.items():
+            object.__setattr__(found, name, _command_line_class(settings, all_optional=True)())
+        return _with_home(found)
     except SystemExit as end:
         if end.code:
             raise UserError(_first_sentence(shown.getvalue())) from None
         raise
+
+
+def _named(arguments: Sequence[str], known: set[str]) -> set[str]:
+    """The options that arguments name; raises UserError for one that is not known."""
+    named, spelled = set[str](), {name.replace("_", "-") for name in known}
+    for argument in arguments:
+        name = argument.removeprefix("--").partition("=")[0].replace("_", "-")
+        if not argument.startswith("--") or not name:
+            continue
+        named.add(name.removeprefix("no-"))
+        if name.removeprefix("no-") not in spelled:
+            hint = nearest(f"--{name}", (f"--{option}" for option in known))
+            raise UserError(f"no option --{name}" + ("; --help lists them" if hint.startswith("; known") else hint))
+    return named
 
 
 def _usage(kind: type[Any], program: str) -> str:
@@ -185,6 +204,22 @@ def option_names(kind: type[Any]) -> list[str]:
     return names
 
 
+def _groups_of(kind: type[Any], groups: Mapping[str, type[Any]]) -> dict[str, tuple[str, type[Any]]]:
+    """{attribute: prefix and class} of everything whose fields are options: of the class itself, and further ones."""
+    found = {_attribute(name): (name, settings) for name, settings in groups.items()}
+    for field in dataclasses.fields(kind):
+        if (prefix := group_prefix(field)) is not None:
+            assert isinstance(field.type, type)
+            found[field.name] = (prefix, field.type)
+    return found
+
+
+@functools.cache
+def _names_of_group(prefix: str, settings: type[Any]) -> frozenset[str]:
+    names = (f"{prefix}.{name}" if prefix else name for name in option_names(settings))
+    return frozenset(name.replace("_", "-") for name in names)
+
+
 def _first_sentence(box: str) -> str:
     """What stands in tyro's frame around a mistake, between its title and the line above the help.
 
@@ -204,20 +239,25 @@ def _attribute(group: str) -> str:
     return "group_" + "".join(letter if letter.isalnum() else "_" for letter in group)
 
 
+@functools.cache
 def _command_line_class(
-    kind: type[Any], *, all_optional: bool = False, groups: Mapping[str, type[Any]] | None = None
+    kind: type[Any],
+    *,
+    all_optional: bool = False,
+    groups: tuple[tuple[str, type[Any]], ...] = (),
+    absent: frozenset[str] = frozenset(),
 ) -> type[Any]:
     """A subclass of a dataclass for `tyro.cli`, which shows `--epochs INT` for a field `int | None`.
 
     tyro's own reading of `int | None` offers a literal None. all_optional: no field has to be given, whatever its type;
-    one that is not is None.
+    one that is not is None. absent: groups that no argument names, which tyro, that takes its time, need not read.
     """
     fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(kind):
         prefix, inner = group_prefix(field), _without_none(field.type)
-        if prefix is not None:
+        if prefix is not None and field.name not in absent:
             fields.append(_group_field(field.name, field.type, prefix))
-        elif is_fixed(field):
+        elif is_fixed(field) or prefix is not None:
             fields.append((field.name, tyro.conf.Suppress[Any], dataclasses.field(default=None)))
         elif inner is not None or all_optional:
             annotated = Annotated[Any, _specification(inner or field.type), tyro.conf.arg(help_behavior_hint="")]
@@ -225,7 +265,9 @@ def _command_line_class(
         elif bare(field.type) in (int, float, Path):
             default = {} if field.default is dataclasses.MISSING else {"default": field.default}
             fields.append((field.name, Annotated[field.type, _specification(field.type)], dataclasses.field(**default)))
-    for name, settings in (groups or {}).items():
+    for name, settings in groups:
+        if _attribute(name) in absent:
+            continue
         fields.append(_group_field(_attribute(name), settings, name, help=f"Settings of {name}."))
     silent = {"__post_init__": lambda self: None}  # there is nothing to validate until the recipe's values are in
     return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), namespace=silent, frozen=True, kw_only=True)

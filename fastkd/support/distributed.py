@@ -1,12 +1,11 @@
-"""Several processes, one run: started by torchrun, one process a GPU (NCCL), or some on the CPU (gloo).
+"""What the processes of a run say to each other: one process a GPU (NCCL), or some on the CPU (gloo).
 
 Without torchrun there is one process, and every function here has its answer for that. Rank 0 writes; all ranks hold
 the same weights.
 """
 
-import gc
 import os
-import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
-from torch.distributed.rendezvous import rendezvous
 
 from fastkd.support.errors import UserError
 
@@ -29,6 +26,25 @@ def world_size() -> int:
 
 
 _alone = False
+
+
+_of_host: dist.ProcessGroup | None = None
+"""The group that the host's messages go through; None: the one of all messages."""
+_on_this_machine = 0
+"""The number of processes on this machine, where torchrun does not say it; 0: it is not known."""
+
+
+@contextmanager
+def in_a_group_of_another(host: dist.ProcessGroup | None) -> Iterator[None]:
+    """Within it the host's messages go through `host`, if there is one, and processes on this machine are counted."""
+    global _of_host, _on_this_machine
+    before = _of_host, _on_this_machine
+    try:
+        _of_host = host
+        _on_this_machine = from_all(socket.gethostname()).count(socket.gethostname())
+        yield
+    finally:
+        _of_host, _on_this_machine = before
 
 
 @contextmanager
@@ -49,63 +65,7 @@ def is_main() -> bool:
 
 def local_processes() -> int:
     """The number of processes on this machine, which share its cores."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
-
-
-@contextmanager
-def processes(device: torch.device) -> Iterator[torch.device]:
-    """Joins the group that torchrun started, if it did; yields this process's device."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield device
-        return
-    _check_environment()
-    if device.type == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        if local >= torch.cuda.device_count():
-            raise UserError(f"{local_size()} processes on this machine, but it has {torch.cuda.device_count()} GPUs")
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
-    # Objects and flags of the host travel by gloo, so that they never wait for a GPU.
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store, number, size = next(rendezvous("env://"))
-    dist.init_process_group(backend, store=PrefixStore(_attempt(), store), rank=number, world_size=size)
-    try:
-        yield device
-        dist.barrier()  # a process that leaves while another one still talks to it can take that one down
-    except RuntimeError as error:
-        if not _PEER_IS_GONE.search(str(error)):
-            raise
-        raise UserError(f"process {rank()} ends because another one of the run has ended; that one says why") from error
-    finally:
-        gc.collect()  # threads of a group that something still holds would abort the interpreter at its end
-        dist.destroy_process_group()
-
-
-def _attempt() -> str:
-    """A name for these processes among all that torchrun starts for a job.
-
-    Its store outlives processes that are started anew, and holds the addresses of those before, which are gone.
-    """
-    return f"fastkd, {restarts()[0]} restarts, {os.environ['WORLD_SIZE']} processes"
-
-
-_PEER_IS_GONE = re.compile(
-    r"[Cc]onnection (was )?(closed|reset|refused)|closed by peer|remote process exited", re.DOTALL
-)
-"""How the transports say that a process at the other end is no more."""
-
-
-def _check_environment() -> None:
-    """Raises UserError for variables of torchrun's that say nothing, as a script that sets them by hand leaves them."""
-    numbers = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": 0}
-    for name, least in numbers.items():
-        value = os.environ.get(name, str(least))
-        if not value.isdecimal() or not least <= int(value) < 2**16:
-            raise UserError(f"the environment variable {name} is {value!r:.60}, expected a number from {least}")
-    if int(os.environ["RANK"]) >= int(os.environ["WORLD_SIZE"]):
-        raise UserError(f"RANK is {os.environ['RANK']}, but WORLD_SIZE says {os.environ['WORLD_SIZE']} processes")
-    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-        raise UserError(f"RANK and WORLD_SIZE are set, {missing[0]} is not: torchrun sets all of them")
+    return int(os.environ.get("LOCAL_WORLD_SIZE", _on_this_machine or 1)) if dist.is_initialized() else 1
 
 
 def local_size() -> int:
@@ -120,7 +80,7 @@ def restarts() -> tuple[int, int]:
 
 def wait_for_all() -> None:
     if world_size() > 1:
-        dist.barrier()
+        dist.barrier(_of_host)
 
 
 def from_main(value: Any) -> Any:
@@ -128,7 +88,7 @@ def from_main(value: Any) -> Any:
     if world_size() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=_of_host)
     return box[0]
 
 
@@ -156,7 +116,7 @@ def from_all(value: Any) -> list[Any]:
         return [value]
     assert _is_on_host(value), "what is sent to the other ranks lies on a device"
     boxes: list[Any] = [None] * world_size()
-    dist.all_gather_object(boxes, value)
+    dist.all_gather_object(boxes, value, group=_of_host)
     return boxes
 
 
@@ -166,6 +126,24 @@ def _is_on_host(value: Any) -> bool:
     return not isinstance(value, Tensor) or value.device.type == "cpu"
 
 
+def on_all(action: Callable[[], Any]) -> list[Any]:
+    """Every rank runs `action`; returns what they return, plain types on the host, in the order of the ranks.
+
+    An error on one of them is raised on every rank.
+    """
+    value = error = None
+    try:
+        value = action()
+    except Exception as raised:
+        error = raised
+    found = from_all([value, None if error is None else str(error) or type(error).__name__])
+    if error is not None:
+        raise error
+    if mistake := next((mistake for _, mistake in found if mistake is not None), None):
+        raise UserError(mistake)
+    return [value for value, _ in found]
+
+
 def first_of_all(value: Any) -> Any:
     """The first true value in rank order, the same on every rank; None where there is none."""
     return next((found for found in from_all(value) if found), None)
@@ -173,29 +151,44 @@ def first_of_all(value: Any) -> Any:
 
 def agreed(flag: bool) -> bool:
     """Whether the flag is set on any rank; every rank gets the same answer."""
+    return bool(largest_of_all(int(flag))[0])
+
+
+def largest_of_all(*values: int) -> list[int]:
+    """The largest of each number over the ranks; every rank gets the same ones."""
     if world_size() == 1:
-        return flag
-    found = torch.tensor(int(flag))
-    dist.all_reduce(found, op=dist.ReduceOp.MAX)
-    return bool(found.item())
+        return list(values)
+    found = torch.tensor(values)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX, group=_of_host)
+    return found.tolist()
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
     """Sums a tensor over all ranks, in place, and returns it."""
     if world_size() > 1:
-        dist.all_reduce(value)
+        dist.all_reduce(value, group=_group_of(value))
     return value
 
 
 def any_rank(flag: Tensor) -> Tensor:
     """Sets a flag on the device, a number that is 0 or 1, to 1 where it is 1 on any rank; returns it."""
     if world_size() > 1:
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=_group_of(flag))
     return flag
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Gives every rank the buffers of rank 0: BatchNorm statistics, which each collects on its own images."""
+    """Gives every rank the buffers of rank 0: BatchNorm statistics, which each collects on its own images.
+
+    What modules name as `replicated` all ranks compute alike: a memory bank is not sent.
+    """
     if world_size() > 1:
-        for buffer in module.buffers():
-            dist.broadcast(buffer, src=0)
+        for part in module.modules():
+            for name, buffer in part.named_buffers(recurse=False):
+                if name not in getattr(part, "replicated", ()):
+                    dist.broadcast(buffer, src=0, group=_group_of(buffer))
+
+
+def _group_of(value: Tensor) -> dist.ProcessGroup | None:
+    """The group that a tensor travels through."""
+    return _of_host if value.device.type == "cpu" else None

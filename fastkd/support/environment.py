@@ -82,6 +82,26 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
+def memory(device: torch.device) -> dict[str, int]:
+    """Bytes: `rss`, what this process holds of the machine's memory; on a GPU also the most that torch had allocated
+    and reserved there, `max_allocated` and `max_reserved`."""
+    held = {"rss": _resident_bytes()}
+    if device.type != "cuda":
+        return held
+    of_gpu = {
+        "max_allocated": torch.cuda.max_memory_allocated(device),
+        "max_reserved": torch.cuda.max_memory_reserved(device),
+    }
+    return of_gpu | held
+
+
+def _resident_bytes() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:  # a system without /proc says at least what the most was
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def device_name(device: torch.device) -> str:
     """The name of the GPU, or of the processor."""
     if device.type == "cuda":

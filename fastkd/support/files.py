@@ -7,11 +7,11 @@ import json
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -23,10 +23,19 @@ from fastkd.support.paths import explained, is_there, reason
 _MOST_TEXT = 1 << 28
 """Bytes of the largest text that is read: the log of a very long run has some megabytes."""
 _DEEPEST_JSON = 64
+T = TypeVar("T")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes beside the file, flushes to the disk, then renames: whoever looks sees the old content or the new."""
+    write_by(path, lambda file: file.write(content))
+
+
+def write_by(path: Path, fill: Callable[[BinaryIO], T]) -> T:
+    """Does as `write_bytes` with what `fill` writes into the file that it is given; returns what it returns.
+
+    What `fill` raises leaves what stood there as it was; an OSError of it is a UserError here.
+    """
     with explained("cannot write", path):
         aside = _aside(path)
         strange = path.exists() and not path.is_file()
@@ -35,21 +44,22 @@ def write_bytes(path: Path, content: bytes) -> None:
     before, renamed = is_there(path), False
     try:
         with _created(aside) as file:
-            file.write(content)
+            filled = fill(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
         renamed = True
         sync_folder(path.parent)
-    except (OSError, KeyboardInterrupt) as error:
+    except BaseException as error:
         if not renamed:
             with contextlib.suppress(OSError):
                 aside.unlink()
-        if isinstance(error, KeyboardInterrupt):
+        if not isinstance(error, OSError):
             raise
         kept = "; what stood there before is intact" if before else ""
         state = "; the new content stands there, but may not outlive a power cut" if renamed else kept
         raise UserError(f"cannot write {path}: {reason(error)}{state}") from error
+    return filled
 
 
 def _aside(path: Path) -> Path:
@@ -214,50 +224,6 @@ def _entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _items(part: dict[str, Any] | list[Any]) -> list[Any]:
     return list(part.values()) if isinstance(part, dict) else part
-
-
-# A checkpoint is a zip archive, whose end has a place for a comment: it holds the digest of all bytes in front of the
-# comment's length. `torch.load` neither compares the archive's own checksums nor minds the comment.
-_DIGEST = b"fastkd sha256 "
-_COMMENT = len(_DIGEST) + 64
-
-
-def write_state(path: Path, state: dict) -> None:
-    """Writes a checkpoint of plain types and tensors, with its digest. Nothing in it says which device it came from."""
-    buffer = io.BytesIO()
-    torch.save(on_host(state), buffer)
-    content = buffer.getvalue()[:-2]
-    digest = hashlib.sha256(content).hexdigest().encode()
-    write_bytes(path, content + _COMMENT.to_bytes(2, "little") + _DIGEST + digest)
-
-
-def on_host(value: Any) -> Any:
-    """The value with every tensor in its dictionaries and lists on the host; one that is there already is itself."""
-    if isinstance(value, Tensor):
-        return value.cpu()
-    if isinstance(value, dict):
-        return {key: on_host(item) for key, item in value.items()}
-    return [on_host(item) for item in value] if isinstance(value, list) else value
-
-
-def read_state(path: Path) -> tuple[dict, bool]:
-    """A checkpoint that `write_state` wrote, and whether it had a digest, which is compared: fastkd 0.1 wrote none.
-
-    Nothing is unpickled but plain types and tensors.
-    """
-    content = read_bytes(path, what="the checkpoint ")
-    with_digest = content[-_COMMENT:].startswith(_DIGEST)
-    if not with_digest and _DIGEST in content[-2 * _COMMENT :]:
-        raise UserError(f"{path} is not a checkpoint any more: its end is not where it was")
-    if with_digest and hashlib.sha256(content[: -_COMMENT - 2]).hexdigest().encode() != content[-64:]:
-        raise UserError(f"{path} is damaged: its bytes are not those that were written")
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive fails in many ways: zip, pickle, end of file
-        raise UserError(f"{path} is not a checkpoint: damaged, or of another program") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path} is not a checkpoint of fastkd: expected a dictionary, got {type(state).__name__}")
-    return state, with_digest
 
 
 def write_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str] | None = None) -> str:

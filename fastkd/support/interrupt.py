@@ -1,6 +1,7 @@
-"""Ctrl-C and SIGTERM: the step that is running is finished and written down, then the run stops."""
+"""Ctrl-C and schedulers' signals: the step that is running is finished and written down, then the run stops."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,11 @@ from types import FrameType
 
 ECHO_SECONDS = 1.0
 """A signal to a whole job reaches a process several times: from the terminal or the scheduler, and from torchrun."""
+ALWAYS = (signal.SIGINT, signal.SIGTERM)
+"""The signals that stop a run."""
+UNLESS_IGNORED = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+"""Those that do, too: a terminal or a session that ends, and what SLURM sends by --signal=USR1. A process that was
+started to ignore one of them (nohup) goes on ignoring it."""
 
 
 class Interrupt:
@@ -41,9 +47,17 @@ class Stopped(Exception):
 
 @contextmanager
 def interruptible(interrupt: Interrupt | None = None) -> Iterator[Interrupt]:
-    """Collects SIGINT and SIGTERM while the block runs, in that interrupt or a new one."""
+    """Collects the signals that stop a run while the block runs, in that interrupt or a new one.
+
+    Outside of the main thread, where Ray and others run a training, no signal can be collected: whoever started the
+    thread hears them.
+    """
     interrupt = interrupt or Interrupt()
-    before = {number: signal.signal(number, interrupt.request) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    heeded = [*ALWAYS, *(number for number in UNLESS_IGNORED if signal.getsignal(number) is not signal.SIG_IGN)]
+    before = {number: signal.signal(number, interrupt.request) for number in heeded}
     try:
         yield interrupt
     finally:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 _BAR, _SHORT_BAR, _SHORTEST_BAR = 24, 12, 5
 _SHORTEST_TITLE = 8
+_MUCH_WAITING = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class Look:
     """Time to the end of the whole run."""
     values: dict[str, float] = field(default_factory=dict)
     """Running means of the loss, its terms and the hits."""
+    waiting: float = 0.0
+    """The share of the time that is spent on waiting for data."""
 
     @classmethod
     def along(
@@ -65,7 +68,8 @@ class Look:
         epoch, rate = f"{self.epoch}/{self.epochs}", f"{self.rate:,.0f}"
         left, run = duration(self.seconds_left), duration(self.run_seconds_left)
         terms = [f"{name} {value:.3f}" for name, value in self.values.items()]
-        head, tail = f"epoch {epoch}", (f"{rate} images/s", f"{left} left, run {run}")
+        head = f"epoch {epoch}"
+        tail = (f"{rate} images/s", *waiting_words(self.waiting), f"{left} left, run {run}")
         yield _SHORT_BAR, "  ".join((head, f"step {self.done}/{self.total}", *terms, *tail))
         for count in range(len(terms), -1, -1):
             yield _SHORT_BAR, "  ".join((head, *terms[:count], *tail))
@@ -86,6 +90,11 @@ class LiveLine:
         line = Text(f"{title} ", no_wrap=True, overflow="crop")
         line.append(full * done, style="bar.complete").append(empty * (bar - done), style="bar.back")
         yield line.append(f" {rest}")
+
+
+def waiting_words(share: float) -> tuple[str, ...]:
+    """What there is to say of a share of the time that is spent on waiting for data: nothing of a small one."""
+    return (f"{share:.0%} waiting for data",) if share >= _MUCH_WAITING else ()
 
 
 def duration(seconds: float) -> str:

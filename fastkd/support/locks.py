@@ -13,7 +13,7 @@ from fastkd.support.files import open_in_place
 from fastkd.support.paths import explained, inside, reason
 
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
-_ASIDE = re.compile(r"\.(.+\.(safetensors|pt|jsonl)|(recipe|results|env)\.json)\.\d+")
+_ASIDE = re.compile(r"\.(.+\.(safetensors|pt(\.\d+)?|jsonl)|(recipe|results|env|heartbeat)\.json)\.\d+")
 
 
 @contextlib.contextmanager

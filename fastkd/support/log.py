@@ -28,12 +28,16 @@ class MetricsLog:
         for logger in self.loggers:
             logger.record(record, lambda: read_metrics(self.path))
 
-    def size(self) -> int:
-        """Bytes of the log that are on the disk: a checkpoint remembers them, and may not outlive them."""
+    def size(self, *, flushed: bool = True) -> int:
+        """Bytes of the log, which are on the disk then: a checkpoint remembers them, and may not outlive them.
+
+        flushed: off, they are not yet, and nobody waits for the disk.
+        """
         if not is_there(self.path):
             return 0
         with explained("cannot write", self.path), open_in_place(self.path, os.O_WRONLY, "r+b") as file:
-            os.fsync(file.fileno())
+            if flushed:
+                os.fsync(file.fileno())
             return os.fstat(file.fileno()).st_size
 
     def cut(self, size: int) -> str:

@@ -49,6 +49,18 @@ def is_folder(path: Path) -> bool:
     return stat.S_ISDIR(_mode(path))
 
 
+def modified(path: Path) -> float | None:
+    """When what stands there was last written, in seconds since 1970 by the clock of its file system; None: nothing
+    stands there."""
+    with explained("cannot look at", path):
+        try:
+            return os.stat(path).st_mtime
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            raise
+
+
 def inside(folder: Path, pattern: str) -> list[Path]:
     """What lies in a folder and has a name of that pattern, sorted by name; nothing where there is no such folder."""
     if not is_folder(folder):

@@ -117,6 +117,13 @@ class Record(TypedDict):
     lr: NotRequired[Measured]
     seconds: NotRequired[Measured]
     images_per_second: NotRequired[Measured]
+    data_time: NotRequired[Measured]
+    data_share: NotRequired[Measured]
+    grad_norm: NotRequired[Measured]
+    grad_norm_max: NotRequired[Measured]
+    memory: NotRequired[dict[str, Measured]]
+    ranks: NotRequired[dict[str, dict[str, Measured]]]
+    """{a rank's number: what it measured itself} where there are several."""
 
 
 class EpochRecord(Record):
@@ -124,6 +131,37 @@ class EpochRecord(Record):
 
     epoch: Count
     test: dict[str, Accuracy]
+
+
+class HeartbeatFile(TypedDict):
+    """heartbeat.json: the last sign of life of a run."""
+
+    state: Literal["running", "stopped", "finished", "failed"]
+    time: Measured
+    host: str
+    pid: Count
+    processes: Count
+    boot: NotRequired[str]
+    namespace: NotRequired[str]
+    begun: NotRequired[str]
+    patience: NotRequired[Measured]
+    """Seconds within which the next sign was to come."""
+    doing: NotRequired[str]
+    why: NotRequired[str]
+    """What stopped the run, or how it failed."""
+    seed: NotRequired[Count]
+    stage: NotRequired[str]
+    epoch: NotRequired[Count]
+    """The epoch that is running, from 1."""
+    epochs: NotRequired[Count]
+    step: NotRequired[Count]
+    """Steps of the stage that are done."""
+    steps: NotRequired[Count]
+    images_per_second: NotRequired[Measured]
+    seconds_left: NotRequired[Measured]
+    run_seconds_left: NotRequired[Measured]
+    loss: NotRequired[Measured]
+    accuracy: NotRequired[Measured]
 
 
 class Progress(TypedDict):
@@ -142,8 +180,11 @@ class Meter(TypedDict):
 
     sums: dict[str, Tensor]
     hits: Tensor
+    largest: NotRequired[Tensor]
     steps: Count
     images: Count
+    seconds: NotRequired[Measured]
+    waited: NotRequired[Measured]
 
 
 class Logged(TypedDict):
@@ -153,6 +194,8 @@ class Logged(TypedDict):
     hits: tuple[Count, Count]
     steps: Count
     images: Count
+    seconds: NotRequired[Measured]
+    waited: NotRequired[Measured]
 
 
 class Generators(TypedDict):
@@ -179,6 +222,24 @@ class Synthesis(TypedDict):
     files: dict[str, Appended]
 
 
+class CountedShare(TypedDict):
+    """What a checkpoint counts of a share of it that lies beside it."""
+
+    number: Count
+    bytes: Count
+    sha256: str
+
+
+class CheckpointShare(TypedDict):
+    """checkpoints/STAGE.pt.NUMBER: rows of large tensors."""
+
+    stage: str
+    number: Count
+    model: NotRequired[dict[str, Tensor]]
+    optimizer: NotRequired[dict[int, dict[str, Any]]]
+    average: NotRequired[dict[str, Tensor]]
+
+
 class Checkpoint(TypedDict):
     """checkpoints/STAGE.pt"""
 
@@ -196,6 +257,7 @@ class Checkpoint(TypedDict):
     logged_seconds: Measured
     average: NotRequired[dict[str, Tensor]]
     synthesis: NotRequired[Synthesis]
+    shares: NotRequired[list[CountedShare]]
 
 
 class DeployedBy(TypedDict):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from fastkd.support.callbacks import Callback, StopTraining
 from fastkd.support.display import Display
+from fastkd.support.heartbeat import EVERY_SECONDS, SILENT, Heartbeat
 from fastkd.support.interrupt import Interrupt
 from fastkd.support.loggers import LoggerName
 
@@ -21,6 +22,10 @@ class Session:
     """Whether a run goes on where the file system has no locks."""
     callbacks: tuple[Callback, ...] = ()
     """What a program wants to be told."""
+    heartbeat_seconds: float = EVERY_SECONDS
+    """Seconds between signs of life in a run's folder; 0: there are none."""
+    heartbeat: Heartbeat = SILENT
+    """That of the run which is being carried out."""
 
     def tell(self, call: Callable[[Callback], None]) -> None:
         """Calls each of the callbacks; one that raises `StopTraining` asks the run to stop."""

@@ -1,6 +1,6 @@
 """What a stage owns that makes its images: networks, optimisers, files and a state of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +48,11 @@ class Feed(NamedTuple):
     format: Format = Format()
 
 
+Work = Callable[[], None]
+Recorded = Callable[[Work, Sequence[torch.optim.Optimizer]], Work]
+"""What does a work that is done again and again: it gets the work, and the optimisers that take steps in it."""
+
+
 class Synthesis:
     """Base of both kinds. A round is what a generator learns at once.
 
@@ -91,9 +96,13 @@ class Synthesis:
         """Does the round, if there is one, in front of a step of the epoch."""
 
     @property
-    def works_between_steps(self) -> bool:
-        """Whether `before_step` does anything."""
-        return False
+    def every(self) -> int:
+        """How many steps of an epoch lie between two before which `before_step` does something; 0: it never does."""
+        return 0
+
+    def do_by(self, recorded: Recorded) -> None:
+        """Has the steps of its networks done by what that makes of them."""
+        raise NotImplementedError
 
     def rehearse(self) -> float:
         """Does a short round, after which a batch can be made; nothing is written. Returns what share of an epoch's

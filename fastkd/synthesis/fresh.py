@@ -6,12 +6,12 @@ from torch import Tensor
 from fastkd.data.resident import ResidentLoader
 from fastkd.data.sources import Source
 from fastkd.support.errors import UserError
-from fastkd.synthesis.base import Feed, MadeFor, Synthesis
+from fastkd.synthesis.base import Feed, MadeFor, Recorded, Synthesis, Work
 from fastkd.synthesis.batches import FreshImages, FreshOrder
 from fastkd.synthesis.draws import normal
 from fastkd.synthesis.held import held
 from fastkd.synthesis.losses import adversarial_loss, dafl_terms
-from fastkd.synthesis.rounds import BETAS, generator_step
+from fastkd.synthesis.rounds import BETAS, adam, generator_step
 from fastkd.synthesis.settings import SynthesisSettings
 from fastkd.synthesis.views import normalised
 
@@ -24,12 +24,17 @@ class FreshSynthesis(Synthesis):
 
     def __init__(self, settings: SynthesisSettings, made_for: MadeFor):
         super().__init__(settings, made_for)
-        optimizer = torch.optim.Adam(self.generator.parameters(), lr=settings.lr, betas=BETAS)
-        self.optimizers = {"generator": optimizer}
+        self.optimizers = {"generator": adam(self.generator.parameters(), settings.lr, betas=BETAS)}
+        self.learned = torch.zeros((), dtype=torch.int64, device=made_for.device)
+        """The rounds done, as the device counts them."""
+        self._work: Work = self._learn
 
     @property
-    def works_between_steps(self) -> bool:
-        return True
+    def every(self) -> int:
+        return self.settings.every
+
+    def do_by(self, recorded: Recorded) -> None:
+        self._work = recorded(self._learn, [*self.optimizers.values()])
 
     def source(self, feed: Feed) -> Source:
         if feed.views.count > 1:
@@ -44,9 +49,19 @@ class FreshSynthesis(Synthesis):
 
     def before_step(self, step: int) -> None:
         if step % self.settings.every == 0:
-            with held(self.made_for.teacher, self.made_for.student):
-                made = generator_step(self.generator, self.optimizers["generator"], self._latents(), self._error)
-            self.rounds, self.loss = self.rounds + 1, made.loss
+            self._work()
+            self.rounds += 1
+
+    def take_up(self, rounds: int) -> None:
+        super().take_up(rounds)
+        self.learned.fill_(rounds)
+
+    def _learn(self) -> None:
+        """Takes a step of the generator; all that it changes is changed in place."""
+        with held(self.made_for.teacher, self.made_for.student):
+            made = generator_step(self.generator, self.optimizers["generator"], self._latents(), self._error)
+        self.learned.add_(1)
+        self.loss.copy_(made.loss)
 
     def rehearse(self) -> float:
         self.before_step(0)
@@ -54,7 +69,7 @@ class FreshSynthesis(Synthesis):
 
     def _latents(self) -> Tensor:
         count = self.settings.images
-        index = torch.arange(self.rounds * count, (self.rounds + 1) * count, device=self.made_for.device)
+        index = self.learned * count + torch.arange(count, device=self.made_for.device)
         return normal(self.made_for.seed, index, self.settings.latent, stream=_OWN_LATENTS)
 
     def _error(self, images_BCHW: Tensor) -> Tensor:

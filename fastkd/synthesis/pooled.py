@@ -1,7 +1,7 @@
 """Rounds whose best images join a pool that the student learns from: CMI, as DataFree has it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,14 @@ from fastkd.data.sources import Source
 from fastkd.support.appended import AppendedRows
 from fastkd.support.errors import UserError
 from fastkd.synthesis.bank import FeatureBank
-from fastkd.synthesis.base import Feed, MadeFor, Synthesis
+from fastkd.synthesis.base import Feed, MadeFor, Recorded, Synthesis, Work
 from fastkd.synthesis.batches import PoolImages, PoolOrder
 from fastkd.synthesis.contrastive import Head
 from fastkd.synthesis.draws import seeded
 from fastkd.synthesis.generators import begin_anew
 from fastkd.synthesis.held import held
 from fastkd.synthesis.inversion import Inversion, Views, Weights
-from fastkd.synthesis.rounds import Inverted, as_bytes, inversion_round
+from fastkd.synthesis.rounds import InversionRound, Inverted, adam, as_bytes
 from fastkd.synthesis.settings import SynthesisSettings
 from fastkd.synthesis.views import GlobalDraws, LocalDraws, drawn_global, drawn_local
 
@@ -43,7 +43,7 @@ class PooledSynthesis(Synthesis):
         width = sum(norm.num_features for norm in norms)
         self.head = Head(width).to(made_for.device)
         self.networks["head"] = self.head
-        self.optimizers = {"head": torch.optim.Adam(self.head.parameters(), lr=settings.lr)}
+        self.optimizers = {"head": adam(self.head.parameters(), settings.lr)}
         self.bank = FeatureBank(settings.bank, 2 * width).to(made_for.device) if settings.contrast else None
         if self.bank is not None and settings.images > settings.bank:
             raise UserError(
@@ -60,6 +60,8 @@ class PooledSynthesis(Synthesis):
             weights=Weights(settings.statistics, settings.label, settings.adversarial, settings.contrast),
             temperature=settings.contrast_temperature,
         )
+        self._recorded: Recorded = lambda work, optimizers: work
+        self._run: Rounds | None = None
 
     def source(self, feed: Feed) -> Source:
         of = self.made_for
@@ -68,6 +70,10 @@ class PooledSynthesis(Synthesis):
         how = (feed.augmentation, of.data_seed, feed.views, feed.format)
         prepare = PoolImages(Split(self.images, labels), Normalise(of.mean, of.std), *how)
         return Source(ResidentLoader(labels.cpu(), of.classes, order, of.device), prepare, order.samples, of.batch_size)
+
+    def do_by(self, recorded: Recorded) -> None:
+        self._recorded = recorded
+        self._run = None
 
     def begin_epoch(self, epoch: int) -> None:
         if self.rounds <= epoch:
@@ -103,16 +109,11 @@ class PooledSynthesis(Synthesis):
     def _round(self, steps: int) -> Inverted:
         of = self.made_for
         labels, latents = self._begin_round(seeded(of.seed, "round", self.rounds))
+        if self._run is None:
+            how = {"of_head": self.optimizers["head"], "lr": self.settings.lr}
+            self._run = Rounds(InversionRound(self.inversion, self.generator, latents, labels, **how), self._recorded)
         with held(of.teacher, of.student):
-            return inversion_round(
-                self.inversion,
-                self.generator,
-                latents,
-                labels,
-                of_head=self.optimizers["head"],
-                draws=self._draws(steps),
-                lr=self.settings.lr,
-            )
+            return self._run.whole(latents, labels, self._draws(steps))
 
     def _begin_round(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draws the weights of the generator; returns the labels [B] of the images, sorted, and their vectors [B,Z]."""
@@ -142,10 +143,49 @@ class PooledSynthesis(Synthesis):
             self.files["images"].append(images_BCHW.movedim(1, -1).contiguous().cpu().numpy().tobytes())
         if "features" in self.files:
             self.files["features"].append(found.features.float().cpu().numpy().astype("<f4").tobytes())
-        self.rounds, self.loss = self.rounds + 1, found.loss
+        self.rounds += 1
+        self.loss.copy_(found.loss)
 
     def _put_images(self, first: int, images_BCHW: Tensor) -> None:
         self.images[first : first + len(images_BCHW)].copy_(images_BCHW.movedim(1, -1))
+
+
+class Rounds:
+    """Rounds whose steps read their draws in tensors that stay where they are."""
+
+    def __init__(self, of: InversionRound, recorded: Recorded):
+        self.of, self.recorded = of, recorded
+        self.draws: tuple[Views, Tensor | None] | None = None
+        self.step: Work = self._step
+
+    def whole(self, latents_BZ: Tensor, labels_B: Tensor, draws: Iterable[tuple[Views, Tensor | None]]) -> Inverted:
+        self.of.begin_anew(latents_BZ.detach(), labels_B)
+        for drawn in draws:
+            self._put(drawn)
+            self.step()
+        return self.of.best
+
+    def _put(self, drawn: tuple[Views, Tensor | None]) -> None:
+        """Puts the draws where the step reads them; as long as the bank fills, each round has more of its rows."""
+        if self.draws is None or _shape(self.draws[1]) != _shape(drawn[1]):
+            self.draws = drawn
+            self.step = self.recorded(self._step, self.of.optimizers)
+            return
+        for old, new in zip(_tensors(self.draws), _tensors(drawn), strict=True):
+            old.copy_(new)
+
+    def _step(self) -> None:
+        assert self.draws is not None
+        self.of.step(*self.draws)
+
+
+def _shape(rows: Tensor | None) -> torch.Size | None:
+    return None if rows is None else rows.shape
+
+
+def _tensors(drawn: tuple[Views, Tensor | None]) -> list[Tensor]:
+    views, rows = drawn
+    return [*views.whole, *views.part, *([] if rows is None else [rows])]
 
 
 def _blank(count: int, made_for: MadeFor) -> Tensor:

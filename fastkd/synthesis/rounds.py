@@ -1,7 +1,7 @@
 """Whole rounds of synthesis, as functions of given draws: what is trained is changed in place."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,12 @@ BETAS = (0.5, 0.999)
 """Adam's, for DataFree's generators."""
 CLIP = 5.0
 """The norm that ZSKT's authors clip gradients to."""
+
+
+def adam(parameters: Iterable[Tensor], lr: float, **how: Any) -> torch.optim.Adam:
+    """Adam as the device has it fastest: on a GPU as one operation, which may be recorded."""
+    parameters = [*parameters]
+    return torch.optim.Adam(parameters, lr=lr, fused=all(one.is_cuda for one in parameters) or None, **how)
 
 
 class Made(NamedTuple):
@@ -115,45 +121,71 @@ class Inverted(NamedTuple):
     """[B,2C]: theirs, the rows that the bank gets."""
 
 
-def inversion_round(
-    inversion: Inversion,
-    generator: Generator,
-    latents_BZ: Tensor,
-    labels_B: Tensor,
-    *,
-    of_head: torch.optim.Optimizer,
-    draws: Iterable[tuple[Views, Tensor | None]],
-    lr: float = 1e-3,
-) -> Inverted:
+class InversionRound:
     """A round of CMI: generator and latents are trained by an optimiser of their own, the head's is kept over rounds.
 
-    latents_BZ: changed in place; draws: the views and the bank's rows of each step. The best step is found on the
-    device.
+    Every tensor of it stays where it is, from step to step and from round to round, and the best step is found on the
+    device: a step may be recorded. Teacher and student are in eval mode meanwhile.
     """
-    for network in (inversion.teacher, inversion.student):
-        network.eval()
-    latents = latents_BZ.requires_grad_()
-    optimizer = torch.optim.Adam([*generator.train().parameters(), latents], lr=lr, betas=BETAS)
-    best: Inverted | None = None
-    for number, (views, bank) in enumerate(draws):
-        images = generator(latents)
-        found = inversion.terms(images, labels_B, views, bank)
-        total = found.total(inversion.weights)
-        made = Inverted(total.detach(), torch.full_like(labels_B[0], number), images.detach(), found.features)
-        best = made if best is None else _better(best, made)
-        for each in (optimizer, of_head):
+
+    def __init__(
+        self,
+        inversion: Inversion,
+        generator: Generator,
+        latents_BZ: Tensor,
+        labels_B: Tensor,
+        *,
+        of_head: torch.optim.Optimizer,
+        lr: float = 1e-3,
+    ):
+        """latents_BZ: changed in place."""
+        self.inversion, self.generator = inversion, generator
+        self.latents, self.labels = latents_BZ.requires_grad_(), labels_B
+        own = adam([*generator.parameters(), self.latents], lr, betas=BETAS)
+        self.optimizers = (own, of_head)
+        self.number = torch.zeros((), dtype=torch.int64, device=labels_B.device)
+        """The step that comes next, from 0."""
+        self._best: Inverted | None = None
+
+    @property
+    def best(self) -> Inverted:
+        """What the steps so far leave; the next round overwrites it."""
+        assert self._best is not None, "a round has steps"
+        return self._best
+
+    @torch.no_grad()
+    def begin_anew(self, latents_BZ: Tensor, labels_B: Tensor) -> None:
+        """Begins another round, of a generator that has new weights."""
+        self.latents.copy_(latents_BZ)
+        self.labels.copy_(labels_B)
+        self.number.zero_()
+        for state in self.optimizers[0].state.values():
+            for value in state.values():
+                value.zero_()
+
+    def step(self, views: Views, bank_N2C: Tensor | None) -> None:
+        """bank_N2C: the rows that are drawn of the bank, see `contrastive_loss`."""
+        for network in (self.inversion.teacher, self.inversion.student):
+            network.eval()
+        images = self.generator.train()(self.latents)
+        found = self.inversion.terms(images, self.labels, views, bank_N2C)
+        total = found.total(self.inversion.weights)
+        self._keep(Inverted(total.detach(), self.number, images.detach(), found.features))
+        for each in self.optimizers:
             each.zero_grad()
         total.backward()
-        for each in (optimizer, of_head):
+        for each in self.optimizers:
             each.step()
-    assert best is not None, "a round has steps"
-    return best
+        self.number.add_(1)
 
-
-def _better(best: Inverted, made: Inverted) -> Inverted:
-    """The one with the lower loss; of equals, or where the loss is NaN, the first."""
-    is_lower = made.loss < best.loss
-    return Inverted(*(torch.where(is_lower, new, old) for new, old in zip(made, best, strict=True)))
+    @torch.no_grad()
+    def _keep(self, made: Inverted) -> None:
+        """Keeps what has the lowest loss; of equals, or where the loss is NaN, the first."""
+        if self._best is None:
+            self._best = Inverted(*(value.clone() for value in made))
+        is_better = (made.loss < self._best.loss) | (self.number == 0)
+        for new, old in zip(made, self._best, strict=True):
+            old.copy_(torch.where(is_better, new, old))
 
 
 def as_bytes(images_BCHW: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Functions without arguments, recorded as CUDA graphs and replayed: no Python between two kernels."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from traceback import walk_tb
 from typing import Protocol
@@ -113,6 +113,19 @@ class CudaRecorder:
             with self._capturing(torch.cuda.CUDAGraph()):  # its end is what frees the generator
                 self.idle.zero_()
             raise
+
+
+@contextmanager
+def capturable(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[None]:
+    """Within it the optimisers may be captured: a fused one always may, but Adam asks."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups if "capturable" in group]
+    for group in groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in groups:
+            group["capturable"] = False
 
 
 def first_lines(error: BaseException) -> str:

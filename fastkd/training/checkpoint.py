@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from fastkd.support.errors import UserError
-from fastkd.support.files import read_state
 from fastkd.support.plain import is_plain
 from fastkd.support.schemas import Checkpoint, checked
+from fastkd.support.states import read_state
 from fastkd.support.words import counted
 from fastkd.training.optimisation import load_optimizer_state
+from fastkd.training.shares import read_shares
 
 FORMAT = 2
 _WITHOUT_DIGEST = 1  # what fastkd 0.1 wrote
@@ -32,6 +33,7 @@ def read_checkpoint(path: Path, stage: str) -> dict[str, Any]:
         raise UserError(f"{path} says in no plain words what it was made with")
     if not state["rngs"] or len(state["meters"]) != len(state["rngs"]):
         raise UserError(f"{path} has {len(state['rngs'])} random states and {len(state['meters'])} meters")
+    read_shares(state, path)
     return state
 
 
@@ -84,7 +86,7 @@ def random_state(state: dict[str, Tensor], path: Path) -> Tensor:
 
 def check_progress(progress: dict[str, Any], path: Path, epochs: int, steps_per_epoch: int) -> None:
     """Raises UserError for a place that this training has not."""
-    if progress["epoch"] > epochs or progress["step"] >= max(steps_per_epoch, 1):
+    if progress["epoch"] > epochs or progress["step"] > steps_per_epoch:
         raise UserError(
             f"{path} stands at epoch {progress['epoch']}, step {progress['step']}: this training has "
             f"{counted(epochs, 'epoch')} of {counted(steps_per_epoch, 'step')}"
@@ -93,6 +95,8 @@ def check_progress(progress: dict[str, Any], path: Path, epochs: int, steps_per_
 
 def check_meter(meter: dict[str, Any], path: Path) -> None:
     """Raises UserError for running sums that are none."""
-    hits, sums = meter["hits"], meter["sums"].values()
+    hits, largest, sums = meter["hits"], meter.get("largest", torch.zeros(2)), meter["sums"].values()
+    if largest.shape != (2,) or largest.dtype != torch.float32:
+        raise UserError(f"{path} has norms of another kind than those of fastkd")
     if hits.shape != (2,) or hits.dtype != torch.int64 or any(s.shape or s.dtype != torch.float64 for s in sums):
         raise UserError(f"{path} has running sums of another kind than those of fastkd")

@@ -20,6 +20,7 @@ class BatchCounters:
     def __init__(self, stage: nn.Module):
         kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
         norms = [module for module in stage.modules() if isinstance(module, kinds) and module.momentum is not None]
+        norms = [norm for norm in norms if not isinstance(norm, nn.SyncBatchNorm)]
         self.norms = [norm for norm in norms if norm.num_batches_tracked is not None]
         self.passes: list[int] = []
         """The forward passes that each layer has in one of the stage's."""

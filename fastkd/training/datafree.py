@@ -17,7 +17,9 @@ from fastkd.support.live import Look
 from fastkd.support.paths import is_there
 from fastkd.support.words import counted
 from fastkd.synthesis.base import Synthesis
+from fastkd.training.capture import Recorder
 from fastkd.training.checkpoint import load_module, load_optimizer
+from fastkd.training.own_step import OwnStep
 from fastkd.training.stages import Distill
 
 
@@ -53,8 +55,12 @@ class DataFree(Distill):
         self.synthesis.before_step(step % self.synthesis.settings.steps_per_epoch)
 
     @property
-    def works_between_steps(self) -> bool:
-        return self.synthesis.works_between_steps
+    def works_every(self) -> int:
+        return self.synthesis.every
+
+    def record_own_work(self, recorder: Recorder | None, tell: Callable[[str], None]) -> None:
+        if recorder is not None:
+            self.synthesis.do_by(lambda work, optimizers: OwnStep(work, optimizers, recorder, tell))
 
     def rehearse(self) -> None:
         self.synthesis.rehearse()
@@ -78,12 +84,12 @@ def remove_features(synthesis: Synthesis) -> None:
         remove(synthesis.files["features"].path)
 
 
-def refuse_what_is_not_finite(synthesis: Synthesis, stage: str, kept: str) -> None:
-    """Raises UserError where something of the synthesis is not finite; kept: what is left to go on from."""
+def refuse_what_is_not_finite(synthesis: Synthesis, stage: str, last_good: Callable[[], str]) -> None:
+    """Raises UserError where something of the synthesis is not finite; last_good: says what is left to go on from."""
     if not synthesis.is_finite():
         where = f"in round {synthesis.rounds}" if synthesis.rounds else "in the first round"
         what = "the loss of the synthesis, or what it trains, was not finite"
-        raise UserError(f"{stage}: {what} {where}; {kept}; try a lower --synthesis.lr")
+        raise UserError(f"{stage}: {what} {where}; {last_good()}; try a lower --synthesis.lr")
 
 
 def seconds_of_rounds(synthesis: Synthesis) -> float:
@@ -133,7 +139,7 @@ def load_synthesis(synthesis: Synthesis, state: dict[str, Any] | None, path: Pat
     load_module(synthesis.networks, state["networks"], path)
     for name, optimizer in synthesis.optimizers.items():
         load_optimizer(optimizer, state["optimizers"][name], path, rounds)
-    synthesis.loss = state["loss"].to(synthesis.loss)
+    synthesis.loss.copy_(state["loss"])
     synthesis.take_up(rounds)
 
 

@@ -37,6 +37,7 @@ class Evaluation:
     fixed_shape: a batch that is smaller than the others is filled up to their size, so that nothing is compiled for it
     alone; what it is filled with is not counted.
     recorder: records the first batch's work, which is replayed for the others.
+    after_batch: called after each batch.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Evaluation:
         *,
         fixed_shape: bool = False,
         recorder: Recorder | None = None,
+        after_batch: Callable[[], None] = lambda: None,
     ):
+        self.after_batch = after_batch
         self.predictions, self.source, self.device = predictions, source, device
         self.fixed_shape, self.recorder = fixed_shape or recorder is not None, recorder
         self.hits: dict[str, Tensor] = {}
@@ -67,6 +70,7 @@ class Evaluation:
                 self._count(filled.to(self.device), torch.full((), real, device=self.device))
             else:
                 self._count_by_replay(filled, real, self.recorder)
+            self.after_batch()
         return self._read()
 
     def _count(self, raw: RawBatch, real: Tensor) -> None:

@@ -35,6 +35,12 @@ class Execution(Checked):
     """Fold a frozen teacher's BatchNorm into its convolutions (default: on a GPU)."""
     deterministic: bool = False
     """Make runs on a GPU bit-equal, at some cost; on the CPU they are bit-equal anyway."""
+    write_aside: Literal["on", "off"] = "on"
+    """Write checkpoints by a thread while the training goes on: their content is copied first, which takes as much of
+    the host's memory again. The last one of a stage is waited for in any case."""
+    shard_checkpoints: Literal["on", "off"] = "on"
+    """With several processes, let each write its rows of the tensors of 64 MiB and more that all hold alike (CRD's
+    memory bank) into a file beside the checkpoint."""
 
 
 class Resolved(NamedTuple):
@@ -44,6 +50,8 @@ class Resolved(NamedTuple):
     channels_last: bool
     fold: bool
     deterministic: bool
+    write_aside: bool = True
+    shard_checkpoints: bool = True
 
     def words(self) -> str:
         """What is on, as the header of a run says it."""
@@ -61,7 +69,14 @@ class Resolved(NamedTuple):
 
 
 EVERYTHING_OFF = Resolved(
-    compile="off", capture=False, bfloat16=False, channels_last=False, fold=False, deterministic=False
+    compile="off",
+    capture=False,
+    bfloat16=False,
+    channels_last=False,
+    fold=False,
+    deterministic=False,
+    write_aside=False,
+    shard_checkpoints=False,
 )
 """Plain PyTorch."""
 
@@ -83,6 +98,8 @@ def resolve(execution: Execution, device: torch.device, processes: int = 1) -> t
         channels_last=gpu if execution.channels_last == "auto" else execution.channels_last == "on",
         fold=gpu if execution.fold == "auto" else execution.fold == "on",
         deterministic=execution.deterministic,
+        write_aside=execution.write_aside == "on",
+        shard_checkpoints=execution.shard_checkpoints == "on",
     )
     why = ""
     if gpu and processes > 1 and execution.capture == "auto":

@@ -31,6 +31,8 @@ class Training(Checked):
     """AdamW's weight decay is decoupled. LAMB and LARS are timm's (pip install timm); their steps are not captured."""
     lr: Positive = 0.05
     """Learning rate of every stage, for the whole batch."""
+    scale_lr_from: Images | None = rare(None)
+    """The batch size that the learning rate is meant for: it grows in proportion to --batch-size (linear scaling)."""
     momentum: Annotated[Decay, OnlyWith("optimizer", ("sgd", "lars"))] = 0.9
     """Momentum of SGD and of LARS."""
     nesterov: bool = False
@@ -56,12 +58,15 @@ class Training(Checked):
     """Leave out the last, shorter batch of an epoch; the papers' code trains on it."""
     accumulate: Images = 1
     """Take each batch in so many parts, to save memory; BatchNorm sees the parts one by one."""
+    shards: Images | None = rare(None)
+    """Take each batch in so many shards, one after the other in each process, and add them up in one order: any number
+    of processes that divides it gives the same bytes (default: one a process)."""
     clip_norm: Positive | None = None
     """Largest norm of the whole gradient."""
     ema: Decay = 0.0
     """Decay of an exponential moving average of the weights, evaluated and saved beside them; 0 is none."""
     sync_batchnorm: bool = rare(False)
-    """BatchNorm's statistics are those of all processes (GPUs only)."""
+    """BatchNorm's statistics are those of all processes: two short messages a layer and step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,18 +80,39 @@ class Training(Checked):
             raise UserError(
                 f"a batch of {counted(self.batch_size, 'image')} does not divide into {self.accumulate} parts"
             )
+        if self.shards is not None:
+            self._check_shards(self.shards)
         if self.nesterov and (self.optimizer not in ("sgd", "lars") or self.momentum == 0):
             raise UserError("Nesterov momentum belongs to SGD or LARS with a momentum above 0")
-        if self.schedule == "multistep":
-            self._check_last_rate()
+        self._check_last_rate()
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the whole batch: `lr`, or the linear scaling of it (Goyal et al. 2017, section 2.1)."""
+        return self.lr if self.scale_lr_from is None else self.lr * self.batch_size / self.scale_lr_from
+
+    def images_at_once(self, processes: int) -> int:
+        """The images of one forward pass of one of so many processes, in a whole batch; others may have one more."""
+        return self.batch_size // (self.shards or processes) // self.accumulate
+
+    def _check_shards(self, shards: int) -> None:
+        if shards > self.batch_size:
+            raise UserError(f"a batch of {counted(self.batch_size, 'image')} does not divide into {shards} shards")
+        if self.accumulate > 1:
+            raise UserError("--shards takes each batch in parts, as --accumulate does: give one of the two")
+        if self.sync_batchnorm:
+            raise UserError("--shards: each has BatchNorm statistics of its own, --sync-batchnorm has those of all")
 
     def _check_last_rate(self) -> None:
-        last = math.log10(self.lr) + len(self.milestones) * math.log10(self.factor)
-        if not -37 <= last <= 38:
-            rate = f"about 1e{last:+.0f} after {len(self.milestones)} milestones"
+        passed = len(self.milestones) if self.schedule == "multistep" else 0
+        last = math.log10(self.rate) + passed * math.log10(self.factor)
+        if passed and not -37 <= last <= 38:
+            rate = f"about 1e{last:+.0f} after {passed} milestones"
             raise UserError(
                 f"the learning rate is {rate}, which float32 does not hold: change --factor or --milestones"
             )
+        if self.scale_lr_from is not None and not -37 <= last <= 38:
+            raise UserError(f"--scale-lr-from makes the learning rate about 1e{last:+.0f}, which float32 does not hold")
 
 
 OF_BEGINNING = ("freeze_epochs", "body_lr_factor")
@@ -113,7 +139,7 @@ def learning_rates(training: Training, steps_per_epoch: int) -> Tensor:
         rise = (steps + 1) / max(warmup, 1)
     else:
         rise = (epochs + 1) / (training.warmup_epochs + 1)
-    return (training.lr * torch.where(steps < warmup, rise, level)).float().expand(len(steps)).contiguous()
+    return (training.rate * torch.where(steps < warmup, rise, level)).float().expand(len(steps)).contiguous()
 
 
 def build_optimizer(stage: Stage, training: Training, device: torch.device) -> torch.optim.Optimizer:
@@ -121,7 +147,7 @@ def build_optimizer(stage: Stage, training: Training, device: torch.device) -> t
 
     SGD, Adam and AdamW are PyTorch's fused ones; LAMB and LARS are timm's. Raises UserError where timm is missing.
     """
-    groups = [group | {"lr": torch.tensor(training.lr, device=device)} for group in _groups(stage, training)]
+    groups = [group | {"lr": torch.tensor(training.rate, device=device)} for group in _groups(stage, training)]
     if training.optimizer in ("adam", "adamw"):
         kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
         return kind(groups, weight_decay=training.weight_decay, fused=True)
@@ -225,13 +251,12 @@ def not_finite(numbers: Tensor) -> Tensor:
     return torch.logical_not(finite, out=torch.empty((), device=numbers.device))
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, norms: Tensor, greatest: float) -> None:
+def clip_gradients(optimizer: torch.optim.Optimizer, norm: Tensor, greatest: float) -> None:
     """Scales the gradients in place to that norm at most, without anything waiting for the device.
 
-    norms: [gradients] float32, the norm of each.
+    norm: [] float32, that of all of them together.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = torch.linalg.vector_norm(norms)
     torch.nn.utils.clip_grads_with_norm_(parameters, greatest, norm, foreach=True)
 
 

@@ -1,5 +1,6 @@
 """A training step that is replayed: where its batches come from, and how many steps one replay takes."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ STEPS = 10
 
 
 class Trained(NamedTuple):
-    """How much was trained on."""
+    """How much was trained on, by all processes together."""
 
     images: int
     steps: int = 1
@@ -57,7 +58,7 @@ class StreamedSteps:
                 self.raw.fill(raw)
                 self.one()
                 self.recorder.pace()
-            yield Trained(raw.size)
+            yield Trained(raw.size if raw.whole is None else raw.whole)
 
 
 class ResidentSteps:
@@ -71,36 +72,47 @@ class ResidentSteps:
         train_odd: Callable[[RawBatch], None],
         *,
         step: Tensor,
+        begin: Callable[[int], None],
+        every: int = 0,
         beside: Sequence[Beside] = (),
+        whole: int | None = None,
     ):
-        """beside: further trainings, at the same step of their own, recorded as branches beside this one."""
+        """begin: called before each replay with the number of its first step in the training. every: how many steps of
+        an epoch lie between two before which it has to be called; 0: there is nothing to do. beside: further trainings,
+        at the same step of their own, recorded as branches beside this one. whole: images of a global batch; None:
+        those of the loader's."""
         self.recorder, self.step = recorder, step
         self.train_odd = (train_odd, *(other.train_odd for other in beside))
         self.loader, self.order = loader, loader.order(0).clone()
         """[steps,B] int64: the images of each step of the epoch that is running."""
+        of_loader = RawBatch(self.order[0], paired=loader.paired).size if len(self.order) else 0
+        self.whole = of_loader if whole is None else whole
         self.first = torch.zeros_like(step)
         """The training step that the first row of `order` belongs to."""
 
         work, *others = (self._work(*of_one) for of_one in ((train, step), *((one.train, one.step) for one in beside)))
+        self.begin, self.each = begin, math.gcd(STEPS, every)
         self.one = recorder.record(work, beside=others)
-        self.several = recorder.record(work, STEPS, beside=others)
+        self.several = recorder.record(work, self.each, beside=others)
 
     def epoch(self, loader: Loader, epoch: int, start: int) -> Iterator[Trained]:
-        """Does as `StreamedSteps.epoch`. A replay of several steps ends at a multiple of `STEPS` within the epoch."""
+        """Does as `StreamedSteps.epoch`. A replay of several steps ends at a multiple of `each` within the epoch."""
         self.order.copy_(self.loader.order(epoch))
         self.first.copy_(self.step - start)
-        batch = RawBatch(self.order[0], paired=self.loader.paired).size if len(self.order) else 0
+        before = epoch * self.loader.steps
         while start < len(self.order):
-            several = start % STEPS == 0 and start + STEPS <= len(self.order)
+            several = start % self.each == 0 and start + self.each <= len(self.order)
+            self.begin(before + start)
             (self.several if several else self.one)()
             self.recorder.pace()
-            steps = STEPS if several else 1
+            steps = self.each if several else 1
             start += steps
-            yield Trained(steps * batch, steps)
+            yield Trained(steps * self.whole, steps)
         for raw in loader.epoch(epoch, start):
+            self.begin(before + start)
             for train_odd in self.train_odd:
                 train_odd(raw)
-            yield Trained(raw.size)
+            yield Trained(raw.size if raw.whole is None else raw.whole)
 
     def _work(self, train: Callable[[RawBatch], None], step: Tensor) -> Callable[[], None]:
         """One step of a training whose own counter is `step`: branches share no tensor that one of them writes."""

@@ -17,6 +17,7 @@ from fastkd.methods.mixed import labels_of_mixed, loss_on_mixed
 from fastkd.networks.base import Network, Output
 from fastkd.stored import RowFormat
 from fastkd.support.errors import UserError
+from fastkd.training.capture import Recorder
 from fastkd.training.paths import Used
 
 
@@ -26,6 +27,9 @@ class Numbers(NamedTuple):
     names: tuple[str, ...]
     values: Tensor
     """[names], detached."""
+
+    def times(self, weight: float) -> "Numbers":
+        return self if weight == 1 else Numbers(self.names, self.values * weight)
 
 
 class StageLoss(NamedTuple):
@@ -43,9 +47,10 @@ class StageLoss(NamedTuple):
         assert loss.hits is not None
         return cls(loss.total, loss.terms, loss.hits)
 
-    def numbers(self) -> Numbers:
-        """The total, as `loss`, and the terms behind it."""
-        return Numbers(("loss", *self.terms), torch.stack([self.total, *self.terms.values()]).detach())
+    def numbers(self, beside: Terms = {}) -> Numbers:  # noqa: B006 - nothing changes it
+        """The total, as `loss`, and the terms behind it; beside: what else is to be known of the step."""
+        others = {**self.terms, **beside}
+        return Numbers(("loss", *others), torch.stack([self.total, *others.values()]).detach())
 
 
 class Stage(nn.Module):
@@ -59,6 +64,8 @@ class Stage(nn.Module):
     """Whether there is something to test after an epoch."""
     notes: Sequence[str] = ()
     """What a user should know of the stage; it is logged."""
+    dropout_seed: int = 0
+    """The key of what its dropouts draw, in 0 … 2^32 - 1."""
     gate: Gate | None = None
     """The gate that its gated losses have to pass; None: it has none."""
     why_steps_differ: str = ""
@@ -101,10 +108,15 @@ class Stage(nn.Module):
         """Called before each epoch, counted from 0, in train mode."""
 
     def begin_step(self, step: int) -> None:
-        """Called before each step, counted from 0 over the training, that is not replayed from a recording."""
+        """Called before each step, counted from 0 over the training; before replays of several, with the first one."""
 
-    works_between_steps: bool = False
-    """Whether `begin_step` does work of its own, so that no recorded step follows another."""
+    works_every: int = 0
+    """How many steps of an epoch lie between two before which `begin_step` does something in a training that is
+    replayed: no replay goes on beyond one of them. 0: it never does."""
+
+    def record_own_work(self, recorder: Recorder | None, tell: Callable[[str], None]) -> None:
+        """Has replayed what the stage does in front of epochs and steps, where there is a recorder; tell: is given what
+        there is to say."""
 
     def rehearse(self) -> None:
         """Called before steps on trial, in place of what comes before an epoch."""

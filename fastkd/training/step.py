@@ -8,21 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data import ResidentLoader
-from fastkd.data.base import Batch, Loader, Mixed, RawBatch
+from fastkd.data.base import Batch, Loader, RawBatch
+from fastkd.support import watching
 from fastkd.support.distributed import alone, any_rank, first_of_all, from_all, share_buffers, world_size
 from fastkd.support.errors import UserError
 from fastkd.support.live import duration
 from fastkd.support.words import counted
 from fastkd.training.agreement import NotTogether, in_one_line, together
 from fastkd.training.averaging import Averaging
-from fastkd.training.capture import Recorder, refuse_out_of_memory
+from fastkd.training.capture import Recorder, capturable, refuse_out_of_memory
 from fastkd.training.casting import CastWeights
 from fastkd.training.compilation import compile_stage, trained_parts, undo_compile
 from fastkd.training.counters import BatchCounters
+from fastkd.training.dropout import Keyed
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
 from fastkd.training.first_bad import FirstBad
 from fastkd.training.gates import Gates
-from fastkd.training.meter import Meter
+from fastkd.training.laps import Laps, Timed
+from fastkd.training.meter import GRAD_NORM, Meter
 from fastkd.training.optimisation import (
     RateTable,
     Training,
@@ -34,9 +37,12 @@ from fastkd.training.optimisation import (
     norms_of,
     not_finite,
 )
-from fastkd.training.replays import STEPS, Beside, ResidentSteps, StreamedSteps
+from fastkd.training.parts import Placing, in_parts
+from fastkd.training.replays import Beside, ResidentSteps, StreamedSteps
+from fastkd.training.shards import Shards
 from fastkd.training.snapshot import Snapshot, restore_all
 from fastkd.training.stages import Distill, Stage, StageLoss
+from fastkd.training.synchronised import is_synchronised
 from fastkd.training.taught import Provided, Shelf, StoredTeachers, fits
 from fastkd.training.untouched import leaving_alone
 
@@ -65,19 +71,24 @@ class Step:
         """shelf: where the stage's teachers are stored."""
         self.stage, self.prepare, self.optimizer, self.training = stage, prepare, optimizer, training
         self.device, self.execution = device, execution
+        self.keyed = Keyed(stage, stage.dropout_seed, device)
         self.learning_rates = learning_rates(training, steps_per_epoch).to(device)
         self.rates = RateTable(optimizer, self.learning_rates)
         self.done = torch.zeros((), dtype=torch.int64, device=device)
         self.epoch = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad = FirstBad(device)
-        self.meter = Meter(device)
+        self.shards = Shards(stage, training.shards) if training.shards else None
+        self.meter, self.laps = Meter(device, alike=self.shards is not None), Laps()
         self.average = WeightAverage(stage.deployed, training.ema) if training.ema else None
         self.gates = Gates(stage) if stage.gate is not None else None
         cast = CastWeights(trained_parts(stage)) if execution.bfloat16 else contextlib.nullcontext
         self._cast_weights: Callable[[], contextlib.AbstractContextManager[None]] = cast
         self.counters = BatchCounters(stage)
-        self.averaging = Averaging(stage, device, static_graph=training.accumulate == 1)
-        self.batch_size = training.batch_size // world_size()
+        parts = {"static_graph": training.accumulate == 1, "in_shards": self.shards is not None}
+        self.averaging = Averaging(stage, device, **parts)
+        self.placing = Placing(training.batch_size)
+        self.batch_size = self.placing.own
+        """The images that this process has of a whole batch."""
         self.stored: StoredTeachers | None = None
         """The teachers' rows, in place of the teachers, where they are stored."""
         if shelf is not None:
@@ -93,20 +104,29 @@ class Step:
         """Trains on an epoch from its step `start` on; yields from time to time how many steps were taken since."""
         for step in (self, *self.beside):
             step.epoch.fill_(epoch)
+        loader = self.placing.told(loader)
         if self.stored is not None:
             self.stored.begin_epoch(epoch)
             if isinstance(self.replays, ResidentSteps):
                 self.stored.complete(loader, epoch, start)
+        loader = Timed(loader, self.laps)
+        if self.stored is not None:
             loader = Provided(loader, self.stored)
+        self.laps.begin()
         if self.replays is None:
             for number, raw in enumerate(loader.epoch(epoch, start), epoch * loader.steps + start):
                 self.stage.begin_step(number)
                 self(raw)
+                self.meter.took(self.laps.end())
+                watching.steps += 1
                 yield 1
         else:
             for trained in self.replays.epoch(loader, epoch, start):
+                lap = self.laps.end()
                 for step in (self, *self.beside):
                     step.meter.count(trained.images, trained.steps)
+                    step.meter.took(lap)
+                watching.steps += trained.steps
                 yield trained.steps
 
     def fill_store(self, loader: Loader, epoch: int) -> Iterator[int]:
@@ -115,12 +135,12 @@ class Step:
         self.epoch.fill_(epoch)
         self.stored.begin_epoch(epoch)
         if not self.stored.is_complete():
-            for done, _ in enumerate(self.stored.provided(loader, epoch, 0), 1):
+            for done, _ in enumerate(self.stored.provided(self.placing.told(loader), epoch, 0), 1):
                 yield done
 
     def __call__(self, raw: RawBatch) -> None:
         self._train_any_size(raw)
-        self.meter.count(raw.size)
+        self.meter.count(self.placing.whole(raw))
 
     def _train_any_size(self, raw: RawBatch) -> None:
         with self.averaging.stream(), self._plain_if_odd(raw):
@@ -187,14 +207,19 @@ class Step:
 
     def _train_alone(self, raw: RawBatch) -> None:
         """A step on trial, without the messages for which the others would wait if it failed here."""
-        synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in self.stage.modules())
-        with contextlib.nullcontext() if synchronised else alone():
+        with contextlib.nullcontext() if is_synchronised(self.stage) else alone():
             self._train(raw)
 
     def close(self) -> None:
         """Writes what was computed of the teachers' rows."""
         if self.stored is not None:
             self.stored.close()
+
+    def finish(self) -> None:
+        """Leaves the networks as plain PyTorch: what they are used for next has other shapes and types."""
+        self.close()
+        self.uncompile()
+        self.keyed.put_back()
 
     def uncompile(self) -> None:
         undo_compile(self.stage)
@@ -222,7 +247,7 @@ class Step:
                 step._train_alone(raw)
 
         try:
-            with _capturable(steps):
+            with capturable(step.optimizer for step in steps):
                 recorder.rehearse(rehearsal)
                 if world_size() > 1:
                     how = self._record_messages(raw, recorder, record)
@@ -234,7 +259,7 @@ class Step:
             refuse_out_of_memory(error)
             self.averaging.build()
             return f"not captured: {in_one_line(error)}"
-        each = f", {STEPS} steps a replay" if isinstance(self.replays, ResidentSteps) else ""
+        each = f", {counted(self.replays.each, 'step')} a replay" if isinstance(self.replays, ResidentSteps) else ""
         branches = f", {len(steps)} trainings side by side" if beside else ""
         return f"captured in {duration(time.perf_counter() - started)}{each}{branches}{how}"
 
@@ -245,8 +270,8 @@ class Step:
             return self.stage.why_steps_differ
         if not follows_the_device(self.optimizer):
             return f"{type(self.optimizer).__name__} counts its steps on the host"
-        if self.stage.works_between_steps:
-            return "a generator learns between the steps"
+        if self.shards is not None:
+            return "the shards of a batch change what is recorded, and put it back"
         return ""
 
     def _record_messages(self, raw: RawBatch, recorder: Recorder, record: Callable[[], None]) -> str:
@@ -286,7 +311,9 @@ class Step:
         odd = self._train_any_size
         if isinstance(loader, ResidentLoader):
             others = [Beside(step._train, step._train_any_size, step.done) for step in beside]
-            self.replays = ResidentSteps(self._train, recorder, loader, odd, step=self.done, beside=others)
+            how = {"step": self.done, "beside": others, "whole": self.training.batch_size}
+            how |= {"begin": self.stage.begin_step, "every": self.stage.works_every}
+            self.replays = ResidentSteps(self._train, recorder, loader, odd, **how)
             self.beside = beside
         else:
             self.replays = StreamedSteps(self._train, recorder, raw, odd)
@@ -296,27 +323,32 @@ class Step:
         assert isinstance(self.stage, Distill)
         assert self.stored is not None
         at = torch.full_like(self.done, step), torch.full_like(self.epoch, self.stored.epoch)
-        batch, rows = self._laid_out(self.prepare(raw.to(self.device), *at)), []
+        batch, rows = self._laid_out(self._placed(self.prepare(raw.to(self.device), *at), raw)), []
         with self.forward_context(), self._plain_if_odd(raw):
-            for part in _parts(batch, self.training.accumulate):
+            for part in self._in_parts(batch, self.placing.whole(raw)):
                 pairs = zip(self.stage.rows, self.stage.say(part), strict=True)
                 rows.append([row.packed(said, part.labels) for row, said in pairs])
         return tuple(torch.cat(of_teacher) for of_teacher in zip(*rows, strict=True))
 
     def _train(self, raw: RawBatch) -> None:
-        batch = self.prepare(raw, self.done, self.epoch)
+        batch = self._placed(self.prepare(raw, self.done, self.epoch), raw)
         if self.stored is not None:
             batch = self.stored.with_rows(batch, raw)
-        loss = self._accumulate(batch)
+        weight = 1.0 if self.shards else self.placing.weight(raw)
+        if self.shards is not None:
+            loss = self.shards(batch, self.placing.whole(raw), self._forward_backward)
+        else:
+            loss = self._accumulate(batch, weight)
         self.averaging.finish()
         if self.gates is not None:
             loss = self.gates.open(loss)
-        numbers = loss.numbers()
         # A finite loss can have gradients that are not.
         norms = torch.stack([*norms_of(gradients_of(self.optimizer)), loss.total])
+        norm = torch.linalg.vector_norm(norms[:-1])
+        numbers = loss.numbers({GRAD_NORM: norm})
         bad = any_rank(not_finite(norms))
         if self.training.clip_norm is not None:
-            clip_gradients(self.optimizer, norms[:-1], self.training.clip_norm)
+            clip_gradients(self.optimizer, norm, self.training.clip_norm)
         self.rates.set(self.done)
         self.done.add_(1)
         self.first_bad.keep(bad, self.done, numbers)
@@ -324,7 +356,7 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.stage.deployed)
-        self.meter.add(numbers, loss.hits)
+        self.meter.add(numbers.times(weight), loss.hits, norm)
 
     def _update(self, bad: Tensor) -> None:
         """One step of the optimiser, unless the loss or a gradient is not finite."""
@@ -335,19 +367,31 @@ class Step:
             elif not bad:  # read on the host: such a step is not captured
                 self.optimizer.step()
 
-    def _accumulate(self, batch: Batch) -> StageLoss:
-        """Takes the batch in `accumulate` parts, one after the other; gradients and terms are those of their mean."""
+    def _in_parts(self, batch: Batch, whole: int) -> list[Batch]:
+        """The parts in which a batch is passed forward; whole: the images of the global one."""
+        if self.shards is not None:
+            return self.shards.pieces(batch, whole)
+        return in_parts(batch, self.training.accumulate)
+
+    def _placed(self, batch: Batch, raw: RawBatch) -> Batch:
+        return batch._replace(place=self.placing.place(raw))
+
+    def _accumulate(self, batch: Batch, weight: float) -> StageLoss:
+        """Takes the batch in `accumulate` parts, one after the other; gradients and terms are those of their mean.
+
+        weight: what its gradients count among those of the other processes.
+        """
         parts = self.training.accumulate
         if self.gates is not None:
             self.gates.begin()
         if parts == 1:
-            return self._forward_backward(batch, 1.0)
+            return self._forward_backward(batch, weight)
         losses, count = [], len(batch.labels)
-        pieces = _parts(batch, parts)
+        pieces = in_parts(batch, parts)
         shares = [len(part.labels) / count for part in pieces]
         for number, (part, share) in enumerate(zip(pieces, shares, strict=True), start=1):
             with self.averaging.part(last=number == len(pieces)):
-                losses.append(self._forward_backward(part, share))
+                losses.append(self._forward_backward(part, share * weight))
 
         def mean(values: list[Tensor]) -> Tensor:
             return torch.stack([value * share for value, share in zip(values, shares, strict=True)]).sum()
@@ -359,6 +403,7 @@ class Step:
 
     def _forward_backward(self, batch: Batch, weight: float) -> StageLoss:
         module = self.averaging.module()
+        self.keyed.begin(batch)
         with self.forward_context(), self._cast_weights(), self.counters():
             loss = module(self._laid_out(batch))
         if self.gates is None:
@@ -395,36 +440,3 @@ class Step:
         share_buffers(self.stage)
         if self.average is not None:
             share_buffers(self.average.network)
-
-
-@contextlib.contextmanager
-def _capturable(steps: Sequence[Step]) -> Iterator[None]:
-    """Within it the optimisers may be captured: a fused one always may, but Adam asks."""
-    groups = [group for step in steps for group in step.optimizer.param_groups if "capturable" in group]
-    for group in groups:
-        group["capturable"] = True
-    try:
-        yield
-    finally:
-        for group in groups:
-            group["capturable"] = False
-
-
-def _parts(batch: Batch, count: int) -> list[Batch]:
-    """The batch in parts; the last batch of an epoch can have fewer images than there are parts."""
-    if count == 1:
-        return [batch]
-    others = (value.tensor_split(count) for value in (batch.labels, batch.index, *batch.taught))
-    of_parts = zip(batch.images.tensor_split(count, dim=1), *others, strict=True)
-    return [
-        batch._replace(images=images, labels=labels, index=index, taught=tuple(taught), mixed=mixed)
-        for (images, labels, index, *taught), mixed in zip(of_parts, _parts_of(batch.mixed, count), strict=True)
-        if len(labels)
-    ]
-
-
-def _parts_of(mixed: Mixed | None, parts: int) -> Sequence[Mixed | None]:
-    if mixed is None:
-        return [None] * parts
-    pairs = zip(mixed.labels.tensor_split(parts), mixed.share.tensor_split(parts), strict=True)
-    return [Mixed(labels, share) for labels, share in pairs]

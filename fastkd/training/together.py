@@ -5,6 +5,7 @@ them. Everything else (log, evaluation, checkpoints) each training has for itsel
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from fastkd.data import ResidentLoader
 from fastkd.training.progress import Progress
@@ -21,17 +22,19 @@ class Together:
 
     def fit(self, after_epoch: Sequence[Callable[[int], None]]) -> list[Progress]:
         """Does as `Trainer.fit` for each; after_epoch: one function for each trainer."""
-        for trainer in self.trainers:
-            trainer.load()
-        self._catch_up(after_epoch)
-        epochs = self.first.training.epochs
-        if self.first.progress.epoch < epochs:
-            for trainer in self.others:
-                trainer.warm_up(record=False)
-            self.first.warm_up(beside=self.others)
-        while self.first.progress.epoch < epochs:
-            self._epoch()
-            self._end_epochs(self.trainers, after_epoch)
+        with ExitStack() as savings:
+            for trainer in self.trainers:
+                trainer.load()
+                savings.enter_context(trainer.saving)
+            self._catch_up(after_epoch)
+            epochs = self.first.training.epochs
+            if self.first.progress.epoch < epochs:
+                for trainer in self.others:
+                    trainer.warm_up(record=False)
+                self.first.warm_up(beside=self.others)
+            while self.first.progress.epoch < epochs:
+                self._epoch()
+                self._end_epochs(self.trainers, after_epoch)
         return [trainer.finish() for trainer in self.trainers]
 
     def _catch_up(self, after_epoch: Sequence[Callable[[int], None]]) -> None:
@@ -76,5 +79,5 @@ def alike(trainers: Sequence[Trainer]) -> bool:
 
 def _batches(trainer: Trainer) -> tuple[object, ...]:
     training = trainer.training
-    how = (training.epochs, training.batch_size, training.drop_last, training.accumulate)
+    how = (training.epochs, training.batch_size, training.drop_last, training.accumulate, training.shards)
     return (*how, trainer.steps_per_epoch, trainer.stage.views, trainer.step.execution)

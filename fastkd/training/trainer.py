@@ -2,62 +2,38 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from fastkd.data import Source
-from fastkd.support.callbacks import tell_record
-from fastkd.support.distributed import agreed, first_of_all, from_all, is_main, on_main, rank, world_size
+from fastkd.support.distributed import first_of_all, world_size
 from fastkd.support.errors import UserError
-from fastkd.support.files import write_state
 from fastkd.support.interrupt import Stopped
-from fastkd.support.live import Look
 from fastkd.support.log import MetricsLog
-from fastkd.support.paths import is_there
 from fastkd.support.session import Session
 from fastkd.support.words import counted
 from fastkd.training.agreement import agreeing
 from fastkd.training.capture import CudaRecorder, first_lines, refuse_out_of_memory
-from fastkd.training.checkpoint import (
-    FORMAT,
-    check_meter,
-    check_progress,
-    load_module,
-    load_optimizer,
-    random_state,
-    read_checkpoint,
-)
 from fastkd.training.datafree import (
     DataFree,
     begin_beside,
-    load_synthesis,
     look_at_round,
     refuse_what_is_not_finite,
-    synthesis_state,
 )
 from fastkd.training.evaluation import Evaluation
 from fastkd.training.execution import EVERYTHING_OFF, Resolved
 from fastkd.training.identity import Identity
-from fastkd.training.meter import Meter, Totals
 from fastkd.training.optimisation import Training, build_optimizer
 from fastkd.training.pace import Pace
 from fastkd.training.progress import Progress
-from fastkd.training.replays import STEPS
+from fastkd.training.records import Records
+from fastkd.training.saving import Saving, Standing
+from fastkd.training.saving_times import SavingTimes
 from fastkd.training.stages import Stage
 from fastkd.training.step import Step
 from fastkd.training.taught import Shelf
-
-CHECKPOINT_SECONDS = 600.0
-"""Seconds of training between checkpoints inside an epoch."""
-LOG_STEPS = 100
-"""Steps between the records inside an epoch."""
-AGREE_STEPS = STEPS
-"""Steps between those at which the ranks agree on whether one of them was asked to stop; a replay ends at each."""
 
 
 class Trainer:
@@ -84,23 +60,32 @@ class Trainer:
         watched: str = "test",
     ):
         """seconds_after: how long the trainings after this one will take, from the seconds of an epoch of this one.
-        shelf: where the stage's teachers are stored. watched: what the images of `test` are called."""
-        self.watched = watched
+        shelf: where the stage's teachers are stored. watched: what the images of `test` are called. identity: what the
+        stage's numbers depend on; a checkpoint with another one is refused."""
         self.name, self.stage, self.training, self.train_source, self.test_source = name, stage, training, train, test
         self.device, self.session = device, session
         self.checkpoint, self.log = checkpoint, log
         self.title = title or name
-        self.identity = identity
-        """What the stage's numbers depend on; a checkpoint with another identity is refused."""
         self.steps_per_epoch = train.loader.steps
         self.pace = Pace(training.epochs, self.steps_per_epoch, eval_every, stage.evaluates)
-        self.seconds_after = seconds_after
         for module in (stage, train.prepare, test.prepare):
             module.to(device)
         if execution.channels_last:
             stage.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = build_optimizer(stage, training, device)
         self.step = Step(stage, train.prepare, self.optimizer, training, self.steps_per_epoch, device, execution, shelf)
+        self.records = Records(
+            name,
+            self.title,
+            stage,
+            training,
+            self.step,
+            self.pace,
+            log=log,
+            session=session,
+            seconds_after=seconds_after,
+            watched=watched,
+        )
         if self.step.stored is not None:
             self.step.stored.tell = lambda text: session.display.note(f"{self.title}  {text}")
         self.recorder = agreeing(CudaRecorder(device)) if execution.capture else None
@@ -110,31 +95,32 @@ class Trainer:
             device,
             fixed_shape=execution.compile != "off",
             recorder=None if stage.why_steps_differ else self.recorder,
+            after_batch=lambda: session.heartbeat.beat_if_due(doing="evaluating"),
         )
         self.progress = Progress()
-        self.logged: Totals | None = None
-        """What the meter read at the last record inside the epoch."""
-        self.logged_at = time.monotonic()
-        self.saved_at = time.monotonic()
+        self.times = SavingTimes(session.interrupt)
         self.synthesis = stage.synthesis if isinstance(stage, DataFree) else None
         """What makes the images, where the stage has none of a data set."""
+        self.saving = Saving(
+            name, self.step, checkpoint, session=session, log=log, identity=identity, synthesis=self.synthesis
+        )
 
     def fit(self, after_epoch: Callable[[int], None] = lambda epoch: None) -> Progress:
         """Trains to the last epoch, from the checkpoint where there is one; calls `after_epoch(epochs done)`."""
         self.load()
         if self.progress.epoch < self.training.epochs:
             self.warm_up()
-        while self.progress.epoch < self.training.epochs:
-            self.epoch()
-            after_epoch(self.progress.epoch)
-            self.save()
-            self.stop_if_asked()
+        with self.saving:
+            while self.progress.epoch < self.training.epochs:
+                self.epoch()
+                after_epoch(self.progress.epoch)
+                self.save()
+                self.stop_if_asked()
         return self.finish()
 
     def finish(self) -> Progress:
-        """Leaves the networks as plain PyTorch: what they are used for next has other shapes and types."""
-        self.step.close()
-        self.step.uncompile()
+        """Leaves the networks as plain PyTorch."""
+        self.step.finish()
         return self.progress
 
     def fill_stores(self) -> None:
@@ -146,22 +132,13 @@ class Trainer:
             started = time.monotonic()
             for taken in self.step.fill_store(loader, epoch):
                 if world_size() == 1 and self.session.display.due():
-                    self._show_filling(number, len(epochs), taken, time.monotonic() - started)
+                    self.records.show_filling(number, len(epochs), taken, time.monotonic() - started)
                 if world_size() == 1 and self.session.interrupt.requested:
                     break
             self.step.close()
             self.progress.epoch = number + 1
             self.stop_if_asked()
         self.session.display.note(f"{self.title}  {counted(len(epochs), 'epoch', 'are')} stored")
-
-    def _show_filling(self, number: int, epochs: int, taken: int, seconds: float) -> None:
-        """Shows how far the stores are filled: `taken` batches of the epoch of that number, in so many seconds."""
-        steps = self.train_source.loader.steps
-        done, total, each = number * steps + taken, epochs * steps, seconds / taken
-        rate = self.training.batch_size / max(each, 1e-9)
-        self.session.display.live(
-            Look.along(self.title, (number + 1, epochs), (done, total), rate, (total - done) * each)
-        )
 
     def warm_up(self, beside: Sequence["Trainer"] = (), *, record: bool = True) -> None:
         """Compiles and captures, where that is on; it is no step of the training.
@@ -172,8 +149,11 @@ class Trainer:
         for trainer in (self, *beside):
             trainer.stage.train()
         others, recorder = [trainer.step for trainer in beside], self.recorder if record else None
+        if recorder is not None or self.step.execution.compile != "off":
+            self.session.heartbeat.beat(doing="compiling")
         for done in self.step.warm_up(self.train_source.loader, recorder, beside=others):
             self.session.display.note(f"{self.title}  {done}")
+        self.stage.record_own_work(recorder, lambda told: self.session.display.note(f"{self.title}  {told}"))
         self.progress.starting_seconds += time.monotonic() - started
 
     def some_steps(self) -> tuple[float, int]:
@@ -193,7 +173,7 @@ class Trainer:
         self.pace.beginning_seconds = time.monotonic() - started
         self.progress.seconds += self.pace.beginning_seconds
         if not self.progress.step:
-            self.logged_at = time.monotonic()
+            self.records.logged_at = time.monotonic()
         return time.monotonic()
 
     def epoch(self) -> None:
@@ -204,8 +184,9 @@ class Trainer:
             progress.step += steps
             if progress.step == self.steps_per_epoch:
                 break
-            if progress.step % LOG_STEPS == 0:
-                self._log_steps()
+            if self.records.are_due(progress):
+                self.refuse_what_is_not_finite()
+                self.records.add_steps(progress)
             self.show_if_due(started, first_step)
             if self._should_save():
                 progress.seconds += time.monotonic() - started
@@ -218,32 +199,33 @@ class Trainer:
         """Evaluates and logs an epoch whose steps, from `first_step` on, were taken since `started`."""
         progress, meter = self.progress, self.step.meter
         self.refuse_what_is_not_finite()
-        train = self._means(meter.read())
+        told = self.records.read_epoch()
         rate = (progress.step - first_step) * self.training.batch_size / max(time.monotonic() - started, 1e-9)
+        if progress.step > first_step and self.pace.evaluation_is_due(progress.epoch + 1):
+            started = self._save_before_evaluation(started, rate)
         progress.epoch, progress.step = progress.epoch + 1, 0
         self.step.share_buffers()
-        if self._evaluation_is_due():
+        if self.pace.evaluation_is_due(progress.epoch):
             self._evaluate()
         progress.seconds += time.monotonic() - started
         meter.clear()
-        self.logged = None
-        self._log_epoch(train, rate)
-
-    def _evaluation_is_due(self) -> bool:
-        return self.pace.evaluation_is_due(self.progress.epoch)
-
-    def _due(self) -> bool:
-        """Whether to read the live numbers; with several processes all of them must, so only at agreed steps."""
-        if world_size() == 1:
-            return self.session.display.due()
-        return self.progress.step % LOG_STEPS == 0
+        self.records.add_epoch(progress, told, rate)
 
     def _should_save(self) -> bool:
         """Whether to save in the middle of an epoch: after long, or because somebody asked the run to stop."""
-        wanted = bool(self.session.interrupt.requested) or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
-        if world_size() == 1:
-            return wanted
-        return self.progress.step % AGREE_STEPS == 0 and agreed(wanted)
+        if not self.times.are_asked(self.progress.step):
+            return False
+        self.saving.look()
+        return self.times.is_due(self.progress.step)
+
+    def _save_before_evaluation(self, started: float, rate: float) -> float:
+        """Saves where a signal might wait for the evaluation for too long; returns since when time is not counted."""
+        seconds = self.pace.evaluation_seconds or self.test_source.loader.samples / rate
+        if self.times.is_due_before_evaluation(seconds):
+            self.progress.seconds, started = self.progress.seconds + time.monotonic() - started, time.monotonic()
+            self.save()
+            self.stop_if_asked()
+        return started
 
     def _evaluate(self) -> None:
         self.stage.eval()
@@ -264,180 +246,53 @@ class Trainer:
             progress.best = {"epoch": progress.epoch, "top1": top1}
         self.pace.evaluation_seconds = time.monotonic() - started
 
-    def _log_epoch(self, train: dict[str, float], rate: float) -> None:
-        progress = self.progress
-        evaluated = self._evaluation_is_due()
-        step = progress.epoch * self.steps_per_epoch
-        record = {
-            "stage": self.name,
-            "epoch": progress.epoch,
-            "step": step,
-            "lr": self.step.learning_rates[step - 1].item(),
-            "train": train,
-            "test": progress.test if evaluated else {},
-            **({} if self.watched == "test" else {"watched": self.watched}),
-            "images_per_second": rate,
-            "seconds": progress.seconds,
-        }
-        if self.synthesis is not None:
-            record["synthesis"] = self.synthesis.measures()
-        self._record(record)
-        main = next(iter(progress.test.values())) if evaluated else None
-        test = f"  {self.watched} {main['top1'] / main['samples']:.2%}" if main else ""
-        hits = f"  train {train['top1']:.2%}" if "top1" in train else ""
-        images = f"  {self.synthesis.words()}" if self.synthesis is not None else ""
-        self.session.display.note(
-            f"{self.title}  epoch {progress.epoch}/{self.training.epochs}  loss {train['loss']:.4f}"
-            f"{hits}{test}{images}  {rate:,.0f} images/s"
-        )
-
-    def _log_steps(self) -> None:
-        self.refuse_what_is_not_finite()
-        seconds, self.logged_at = time.monotonic() - self.logged_at, time.monotonic()
-        totals = self.step.meter.read()
-        recent = totals.since(self.logged)
-        self.logged = totals
-        step = self.progress.epoch * self.steps_per_epoch + self.progress.step
-        rate = recent.images / max(seconds, 1e-9)
-        self._record({"stage": self.name, "step": step, "train": self._means(recent), "images_per_second": rate})
-
-    def _means(self, totals: Totals) -> dict[str, float]:
-        """The totals' means, without hits where the stage has none to count."""
-        means = totals.means()
-        return means if self.stage.evaluates else {name: means[name] for name in means if name not in ("top1", "top5")}
-
-    def _record(self, record: dict[str, Any]) -> None:
-        if is_main():
-            self.log.append(record)
-            self.session.tell(lambda callback: tell_record(callback, record))
-
     def show_if_due(self, started: float, first_step: int) -> None:
-        """Shows the live numbers of an epoch whose steps, from `first_step` on, were taken since `started`."""
-        if self._due():
-            self._show(time.monotonic() - started, self.progress.step - first_step)
-
-    def _show(self, seconds: float, steps: int) -> None:
-        self.refuse_what_is_not_finite()
-        done = self.progress.epoch * self.steps_per_epoch + self.progress.step
-        per_step = seconds / max(steps, 1)
-        left = self.pace.seconds_left(done, per_step)
-        look = Look(
-            title=self.title,
-            epoch=self.progress.epoch + 1,
-            epochs=self.training.epochs,
-            done=done,
-            total=self.pace.steps,
-            rate=self.training.batch_size / max(per_step, 1e-9),
-            seconds_left=left,
-            run_seconds_left=left + self.seconds_after(self.pace.seconds_per_epoch(per_step)),
-            values=self._means(self.step.meter.read()),
-        )
-        self.session.display.live(look)
+        """Shows the live numbers of an epoch whose steps, from `first_step` on, were taken since `started`; gives a
+        sign of life where one is due."""
+        if self.session.heartbeat.is_due():
+            self.records.beat(self.progress, time.monotonic() - started, self.progress.step - first_step)
+        if self.records.look_is_due(self.progress):
+            self.refuse_what_is_not_finite()
+            self.records.show(self.progress, time.monotonic() - started, self.progress.step - first_step)
 
     def refuse_what_is_not_finite(self) -> None:
         """Raises UserError where a step since the training's begin had a loss or a gradient that was not finite."""
-        there = is_there(self.checkpoint)
-        kept = f"the last good checkpoint is {self.checkpoint}" if there else "there is no checkpoint"
         if self.synthesis is not None:
-            refuse_what_is_not_finite(self.synthesis, self.name, kept)
+            refuse_what_is_not_finite(self.synthesis, self.name, self.saving.last_good)
         bad = self.step.first_bad.step.item()
         if bad < 0:
             return
         terms = ", ".join(f"{name} {value.item():g}" for name, value in self.step.first_bad.terms.items())
         raise UserError(
             f"{self.name}: the loss or its gradient was not finite in step {bad} "
-            f"(epoch {bad // self.steps_per_epoch + 1}): {terms}; that step changed no weight; {kept}; "
-            "try a lower learning rate"
+            f"(epoch {bad // self.steps_per_epoch + 1}): {terms}; that step changed no weight; "
+            f"{self.saving.last_good()}; try a lower learning rate"
         )
 
     def save(self) -> None:
+        """Writes a checkpoint of this instant: aside, but at the training's end, which nothing goes on behind."""
         self.refuse_what_is_not_finite()
-        self.step.share_buffers()
-        meters, rngs = from_all(self.step.meter.state()), from_all(self._rng_state())
-        state: dict[str, Any] = {}
-        if is_main():
-            state = {
-                "format": FORMAT,
-                "stage": self.name,
-                "identity": self.identity.plain,
-                "progress": asdict(self.progress),
-                "model": self.stage.state_dict(),
-                "optimizer": self.optimizer.state_dict()["state"],
-                "meters": meters,
-                "rngs": rngs,
-                "threads": torch.get_num_threads(),
-                "metrics_bytes": self.log.size(),
-                "logged": asdict(self.logged) if self.logged else {},
-                "logged_seconds": time.monotonic() - self.logged_at,
-            }
-            if self.step.average is not None:
-                state["average"] = self.step.average.network.state_dict()
-            if self.synthesis is not None:
-                state["synthesis"] = synthesis_state(self.synthesis)
-        on_main(lambda: write_state(self.checkpoint, state))
-        if is_main():
-            self.session.tell(lambda callback: callback.checkpoint(self.name, self.checkpoint))
-        self.saved_at = time.monotonic()
-
-    def _rng_state(self) -> dict[str, Tensor]:
-        state = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
+        standing = Standing(self.progress, self.records.logged, time.monotonic() - self.records.logged_at)
+        self.saving.save(standing, aside=self.progress.epoch < self.training.epochs)
+        self.times.saved()
 
     def load(self) -> None:
         """Takes up the checkpoint, where there is one."""
         if self.synthesis is not None:
             begin_beside(self.synthesis, self.checkpoint, self._watch_round)
-        if is_there(self.checkpoint):
-            self._load()
-
-    def _load(self) -> None:
-        path = self.checkpoint
-        state = read_checkpoint(path, self.name)
-        self.identity.refuse_changes(state["identity"], path)
-        check_progress(state["progress"], path, self.training.epochs, self.steps_per_epoch)
-        load_module(self.stage, state["model"], path)
-        self.progress = Progress(**{name: state["progress"][name] for name in Progress.__dataclass_fields__})
-        done = self.progress.epoch * self.steps_per_epoch + self.progress.step
-        load_optimizer(self.optimizer, state["optimizer"], path, done)
-        self.step.done.fill_(done)
-        self.logged = Totals(**state["logged"]) if state["logged"] else None
-        self.logged_at = time.monotonic() - state["logged_seconds"]
-        if self.step.average is not None:
-            load_module(self.step.average.network, state.get("average", {}), path)
-        if self.synthesis is not None:
-            load_synthesis(self.synthesis, state.get("synthesis"), path)
-        self._load_of_this_rank(state)
-        if is_main() and (damage := self.log.cut(state["metrics_bytes"])):
-            self.session.display.note(damage)
-        if state["threads"] != torch.get_num_threads():
-            self.session.display.note(
-                f"{self.name}: begun with {counted(state['threads'], 'thread')}, goes on with "
-                f"{torch.get_num_threads()}: results are the same but for the last bits"
-            )
+        standing = self.saving.load(self.training.epochs, self.steps_per_epoch)
+        if standing is None:
+            return
+        self.progress, self.records.logged = standing.progress, standing.logged
+        self.records.own_logged = self.step.meter.own()
+        self.records.logged_at = time.monotonic() - standing.logged_seconds
         epoch, step = self.progress.epoch, self.progress.step
         self.session.display.note(f"{self.title}  resumed after epoch {epoch}" + (f", step {step}" if step else ""))
-
-    def _load_of_this_rank(self, state: dict[str, Any]) -> None:
-        """Loads the meter and the random numbers, of which every rank has its own."""
-        began, mine = len(state["rngs"]), rank()
-        if began != world_size():
-            self.session.display.note(
-                f"{self.name}: begun with {counted(began, 'process')}, goes on with {world_size()}: the batches are "
-                "the same, BatchNorm's shares of them are not"
-            )
-        meters = state["meters"] if began == world_size() else Meter.shared(state["meters"], world_size())
-        check_meter(meters[mine], self.checkpoint)
-        self.step.meter.load(meters[mine])
-        if mine < began:
-            torch.set_rng_state(random_state(state["rngs"][mine], self.checkpoint))
-            if self.device.type == "cuda" and "cuda" in state["rngs"][mine]:
-                torch.cuda.set_rng_state(state["rngs"][mine]["cuda"], self.device)
 
     def _watch_round(self, done: int, steps: int, seconds: float) -> None:
         """Stops in front of a round's step where somebody asked for it: the last checkpoint is the round's begin."""
         self.stop_if_asked()
+        self.session.heartbeat.beat_if_due(doing="making images")
         if self.synthesis is not None and self.session.display.due():
             title, epochs = f"{self.title}: images", (self.progress.epoch + 1, self.training.epochs)
             self.session.display.live(look_at_round(self.synthesis, title, epochs, (done, steps), seconds))
@@ -445,5 +300,6 @@ class Trainer:
     def stop_if_asked(self) -> None:
         self.session.interrupt.requested = first_of_all(self.session.interrupt.requested)
         if self.session.interrupt.requested:
+            self.saving.settle()
             where = f"epoch {self.progress.epoch + (self.progress.step > 0)}"
             raise Stopped(f"stopped by {self.session.interrupt.requested} in {self.name}, {where}")

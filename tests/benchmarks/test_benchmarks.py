@@ -53,6 +53,13 @@ def test_many_contenders_stand_one_below_the_other():
     assert len(lines) == 4 + 7
 
 
+def test_messages_stand_behind_the_time():
+    sent = ([], [1 << 20], [3 << 19, 1 << 19], [1 << 19] * 9)
+    lines = tables.tables([record(f"c{len(sizes)}", "case", 1.0, messages=sizes) for sizes in sent]).splitlines()
+    told = ["", ", 1 message: 1.00 MiB", ", 2 messages: 1.50 + 0.50 MiB", ", 9 messages: 4.50 MiB"]
+    assert lines[4] == "| case | " + " | ".join(f"1 s, cpu 1 s{words}" for words in told) + " |"
+
+
 @pytest.mark.parametrize("stage", ("sftn", "kd"))
 def test_the_research_script_computes_the_loss_of_the_engine(stage, monkeypatch):
     """On the same images and weights: what is timed against each other is the same work."""

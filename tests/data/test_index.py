@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.corrupt_folders import opened
+from helpers.gloo_pair import run_in_several
 from helpers.image_folders import write_folder
 
-from fastkd.data import Reading, keep_index, open_dataset, paths
+from fastkd.data import Reading, fingerprint, keep_index, open_dataset, paths
 from fastkd.data import found as found_module
+from fastkd.data import index as index_module
 from fastkd.data.index import class_folders, scan
+from fastkd.support import distributed
 from fastkd.support.errors import UserError
 
 
@@ -196,3 +200,24 @@ def test_other_files_are_passed_over_and_told(root):
     data = opened(root)
     assert len(data.train) == 12
     assert "files that do not end as images do, passed over: 2, as " in data.notes[0] and "notes.txt" in data.notes[0]
+
+
+def open_on_a_rank(rank, folder):
+    """Rank 0 alone looks at files; all have the same images, or the same mistake."""
+    looked, listed = [], []
+    probe, walk = paths.probe, index_module._walk
+    paths.probe = lambda path: looked.append(path) or probe(path)
+    index_module._walk = lambda *where: listed.append(where) or walk(*where)
+    data = opened(Path(folder) / "data")
+    assert (len(looked), len(listed)) == ((16, 4) if rank == 0 else (0, 0))
+    everywhere = distributed.from_all((fingerprint(data), data.notes, data.test.sizes.tolist()))
+    assert all(found == everywhere[0] for found in everywhere) and len(everywhere) == 4
+    assert torch.equal(data.train.records.pixels(3), opened(Path(folder) / "data").train.records.pixels(3))
+    (Path(folder) / "data" / "train" / "ant" / "0.jpg").write_bytes(b"") if rank == 0 else None
+    with pytest.raises(UserError, match=r"ant/0.jpg is empty"):
+        opened(Path(folder) / "data")
+
+
+@pytest.mark.slow
+def test_one_of_four_ranks_scans_and_all_read(root, tmp_path):
+    run_in_several(4, open_on_a_rank, str(tmp_path))

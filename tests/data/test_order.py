@@ -43,17 +43,23 @@ def test_any_step_can_be_started_from(start):
     assert epoch_of(order, 2, start) == epoch_of(order, 2)[start:]
 
 
-@pytest.mark.parametrize("ranks", (2, 4))
-@pytest.mark.parametrize("drop_last", (True, False))
-def test_ranks_share_out_the_global_batch(ranks, drop_last):
-    whole = epoch_of(Order(100, 8, seed=5, drop_last=drop_last), 1)
-    parts = [
-        epoch_of(Order(100, 8, seed=5, drop_last=drop_last, rank=rank, world_size=ranks), 1) for rank in range(ranks)
-    ]
+@pytest.mark.parametrize("ranks", range(2, 9))
+@pytest.mark.parametrize("samples, drop_last", [(100, True), (108, False), (109, False)])
+def test_any_number_of_ranks_shares_out_the_global_batch(ranks, samples, drop_last):
+    """The same batches in the same number of steps, the last one too; nobody has more than one image above another."""
+    whole = epoch_of(Order(samples, 10, seed=5, drop_last=drop_last), 1)
+    orders = [Order(samples, 10, seed=5, drop_last=drop_last, rank=rank, world_size=ranks) for rank in range(ranks)]
+    parts = [epoch_of(order, 1) for order in orders]
     assert [functools.reduce(operator.iadd, step, []) for step in zip(*parts, strict=True)] == whole
+    for order, part in zip(orders, parts, strict=True):
+        assert order.steps == len(whole) and order.largest == max(map(len, part))
+        assert order.whole(1).tolist() == [own for own, batch in zip(part, whole, strict=True) if len(batch) == 10]
+    for step in zip(*parts, strict=True):
+        counts = [*map(len, step)]
+        assert max(counts) - min(counts) <= 1 and min(counts) > 0
 
 
-@pytest.mark.parametrize("ranks", (2, 4))
+@pytest.mark.parametrize("ranks", (2, 3))
 def test_with_partners_a_rank_loads_those_of_its_own_images_too(ranks):
     """The partner is the image as many places further on as is drawn for (seed, epoch, step), in the global batch."""
     orders = [Order(100, 8, seed=5, drop_last=False, rank=rank, world_size=ranks, mixed=True) for rank in range(ranks)]
@@ -62,8 +68,8 @@ def test_with_partners_a_rank_loads_those_of_its_own_images_too(ranks):
         parts = [epoch_of(order, epoch) for order in orders]
         whole = epoch_of(Order(100, 8, seed=5, drop_last=False, mixed=True), epoch)
         for step, batch in enumerate(whole):
-            own = [part[step][: len(batch) // ranks] for part in parts]
-            others = [part[step][len(batch) // ranks :] for part in parts]
+            own = [part[step][: len(part[step]) // 2] for part in parts]
+            others = [part[step][len(part[step]) // 2 :] for part in parts]
             assert functools.reduce(operator.iadd, own, []) == batch
             partners = functools.reduce(operator.iadd, others, [])
             (distance,) = {(batch.index(b) - batch.index(a)) % len(batch) for a, b in zip(batch, partners, strict=True)}
@@ -112,9 +118,10 @@ def test_ranks_evaluate_every_image_once_and_nothing_twice(samples, ranks, batch
     [
         (10, 11, 1, "batch of 11 images is larger than the training set of 10"),
         (10, 0, 1, "at least 1"),
-        (10, 5, 2, "batch of 5 images does not divide by 2 processes"),
+        (10, 2, 3, "a global batch of 2 images cannot be shared by 3 processes"),
+        (10, 4, 3, "10 images in batches of 4. has 2 images for 3 processes: give --drop-last on, or another --batch"),
     ],
 )
 def test_mistakes(samples, batch, ranks, words):
     with pytest.raises(UserError, match=words):
-        Order(samples, batch, 0, world_size=ranks)
+        Order(samples, batch, 0, world_size=ranks, drop_last=False)

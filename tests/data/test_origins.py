@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import pickle
 import shutil
 import sys
 import tarfile
@@ -17,6 +18,7 @@ from helpers.origins import Items, as_csv, as_saved, as_tar, files_of
 from fastkd.data import Reading, keep_index, named_by_a_person, open_dataset, tar
 from fastkd.data.__main__ import main as data_main
 from fastkd.data.objects import data_set_from
+from fastkd.support import once
 from fastkd.support.errors import UserError
 
 needs_pyarrow = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
@@ -56,6 +58,18 @@ def test_batches_are_those_of_the_folder(origin, loader, root, tmp_path):
         assert torch.equal(left.index, right.index) and torch.equal(left.images, right.images)
     assert torch.equal(folder.train.labels, other.train.labels) and torch.equal(folder.test.labels, other.test.labels)
     assert np.array_equal(folder.train.sizes, other.train.sizes)
+
+
+@pytest.mark.parametrize("origin", ["folder", *ORIGINS[:-1]])
+def test_another_process_gets_the_same(origin, root, tmp_path):
+    """As rank 0 gives it to the others: the arrays apart, in a memory that they share."""
+    data = opened(f"imagefolder:{root}") if origin == "folder" else of(origin, root, tmp_path)
+    head, buffers = once._packed(data)
+    other = pickle.loads(head, buffers=[bytearray(buffer) for buffer in buffers])
+    for left, right in zip(trained(data, "torchvision"), trained(other, "torchvision"), strict=True):
+        assert torch.equal(left.index, right.index) and torch.equal(left.images, right.images)
+    assert list(other.test.records) == list(data.test.records) and other.notes == data.notes
+    assert len(head) < 4_000, "what grows with the images lies in the arrays"
 
 
 @pytest.mark.parametrize("origin", ORIGINS)

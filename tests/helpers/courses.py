@@ -38,9 +38,9 @@ def prestage_recipe(method, **changes):
 
 
 def general_recipe(epochs=2, frozen_epochs=0, training=None, **gtn):
-    """A teacher with branches of a thin supernet; epochs of four steps, every second one tested."""
-    base = tiny_recipe()
+    """A teacher with branches of a thin supernet; epochs of four steps of few images, every second one tested."""
+    base = tiny_recipe(limit_train=32)
     teacher = base.stages[0]
     sftn = replace(teacher.sftn, network="gtn_supernet_thin", frozen_epochs=frozen_epochs)
-    how = replace(teacher.training, epochs=epochs, **(training or {}))
+    how = replace(teacher.training, epochs=epochs, batch_size=8, **(training or {}))
     return replace(base, stages=(replace(teacher, sftn=sftn, gtn=GTNSettings(**gtn), training=how),), eval_every=2)

@@ -1,4 +1,4 @@
-"""Trains `CRDLoss` for four steps in two processes, each with half of every batch, and in one with the whole.
+"""Trains `CRDLoss` for four steps in two processes, each with its part of every batch, and in one with the whole.
 
 python -m helpers.crd_two_processes FOLDER REPLACEMENT   writes whole.pt, rank0.pt and rank1.pt
 """
@@ -12,6 +12,9 @@ import torch.distributed as dist
 
 from fastkd.losses import CRDLoss
 from helpers.gloo_pair import run_in_two
+
+SIZES = (5, 3)
+"""The images of each process."""
 
 
 def train(rank: int | None, folder: str, replacement: bool) -> None:
@@ -28,8 +31,10 @@ def train(rank: int | None, folder: str, replacement: bool) -> None:
         index = torch.cat((torch.randint(60, (7,), generator=generator), torch.tensor([5])))
         index[1] = 5
         if rank is not None:
-            student, teacher, index = (tensor.chunk(2)[rank] for tensor in (student, teacher, index))
-        total = loss(student, teacher, index).total
+            student, teacher, index = (tensor.split(SIZES)[rank] for tensor in (student, teacher, index))
+        total = loss(student, teacher, index, sizes=() if rank is None else SIZES).total
+        if rank is not None:
+            total = total * (2 * SIZES[rank] / 8)
         total.backward()
         total = total.detach()
         for parameter in loss.parameters():

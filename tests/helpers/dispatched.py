@@ -32,10 +32,10 @@ def beside_forward_and_backward(step, raw) -> list[str]:
     """What a step does once it has its gradients."""
     launches, plain = Launches(), step._accumulate
 
-    def unseen(batch):
+    def unseen(batch, weight):
         launches.watching = True
         with launches.looking_away():
-            return plain(batch)
+            return plain(batch, weight)
 
     step._accumulate, launches.watching = unseen, False
     try:

@@ -40,7 +40,10 @@ def _module(*names: str):
 Step = _module("fastkd.training.step", "fastkd.step").Step
 interrupts = _module("fastkd.support.interrupt", "fastkd.interrupt")
 
-TIMES = ("seconds", "starting_seconds", "images_per_second", "metrics_bytes", "identity")
+TIMES = {
+    *("seconds", "starting_seconds", "images_per_second", "data_time", "data_share", "memory", "ranks"),
+    *("metrics_bytes", "identity", "grad_norm", "grad_norm_max"),  # which trees before them do not say
+}
 SHORT = "--seeds 1 --threads 1"
 TINY = f"{SHORT} --limit-train 128 --batch-size 64 --epochs 1"
 SMALL = "--teacher-net resnet8x2 --student resnet8"

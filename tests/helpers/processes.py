@@ -19,8 +19,9 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
 
 
-def start(*arguments, program=("-m", "--", "fastkd.train")):
-    line = [*TORCHRUN, *program, *map(str, arguments)]
+def start(*arguments, program=("-m", "--", "fastkd.train"), processes=2):
+    torchrun = [str(processes) if word == "2" else word for word in TORCHRUN]
+    line = [*torchrun, *program, *map(str, arguments)]
     return subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

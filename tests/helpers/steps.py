@@ -20,6 +20,7 @@ class Streamed:
     def __init__(self, loader, images):
         self.loader, self.images = loader, images
         self.steps, self.samples = loader.steps, loader.samples
+        self.labels, self.classes = loader.labels, loader.classes
 
     def epoch(self, epoch, start=0):
         for raw in self.loader.epoch(epoch, start):

@@ -53,7 +53,9 @@ SLOW = {
 # Tracing these takes seconds.
 SLOW_TO_TRACE = {
     "MobileNetV2",
+    "MobileNetV1",
     "ShuffleV1",
+    "ShuffleV2_0_2",
     "tf_mobilenet_v2",
     "tf_shufflenet_v2",
     "tf_googlenet",

@@ -9,11 +9,13 @@ import pytest
 
 from fastkd.plan import claims
 from fastkd.plan.claims import claimed, holder
+from fastkd.support import processes
+from fastkd.support.processes import own_process
 
 
 def write(folder, **changed):
     """A claim as another process would have written it."""
-    own = {"token": "of another", **claims._own_process()} | changed
+    own = {"token": "of another", **own_process()} | changed
     (folder / "claim").write_text(json.dumps(own))
 
 
@@ -47,8 +49,8 @@ def test_of_a_process_that_the_system_hides(tmp_path, monkeypatch, gone):
         raise ProcessLookupError if gone else PermissionError
 
     write(tmp_path, begun="")
-    monkeypatch.setattr(claims, "_begun", lambda pid: "")
-    monkeypatch.setattr(claims.os, "kill", kill)
+    monkeypatch.setattr(processes, "_begun", lambda pid: "")
+    monkeypatch.setattr(processes.os, "kill", kill)
     with claimed(tmp_path) as ours:
         assert (ours is not None) == gone
 

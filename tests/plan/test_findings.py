@@ -1,5 +1,6 @@
 """Findings of finished nodes: taken once, by one process, and found beside the results."""
 
+import contextlib
 import importlib.util
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from fastkd.data import Part
 from fastkd.methods.simkd import SimKDSettings
 from fastkd.plan import findings, pictures
 from fastkd.plan.cells import Cell, Plan, Seeds
+from fastkd.plan.claims import claimed
 from fastkd.plan.filled import filled
 from fastkd.plan.findings import Finder, key_of, shortened, wanted
 from fastkd.plan.measures import MEASURES
@@ -105,6 +107,26 @@ def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(trained):
     taking.take(wanted(places, lambda place: cell))
     assert taking.failures == ["corruptions of the student: no --data cifar100c=PATH was given"]
     assert filled(Table("P", "T", places), plan, [(place, cell) for place in places]).cells[1].ours is not None
+
+
+def test_what_another_process_is_taking_is_waited_for(trained, monkeypatch):
+    plan, cell = trained
+    (one,) = wanted([place("teacher", "nll", Said())], lambda place: cell)
+    folder = findings.folder_of(plan, one)
+    folder.mkdir(parents=True)
+    waited = []
+    with contextlib.ExitStack() as other:
+        assert other.enter_context(claimed(folder)) is not None
+
+        def sleep(seconds):
+            waited.append(seconds)
+            (folder / "found.json").write_text('{"nll": 1.5, "samples": 899}')
+            other.close()
+
+        monkeypatch.setattr(findings.time, "sleep", sleep)
+        monkeypatch.setattr(findings, "measured", lambda *given: pytest.fail("it was measured twice"))
+        finder(plan).take([one])
+    assert len(waited) == 1 and findings.found(plan, one) == {"nll": 1.5, "samples": 899}
 
 
 @pytest.mark.parametrize("content", ("", "[]", "null", '{"nll": "low"}', '{"nll": [1]}', '{"samples": 0}'))

@@ -170,6 +170,7 @@ from test_worker import plan_of, session
 from fastkd.plan import worker
 from fastkd.support import distributed
 from fastkd.support.errors import UserError
+from fastkd.support.joining import processes
 
 train = worker.carry_out
 
@@ -179,7 +180,7 @@ def fails_on_one(job, folder, session):
     return train(job, folder, session)
 
 worker.carry_out = fails_on_one
-with distributed.processes(torch.device("cpu")) as device:
+with processes(torch.device("cpu")) as device:
     worker.Worker(plan_of(Path(sys.argv[1]), "kd", "kd+sp"), device, session()).work()
 """
 

@@ -108,10 +108,15 @@ class TestBatches:
         ]
         assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == sorted(orders[2])
 
-    def test_batchnorm_is_synchronised_on_gpus_only(self, job):
-        planned = replace(job.course[-1], training=replace(job.course[-1].training, sync_batchnorm=True))
-        with pytest.raises(UserError, match="^--sync-batchnorm on: torch synchronises BatchNorm on GPUs only$"):
-            Builder(job, 0).stage(planned, Earlier(job.course))
+    def test_batchnorm_is_synchronised_while_a_stage_is_trained(self, job):
+        """What comes behind looks for torch's own layers: to fold them, or to use a batch's statistics."""
+        planned = replace(job.course[0], training=replace(job.course[0].training, sync_batchnorm=True))
+        earlier = Earlier(job.course)
+        stage = Builder(job, 0).stage(planned, earlier)
+        norms = [module for module in stage.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        assert {type(norm) for norm in norms}.isdisjoint({torch.nn.BatchNorm2d})
+        earlier.add(planned, stage)
+        assert {type(norm) for norm in norms} == {torch.nn.BatchNorm2d}
 
 
 class TestLoaded:
@@ -307,3 +312,34 @@ class TestDistillation:
             value.add_(1)
         state = builder.stage(job.course[2], earlier).state_dict()
         assert all(torch.equal(state[name], value) for name, value in earlier.passed_on["student-ft"].items())
+
+
+class TestSharesOfABatch:
+    """What cannot be shared by the processes is one line, before anything is trained."""
+
+    def stages(self, method, processes, monkeypatch, **training):
+        recipe = taught_recipe(method)
+        changed = [replace(stage, training=replace(stage.training, **training)) for stage in recipe.stages]
+        job = job_of(replace(recipe, stages=tuple(changed)), EVERYTHING_OFF)
+        monkeypatch.setattr(distributed, "world_size", lambda: processes)
+        builder, earlier = Builder(job, 0), Earlier(job.course)
+        for planned in job.course:
+            earlier.add(planned, stage := builder.stage(planned, earlier))
+        return stage
+
+    @pytest.mark.parametrize(
+        "method, processes, training, words",
+        [
+            ("kd", 4, {"shards": 6}, "--shards 6 does not divide by 4 processes"),
+            ("sckd", 1, {"shards": 2}, "--shards: a gate compares gradients of whole batches"),
+            ("kd+semckd", 3, {}, "semckd: .* but 32 images do not divide by 3 processes"),
+            ("kd+semckd", 1, {"shards": 3}, "semckd: .* but 32 images do not divide by 3 shards"),
+            ("kd", 1, {"shards": 3, "drop_last": False, "batch_size": 127}, "has 1 image for 3 shards"),
+        ],
+    )
+    def test_mistakes(self, method, processes, training, words, monkeypatch):
+        with pytest.raises(UserError, match=words):
+            self.stages(method, processes, monkeypatch, **training)
+
+    def test_a_fixed_size_is_that_of_a_shard(self, monkeypatch):
+        assert self.stages("kd+semckd", 2, monkeypatch, shards=4).methods["semckd"].batch_size == 8

@@ -141,6 +141,13 @@ class TestGroups:
         pool, _ = over_seeds(run.logs, made_images("student", "images"))
         assert pool == [(1, 8.0), (2, 16.0), (3, 24.0)]
 
+    @pytest.mark.parametrize(("share", "drawn"), ((0.25, True), (0.001, False)))
+    def test_norms_are_drawn_and_waiting_where_there_was_some(self, share, drawn):
+        records = [one | {"grad_norm": 0.5, "data_share": share} for one in log(90, ("student",))]
+        found = titles(groups(several([("run", [records], {"student": "student"})]))["student"])
+        assert "student: norm of the gradients" in found
+        assert ("student: time spent on waiting for data, %" in found) == drawn
+
     def test_the_second_half_of_a_long_training_stands_by_itself(self):
         found = groups(several([("one", [log(90, epochs=8)], ROLES)]))["teacher"]
         assert titles(found)[:2] == ["teacher: test error, %", "teacher: test error in the second half, %"]

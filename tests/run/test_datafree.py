@@ -18,10 +18,11 @@ from helpers.tiny import Quiet, assert_same, job_of, outcome, train
 from fastkd.run import Run, check
 from fastkd.run.header import header
 from fastkd.support.errors import UserError
-from fastkd.support.files import read_state, write_state
 from fastkd.support.interrupt import Interrupt, Stopped
 from fastkd.support.session import Session
+from fastkd.support.states import read_state, write_state
 from fastkd.synthesis.pooled import PooledSynthesis
+from fastkd.training.own_step import OwnStep
 
 TEACHER_STEPS = 4
 
@@ -197,19 +198,23 @@ def test_killed_many_times(whole, tmp_path):
         assert_same(outcome(folder), outcome(whole("cmi")))
 
 
-def test_a_recorded_step_of_a_pool_ends_the_same(whole, tmp_path, monkeypatch):
-    """Steps that follow each other are replayed; the pool grows in place beneath them."""
+@pytest.mark.parametrize("kind, recordings", [("cmi", 1), ("dafl", 1), pytest.param("zskt", 1, marks=pytest.mark.slow)])
+def test_recorded_steps_of_both_end_the_same(kind, recordings, whole, tmp_path, monkeypatch):
+    """The student's steps are replayed, and the generator's between them: a pool's, or one that learns all along."""
     record_everything(monkeypatch)
-    train(made_recipe(), tmp_path / "run")
-    assert_same(outcome(tmp_path / "run"), outcome(whole("cmi")))
+    own, plain = [], OwnStep._record
 
+    def counted(step):
+        plain(step)
+        own.append(step.replay)
 
-def test_a_step_before_which_a_generator_learns_is_not_recorded(whole, tmp_path, monkeypatch):
-    record_everything(monkeypatch)
+    monkeypatch.setattr(OwnStep, "_record", counted)
     display = Quiet()
-    train(made_recipe("dafl"), tmp_path / "run", display=display)
-    assert any("not captured: a generator learns between the steps" in note for note in display.notes)
-    assert_same(outcome(tmp_path / "run"), outcome(whole("dafl")))
+    train(made_recipe(kind), tmp_path / "run", display=display)
+    assert len(own) == recordings and None not in own
+    steps = "10 steps" if kind == "cmi" else "1 step"
+    assert any(note.startswith("student  captured in") and f", {steps} a replay" in note for note in display.notes)
+    assert_same(outcome(tmp_path / "run"), outcome(whole(kind)))
 
 
 @pytest.mark.parametrize("kind", ("cmi", "dafl"))

@@ -1,6 +1,7 @@
 """What goes wrong outside of a run, and what the run says of it; files and signals are in test_run.py."""
 
 import errno
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,15 @@ def stop(recipe, folder, count):
         train(recipe, folder, AfterSteps(patch, count))
 
 
+@pytest.fixture(scope="module")
+def stopped_and_whole(tmp_path_factory):
+    """A recipe of a teacher and a student, its run that was stopped in the student's training, and one that was not."""
+    folder, recipe = tmp_path_factory.mktemp("runs"), replace(tiny_recipe(), stages=tiny_recipe().stages[:2])
+    stop(recipe, folder / "stopped", 11)
+    train(recipe, folder / "whole")
+    return recipe, folder / "stopped", folder / "whole"
+
+
 class TestDamage:
     @pytest.mark.parametrize("part", (0.2, 0.5, 0.9))
     def test_a_checkpoint_with_a_bit_that_flipped_is_refused(self, part, tmp_path):
@@ -77,12 +87,11 @@ class TestDamage:
             train(one_stage(), tmp_path)
 
     @pytest.mark.parametrize("damage", ("half", "zeros", "empty", "gone", "a word"))
-    def test_a_damaged_log_costs_its_lines_and_a_word(self, damage, tmp_path):
+    def test_a_damaged_log_costs_its_lines_and_a_word(self, damage, stopped_and_whole, tmp_path):
         """A power cut leaves it shorter than the checkpoint counts on, or full of zeros."""
-        recipe, whole = replace(tiny_recipe(), stages=tiny_recipe().stages[:2]), tmp_path / "whole"
-        train(recipe, whole)
+        recipe, stopped, whole = stopped_and_whole
         folder = tmp_path / "run"
-        stop(recipe, folder, 11)
+        shutil.copytree(stopped, folder)
         log = folder / "metrics.jsonl"
         content = log.read_bytes()
         half = len(content) // 2

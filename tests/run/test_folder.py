@@ -3,13 +3,14 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from helpers.tiny import Quiet, tiny_recipe, train
 
 from fastkd import evaluate
 from fastkd.options import parse, recipe_of
-from fastkd.run import create_folder, load_network
+from fastkd.run import create_folder, folder_of_job, load_network
 from fastkd.run import folder as module
 from fastkd.run.folder import known_digest, read_results
 from fastkd.support.errors import UserError
@@ -124,3 +125,35 @@ class TestTwoAtOnce:
 
         train(one_stage(seeds=2), tmp_path, display=Looking())
         assert seen
+
+
+class TestTheFolderOfAJob:
+    """It is all that a job which is queued again has to find its run by."""
+
+    words = ("digits", "--method", "kd")
+
+    def test_outside_of_a_job_there_is_none(self, monkeypatch):
+        monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+        assert folder_of_job(self.words, "digits") is None
+
+    def test_it_is_of_the_job_and_of_the_command(self, monkeypatch):
+        found = set()
+        for job in ("7", "8"):
+            monkeypatch.setenv("SLURM_JOB_ID", job)
+            for words in (self.words, (*self.words, "--seed", "1")):
+                folder = folder_of_job(words, "digits")
+                assert folder == folder_of_job(words, "digits")
+                assert folder.parent == Path("runs") and folder.name.startswith(f"digits-job-{job}-")
+                found.add(folder)
+        assert len(found) == 4
+
+    def test_each_task_of_an_array_has_its_own(self, monkeypatch):
+        """SLURM_JOB_ID is a number of its own there, another one for each task."""
+        for name, value in (("JOB_ID", "12"), ("ARRAY_JOB_ID", "9"), ("ARRAY_TASK_ID", "3")):
+            monkeypatch.setenv(f"SLURM_{name}", value)
+        assert folder_of_job(self.words, "runs/a/recipe.json").name.startswith("recipe-job-9_3-")
+
+    def test_a_name_that_is_no_name_is_one_line(self, monkeypatch):
+        monkeypatch.setenv("SLURM_JOB_ID", "../../x")
+        with pytest.raises(UserError, match="SLURM_JOB_ID is '../../x', expected a job's number; or give --run"):
+            folder_of_job(self.words, "digits")

@@ -79,6 +79,37 @@ def test_several_processes_share_the_batch_and_the_machine(monkeypatch):
     assert rest[-3].endswith("sgd lr 0.05 for the whole batch of 32 (16 a process)")
 
 
+def of_batch(words, method, processes, monkeypatch, **training):
+    """The end of the student's line, behind the size of the batch."""
+    recipe = taught_recipe(method)
+    plain = [replace(stage, training=replace(stage.training, **training)) for stage in recipe.stages]
+    job = job_of(replace(recipe, stages=tuple(plain)))
+    monkeypatch.setattr(distributed, "world_size", lambda: processes)
+    line = next(line for line in header(job, Path("x")).splitlines() if line.startswith("  student"))
+    assert line.partition("for the whole batch of 32")[2] == words
+
+
+@pytest.mark.parametrize(
+    "method, processes, training, words",
+    [
+        ("kd", 3, {}, " (uneven shares: 10+11+11, each weighted by its images)"),
+        ("kd", 2, {"shards": 8}, " (8 shards of 4)"),
+        ("kd+sp", 1, {}, ""),
+        ("kd+sp", 2, {}, " (16 a process); sp relates the images of one share"),
+        ("kd+sp+rkd", 1, {"shards": 2}, " (2 shards of 16); sp and rkd relate the images of one shard"),
+        ("kd+sp", 1, {"accumulate": 2}, "; sp relates the images of one part"),
+    ],
+)
+def test_how_a_batch_is_shared_and_who_sees_a_share_of_it(method, processes, training, words, monkeypatch):
+    of_batch(words, method, processes, monkeypatch, **training)
+
+
+def test_a_rate_that_follows_the_batch_is_said_with_what_it_is_meant_for():
+    (*_, control) = tiny_recipe().stages
+    recipe = tiny_recipe(stages=(replace(control, training=replace(control.training, scale_lr_from=8)),))
+    assert stages(recipe)["control"].endswith("sgd lr 0.2 (0.05 for one of 8) for the whole batch of 32")
+
+
 class TestStages:
     def test_a_teacher_with_branches_a_student_and_a_control(self):
         how = "2 epochs, sgd lr 0.05 for the whole batch of 32"

@@ -5,20 +5,23 @@ import json
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from helpers.interrupts import AfterSteps
-from helpers.tiny import CPU, Quiet, assert_same, outcome, tiny_recipe, train
+from helpers.tiny import CPU, Quiet, assert_same, job_of, outcome, tiny_recipe, train
 
 import fastkd
 from fastkd.methods.kd import KDSettings
 from fastkd.run import load_network, open_run
+from fastkd.run.run import Run
 from fastkd.run.weights import describe, find_weights
 from fastkd.support import files
 from fastkd.support.errors import UserError
 from fastkd.support.interrupt import Stopped
 from fastkd.support.locks import locked
+from fastkd.support.session import Session
 from fastkd.training.step import Step
 
 
@@ -79,7 +82,9 @@ def test_a_student_and_its_control_begin_alike_and_the_seed_decides(tmp_path, fi
 
 
 # Four steps an epoch, two epochs a stage: inside epochs, at their ends, at the ends of stages.
-@pytest.mark.parametrize("count", (1, 3, 4, 6, 8, 9, 13, 16, 20, 24))
+@pytest.mark.parametrize(
+    "count", (3, 4, 9, 16, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 6, 8, 13, 20, 24)))
+)
 def test_stopped_after_any_step_and_resumed_is_the_same_bit_for_bit(count, finished, tmp_path):
     recipe, folder = tiny_recipe(keep_epochs=(1,)), tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped, match="stopped by SIGINT"):
@@ -100,7 +105,7 @@ def test_the_schedule_and_adam_resume_exactly_too(tmp_path):
 
 
 def test_the_records_inside_an_epoch_go_on_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastkd.training.trainer.LOG_STEPS", 2)
+    monkeypatch.setattr("fastkd.training.records.LOG_STEPS", 2)
     recipe = replace(tiny_recipe(), stages=tiny_recipe().stages[:1])
     stages = tuple(replace(s, training=replace(s.training, batch_size=16)) for s in recipe.stages)
     recipe = replace(recipe, stages=stages)
@@ -288,8 +293,8 @@ def test_gradients_that_are_not_finite_change_no_weight_either(tmp_path):
     recipe, folder = tiny_recipe(), tmp_path / "run"
     original, seen = Step._accumulate, [0]
 
-    def poisoned(step, batch):
-        loss = original(step, batch)
+    def poisoned(step, *given):
+        loss = original(step, *given)
         seen[0] += 1
         if seen[0] == 3:
             next(step.stage.parameters()).grad.fill_(torch.inf)
@@ -299,3 +304,14 @@ def test_gradients_that_are_not_finite_change_no_weight_either(tmp_path):
         patch.setattr(Step, "_accumulate", poisoned)
         with pytest.raises(UserError, match=r"not finite in step 2 \(epoch 1\)"):
             train(recipe, folder)
+
+
+@pytest.mark.parametrize("draws, processes, told", [(True, 2, 1), (True, 1, 0), (False, 2, 0)])
+def test_a_network_that_draws_by_itself_is_named_where_processes_share_a_batch(draws, processes, told, monkeypatch):
+    job, display = job_of(tiny_recipe()), Quiet()
+    one = Run(job, 0, Path(), Session(display))
+    monkeypatch.setattr("fastkd.run.run.world_size", lambda: processes)
+    monkeypatch.setattr("fastkd.run.run.draws_otherwise", lambda *_: draws)
+    monkeypatch.setattr("fastkd.networks.base.Network.remake", {})  # as a network of others has one
+    one.build(job.course[-1])
+    assert sum("resnet8 draws random numbers that are no dropout's" in note for note in display.notes) == told

@@ -21,6 +21,8 @@ from fastkd.training.optimisation import Training
 def test_the_smallest_pass_is_the_smallest_that_an_epoch_takes(batch, accumulate, drop_last, processes):
     training = Training(epochs=1, batch_size=batch, accumulate=accumulate, drop_last=drop_last)
     for samples in range(batch, 3 * batch + 1):
+        if not drop_last and 0 < samples % batch < processes:  # refused
+            continue
         order = Order(samples, batch, 0, drop_last=drop_last, world_size=processes)
         taken = [len(part) for index in order.epoch(0) for part in torch.tensor_split(index, accumulate)]
         assert smallest_pass(samples, training, processes).images == min(filter(None, taken)), samples

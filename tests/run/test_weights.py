@@ -57,7 +57,13 @@ def test_its_classifier_is_the_teachers(finished):
     assert torch.equal(own["head.classifier.parts.0.weight"], teacher.head.classifier.weight)
 
 
-@pytest.mark.parametrize("settings", ({}, {"projector": "vector"}, {"reused_blocks": 1}, {"source": "final_map"}))
+@pytest.mark.parametrize(
+    "settings",
+    (
+        {"projector": "vector"},
+        *(pytest.param(it, marks=pytest.mark.slow) for it in ({}, {"reused_blocks": 1}, {"source": "final_map"})),
+    ),
+)
 def test_the_file_alone_says_how_it_is_rebuilt(settings, tmp_path):
     train(recipe(**settings), tmp_path)
     file = tmp_path / "student.safetensors"
@@ -98,7 +104,12 @@ def test_exported(finished, tmp_path, capsys):
         torch.testing.assert_close(program(images), student(images).logits)
 
 
-@pytest.mark.parametrize("name", ("wrn_16_1", "vgg8", "ShuffleV1", "ShuffleV2_0_2", "MobileNetV2", "ResNet18"))
+LONG_TO_EXPORT = ("ShuffleV1", "ShuffleV2_0_2", "MobileNetV2", "ResNet18")
+
+
+@pytest.mark.parametrize(
+    "name", ("wrn_16_1", "vgg8", *(pytest.param(name, marks=pytest.mark.slow) for name in LONG_TO_EXPORT))
+)
 def test_any_family_is_exported(name, tmp_path):
     from fastkd import networks
 

@@ -5,9 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
+import torch.distributed as dist
+from helpers.gloo_pair import run_in_two
 from helpers.image_folders import write_folder
 from helpers.places import TESTS
 from helpers.processes import ENVIRONMENT, ROOT, TINY, TORCHRUN, finish, parameters, start, wait_for
@@ -16,7 +19,8 @@ from helpers.tiny import assert_same, job_of, outcome
 from fastkd import train
 from fastkd.recipes.recipe import read_recipe
 from fastkd.support import distributed
-from fastkd.support.errors import UserError
+from fastkd.support.heartbeat import read_heartbeat
+from fastkd.support.log import read_metrics
 from fastkd.training.evaluation import accuracies
 
 TINY += ["--ema", "0.9"]
@@ -26,7 +30,7 @@ TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
 def test_no_rank_sends_what_lies_on_a_device(monkeypatch):
     """Every other rank would unpickle it on that device. A meta tensor stands for one of a GPU."""
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed.dist, "all_gather_object", lambda boxes, value: boxes.__setitem__(0, value))
+    monkeypatch.setattr(distributed.dist, "all_gather_object", lambda boxes, value, group: boxes.__setitem__(0, value))
     sent = {"sums": [torch.ones(1)], "steps": 3}
     assert distributed.from_all(sent)[0] is sent
     sent["sums"].append(torch.ones(1, device="meta"))
@@ -44,22 +48,32 @@ def two(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "environment, words",
-    (
-        ({"WORLD_SIZE": "x"}, "WORLD_SIZE is 'x', expected a number from 1"),
-        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0', expected a number from 1"),
-        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1', expected a number from 0"),
-        ({"MASTER_PORT": "99999"}, "MASTER_PORT is '99999', expected a number from 0"),
-        ({"RANK": "5"}, "RANK is 5, but WORLD_SIZE says 2 processes"),
-        ({}, "RANK and WORLD_SIZE are set, MASTER_ADDR is not"),
-    ),
-)
-def test_variables_that_say_nothing_are_one_line(environment, words, monkeypatch):
-    for name, value in ({"RANK": "0", "WORLD_SIZE": "2"} | environment).items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=words), distributed.processes(torch.device("cpu")):
-        pass
+def test_every_rank_says_what_it_measured(two):
+    records = read_metrics(two / "metrics.jsonl")
+    assert records and all(record["ranks"].keys() == {"0", "1"} for record in records)
+    for record in records:
+        zero, one = record["ranks"]["0"], record["ranks"]["1"]
+        assert record["train"]["loss"] == pytest.approx((zero["loss"] + one["loss"]) / 2)
+        assert zero["loss"] != one["loss"], "each has images of its own"
+        assert record["data_time"] == max(zero["data_time"], one["data_time"])
+        assert record["memory"]["rss"] == max(zero["rss"], one["rss"])
+        assert all(min(rank["images_per_second"], rank["seconds"], rank["data_time"]) > 0 for rank in (zero, one))
+    assert read_heartbeat(two / "heartbeat.json")["processes"] == 2
+
+
+def train_in_a_group_of_another(rank, folder):
+    warnings.simplefilter("ignore")
+    from fastkd.api import train
+
+    settings = dict(zip((word.removeprefix("--").replace("-", "_") for word in TINY[::2]), TINY[1::2], strict=True))
+    results = train("digits", run=f"{folder}/run", **settings)
+    assert dist.is_initialized() and results.stopped == "" and results.accuracy("student") > 0
+
+
+@pytest.mark.slow
+def test_a_training_in_a_group_of_another_is_that_of_torchrun(two, tmp_path):
+    run_in_two(train_in_a_group_of_another, str(tmp_path))
+    assert_same(outcome(tmp_path / "run"), outcome(two))
 
 
 def test_two_processes_equal_one_that_forwards_the_two_shards(two, tmp_path):
@@ -72,6 +86,7 @@ def test_two_processes_equal_one_that_forwards_the_two_shards(two, tmp_path):
     assert logs[0]["train"] == pytest.approx(logs[1]["train"], rel=1e-4)
 
 
+@pytest.mark.slow  # by day the shards alone are told apart, in test_shards.py
 def test_two_processes_differ_from_one_with_the_whole_batch(two, tmp_path):
     """What the test above would miss if the shards were not told apart."""
     train.main([*TINY, "--run", str(tmp_path / "one")])
@@ -169,8 +184,8 @@ def test_a_rank_that_dies_takes_the_run_down_and_it_resumes(two, tmp_path):
 
 @pytest.mark.slow  # by day one that a rank makes alone does
 def test_a_mistake_stops_every_rank(tmp_path):
-    _, err = finish(start("--batch-size", "63", "--run", tmp_path / "run"), code=1)
-    assert "fastkd: the global batch of 63 images does not divide by 2 processes" in err
+    _, err = finish(start("--batch-size", "1", "--run", tmp_path / "run"), code=1)
+    assert "fastkd: a global batch of 1 image cannot be shared by 2 processes" in err
     assert "in _main" not in err, "a traceback of ours; torchrun prints its own"
     assert not (tmp_path / "run").exists()
 
@@ -205,16 +220,6 @@ def test_torchrun_restarts_a_rank_that_died_and_the_same_command_goes_on(victim,
     _, err = finish(process)
     assert "resumed after epoch 1" in err
     assert_same(outcome(tmp_path / "run"), outcome(two))
-
-
-def test_processes_that_are_started_anew_find_no_addresses_of_those_before(monkeypatch):
-    """torchrun keeps one store for all of them."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    names = set()
-    for restart in range(3):
-        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restart))
-        names.add(distributed._attempt())
-    assert len(names) == 3
 
 
 @pytest.mark.slow

@@ -143,6 +143,14 @@ def test_peak_memory_on_the_cpu_is_that_of_the_process_in_bytes():
     assert 0.9 * resident < environment.peak_memory(CPU) < 1000 * resident
 
 
+def test_memory_is_that_of_the_process_and_of_its_gpu(monkeypatch):
+    assert environment.memory(CPU).keys() == {"rss"} and environment.memory(CPU)["rss"] > 1 << 24
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 7)
+    found = environment.memory(torch.device("cuda", 1))
+    assert (found["max_allocated"], found["max_reserved"]) == (5, 7) and "rss" in found
+
+
 class TestCalls:
     def test_a_call_has_its_time_place_and_command(self, monkeypatch):
         monkeypatch.setattr(sys, "orig_argv", ["/opt/venv/bin/python", "-m", "fastkd.train", "--run", "my runs/1"])

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import pickle
 
 import numpy as np
 import pytest
@@ -210,76 +209,6 @@ def test_what_is_written_takes_no_place_of_a_device(tmp_path):
     with pytest.raises(UserError, match="cannot write .*pipe: it is no regular file"):
         files.write_bytes(tmp_path / "pipe", b"x")
     assert (tmp_path / "pipe").is_fifo() and os.listdir(tmp_path) == ["pipe"]
-
-
-class Harmful:
-    def __reduce__(self):
-        return (os.mkdir, ("harmed",))
-
-
-class TestCheckpoints:
-    def test_nothing_of_a_device_is_pickled(self, tmp_path, monkeypatch):
-        """A meta tensor stands for one of a GPU: the file would name its device."""
-        monkeypatch.setattr(torch.Tensor, "cpu", lambda value: torch.zeros_like(value, device="cpu"))
-        on_device = torch.empty(2, device="meta")
-        files.write_state(tmp_path / "x", {"model": {"weight": on_device}, "meters": [{"hits": on_device}], "epoch": 1})
-        content = (tmp_path / "x").read_bytes()
-        state, _ = files.read_state(tmp_path / "x")
-        assert b"meta" not in content and state["epoch"] == 1
-        assert state["model"]["weight"].device == state["meters"][0]["hits"].device == torch.device("cpu")
-
-    def test_tensors_and_plain_types_come_back(self, tmp_path):
-        state = {"step": 3, "weights": {"a": torch.randn(2, 3)}, "names": ["a", None], "bf16": torch.ones(2).bfloat16()}
-        files.write_state(tmp_path / "x.pt", state)
-        again, with_digest = files.read_state(tmp_path / "x.pt")
-        assert with_digest and again.keys() == state.keys() and again["step"] == 3 and again["names"] == ["a", None]
-        assert torch.equal(again["weights"]["a"], state["weights"]["a"]) and again["bf16"].dtype == torch.bfloat16
-
-    def test_nothing_that_is_read_is_executed(self, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        torch.save({"harm": Harmful()}, tmp_path / "x.pt")
-        (tmp_path / "y.pt").write_bytes(pickle.dumps({"harm": Harmful()}))
-        for name in ("x.pt", "y.pt"):
-            with pytest.raises(UserError, match=f"{name} is not a checkpoint: damaged, or of another program"):
-                files.read_state(tmp_path / name)
-        assert not (tmp_path / "harmed").exists()
-
-    @pytest.mark.parametrize("size", (0, 1, 200, -1))
-    def test_one_that_is_cut_off_is_named(self, size, tmp_path):
-        files.write_state(tmp_path / "x.pt", {"weights": torch.randn(100)})
-        content = (tmp_path / "x.pt").read_bytes()
-        (tmp_path / "x.pt").write_bytes(content[:size])
-        with pytest.raises(UserError, match=r"x\.pt is not a checkpoint"):
-            files.read_state(tmp_path / "x.pt")
-
-    @pytest.mark.parametrize("part", range(0, 100, 7))
-    def test_any_bit_that_flips_is_noticed(self, part, tmp_path):
-        files.write_state(tmp_path / "x.pt", {"weights": torch.randn(100), "format": 2})
-        content = bytearray((tmp_path / "x.pt").read_bytes())
-        content[len(content) * part // 100] ^= 1 << (part % 8)
-        (tmp_path / "x.pt").write_bytes(content)
-        with pytest.raises(UserError, match=r"x\.pt is (damaged|not a checkpoint)"):
-            if not files.read_state(tmp_path / "x.pt")[
-                1
-            ]:  # the bit is one of the words that announce the digest: the format tells
-                raise UserError("x.pt is damaged")
-
-    def test_torch_reads_it_as_any_other(self, tmp_path):
-        files.write_state(tmp_path / "x.pt", {"step": 3})
-        assert torch.load(tmp_path / "x.pt", weights_only=True) == {"step": 3}
-
-    def test_one_without_a_digest_is_of_another_writer(self, tmp_path):
-        torch.save({"step": 3}, tmp_path / "x.pt")
-        assert files.read_state(tmp_path / "x.pt") == ({"step": 3}, False)
-
-    def test_one_of_another_kind_says_what_it_is(self, tmp_path):
-        torch.save([1, 2], tmp_path / "x.pt")
-        with pytest.raises(UserError, match=r"x\.pt is not a checkpoint of fastkd: expected a dictionary, got list"):
-            files.read_state(tmp_path / "x.pt")
-
-    def test_one_that_is_gone_is_named(self, tmp_path):
-        with pytest.raises(UserError, match=r"cannot read the checkpoint .*x\.pt: No such file"):
-            files.read_state(tmp_path / "x.pt")
 
 
 class TestWeights:

@@ -2,12 +2,13 @@
 
 import os
 import signal
+import threading
 import types
 
 import pytest
 
 from fastkd.support import interrupt as module
-from fastkd.support.interrupt import ECHO_SECONDS, Interrupt, interruptible
+from fastkd.support.interrupt import ALWAYS, ECHO_SECONDS, UNLESS_IGNORED, Interrupt, interruptible
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def clock(monkeypatch):
     return clock
 
 
-@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
+@pytest.mark.parametrize("number", (*ALWAYS, *UNLESS_IGNORED))
 def test_a_first_signal_is_noted_by_its_name_and_nothing_is_broken_off(number):
     with interruptible() as interrupt:
         assert interrupt.requested is None
@@ -79,3 +80,29 @@ def test_one_run_after_the_other_begins_with_no_request():
         os.kill(os.getpid(), signal.SIGINT)
     with interruptible() as again:
         assert interrupt.requested == "SIGINT" and again.requested is None
+
+
+@pytest.mark.parametrize("number", UNLESS_IGNORED)
+def test_what_a_process_was_started_to_ignore_it_ignores(number):
+    """nohup: the terminal's end is no reason to stop."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with interruptible() as interrupt:
+            os.kill(os.getpid(), number)
+            assert interrupt.requested is None
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_thread_that_is_not_the_main_one_leaves_the_signals_alone():
+    """Ray runs a training in one."""
+    before, heard = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with interruptible() as interrupt:
+            heard.append((interrupt.requested, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert heard == [(None, before)]

@@ -83,3 +83,11 @@ def test_a_file_gets_everything():
 )
 def test_durations(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("share", "words"), ((0.0, ""), (0.09, ""), (0.1, "10% waiting for data"), (1.0, "100% waiting"))
+)
+def test_waiting_for_data_is_said_where_it_is_much(share, words):
+    told = look(waiting=share).words()
+    assert words in told and ("waiting" in told) == bool(words)

@@ -8,10 +8,12 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 from helpers.commands import TINY
+from helpers.made_runs import record
 
 from fastkd import train
 from fastkd.support.errors import UserError
 from fastkd.support.log import MetricsLog, read_metrics
+from fastkd.support.loggers import as_csv, numbers
 
 RECORD = {"stage": "student", "step": 4, "train": {"loss": 0.5, "kl": math.nan}, "test": {}, "done": True}
 
@@ -113,10 +115,30 @@ def test_mlflow_goes_on_in_the_run_that_it_began(path, packages):
     assert len(Client.runs) == 2, "what is no name of a run is none"
 
 
-def test_csv_holds_what_the_log_does(tmp_path):
+def test_what_each_rank_measured_has_curves_and_columns_of_its_own():
+    measured = {"grad_norm": 2.0, "memory": {"rss": 4096}, "ranks": {"0": {"loss": 0.25}, "1": {"loss": 0.75}}}
+    found = numbers(RECORD | measured)
+    assert (found["grad_norm"], found["memory/rss"], found["ranks/1/loss"]) == (2.0, 4096, 0.75)
+    head = as_csv([RECORD, RECORD | measured]).splitlines()[0].split(",")
+    assert {"grad_norm", "memory.rss", "ranks.0.loss", "ranks.1.loss"} <= set(head)
+
+
+def test_csv_holds_what_the_log_does(path):
+    log = MetricsLog(path, loggers=("csv",))
+    for one in (record("teacher", 0, 80, 1), RECORD, record("control", 0, 60, 1)):
+        log.append(one)
+    check_csv(path.parent)
+
+
+@pytest.mark.slow
+def test_csv_is_an_option_of_a_training(tmp_path):
     assert train.main([*TINY, "--run", str(tmp_path / "run"), "--logger", "csv"]) == 0
-    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
-    records = [one for one in read_metrics(tmp_path / "run" / "metrics.jsonl") if "epoch" in one]
+    check_csv(tmp_path / "run")
+
+
+def check_csv(folder):
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    records = [one for one in read_metrics(folder / "metrics.jsonl") if "epoch" in one]
     assert [(row["stage"], int(row["epoch"])) for row in rows] == [(one["stage"], one["epoch"]) for one in records]
     last, counts = rows[-1], records[-1]["test"]["control"]
     assert float(last["test.control.top1"]) == counts["top1"] / counts["samples"]

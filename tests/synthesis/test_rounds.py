@@ -16,7 +16,7 @@ from fastkd.synthesis.bank import FeatureBank
 from fastkd.synthesis.generators import Generator
 from fastkd.synthesis.inversion import InversionTerms
 from fastkd.synthesis.losses import adversarial_loss, dafl_terms
-from fastkd.synthesis.rounds import BETAS, PseudoBatch, as_bytes, generator_step, inversion_round
+from fastkd.synthesis.rounds import BETAS, InversionRound, PseudoBatch, as_bytes, generator_step
 from fastkd.synthesis.views import normalised
 
 
@@ -99,8 +99,10 @@ def test_a_round_of_cmi(name, monkeypatch):
         return losses[-1]
 
     monkeypatch.setattr(InversionTerms, "total", total)
-    draws = [(views(case), case["in/bank"])] * steps
-    found = inversion_round(made_for, maker, latents, case["in/y"], of_head=of_head, draws=draws, lr=lr)
+    round_ = InversionRound(made_for, maker, latents, case["in/y"], of_head=of_head, lr=lr)
+    for _ in range(steps):
+        round_.step(views(case), case["in/bank"])
+    found = round_.best
     near(torch.stack(losses), case["out/losses"])
     for step, made in enumerate(images):
         if f"{name}/out/img_{step}" in case.arrays:

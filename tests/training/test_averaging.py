@@ -2,14 +2,17 @@
 
 import pytest
 import torch
+import torch.distributed as dist
+from helpers.courses import taught_recipe
 from helpers.dispatched import Launches
-from helpers.steps import make_step
+from helpers.steps import make_step, step_of_stage
 from helpers.tiny import CPU
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from fastkd.support import distributed
-from fastkd.training import averaging
-from fastkd.training.averaging import Averaging, average_gradients
+from fastkd.training import averaging, gates
+from fastkd.training.averaging import Averaging, average_gradients, message_bytes
 
 
 def test_one_process_calls_the_stage_itself():
@@ -78,3 +81,64 @@ class TestOneOfTwo:
         step.averaging.build(one_message=True)
         step._train_alone(raws[0])
         assert self.messages == [] and step.done == 1
+
+
+@pytest.mark.parametrize("mebibytes, message", ((0.25, 1), (3.5, 1), (8, 2), (44, 11), (400, 25)))
+def test_gradients_travel_in_four_messages_of_one_to_twenty_five_mebibytes(mebibytes, message):
+    size = int(mebibytes * 2**18)
+    weights = [nn.Parameter(torch.empty(size, device="meta")), nn.Parameter(torch.empty(size), requires_grad=False)]
+    assert message_bytes(weights) == message << 20
+
+
+class TestMessages:
+    """A group of one process that believes to be one of two: what it sends comes back, and is written down."""
+
+    @pytest.fixture(autouse=True)
+    def group(self, tmp_path, monkeypatch):
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+        self.sent, plain = [], dist.all_reduce
+
+        def all_reduce(tensor, *arguments, **options):
+            self.sent.append(tensor.nbytes)
+            return plain(tensor, *arguments, **options)
+
+        for module in (averaging, distributed, gates):
+            monkeypatch.setattr(module, "world_size", lambda: 2)
+        monkeypatch.setattr(dist, "all_reduce", all_reduce)
+        yield
+        dist.destroy_process_group()
+
+    def sent_by(self, step, raws, **how):
+        """The bytes of each message of a step, the third, for which DDP has cut its messages by what it saw."""
+        step.averaging.build(**how)
+        if step.averaging.reducer is not None:
+            step.averaging.reducer.register_comm_hook(None, allreduce_hook)
+        for raw in raws[:3]:
+            self.sent.clear()
+            step(raw)
+        return self.sent
+
+    FLAG = 4
+    """Whether anything is not finite."""
+
+    @pytest.mark.parametrize("parts, how", ((1, {}), (4, {}), (4, {"one_message": True})), ids=str)
+    def test_of_a_batch_in_parts_the_last_one_alone_sends(self, parts, how):
+        step, raws = make_step(accumulate=parts)
+        assert self.sent_by(step, raws, **how) == [gradients_of(step), self.FLAG]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("parts", (1, 4))
+    def test_gated_gradients_travel_once_too(self, parts):
+        step, raws = step_of_stage("student", recipe=taught_recipe("sckd"), accumulate=parts)
+        *gated, flag = self.sent_by(step, raws)
+        assert flag == self.FLAG and len(gated) == 1 and gated[0] > gradients_of(step)
+
+    def test_a_network_of_some_mebibytes_begins_to_send_before_backward_ends(self):
+        step, raws = make_step(network="wrn_16_2")
+        *gradients, flag = self.sent_by(step, raws)
+        assert flag == self.FLAG and sum(gradients) == gradients_of(step)
+        assert len(gradients) > 1 and gradients[-1] < gradients_of(step) / 2
+
+
+def gradients_of(step):
+    return sum(parameter.nbytes for parameter in step.stage.parameters())

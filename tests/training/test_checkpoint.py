@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.golden import GOLDEN
 
-from fastkd.support import files
+from fastkd.support import states
 from fastkd.support.errors import UserError
 from fastkd.training import checkpoint
 from fastkd.training.checkpoint import load_module, load_optimizer, read_checkpoint
@@ -23,7 +23,7 @@ def test_one_that_fastkd_0_1_wrote_has_no_digest_and_is_read():
 
 def test_one_of_today_needs_its_digest(state, tmp_path):
     file = tmp_path / "student.pt"
-    files.write_state(file, state | {"format": checkpoint.FORMAT})
+    states.write_state(file, state | {"format": checkpoint.FORMAT})
     assert read_checkpoint(file, "student")["format"] == checkpoint.FORMAT
     torch.save(state | {"format": checkpoint.FORMAT}, file)
     with pytest.raises(UserError, match=r"student\.pt is damaged: the digest at its end is gone"):
@@ -31,10 +31,10 @@ def test_one_of_today_needs_its_digest(state, tmp_path):
 
 
 def test_another_stage_and_another_format(state, tmp_path):
-    files.write_state(tmp_path / "x.pt", state)
+    states.write_state(tmp_path / "x.pt", state)
     with pytest.raises(UserError, match="is of the stage 'student', expected 'teacher'"):
         read_checkpoint(tmp_path / "x.pt", "teacher")
-    files.write_state(tmp_path / "x.pt", state | {"format": 99})
+    states.write_state(tmp_path / "x.pt", state | {"format": 99})
     with pytest.raises(UserError, match="has format 99, this fastkd reads 1 and 2"):
         read_checkpoint(tmp_path / "x.pt", "student")
 

@@ -28,7 +28,9 @@ STAGES = {
 MODES = [(name, "whole") for name in STAGES] + [("student-sskd", "blocks"), ("dml", "blocks")]
 
 
-@pytest.mark.parametrize("name, mode", MODES)
+@pytest.mark.parametrize(
+    "name, mode", [pytest.param(*it, marks=pytest.mark.slow if it[0] == "kdcl" else ()) for it in MODES]
+)
 def test_compiled_it_is_the_same(name, mode):
     builder, stages = built_stages(STAGES[name]())
     own = name if name.startswith("student") else "student"
@@ -131,10 +133,9 @@ class TestCompile:
         close(weights(compiled), weights(eager), rtol=1e-3, atol=1e-4)
 
 
-SMALL = ("resnet20", "resnet8x4", "wrn_16_1", "vgg8", "ShuffleV1", "tf_cnn")
-
-
-SMALLEST = ("resnet20", "wrn_16_1")
+SMALL = ("resnet20", "wrn_16_1", "vgg8", "tf_cnn")
+"""One of each way in which a network is made of blocks, and quickly compiled."""
+SMALLEST = ("wrn_16_1",)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import nn
 
 from fastkd.recipes import digits
 from fastkd.training.counters import BatchCounters
+from fastkd.training.synchronised import synchronise
 
 
 def counters(step):
@@ -74,4 +75,8 @@ def test_they_are_where_they_were_after_an_error_and_count_nothing():
 
 def test_layers_that_read_their_counter_keep_it():
     plain_mean, untracked = nn.BatchNorm2d(3, momentum=None), nn.BatchNorm2d(3, track_running_stats=False)
-    assert BatchCounters(nn.ModuleList([plain_mean, untracked, nn.SyncBatchNorm(3)])).norms == []
+    synchronised, by_gloo = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    synchronise(synchronised, torch.device("cuda"))
+    synchronise(by_gloo, torch.device("cpu"))
+    norms = nn.ModuleList([plain_mean, untracked, nn.SyncBatchNorm(3), synchronised, by_gloo])
+    assert BatchCounters(norms).norms == [by_gloo]

@@ -6,6 +6,7 @@ from helpers.made_images import made_recipe
 from helpers.tiny import built_stages
 
 from fastkd.data.base import Batch
+from fastkd.support.errors import UserError
 from fastkd.training.datafree import DataFree, look_at_round
 from fastkd.training.optimisation import build_optimizer
 
@@ -62,3 +63,9 @@ def test_how_far_a_round_is(stage):
     look = look_at_round(stage.synthesis, "student: images", (1, 3), (50, 200), 10.0)
     assert (look.done, look.total, look.seconds_left) == (50, 200, 30.0) and look.rate == 8 * 5
     assert look_at_round(stage.synthesis, "student: images", (1, 3), (0, 200), 0.0).seconds_left == 0
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setattr("fastkd.support.distributed.world_size", lambda: 2)
+    with pytest.raises(UserError, match="made in one process: start it without torchrun; the trainings of a table"):
+        built_stages(made_recipe())

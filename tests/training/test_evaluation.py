@@ -42,6 +42,13 @@ def topk_hits(logits, labels, k):
     return (logits.topk(k, dim=1).indices == labels[:, None]).any(1).sum().item()
 
 
+def test_something_may_be_done_after_each_batch():
+    source, seen = made_source(13, 4), []
+    table = made_logits(13)
+    Evaluation(lambda images: {"student": looked_up(table, images)}, source, CPU, after_batch=lambda: seen.append(1))()
+    assert len(seen) == 4
+
+
 @pytest.mark.parametrize("fixed_shape", (False, True))
 @pytest.mark.parametrize("batch_size", (1, 4, 13, 50))
 @pytest.mark.parametrize("samples", (1, 12, 13))

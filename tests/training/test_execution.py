@@ -30,7 +30,9 @@ def exactness():
 class TestExecution:
     def test_the_cpu_is_plain_pytorch(self):
         resolved, why = resolve(Execution(), CPU)
-        assert resolved == EVERYTHING_OFF and "--compile blocks" in why
+        assert (
+            resolved == EVERYTHING_OFF._replace(write_aside=True, shard_checkpoints=True) and "--compile blocks" in why
+        )
 
     def test_a_gpu_has_everything_on(self):
         resolved, why = resolve(Execution(), torch.device("cuda"))

@@ -1,13 +1,15 @@
 """Running means stay on the device until somebody looks, survive a checkpoint, and are those of all ranks."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from helpers.tiny import CPU
 
-from fastkd.training.meter import Meter, Totals
+from fastkd.training.laps import Lap
+from fastkd.training.meter import GRAD_NORM, Meter, Totals
 from fastkd.training.stages import StageLoss
 
 
@@ -16,8 +18,8 @@ def loss(total, hits=(0, 0), **terms):
     return StageLoss(torch.tensor(total, requires_grad=True), values, torch.tensor(hits))
 
 
-def add(meter, one):
-    meter.add(one.numbers(), one.hits)
+def add(meter, one, norm=1.0):
+    meter.add(one.numbers(), one.hits, torch.tensor(norm))
 
 
 def filled():
@@ -48,11 +50,11 @@ def test_several_steps_may_be_counted_at_once():
 def test_adding_changes_the_same_tensors_and_keeps_no_graph():
     """A recorded step has their addresses."""
     meter = filled()
-    before = [meter.hits, meter.values]
+    before = [meter.hits, meter.values, meter.largest]
     add(meter, loss(1.0, (1, 1), ce=1.0))
     meter.clear()
     add(meter, loss(5.0, (1, 2), ce=1.0))
-    assert all(old is new for old, new in zip(before, (meter.hits, meter.values), strict=True))
+    assert all(old is new for old, new in zip(before, (meter.hits, meter.values, meter.largest), strict=True))
     assert not meter.values.requires_grad
     assert meter.sums["loss"] == 5.0 and meter.hits.tolist() == [1, 2]
 
@@ -90,7 +92,7 @@ def test_what_a_checkpoint_keeps_is_on_the_host(monkeypatch):
     meter = Meter(torch.device("meta"))
     meter.names, meter.values = ("loss",), torch.ones(1, dtype=torch.float64, device="meta")
     state = meter.state()
-    assert [value.device for value in (state["hits"], *state["sums"].values())] == [CPU, CPU]
+    assert [value.device for value in (state["hits"], state["largest"], *state["sums"].values())] == [CPU] * 3
 
 
 @pytest.mark.parametrize("among", (1, 2, 3))
@@ -146,3 +148,58 @@ def test_a_state_holds_nothing_that_goes_on_changing():
     add(meter, loss(1.0, (1, 1), ce=1.0))
     assert then["sums"] == {"loss": 9.0, "ce": 4.5} and then["hits"].tolist() == [3, 8]
     assert all(value.device == CPU for value in (*then["sums"].values(), then["hits"]))
+
+
+class TestNorms:
+    """The norm of the gradients is a number of the step beside the loss, and no term of it."""
+
+    def filled(self, *norms):
+        meter = Meter(CPU)
+        for norm in norms:
+            one, norm = loss(1.0), torch.tensor(norm)
+            meter.add(one.numbers({GRAD_NORM: norm}), one.hits, norm)
+            meter.count(4)
+        return meter
+
+    def test_the_mean_stands_beside_the_terms(self):
+        totals = self.filled(1.0, 5.0, 3.0).read()
+        assert totals.grad_norm == 3.0 and totals.means().keys() == {"loss", "top1", "top5"}
+        assert math.isnan(Meter(CPU).read().grad_norm)
+
+    def test_the_largest_is_that_since_the_last_record_and_that_of_the_epoch(self):
+        meter = self.filled(1.0, 5.0, 3.0)
+        assert meter.take_largest() == (5.0, 5.0)
+        add(meter, loss(1.0), 2.0)
+        assert meter.take_largest() == (2.0, 5.0)
+        meter.clear()
+        add(meter, loss(1.0), 4.0)
+        assert meter.take_largest() == (4.0, 4.0)
+
+    def test_both_go_on_after_a_checkpoint_and_come_back_after_warming_up(self):
+        meter = self.filled(1.0, 5.0)
+        state = copy.deepcopy(meter.state())
+        add(meter, loss(1.0), 9.0)
+        meter.put_back(state)
+        for each in (meter, Meter(CPU).load(state)):
+            assert each.read().sums[GRAD_NORM] == 6.0 and each.take_largest() == (5.0, 5.0)
+
+    def test_what_an_older_checkpoint_does_not_know_is_no_number(self):
+        state = {
+            name: value for name, value in filled().state().items() if name not in ("largest", "seconds", "waited")
+        }
+        meter = Meter(CPU).load(state)
+        assert all(math.isnan(norm) for norm in meter.take_largest())
+        add(meter, loss(1.0), 2.0)
+        recent, of_epoch = meter.take_largest()
+        assert recent == 2.0 and math.isnan(of_epoch) and meter.read().lap == Lap(0.0, 0.0)
+
+
+def test_laps_are_added_up_and_forgotten_with_the_sums():
+    meter = filled()
+    meter.took(Lap(2.0, 0.5))
+    earlier = meter.read()
+    meter.took(Lap(1.0, 0.25))
+    assert meter.read().lap == Lap(3.0, 0.75) and meter.read().since(earlier).lap == Lap(1.0, 0.25)
+    assert Meter(CPU).load(meter.state()).read().lap == Lap(3.0, 0.75)
+    meter.clear()
+    assert meter.read().lap == Lap() and Lap().share == 0.0 and Lap(4.0, 1.0).share == 0.25

@@ -85,7 +85,7 @@ def test_a_resident_epoch_has_the_batches_of_its_loader(samples, rank, ranks):
         seen.append(raw.index.tolist())
         step.add_(1)
 
-    replays = ResidentSteps(train, RunAgain(), loader, train, step=step)
+    replays = ResidentSteps(train, RunAgain(), loader, train, step=step, begin=lambda number: None)
     for start in sorted({0, 1, order.steps // 2, order.steps - 1, order.steps}):
         seen.clear()
         step.fill_(3 * order.steps + start)
@@ -94,6 +94,37 @@ def test_a_resident_epoch_has_the_batches_of_its_loader(samples, rank, ranks):
         assert seen == batches
         assert sum(done.steps for done in trained) == len(batches)
         assert sum(done.images for done in trained) == sum(map(len, batches))
+
+
+@pytest.mark.parametrize("every, each", ((0, 10), (5, 5), (4, 2), (3, 1), (40, 10)))
+def test_what_is_done_between_the_steps_is_done_before_their_replays(every, each):
+    """Whatever step an epoch goes on at: of several steps in a replay it precedes the first alone."""
+    order = Order(46, 2, seed=1, drop_last=False)
+    loader, step, seen = ResidentLoader(torch.zeros(46), ("a", "b"), order), torch.tensor(0), []
+
+    def train(raw):
+        seen.append(int(step))
+        step.add_(1)
+
+    def begin(number):
+        if every and number % loader.steps % every == 0:
+            seen.append(f"before {number}")
+
+    recorder = RunAgain()
+    replays = ResidentSteps(train, recorder, loader, train, step=step, begin=begin, every=every)
+    assert replays.each == each
+    for start in (0, 7):
+        seen.clear()
+        step.fill_(2 * loader.steps + start)
+        recorder.replays = 0
+        assert sum(done.steps for done in replays.epoch(loader, 2, start)) == loader.steps - start
+        expected = []
+        for number in range(2 * loader.steps + start, 3 * loader.steps):
+            place = number - 2 * loader.steps
+            expected += [f"before {number}"] if every and place % every == 0 else []
+            expected.append(number)
+        assert seen == expected
+    assert recorder.replays < 16 or each == 1
 
 
 @pytest.mark.parametrize("sizes", ((4, 4, 4), (4, 3, 4, 1), (3, 3), ()), ids=str)

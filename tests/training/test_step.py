@@ -81,6 +81,9 @@ class TestTraining:
         "settings, words",
         [
             ({"accumulate": 3}, "batch of 64 images does not divide into 3 parts"),
+            ({"shards": 65}, "batch of 64 images does not divide into 65 shards"),
+            ({"shards": 4, "accumulate": 2}, "--shards takes each batch in parts, as --accumulate does"),
+            ({"shards": 4, "sync_batchnorm": True}, "--shards: each has BatchNorm statistics of its own"),
             ({"clip_norm": 0.0}, "Training.clip_norm is 0.0, expected a number above 0"),
             ({"ema": 1.0}, "Training.ema is 1.0, expected a number from 0 to below 1"),
         ],
@@ -94,9 +97,10 @@ class TestLaunches:
     """What a step does with single numbers is a handful of launches, however many terms its loss has."""
 
     FEW = (
-        *("stack", "_foreach_norm", "stack", "linalg_vector_norm", "lt", "logical_not"),  # the terms; is all finite
+        *("_foreach_norm", "stack", "linalg_vector_norm", "stack"),  # the norm of all gradients; the terms
+        *("linalg_vector_norm", "lt", "logical_not"),  # is all finite
         *("clamp", "index_select", "add_", "gt", "where", "where"),  # the rates; the step's number; the first bad step
-        *("_fused_sgd_", "add_", "add_"),  # the meter
+        *("_fused_sgd_", "add_", "add_", "maximum"),  # the meter
     )
 
     @pytest.mark.parametrize("name", ("teacher", "student", "control"))
@@ -109,7 +113,7 @@ class TestLaunches:
         step, raws = make_step(ema=0.9, clip_norm=1.0)
         step(raws[0])
         more = Counter(beside_forward_and_backward(step, raws[1])) - Counter(self.FEW)
-        clipping = ("linalg_vector_norm", "add", "reciprocal", "mul", "clamp", "_foreach_mul_")
+        clipping = ("add", "reciprocal", "mul", "clamp", "_foreach_mul_")
         buffers = ("_foreach_copy_", "_foreach_copy_")  # BatchNorm's, of two types
         assert more == Counter((*clipping, "_foreach_lerp_", *buffers))
 

@@ -105,7 +105,7 @@ def test_one_pass_of_the_teacher(teacher, alone, captured, tmp_path, monkeypatch
     assert said[0] == 2 * 128 + 2 * 40, "every image of both epochs, and the batch that was timed"
 
 
-@pytest.mark.parametrize("saves", (1, 6))
+@pytest.mark.parametrize("saves", (6, pytest.param(1, marks=pytest.mark.slow)))
 def test_killed_between_the_savings_of_one_epoch(saves, teacher, alone, captured, tmp_path, monkeypatch):
     plain, done = Trainer.save, [0]
 

@@ -6,77 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.feeding import evaluation_of, training_of
-from helpers.interrupts import AfterSteps
-from helpers.tiny import CPU, Quiet, job_of, tiny_recipe
+from helpers.tiny import Quiet, job_of, tiny_recipe
+from helpers.trainers import SAMPLES, STEPS, logged, stopped_after, trainer_in
 
 from fastkd import networks
-from fastkd.data import Augmentation, DataSet, Split
 from fastkd.run import Run
 from fastkd.support.display import Display
 from fastkd.support.errors import UserError
-from fastkd.support.files import write_state
-from fastkd.support.interrupt import Interrupt, Stopped
-from fastkd.support.log import MetricsLog, read_metrics
+from fastkd.support.log import read_metrics
 from fastkd.support.session import Session
-from fastkd.training.identity import Identity
-from fastkd.training.meter import Meter
-from fastkd.training.optimisation import Training
-from fastkd.training.stages import Stage, StageLoss, Supervised
+from fastkd.training.stages import Stage, StageLoss
 from fastkd.training.step import Step
-from fastkd.training.trainer import Trainer
-
-SAMPLES, BATCH = 10, 4  # three steps an epoch, the last of two images
-STEPS = 3
-
-
-def made_data():
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (SAMPLES, 8, 8, 3), dtype=torch.uint8, generator=generator)
-    split = Split(images, torch.arange(SAMPLES) % 3)
-    return DataSet(name="made", train=split, test=split, classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
-
-
-def supervised(network="resnet8"):
-    torch.manual_seed(0)
-    return Supervised(networks.build(network, num_classes=3), "student")
-
-
-def trainer_in(folder, stage=None, *, name="student", display=None, interrupt=None, training=None, **options):
-    data = made_data()
-    settings = Training(**({"epochs": 2, "batch_size": BATCH, "lr": 0.01, "drop_last": False} | (training or {})))
-    train = training_of(
-        data, image_size=8, batch_size=BATCH, augmentation=Augmentation(crop_padding=1), seed=0, drop_last=False
-    )
-    return Trainer(
-        name,
-        stage or supervised(),
-        settings,
-        train,
-        evaluation_of(data, image_size=8, batch_size=BATCH),
-        device=CPU,
-        session=Session(display or Quiet(), interrupt or Interrupt()),
-        checkpoint=folder / f"{name}.pt",
-        log=MetricsLog(folder / "metrics.jsonl"),
-        **options,
-    )
-
-
-def stopped_after(count, folder, **options):
-    """The checkpoint of a training that was asked to stop while it took its `count`-th step."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped, match="stopped by SIGINT in student"):
-        trainer_in(folder, interrupt=AfterSteps(patch, count), **options).fit()
-    return folder / "student.pt"
-
-
-def edit(checkpoint, **changes):
-    write_state(checkpoint, torch.load(checkpoint, weights_only=True) | changes)
-
-
-def logged(folder):
-    """Everything but times."""
-    records = read_metrics(folder / "metrics.jsonl")
-    return [{key: value for key, value in r.items() if key not in ("seconds", "images_per_second")} for r in records]
 
 
 def test_every_epoch_is_trained_evaluated_logged_and_told(tmp_path):
@@ -119,6 +59,25 @@ def test_stopped_and_gone_on_with_is_the_same_bit_for_bit(count, tmp_path):
     assert logged(folders[1]) == logged(folders[0])
 
 
+def test_stopped_in_front_of_a_long_evaluation_is_the_same_bit_for_bit(tmp_path):
+    folders = [tmp_path / name for name in ("whole", "parts")]
+    for folder in folders:
+        folder.mkdir()
+    whole = trainer_in(folders[0])
+    whole.fit()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastkd.training.saving_times.LONG_EVALUATION", -1.0)
+        stopped_after(STEPS, folders[1])
+    assert logged(folders[1]) == []
+    display = Quiet()
+    parts = trainer_in(folders[1], display=display)
+    parts.fit()
+    assert display.notes[0].endswith(f"resumed after epoch 0, step {STEPS}")
+    found = parts.stage.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in whole.stage.state_dict().items())
+    assert logged(folders[1]) == logged(folders[0])
+
+
 def test_a_stage_that_is_done_takes_no_step(tmp_path, monkeypatch):
     first = trainer_in(tmp_path).fit()
     monkeypatch.setattr(Step, "__call__", lambda *_: pytest.fail("trained on"))
@@ -136,71 +95,8 @@ def test_what_was_logged_after_the_checkpoint_is_forgotten(tmp_path):
     assert [record["epoch"] for record in logged(tmp_path)] == [1, 2]
 
 
-class TestCheckpointsThatDoNotFit:
-    def test_of_another_stage(self, tmp_path):
-        checkpoint = stopped_after(1, tmp_path)
-        checkpoint.rename(tmp_path / "teacher.pt")
-        with pytest.raises(UserError, match=r"teacher\.pt is of the stage 'student', expected 'teacher'"):
-            trainer_in(tmp_path, name="teacher").fit()
-
-    def test_of_another_format(self, tmp_path):
-        edit(stopped_after(1, tmp_path), format=99)
-        with pytest.raises(UserError, match=r"student\.pt has format 99, this fastkd reads 1"):
-            trainer_in(tmp_path).fit()
-
-    def test_of_another_recipe(self, tmp_path):
-        stopped_after(1, tmp_path, identity=Identity({"seed": 0}))
-        with pytest.raises(UserError, match=r"student\.pt was made with seed = 0, the recipe now says 1"):
-            trainer_in(tmp_path, identity=Identity({"seed": 1})).fit()
-
-    def test_of_another_network(self, tmp_path):
-        stopped_after(1, tmp_path)
-        with pytest.raises(UserError, match=r"student\.pt does not fit this stage: size mismatch") as raised:
-            trainer_in(tmp_path, supervised("resnet8x4")).fit()
-        assert "\n" not in str(raised.value)
-
-
-def test_what_the_ranks_tell_each_other_for_a_checkpoint_is_on_the_host(tmp_path, monkeypatch):
-    """A meta tensor stands for one of a GPU."""
-    trainer, told = trainer_in(tmp_path), []
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda value: torch.zeros_like(value, device="cpu"))
-    trainer.step.meter = Meter(torch.device("meta"))
-    trainer.step.meter.names, trainer.step.meter.values = ("loss",), torch.zeros(1, device="meta")
-    monkeypatch.setattr("fastkd.training.trainer.from_all", lambda value: [told.append(value) or value])
-    trainer.save()
-    tensors = [told[0]["hits"], *told[0]["sums"].values(), *told[1].values()]
-    assert len(tensors) == 3 and all(tensor.device == CPU for tensor in tensors)
-
-
-def test_another_number_of_threads_is_told(tmp_path):
-    edit(stopped_after(1, tmp_path), threads=torch.get_num_threads() + 1)
-    display = Quiet()
-    trainer_in(tmp_path, display=display).fit()
-    now = torch.get_num_threads()
-    assert display.notes[0].startswith(f"student: begun with {now + 1} threads, goes on with {now}: results are the")
-
-
-@pytest.mark.parametrize("ranks", (2, 3))
-def test_what_several_ranks_counted_of_an_epoch_is_counted_on_by_one(ranks, tmp_path):
-    folders = [tmp_path / name for name in ("one", "several")]
-    for folder in folders:
-        folder.mkdir()
-        checkpoint = stopped_after(2, folder)
-    state = torch.load(checkpoint, weights_only=True)
-    (meter,), (rng,) = state["meters"], state["rngs"]
-    first = {"sums": {name: ranks * value for name, value in meter["sums"].items()}, "hits": meter["hits"]}
-    others = {"sums": {name: 0 * value for name, value in meter["sums"].items()}, "hits": 0 * meter["hits"]}
-    edit(checkpoint, meters=[meter | first, *[meter | others] * (ranks - 1)], rngs=[rng] * ranks)
-    display = Quiet()
-    trainer_in(folders[0]).fit()
-    trainer_in(folders[1], display=display).fit()
-    assert display.notes[0].startswith(f"student: begun with {ranks} processes, goes on with 1: the batches are the")
-    for mine, theirs in zip(*map(logged, folders), strict=True):
-        assert mine["train"] == pytest.approx(theirs["train"], rel=1e-12)
-
-
 def test_records_inside_an_epoch_have_the_means_of_their_own_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastkd.training.trainer.LOG_STEPS", 1)
+    monkeypatch.setattr("fastkd.training.records.LOG_STEPS", 1)
     trainer, losses = trainer_in(tmp_path, training={"epochs": 1}), []
     trainer.stage.register_forward_hook(lambda stage, given, loss: losses.append(loss.total.item()))
     trainer.fit()
@@ -208,6 +104,28 @@ def test_records_inside_an_epoch_have_the_means_of_their_own_steps(tmp_path, mon
     assert [record["step"] for record in steps] == [1, 2] and "epoch" not in steps[0]
     assert [record["train"]["loss"] for record in steps] == pytest.approx(losses[:2])
     assert epoch["train"]["loss"] == pytest.approx(sum(losses) / STEPS) and len(losses) == STEPS
+
+
+def test_records_say_how_large_gradients_were_and_what_the_steps_cost(tmp_path, monkeypatch):
+    """The norms are those that torch finds of the same gradients, before they are clipped."""
+    monkeypatch.setattr("fastkd.training.records.LOG_STEPS", 2)
+    trainer, norms = trainer_in(tmp_path, training={"epochs": 1, "clip_norm": 0.5}), []
+    plain = trainer.step.averaging.finish
+
+    def finish():
+        plain()
+        gradients = [parameter.grad for parameter in trainer.stage.parameters() if parameter.grad is not None]
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
+
+    monkeypatch.setattr(trainer.step.averaging, "finish", finish)
+    trainer.fit()
+    inside, epoch = read_metrics(tmp_path / "metrics.jsonl")
+    for record, own in ((inside, norms[:2]), (epoch, norms)):
+        assert record["grad_norm"] == pytest.approx(sum(own) / len(own), rel=1e-5)
+        assert record["grad_norm_max"] == pytest.approx(max(own), rel=1e-6)
+        assert record["data_time"] > 0 and 0 < record["data_share"] < 1
+        assert record["memory"].keys() == {"rss"} and record["memory"]["rss"] > 1 << 24
+        assert "ranks" not in record and "grad_norm" not in record["train"]
 
 
 def test_a_person_sees_how_far_it_is(tmp_path):
