@@ -189,6 +189,7 @@ def test_a_trained_module_teaches_as_its_file_does(trained, tmp_path):
         train(run=tmp_path / "no", teacher=small, **QUICK)
 
 
+@pytest.mark.slow
 def test_several_trained_modules_teach_and_a_run_of_theirs_is_resumed(trained, tmp_path):
     how = {"teacher": [trained, small(10)], "method": "aveg", "silent": True} | QUICK | {"epochs": 2}
     part = train(run=tmp_path / "run", callbacks=[Told(stop_after=1)], **how)

@@ -42,6 +42,18 @@ def test_the_losses_in_lightning():
     assert runpy.run_path(str(EXAMPLES / "losses_in_lightning.py"))["main"]() < 1.0
 
 
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+@pytest.mark.parametrize(
+    "methods", [("kd",), pytest.param(("kd", "kd+fitnet", "kd+crd", "simkd"), marks=pytest.mark.slow)]
+)
+def test_a_vision_transformer_of_timms_teaches_a_network_of_timms(methods, tmp_path, capsys):
+    main = runpy.run_path(str(EXAMPLES / "timm_vit_teaches_cnn.py"))["main"]
+    short = {"epochs": 1, "limit_train": 64, "batch_size": 32, "warmup_epochs": 0, "silent": True}
+    main(folder=str(tmp_path / "runs"), methods=methods, **short)
+    told = capsys.readouterr().out
+    assert all(f"\n{method} " in f"\n{told}" for method in methods) and "is mobilenetv3_small_050" in told
+
+
 SCRIPT = EXAMPLES / "slurm" / "train.sbatch"
 
 

@@ -27,7 +27,10 @@ def obstacle(device: str) -> str:
     """What keeps the library for a device type ("cpu", "cuda") from being used; "" if nothing does."""
     if _file(device) is None:
         return f"the compiled {device} library was not built"
-    load(device)
+    try:
+        load(device)
+    except OSError as error:  # as CUDA's does beside a torch without CUDA
+        return f"the compiled {device} library does not load: {error.__cause__ or error}"
     return "" if _is_current(device) else f"the compiled {device} library is of older sources, build it again"
 
 

@@ -8,7 +8,7 @@ timm = pytest.importorskip("timm", reason="timm is not installed")
 from fastkd.data.base import Batch  # noqa: E402
 from fastkd.methods import Context  # noqa: E402
 from fastkd.methods.simkd import SimKD, SimKDSettings  # noqa: E402
-from fastkd.networks import admit, build, output_shapes  # noqa: E402
+from fastkd.networks import admit, build, give, output_shapes  # noqa: E402
 from fastkd.networks.checkpoints import public_state_dict  # noqa: E402
 from fastkd.networks.cut import CutNetwork  # noqa: E402
 from fastkd.networks.grafts import graft  # noqa: E402
@@ -117,6 +117,13 @@ def test_what_it_classifies_by_is_told():
         made("regnetx_002", 32)(images, preacts=True)
     features = made("convnext_atto", 32)(images, preacts=True)
     assert all(torch.equal(*pair) for pair in zip(features.features, features.preacts, strict=True))
+
+
+def test_a_model_that_a_program_has_made_gives_as_much():
+    model = timm.create_model("mobilenetv3_small_050", num_classes=7).eval()
+    network, images = build(give(model), num_classes=7, image_size=32).eval(), torch.randn(2, 3, 32, 32)
+    assert isinstance(network, CutNetwork) and torch.equal(network(images).logits, model(images))
+    assert public_state_dict(network).keys() == model.state_dict().keys()
 
 
 def test_features_may_be_named():

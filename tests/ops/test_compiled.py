@@ -98,6 +98,13 @@ class TestInstructions:
         assert "FASTKD_CPU: no instruction set 'nothing'" in done.stderr
 
 
+def test_a_library_that_does_not_load_is_said_to_be_one(folder):
+    """CUDA's beside a torch without CUDA: a wheel with both libraries works there, too."""
+    (folder / "_fastkd_cuda.abi3.so").touch()
+    compiled.load.cache_clear()
+    assert compiled.obstacle("cuda").startswith("the compiled cuda library does not load: ")
+
+
 def test_loading_what_is_not_there_is_a_mistake_of_ours(folder, loaded):
     with pytest.raises(AssertionError, match=r"load\('cpu'\) comes after obstacle\('cpu'\)"):
         compiled.load("cpu")
