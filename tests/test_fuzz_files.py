@@ -39,7 +39,7 @@ from fastkd.support.interrupt import Stopped
 from fastkd.support.log import MetricsLog, read_metrics
 from fastkd.support.session import Session
 from fastkd.training.checkpoint import read_checkpoint
-from fastkd.training.shares import share_of
+from fastkd.training.checkpoint_shares import share_of
 
 FEW, MANY = 40, 1500
 NIGHT = pytest.param(MANY, marks=pytest.mark.slow)

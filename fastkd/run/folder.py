@@ -15,7 +15,7 @@ from fastkd.support.files import make_folder, read_json, write_json
 from fastkd.support.locks import clear_aside, locked
 from fastkd.support.paths import inside, is_file, is_folder, is_there
 from fastkd.support.schemas import Environment, Results, checked
-from fastkd.training.shares import remove_orphans
+from fastkd.training.checkpoint_shares import remove_orphans
 
 
 def create_folder(folder: Path, recipe: Recipe, *, unlocked: bool = False) -> None:

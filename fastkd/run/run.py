@@ -43,11 +43,11 @@ from fastkd.support.loggers import LoggerName, check_loggers
 from fastkd.support.paths import is_file, is_there
 from fastkd.support.session import Session
 from fastkd.support.words import counted
+from fastkd.training.checkpoint_shares import remove_shares
 from fastkd.training.datafree import DataFree, remove_features, seconds_of_rounds
 from fastkd.training.dropout import draws_otherwise
 from fastkd.training.evaluation import accuracies, similarity
 from fastkd.training.identity import Identity
-from fastkd.training.shares import remove_shares
 from fastkd.training.stages import Mutual, Stage
 from fastkd.training.taught import Shelf
 from fastkd.training.trainer import Trainer

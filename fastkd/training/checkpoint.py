@@ -11,8 +11,8 @@ from fastkd.support.plain import is_plain
 from fastkd.support.schemas import Checkpoint, checked
 from fastkd.support.states import read_state
 from fastkd.support.words import counted
+from fastkd.training.checkpoint_shares import read_shares
 from fastkd.training.optimisation import load_optimizer_state
-from fastkd.training.shares import read_shares
 
 FORMAT = 2
 _WITHOUT_DIGEST = 1  # what fastkd 0.1 wrote

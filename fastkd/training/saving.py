@@ -22,11 +22,11 @@ from fastkd.training.checkpoint import (
     random_state,
     read_checkpoint,
 )
+from fastkd.training.checkpoint_shares import replicated, shared_out
 from fastkd.training.datafree import load_synthesis, synthesis_state
 from fastkd.training.identity import Identity
 from fastkd.training.meter import Meter, Totals
 from fastkd.training.progress import Progress
-from fastkd.training.shares import replicated, shared_out
 from fastkd.training.step import Step
 from fastkd.training.writer import CheckpointWriter
 

@@ -10,7 +10,7 @@ from fastkd.support.errors import UserError
 from fastkd.support.host_copies import HostCopies
 from fastkd.support.paths import is_there
 from fastkd.support.states import write_state
-from fastkd.training.shares import remove_shares, rows_of, share_of
+from fastkd.training.checkpoint_shares import remove_shares, rows_of, share_of
 
 
 class CheckpointWriter:
