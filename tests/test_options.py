@@ -47,7 +47,7 @@ def test_options_are_a_tested_contract():
         *("eval-every", "keep-epochs", "threads", "device", "logger", "heartbeat", "dry-run", "pair", "list"),
         *("unlocked", "trust", "teacher-prefix", "any-images", "teacher-features", "student-features", "as-printed"),
         *("init", "teacher-init", "teacher-classes", "own-images", "teacher-size", "teacher-mean", "teacher-std"),
-        *("freeze-epochs", "body-lr-factor"),
+        *("freeze-epochs", "body-lr-factor", "mean", "std"),
         *("accumulate", "shards", "clip-norm", "ema", "sync-batchnorm", "scale-lr-from"),
         *("loader", "resident", "max-bad-images", "class-list", "split", "label-column", "workers", "index-cache"),
         *(
@@ -99,6 +99,13 @@ class TestCommandLine:
     def test_imagenet_with_chosen_blocks_deviates(self):
         said = resolved("imagenet-sftn", "--branch-blocks", "1").deviations
         assert "teacher sftn.blocks [1] instead of None" in said
+
+    def test_a_normalisation_that_is_given_counts_and_is_a_deviation(self):
+        recipe = resolved("cifar100-sftn", "--mean", ".5", ".4", ".3", "--std", ".2", ".2", ".2")
+        assert (recipe.mean, recipe.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+        assert any(words.startswith("mean") for words in recipe.deviations)
+        with pytest.raises(UserError, match="^--mean and --std go together$"):
+            resolved("cifar100-sftn", "--std", ".2", ".2", ".2")
 
     def test_milestones_move_with_the_epochs(self):
         training = resolved("cifar100-sftn", "--epochs", "24").stages[0].training

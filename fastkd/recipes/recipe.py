@@ -206,9 +206,10 @@ class Recipe(Checked):
     end."""
     augmentation: Augmentation = fixed(factory=Augmentation)
     reading: Reading = fixed(factory=Reading)
-    mean: tuple[Share, Share, Share] | None = fixed(None)
-    """Mean of the channels, where white is 1; None: the data set's own."""
-    std: tuple[Positive, Positive, Positive] | None = fixed(None)
+    mean: tuple[Share, Share, Share] | None = rare(None)
+    """What images are normalised by, where white is 1 (default: the recipe's, else the data set's own)."""
+    std: tuple[Positive, Positive, Positive] | None = rare(None)
+    """What images are divided by, likewise."""
     seed: Seed = 0
     """Seed of the weights and the negatives and, unless --data-seed is given, of the order and the augmentation."""
     data_seed: Seed | None = None
@@ -230,6 +231,8 @@ class Recipe(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.mean is None) != (self.std is None):
+            raise UserError("--mean and --std go together")
         self.augmentation.check_size(self.image_size)
         if self.name or self.stages:  # what recipes have in common has neither
             check_name(self.name, "the name of a recipe")

@@ -36,7 +36,9 @@ def test_a_run_goes_on_with_its_own_recipe():
 
 
 @pytest.mark.parametrize(
-    "changes", ({"image_size": 12}, {"limit_train": 3}, {"mean": (0.5, 0.5, 0.5)}, {"seed": 9}), ids=str
+    "changes",
+    ({"image_size": 12}, {"limit_train": 3}, {"mean": (0.5, 0.5, 0.5), "std": (1.0, 1.0, 1.0)}, {"seed": 9}),
+    ids=str,
 )
 def test_and_with_no_other(changes):
     with pytest.raises(UserError, match=rf"made with .*{next(iter(changes))}.*, the recipe now says"):
