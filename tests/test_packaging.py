@@ -1,5 +1,6 @@
 """What a source distribution and a wheel hold, and what they say of themselves."""
 
+import importlib.metadata
 import re
 import runpy
 import subprocess
@@ -62,6 +63,12 @@ def test_the_program_is_there_and_every_word_of_it():
     from fastkd.__main__ import run
 
     assert PROJECT["scripts"] == {"fastkd": "fastkd.__main__:run"} and callable(run)
+
+
+def test_dependencies_are_few_and_bring_pillow():
+    names = {re.match(r"[\w-]+", line)[0] for line in PROJECT["dependencies"]}
+    assert names == {"torch", "torchvision", "numpy", "safetensors", "tyro", "rich"}
+    assert any(re.match(r"pillow\b(?!.*extra)", line) for line in importlib.metadata.requires("torchvision"))
 
 
 def test_the_package_says_what_it_is():
