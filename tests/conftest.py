@@ -8,9 +8,8 @@ from helpers.commands import TINY
 from fastkd import train
 from fastkd.training.stages import Distill
 
-# A shell that starts this in the background has both ignored, and every process that the tests start inherits that.
+# A shell that starts this in the background has it ignored, and every process that the tests start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")
