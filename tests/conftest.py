@@ -1,10 +1,15 @@
 """What several test modules are given."""
 
+import signal
+
 import pytest
 from helpers.commands import TINY
 
 from fastkd import train
 from fastkd.training.stages import Distill
+
+# A shell that starts this in the background has it ignored, and every process that the tests start inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")

@@ -123,6 +123,8 @@ def make_folder(path: Path, *, own: bool = False) -> None:
     with explained("cannot create the folder", path):
         if own and os.path.islink(path):
             raise UserError(f"cannot write in {path}: it is a link")
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path)  # a path that is too long as a whole is known before anything is made
         missing = [folder for folder in (path, *path.parents) if not os.path.isdir(folder)]
         made: list[Path] = []
         try:
@@ -131,7 +133,7 @@ def make_folder(path: Path, *, own: bool = False) -> None:
                     folder.mkdir(exist_ok=True)
                     made.append(folder)
                 sync_folder(folder.parent)
-        except BaseException:  # a path that is too long is known in its middle
+        except BaseException:  # a name that is too long is known in the middle of its path
             with contextlib.suppress(OSError):
                 for folder in reversed(made):
                     folder.rmdir()

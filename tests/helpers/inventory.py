@@ -94,7 +94,8 @@ def tiny_options(paper: str, table: Table, *, images: int = 8, batch: int = 8) -
     epochs = str(EPOCHS.get((paper, table.key), 1))
     yield from ("--limit-train", str(images), "--batch-size", str(batch), "--epochs", epochs)
     recipes = {place.entry.recipe for place in table.places}
-    if any(stage.name == "teacher" for name in recipes for stage in reproduce.RECIPES[name]().stages):
+    taught = {place.entry.recipe for place in table.places if place.entry.teacher}
+    if any(stage.name == "teacher" for name in taught for stage in reproduce.RECIPES[name]().stages):
         yield from ("--teacher-epochs", epochs)
     sets = sets_of(table)
     if sets[0] == "imagefolder":

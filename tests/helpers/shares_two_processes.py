@@ -10,7 +10,7 @@ from fastkd.losses import CRDLoss
 from fastkd.support import states
 from fastkd.support.distributed import is_main, rank, wait_for_all
 from fastkd.support.errors import UserError
-from fastkd.training import shares, writer
+from fastkd.training import checkpoint_shares, writer
 from fastkd.training.execution import EVERYTHING_OFF
 from fastkd.training.saving import Standing
 from fastkd.training.stages import Stage, StageLoss
@@ -43,7 +43,7 @@ def trainer_of(folder: Path, *, aside: bool = True, shared: bool = True) -> Trai
 
 def train(number: int, folder: str) -> None:
     """The same instant as one file and as shares, at once and aside; what was trained on; what went wrong."""
-    shares.LEAST_BYTES, here, found = LEAST_BYTES, Path(folder), {}
+    checkpoint_shares.LEAST_BYTES, here, found = LEAST_BYTES, Path(folder), {}
     trainer = trainer_of(here / "run")
     trainer.epoch()
     standing = Standing(trainer.progress, trainer.records.logged, 1.5)
@@ -104,7 +104,7 @@ def keep(folder: Path, name: str) -> None:
 
 def write_until_killed(number: int, folder: str) -> None:
     """One checkpoint after the other, whose large tensors all hold the checkpoint's number; in small, slow pieces."""
-    shares.LEAST_BYTES, states._CHUNK = LEAST_BYTES, 200
+    checkpoint_shares.LEAST_BYTES, states._CHUNK = LEAST_BYTES, 200
     trainer = trainer_of(Path(folder))
     trainer.load()
     while True:

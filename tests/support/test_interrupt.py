@@ -18,8 +18,17 @@ def clock(monkeypatch):
     return clock
 
 
+@pytest.fixture
+def heeded():
+    """Every signal does what it does by itself, also where the tests were started by nohup."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in UNLESS_IGNORED}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", (*ALWAYS, *UNLESS_IGNORED))
-def test_a_first_signal_is_noted_by_its_name_and_nothing_is_broken_off(number):
+def test_a_first_signal_is_noted_by_its_name_and_nothing_is_broken_off(number, heeded):
     with interruptible() as interrupt:
         assert interrupt.requested is None
         os.kill(os.getpid(), number)

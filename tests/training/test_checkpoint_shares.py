@@ -15,14 +15,14 @@ from torch import nn
 
 from fastkd.support import states
 from fastkd.support.errors import UserError
-from fastkd.training import saving, shares
+from fastkd.training import checkpoint_shares, saving
 from fastkd.training.checkpoint import read_checkpoint
 from fastkd.training.writer import CheckpointWriter
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(shares, "LEAST_BYTES", LEAST_BYTES)
+    monkeypatch.setattr(checkpoint_shares, "LEAST_BYTES", LEAST_BYTES)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def tensors(tree, at=()):
 
 def test_all_processes_hold_alike_what_is_trained_and_what_a_loss_computes_alike():
     stage = Contrasted()
-    alike = shares.replicated(stage)
+    alike = checkpoint_shares.replicated(stage)
     assert {"loss.bank", "loss.position", "loss.student_head.weight"} <= alike
     assert not any("running" in name for name in alike), "each process has statistics of its own images"
     assert alike <= stage.state_dict().keys()
@@ -71,12 +71,12 @@ def test_rows_put_together_are_the_tensors(among):
         "optimizer": {0: {"momentum_buffer": torch.randn(10, 40), "step": torch.tensor(3.0)}, 1: {}},
         "progress": {"epoch": 3},
     }
-    rest, large = shares.shared_out(state, shares.replicated(layer), among)
+    rest, large = checkpoint_shares.shared_out(state, checkpoint_shares.replicated(layer), among)
     assert list(tensors(large)) == [("model", "weight"), ("optimizer", 0, "momentum_buffer")]
     assert list(rest) == list(state) and tensors(rest).keys() == tensors(state).keys() - tensors(large).keys()
-    parts = [shares.rows_of(large, mine, among) for mine in range(among)]
+    parts = [checkpoint_shares.rows_of(large, mine, among) for mine in range(among)]
     for entry in large:
-        rest[entry] = shares._with_rows(rest[entry], [part[entry] for part in parts])
+        rest[entry] = checkpoint_shares._with_rows(rest[entry], [part[entry] for part in parts])
     found = tensors(rest)
     assert found.keys() == tensors(state).keys()
     assert all(torch.equal(value, found[place]) for place, value in tensors(state).items())
@@ -238,15 +238,15 @@ class TestClearing:
         kept = ("student.pt", "student.pt.3", "student.pt.bak", "teacher.pt.1", "student.pt.4.txt")
         for name in (*kept, "student.pt.1", "student.pt.12"):
             (tmp_path / name).write_text("")
-        shares.remove_shares(tmp_path / "student.pt", but=[3])
+        checkpoint_shares.remove_shares(tmp_path / "student.pt", but=[3])
         assert names(tmp_path) == sorted(kept)
 
     def test_shares_of_a_checkpoint_that_is_gone_go(self, tmp_path):
         kept = ("student.pt", "student.pt.3", "notes.1", "teacher.pt.one")
         for name in (*kept, "teacher.pt.1"):
             (tmp_path / name).write_text("")
-        shares.remove_orphans(tmp_path)
-        shares.remove_orphans(tmp_path / "none")
+        checkpoint_shares.remove_orphans(tmp_path)
+        checkpoint_shares.remove_orphans(tmp_path / "none")
         assert names(tmp_path) == sorted(kept)
 
 
