@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -105,14 +105,15 @@ def main(arguments: list[str]) -> int:
     return carry_out(table, options, others)
 
 
-def carry_out(table: Table, options: Options, others: Sequence[str]) -> int:
+def carry_out(table: Table, options: Options, others: Sequence[str], *, data: Mapping[str, str] | None = None) -> int:
     """Trains what the table needs, or what is left of it, and shows it; returns the program's code.
 
     others: options of `fastkd.train` that every training is given.
+    data: `NAME:PATH` of what is read in the place of a data set, by its name, beside those that the options give.
     """
     seeds = Seeds(options.seeds, options.teachers, options.seed)
-    data = _places_of_data(table, options.data)
-    cells = cells_of(table, seeds, data, others)
+    places = _places_of_data(table, options.data, data or {})
+    cells = cells_of(table, seeds, places, others)
 
     def cell_of(place: Place) -> Cell:
         return cells[_cell_name(table, place.entry)]
@@ -125,7 +126,7 @@ def carry_out(table: Table, options: Options, others: Sequence[str]) -> int:
             _check_and_tell(worker, seeds, time_steps=options.time_steps)
             if options.plan:
                 return 0
-            finder = Finder(plan, data, device, display, worker.session.interrupt)
+            finder = Finder(plan, places, device, display, worker.session.interrupt)
             try:
                 with interruptible(worker.session.interrupt):
                     worker.work()
@@ -136,7 +137,7 @@ def carry_out(table: Table, options: Options, others: Sequence[str]) -> int:
         if distributed.is_main():
             cells |= {name: worker.as_opened(cell) for name, cell in cells.items()}
             runs = [show_as_run(plan, cell) for cell in cells.values()]
-            _show(table, worker, cells, seeds, data)
+            _show(table, worker, cells, seeds, places)
             if table.name.startswith("Figure") and not (table.chart or table.pictures or table.computed):
                 _draw(table, runs, root)
     failures = [f"{described(plan.nodes[digest])}: {why}" for digest, why in worker.failures.items()] + finder.failures
@@ -283,11 +284,11 @@ def _with_probe_epochs(table: Table, epochs: int) -> Table:
     return replace(table, places=tuple(places), notes=(*table.notes, words))
 
 
-def _places_of_data(table: Table, given: Sequence[str]) -> dict[str, str]:
+def _places_of_data(table: Table, given: Sequence[str], instead: Mapping[str, str]) -> dict[str, str]:
     """`NAME:PATH` of each data set, by its name."""
     needed = list(dict.fromkeys(RECIPES[place.entry.recipe]().data.partition(":")[0] for place in table.places))
     needed += dict.fromkeys(place.finding.data for place in table.places if place.finding and place.finding.data)
-    found = {}
+    found = dict(instead)
     for word in given:
         name, equals, path = word.partition("=")
         if not equals or not path:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from fastkd import reproduce
+from fastkd.data import DATASETS, with_absolute_path
 from fastkd.recipes import RECIPES
 from fastkd.recipes.published import choice_of
 from fastkd.recipes.tables import Entry
@@ -35,6 +36,7 @@ class Options:
     Examples:
       python -m fastkd.sweep digits --over sftn.temperature=1,5,10 --seeds 3
       python -m fastkd.sweep cifar100-sftn --data cifar100=PATH --over pair=vgg13/vgg8,vgg13/MobileNetV2 --seeds 3
+      python -m fastkd.sweep cifar100-sftn --data imagefolder=PATH --image-size 64 --over method=kd,at
     """
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
@@ -46,8 +48,9 @@ class Options:
     """TEACHER/STUDENT of all combinations (default: the recipe's)."""
     method: str | None = None
     """The method of all combinations (default: the recipe's)."""
-    data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=PATH")] = ()
-    """Where the data set lies."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="NAME=PATH")] = None
+    """Where the recipe's data set lies, or another one that is taken instead: csv=FILE, imagefolder=PATH, or a function
+    package.module:function."""
     out: Path | None = None
     """Folder of trainings, cells and tables (default: runs/sweep)."""
     seed: Seed = 0
@@ -70,10 +73,19 @@ def main(arguments: list[str]) -> int:
     own, others = reproduce.divided(arguments, Options)
     options = read_options(Options, own, program=PROGRAM)
     table = _table(options)
-    shared = ("data", "seed", "seeds", "teachers", "plan", "time_steps", "device", "unlocked")
+    shared = ("seed", "seeds", "teachers", "plan", "time_steps", "device", "unlocked")
     how: dict[str, Any] = {name: getattr(options, name) for name in shared}
     out = options.out or Path("runs") / "sweep"
-    return reproduce.carry_out(table, reproduce.Options(paper="sweep", out=out, **how), others)
+    return reproduce.carry_out(table, reproduce.Options(paper="sweep", out=out, **how), others, data=_data(options))
+
+
+def _data(options: Options) -> dict[str, str]:
+    """What is read, by the name of the data set that the recipe reads otherwise."""
+    if options.data is None:
+        return {}
+    name, _, path = options.data.partition("=")
+    spec = f"{name}:{path}" if name in DATASETS and path else options.data
+    return {RECIPES[options.recipe]().data.partition(":")[0]: with_absolute_path(spec)}
 
 
 def _table(options: Options) -> Table:

@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+from helpers.image_folders import write_folder
 
 from fastkd import sweep
 from fastkd.support.errors import UserError
@@ -52,3 +53,13 @@ def test_a_plan_of_everything_that_a_row_may_name(tmp_path, capsys):
     over = ["--over", "pair=resnet8/resnet8,resnet14/resnet8", "--over", "method=kd,kd+sp", "--over", "lr=0.1,0.05"]
     assert sweep.main(["digits", *over, "--plan", "--out", str(tmp_path / "out")]) == 0
     assert "8 cells" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("written", ["imagefolder={}", "imagefolder:{}"])
+def test_own_data_take_the_place_of_the_recipes(written, tmp_path, capsys):
+    data = written.format(write_folder(tmp_path / "birds", size=(8, 8), per_class=6))
+    how = ["--over", "kd.temperature=1,4", "--batch-size", "4", "--image-size", "8", "--out", str(tmp_path / "out")]
+    assert sweep.main(["digits", *how, "--data", data, "--plan"]) == 0
+    assert "2 cells" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no data set 'birdfolder"):
+        sweep.main(["digits", *how, "--data", "birdfolder=x"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastkd.support.errors import UserError
 from fastkd.support.files import open_in_place, parse_json, read_bytes, write_bytes
-from fastkd.support.loggers import LOGGERS, LoggerName
+from fastkd.support.loggers import LoggerName, open_logger
 from fastkd.support.paths import explained, is_there, reason
 from fastkd.support.schemas import EpochRecord, Record, checked
 
@@ -17,7 +17,7 @@ class MetricsLog:
     def __init__(self, path: Path, *, loggers: Sequence[LoggerName] = ()):
         """loggers: where the records go besides."""
         self.path = path
-        self.loggers = [LOGGERS[name](path.parent) for name in dict.fromkeys(loggers)]
+        self.loggers = [open_logger(name, path.parent) for name in dict.fromkeys(loggers)]
 
     def append(self, record: dict[str, Any]) -> None:
         try:

@@ -108,6 +108,17 @@ def check_loggers(names: tuple[LoggerName, ...]) -> None:
             _imported(_PACKAGES[name], name)
 
 
+def open_logger(name: LoggerName, folder: Path) -> Logger:
+    """The logger of a run folder. Raises UserError, with the service's own first line, where it cannot begin."""
+    try:
+        return LOGGERS[name](folder)
+    except UserError:
+        raise
+    except Exception as error:  # each service has exceptions of its own, known only where it is installed
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"--logger {name} cannot begin: {first}") from error
+
+
 def as_csv(records: list[dict[str, Any]]) -> str:
     """A row for each record; a column for each number that one of them has, in the order of their appearance."""
     rows = [{"stage": record.get("stage", "run")} | _shares(record) for record in records]

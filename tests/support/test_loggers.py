@@ -153,6 +153,15 @@ def test_without_the_package_one_line_says_how_to_get_it(name, module, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+def test_a_service_that_refuses_is_one_line(path, packages, monkeypatch):
+    def refuses(self):
+        raise ConnectionError("no server at http://here\nand a page of advice")
+
+    monkeypatch.setattr(Client, "__init__", refuses)
+    with pytest.raises(UserError, match="^--logger mlflow cannot begin: no server at http://here$"):
+        MetricsLog(path, loggers=("mlflow",))
+
+
 def test_nothing_is_imported_unless_it_is_asked_for(path, monkeypatch):
     for name in ("torch.utils.tensorboard", "wandb", "mlflow"):
         monkeypatch.setitem(sys.modules, name, None)
