@@ -75,7 +75,11 @@ def architecture() -> str:
 
 
 TESTS = {
-    "capture": (5, "tests/training/test_capture_gpu.py", "tests/training/test_averaging_gpu.py"),
+    "capture": (
+        5,
+        *(f"tests/training/test_{name}_gpu.py" for name in ("capture", "averaging")),
+        "tests/support/test_host_copies.py",
+    ),
     "operations": (9, *(f"tests/ops/{name}/test_gpu.py" for name in ("row_loss", "crd", "augment", "distill_loss"))),
     "methods": (2, "tests/methods/test_methods_gpu.py", "tests/data/test_augment_gpu.py"),
 }
