@@ -75,13 +75,14 @@ def architecture() -> str:
 
 
 TESTS = {
-    "capture": (
-        5,
-        *(f"tests/training/test_{name}_gpu.py" for name in ("capture", "averaging")),
+    "capture": (5, "tests/training/test_capture_gpu.py", "tests/training/test_averaging_gpu.py"),
+    "operations": (9, *(f"tests/ops/{name}/test_gpu.py" for name in ("row_loss", "crd", "augment", "distill_loss"))),
+    "methods": (
+        2,
+        "tests/methods/test_methods_gpu.py",
+        "tests/data/test_augment_gpu.py",
         "tests/support/test_host_copies.py",
     ),
-    "operations": (9, *(f"tests/ops/{name}/test_gpu.py" for name in ("row_loss", "crd", "augment", "distill_loss"))),
-    "methods": (2, "tests/methods/test_methods_gpu.py", "tests/data/test_augment_gpu.py"),
 }
 """{job: workers and files}, those that were never run first. The loaders' own tests need DALI: the part `data`."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TORCHINDUCTOR_COMPILE_THREADS": "2"}
