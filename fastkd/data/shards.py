@@ -64,7 +64,8 @@ class Shards:
         try:
             if self.remote:
                 return _store_of(self._store, os.getpid()).cat_file(path, offset, offset + count)
-            return os.pread(_descriptor(path, os.getpid()).number, count, offset)
+            held = _descriptor(path, os.getpid())  # another thread may make the cache let go of it meanwhile
+            return os.pread(held.number, count, offset)
         except OSError as error:
             raise BadImage(unreadable(error)) from error
 

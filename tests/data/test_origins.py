@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -15,7 +16,7 @@ from helpers.corrupt_folders import SIZE, evaluated, trained
 from helpers.image_folders import LOADERS, write_folder
 from helpers.origins import Items, as_csv, as_saved, as_tar, files_of
 
-from fastkd.data import Reading, keep_index, named_by_a_person, open_dataset, tar
+from fastkd.data import Reading, keep_index, named_by_a_person, open_dataset, shards, tar
 from fastkd.data.__main__ import main as data_main
 from fastkd.data.objects import data_set_from
 from fastkd.support import once
@@ -206,6 +207,20 @@ class TestShards:
     def test_one_line(self, pattern, tmp_path):
         with pytest.raises(UserError):
             opened(f"tar:{tmp_path}/{pattern}" if pattern else "tar:")
+
+    def test_a_shard_that_others_push_out_is_not_closed_while_it_is_read(self, tmp_path, monkeypatch):
+        """Between the look at its descriptor and the reading, other threads read more shards than are held open."""
+        for name, content in (("a.tar", b"first"), ("b.tar", b"second")):
+            (tmp_path / name).write_bytes(content)
+        found, pread = shards.Shards(str(tmp_path / "*.tar")), os.pread
+
+        def late(number, count, offset):
+            shards._descriptor.cache_clear()
+            with open(tmp_path / "b.tar", "rb"):  # takes the number of a file that is closed
+                return pread(number, count, offset)
+
+        monkeypatch.setattr(shards.os, "pread", late)
+        assert found.read(0, 5, 0) == b"first"
 
     def test_a_range_stands_for_every_number(self, root, tmp_path):
         as_tar(root, tmp_path / "shards")
