@@ -71,6 +71,8 @@ def test_the_student_loads_from_the_folder(finished):
     results = json.loads((finished / "results.json").read_text())
     assert results["stages"]["student"]["parameters"] == sum(p.numel() for p in student.parameters())
     assert describe(finished / "student.safetensors")[:4] == ("resnet8", 10, 8, None)
+    alone, images = fastkd.load_student(str(finished), logits=True), torch.rand(3, 3, 8, 8)
+    assert not alone.training and torch.equal(alone(images), student(images).logits)
 
 
 def test_a_student_and_its_control_begin_alike_and_the_seed_decides(tmp_path, finished):
