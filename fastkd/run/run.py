@@ -102,7 +102,8 @@ class Run:
         wait_for_all()
         if is_there(self.folder / "results.json"):
             self.results = read_results(self.folder / "results.json")
-        self.log = MetricsLog(self.folder / "metrics.jsonl", loggers=self.session.loggers if is_main() else ())
+        loggers, tell = self.session.loggers if is_main() else (), self.session.display.note
+        self.log = MetricsLog(self.folder / "metrics.jsonl", loggers=loggers, tell=tell)
 
     def finished(self, planned: PlannedStage) -> bool:
         return planned.name in self.results["stages"]

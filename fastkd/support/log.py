@@ -2,22 +2,22 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastkd.support.errors import UserError
 from fastkd.support.files import open_in_place, parse_json, read_bytes, write_bytes
-from fastkd.support.loggers import LoggerName, open_logger
+from fastkd.support.loggers import Logger, LoggerName, first_line, open_logger
 from fastkd.support.paths import explained, is_there, reason
 from fastkd.support.schemas import EpochRecord, Record, checked
 
 
 class MetricsLog:
-    def __init__(self, path: Path, *, loggers: Sequence[LoggerName] = ()):
-        """loggers: where the records go besides."""
-        self.path = path
-        self.loggers = [open_logger(name, path.parent) for name in dict.fromkeys(loggers)]
+    def __init__(self, path: Path, *, loggers: Sequence[LoggerName] = (), tell: Callable[[str], None] = lambda _: None):
+        """loggers: where the records go besides. tell: shows the user a line."""
+        self.path, self.tell = path, tell
+        self.loggers: dict[LoggerName, Logger] = {name: open_logger(name, path.parent) for name in loggers}
 
     def append(self, record: dict[str, Any]) -> None:
         try:
@@ -25,8 +25,18 @@ class MetricsLog:
                 file.write((json.dumps(record) + "\n").encode())
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {reason(error)}") from error
-        for logger in self.loggers:
-            logger.record(record, lambda: read_metrics(self.path))
+        for name in [*self.loggers]:
+            self._pass_on(name, record)
+
+    def _pass_on(self, name: LoggerName, record: dict[str, Any]) -> None:
+        """Hands a record to a logger; a service that fails costs its curves, not the training."""
+        try:
+            self.loggers[name].record(record, lambda: read_metrics(self.path))
+        except UserError:
+            raise
+        except Exception as error:  # each service has exceptions of its own
+            del self.loggers[name]
+            self.tell(f"--logger {name} has failed: {first_line(error)}; the run goes on with {self.path.name} alone")
 
     def size(self, *, flushed: bool = True) -> int:
         """Bytes of the log, which are on the disk then: a checkpoint remembers them, and may not outlive them.

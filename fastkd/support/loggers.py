@@ -115,8 +115,12 @@ def open_logger(name: LoggerName, folder: Path) -> Logger:
     except UserError:
         raise
     except Exception as error:  # each service has exceptions of its own, known only where it is installed
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"--logger {name} cannot begin: {first}") from error
+        raise UserError(f"--logger {name} cannot begin: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What a service's exception begins with; its kind where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def as_csv(records: list[dict[str, Any]]) -> str:

@@ -88,7 +88,7 @@ def test_tensorboard_has_a_curve_for_every_number(path, packages):
     log = MetricsLog(path, loggers=("tensorboard",))
     log.append(RECORD)
     log.append({"seconds": 2})
-    (board,) = log.loggers
+    board = log.loggers["tensorboard"]
     assert board.writer.folder == str(path.parent / "tensorboard")
     names = [(name, step) for name, _, step in board.writer.scalars]
     assert names == [("student/step", 4), ("student/train/loss", 4), ("student/train/kl", 4), ("run/seconds", 0)]
@@ -99,10 +99,10 @@ def test_wandb_counts_the_steps_of_each_stage(path, packages):
     (path.parent / "recipe.json").write_text(json.dumps({"name": "digits"}))
     log = MetricsLog(path, loggers=("wandb",))
     log.append(RECORD)
-    run = log.loggers[0].run
+    run = log.loggers["wandb"].run
     assert run.metrics == [("student/*", "student/step")] and run.logged[0]["student/train/loss"] == 0.5
     assert run.settings["config"] == {"name": "digits"} and run.settings["resume"] == "allow"
-    again = MetricsLog(path, loggers=("wandb",)).loggers[0].run
+    again = MetricsLog(path, loggers=("wandb",)).loggers["wandb"].run
     assert again.settings["id"] == run.settings["id"], "a run that is resumed goes on"
 
 
@@ -160,6 +160,21 @@ def test_a_service_that_refuses_is_one_line(path, packages, monkeypatch):
     monkeypatch.setattr(Client, "__init__", refuses)
     with pytest.raises(UserError, match="^--logger mlflow cannot begin: no server at http://here$"):
         MetricsLog(path, loggers=("mlflow",))
+
+
+def test_a_service_that_fails_in_the_middle_costs_its_curves_alone(path, packages, monkeypatch):
+    told = []
+    log = MetricsLog(path, loggers=("mlflow", "csv"), tell=told.append)
+    log.append(RECORD)
+
+    def gone(self, run, name, value, step):
+        raise ConnectionError("connection reset\nand a page of advice")
+
+    monkeypatch.setattr(Client, "log_metric", gone)
+    for _ in range(2):
+        log.append(RECORD)
+    assert told == ["--logger mlflow has failed: connection reset; the run goes on with metrics.jsonl alone"]
+    assert len(path.read_text().splitlines()) == 3 and list(log.loggers) == ["csv"]
 
 
 def test_nothing_is_imported_unless_it_is_asked_for(path, monkeypatch):
