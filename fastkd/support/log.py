@@ -25,7 +25,7 @@ class MetricsLog:
                 file.write((json.dumps(record) + "\n").encode())
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {reason(error)}") from error
-        for name in [*self.loggers]:
+        for name in tuple(self.loggers):
             self._pass_on(name, record)
 
     def _pass_on(self, name: LoggerName, record: dict[str, Any]) -> None:
