@@ -90,7 +90,8 @@ class TestImages:
         assert own["mean"] == digits().mean and own["classes"] == digits().classes and own["crop"] == "pad"
         squeezed = Augmentation(crop="resized", squeeze=True)
         assert purpose_of(replace(tiny_recipe(), augmentation=squeezed), digits())["crop"] == "squeezed"
-        assert purpose_of(replace(tiny_recipe(), mean=(0.1, 0.2, 0.3)), digits())["mean"] == (0.1, 0.2, 0.3)
+        given = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+        assert purpose_of(replace(tiny_recipe(), **given), digits()).items() >= given.items()
 
 
 def how(root):
